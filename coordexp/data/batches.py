@@ -1,0 +1,163 @@
+"""Records to batches: what the model sees, what it is supervised on, and what each coordinate token is.
+
+Which images a step takes is a function of (seed, step) alone, so that a resumed run sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import ProcessorMixin
+
+from coordexp.config import UserError
+from coordexp.coords import BOX_SLOTS, coord_token_ids, write_coordjson
+from coordexp.data.records import Record, read_records
+
+PROMPT = "Detect every object."
+
+
+@dataclass(frozen=True)
+class CoordToken:
+    """Where a supervised coordinate token comes from."""
+
+    image_id: int
+    object_index: int
+    slot: str  # x1 y1 x2 y2, or vertex
+    box_area_px: float
+
+
+@dataclass
+class Batch:
+    """A padded micro-batch. B images, L tokens; R supervised rows, C of them coordinates.
+
+    A row is a position whose *next* token is supervised, in reading order of the flattened [B, L].
+    """
+
+    inputs: dict[str, Tensor]  # input_ids, attention_mask, mm_token_type_ids [B, L]; pixel_values; image_grid_thw
+    rows: Tensor  # [R] flat index of the position that predicts
+    targets: Tensor  # [R] token id
+    bins: Tensor  # [R] GT bin, or -1 on text
+    coord_tokens: list[CoordToken]  # C, in the order of rows with bins >= 0
+
+    @property
+    def n_coord(self) -> int:
+        return len(self.coord_tokens)
+
+    @property
+    def n_text(self) -> int:
+        return len(self.targets) - len(self.coord_tokens)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.inputs["attention_mask"].sum())
+
+    def to(self, device: torch.device) -> Batch:
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        return Batch(inputs, self.rows.to(device), self.targets.to(device), self.bins.to(device), self.coord_tokens)
+
+
+class Dataset:
+    """The records of one split, encoded on demand."""
+
+    def __init__(self, path: Path, processor: ProcessorMixin) -> None:
+        self.path, self.processor = path, processor
+        self.records = read_records(path)
+        self.bin_of = {token_id: k for k, token_id in enumerate(coord_token_ids(processor.tokenizer))}
+        self.encode = lru_cache(maxsize=50_000)(self._encode)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def _encode(self, index: int) -> tuple[list[int], list[int], list[CoordToken]]:
+        """Token ids, 1 where a token is supervised, and the coordinate tokens of one record."""
+        record = self.records[index]
+        encoded = self.processor.tokenizer.apply_chat_template(
+            conversation(record),
+            chat_template=self.processor.chat_template,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+        image_at = ids.index(self.processor.image_token_id)
+        n_image = self._n_image_tokens(record)
+        ids = ids[:image_at] + [self.processor.image_token_id] * n_image + ids[image_at + 1 :]
+        mask = mask[:image_at] + [0] * n_image + mask[image_at + 1 :]
+        return ids, mask, list(coord_tokens(record, index))
+
+    def _n_image_tokens(self, record: Record) -> int:
+        side = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
+        if record.width % side or record.height % side:
+            raise UserError(
+                f"{self.path.parent / record.image}: {record.width} x {record.height} px is not a multiple of {side}: "
+                "pictures are never resized while training, resize them when preparing the data"
+            )
+        return (record.width // side) * (record.height // side)
+
+    def picture(self, index: int) -> Image.Image:
+        """Raises UserError if the picture is missing, not a picture, or not of the size the record says."""
+        record = self.records[index]
+        path = self.path.parent / record.image
+        try:
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
+        except OSError as error:
+            raise UserError(f"{path}: the picture cannot be read ({error})") from error
+        if picture.size != (record.width, record.height):
+            raise UserError(f"{path}: {picture.size} px, the record says {(record.width, record.height)}")
+        return picture
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        encoded = [self.encode(int(i)) for i in indices]
+        length = max(len(ids) for ids, _, _ in encoded)
+        shape = (len(encoded), length)
+        input_ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
+        attention, supervised = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
+        for b, (ids, mask, _) in enumerate(encoded):
+            input_ids[b, : len(ids)] = torch.tensor(ids)
+            attention[b, : len(ids)] = 1
+            supervised[b, : len(ids)] = torch.tensor(mask, dtype=torch.bool)
+        images = self.processor.image_processor(images=[self.picture(int(i)) for i in indices], return_tensors="pt")
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention,
+            "mm_token_type_ids": (input_ids == self.processor.image_token_id).long(),
+            "pixel_values": images["pixel_values"],
+            "image_grid_thw": images["image_grid_thw"],
+        }
+        rows = supervised.flatten().nonzero()[:, 0] - 1  # the first token of a sequence is never supervised
+        targets = input_ids.flatten()[rows + 1]
+        bins = torch.tensor([self.bin_of.get(int(t), -1) for t in targets], dtype=torch.long)
+        return Batch(inputs, rows, targets, bins, [token for _, _, tokens in encoded for token in tokens])
+
+
+def conversation(record: Record) -> list[dict]:
+    """One turn: the picture and the prompt, then CoordJSON."""
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}
+    return [user, {"role": "assistant", "content": write_coordjson(record.coord_objects())}]
+
+
+def coord_tokens(record: Record, image_id: int):
+    """A CoordToken for each coordinate that `write_coordjson` writes, in its order."""
+    for object_index, obj in enumerate(record.objects):
+        x1, y1, x2, y2 = obj.box
+        for i in range(len(obj.pixels)):
+            slot = BOX_SLOTS[i] if obj.kind == "bbox_2d" else "vertex"
+            yield CoordToken(image_id, object_index, slot, (x2 - x1) * (y2 - y1))
+
+
+def step_indices(n_records: int, images_per_step: int, seed: int, step: int) -> np.ndarray:
+    """Images of optimizer step `step` (from 1): the epochs' permutations, laid end to end  # [images_per_step]"""
+    first = (step - 1) * images_per_step
+    positions = np.arange(first, first + images_per_step)
+    epochs = positions // n_records
+    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(n_records) for epoch in np.unique(epochs)}
+    return np.array([orders[epoch][position % n_records] for epoch, position in zip(epochs, positions, strict=True)])

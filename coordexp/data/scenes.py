@@ -1,0 +1,176 @@
+"""Generated scenes: anti-aliased shapes on varied backgrounds, as PNG files and a COCO annotation file.
+
+Every picture is a function of (seed, split, index): drawing may stop and go on anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from coordexp.config import ScenesConfig, UserError
+from coordexp.files import write_json
+
+COLOURS = {
+    "red": (214, 48, 42),
+    "green": (52, 158, 68),
+    "blue": (44, 92, 206),
+    "yellow": (240, 202, 52),
+    "purple": (136, 62, 168),
+    "orange": (238, 132, 36),
+    "white": (244, 244, 240),
+    "black": (26, 26, 30),
+}
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "hexagon", "ring")
+CATEGORIES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+
+_SUPERSAMPLE = 4
+_MAX_OVERLAP = 0.05  # intersection over the smaller box
+_PLACEMENT_TRIES = 50
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in px
+
+
+@dataclass(frozen=True)
+class Shape:
+    category: int  # index into CATEGORIES
+    box: Box
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        return COLOURS[CATEGORIES[self.category].split()[0]]
+
+    @property
+    def name(self) -> str:
+        return CATEGORIES[self.category].split()[1]
+
+
+def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path:
+    """Draw a split's pictures that are not there yet and write its COCO annotation file; returns its path.
+
+    Raises:
+        UserError: sizes or counts that cannot be drawn.
+    """
+    _check(cfg)
+    (out / "images" / split).mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in tqdm(range(n_images), desc=f"scenes {split}", unit="img", mininterval=1.0):
+        rng = np.random.default_rng([cfg.seed, ("train", "val").index(split), index])
+        shapes = place_shapes(cfg, rng)
+        file_name = f"images/{split}/{index:06d}.png"
+        if not (out / file_name).exists():
+            _save(draw_scene(cfg.image_size, shapes, rng), out / file_name)
+        images.append({"id": index, "file_name": file_name, "width": cfg.image_size, "height": cfg.image_size})
+        annotations.extend(_annotation(len(annotations) + i, index, shape) for i, shape in enumerate(shapes))
+    path = out / "annotations" / f"{split}.json"
+    categories = [{"id": i, "name": name} for i, name in enumerate(CATEGORIES)]
+    write_json(path, {"images": images, "annotations": annotations, "categories": categories})
+    return path
+
+
+def _check(cfg: ScenesConfig) -> None:
+    if cfg.image_size < 32 or cfg.image_size % 32:
+        raise UserError(f"configuration: data.image_size={cfg.image_size} must be a multiple of 32")
+    if not 1 <= cfg.min_objects <= cfg.max_objects:
+        raise UserError(f"configuration: data.min_objects={cfg.min_objects} must lie in 1 … data.max_objects={cfg.max_objects}")
+    if not 0 < cfg.min_side <= cfg.max_side < 1:
+        raise UserError(f"configuration: data.min_side={cfg.min_side} and data.max_side={cfg.max_side} must grow within (0, 1)")
+    if min(cfg.train_images, cfg.val_images) < 1:
+        raise UserError("configuration: data.train_images and data.val_images must be at least 1")
+
+
+def place_shapes(cfg: ScenesConfig, rng: np.random.Generator) -> list[Shape]:
+    """Shapes whose boxes hardly overlap; fewer than asked for where the picture is too full."""
+    shapes: list[Shape] = []
+    for _ in range(int(rng.integers(cfg.min_objects, cfg.max_objects + 1))):
+        for _ in range(_PLACEMENT_TRIES):
+            side = rng.uniform(cfg.min_side, cfg.max_side) * cfg.image_size
+            aspect = math.exp(rng.uniform(-0.35, 0.35))
+            w = min(side * math.sqrt(aspect), 0.9 * cfg.image_size)
+            h = min(side / math.sqrt(aspect), 0.9 * cfg.image_size)
+            x1, y1 = rng.uniform(0, cfg.image_size - 1 - w), rng.uniform(0, cfg.image_size - 1 - h)
+            box = (round(x1, 2), round(y1, 2), round(x1 + w, 2), round(y1 + h, 2))
+            if all(_overlap(box, other.box) <= _MAX_OVERLAP for other in shapes):
+                shapes.append(Shape(int(rng.integers(len(CATEGORIES))), box))
+                break
+    return shapes
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Intersection over the area of the smaller box."""
+    w = min(a[2], b[2]) - max(a[0], b[0])
+    h = min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return max(w, 0.0) * max(h, 0.0) / smaller
+
+
+def draw_scene(size: int, shapes: list[Shape], rng: np.random.Generator) -> Image.Image:
+    """The picture: a two-colour gradient with soft noise, the shapes on it, anti-aliased by supersampling."""
+    picture = Image.fromarray(_background(size, rng))
+    for shape in shapes:
+        mask = Image.new("L", (size * _SUPERSAMPLE,) * 2, 0)
+        _draw_shape(ImageDraw.Draw(mask), shape.name, *(v * _SUPERSAMPLE for v in shape.box))
+        picture.paste(shape.colour, (0, 0), mask.resize((size, size), Image.Resampling.BOX))
+    return picture
+
+
+def _background(size: int, rng: np.random.Generator) -> np.ndarray:
+    first, second = rng.uniform(90, 190, 3), rng.uniform(90, 190, 3)
+    angle = rng.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    blend = (math.cos(angle) * x + math.sin(angle) * y + 0.75) / 1.5
+    picture = first + (second - first) * blend[..., None]  # [H, W, 3]
+    coarse = rng.normal(0, 7, (size // 8, size // 8, 1)).repeat(8, 0).repeat(8, 1)
+    return np.clip(picture + coarse, 0, 255).astype(np.uint8)
+
+
+def _draw_shape(draw: ImageDraw.ImageDraw, name: str, x1: float, y1: float, x2: float, y2: float) -> None:
+    w, h = x2 - x1, y2 - y1
+    if name in ("circle", "ring"):
+        draw.ellipse((x1, y1, x2, y2), fill=255)
+        if name == "ring":
+            draw.ellipse((x1 + w / 4, y1 + h / 4, x2 - w / 4, y2 - h / 4), fill=0)
+        return
+    outline = _OUTLINES[name]
+    draw.polygon([(x1 + u * w, y1 + v * h) for u, v in outline], fill=255)
+
+
+def _star(points: int = 5, inner: float = 0.42) -> list[tuple[float, float]]:
+    """Star outline stretched so that it touches all four sides of the unit square."""
+    radii = [1.0, inner] * points
+    raw = [(r * math.sin(math.pi * i / points), -r * math.cos(math.pi * i / points)) for i, r in enumerate(radii)]
+    xs, ys = [p[0] for p in raw], [p[1] for p in raw]
+    return [((x - min(xs)) / (max(xs) - min(xs)), (y - min(ys)) / (max(ys) - min(ys))) for x, y in raw]
+
+
+_OUTLINES: dict[str, list[tuple[float, float]]] = {
+    "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
+    "triangle": [(0.5, 0), (1, 1), (0, 1)],
+    "diamond": [(0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)],
+    "star": _star(),
+    "cross": [(t, v) for t, v in ((0.33, 0), (0.67, 0), (0.67, 0.33), (1, 0.33), (1, 0.67), (0.67, 0.67), (0.67, 1),
+                                  (0.33, 1), (0.33, 0.67), (0, 0.67), (0, 0.33), (0.33, 0.33))],
+    "hexagon": [(0.25, 0), (0.75, 0), (1, 0.5), (0.75, 1), (0.25, 1), (0, 0.5)],
+}  # fmt: skip
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """Renamed when whole, so that a kill leaves no torn picture. Not fsynced: it can be drawn again."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    picture.save(temporary, format="PNG", compress_level=1)
+    os.replace(temporary, path)
+
+
+def _annotation(annotation_id: int, image_id: int, shape: Shape) -> dict[str, Any]:
+    x1, y1, x2, y2 = shape.box
+    w, h = round(x2 - x1, 2), round(y2 - y1, 2)
+    return {"id": annotation_id, "image_id": image_id, "category_id": shape.category, "bbox": [x1, y1, w, h],
+            "area": round(w * h, 2), "iscrowd": 0}  # fmt: skip

@@ -1,0 +1,54 @@
+"""Coordinate metrics from logits: pure functions, never part of a gradient.
+
+N coordinate rows, vocabulary V, K = 1000 bins. Distances are in bins. Source: note, section "Metrics Used".
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from coordexp.coords import N_BINS
+
+# Bounds of the fitted temperature.
+FIT_RANGE = (0.05, 20.0)
+
+
+def distribution_columns(coord_logits: Tensor, bins: Tensor, temperature: float) -> dict[str, Tensor]:
+    """What the slice's distribution at this temperature says, a value a row  # [N, K], [N] -> {name: [N]}
+
+    expected_bin: E_p[k].  w1_to_delta: E_p|k - t|, the W1 distance to a delta at the GT bin t.
+    p_gt: p(t).  entropy: -sum p log p, nats.
+    """
+    log_p = torch.log_softmax(coord_logits.float() / temperature, -1)
+    p = log_p.exp()
+    k = torch.arange(N_BINS, device=p.device, dtype=p.dtype)
+    return {
+        "expected_bin": p @ k,
+        "w1_to_delta": (p * (k - bins[:, None]).abs()).sum(-1),
+        "p_gt": p.gather(-1, bins[:, None])[:, 0],
+        "entropy": -(p * log_p).sum(-1),
+    }
+
+
+def coord_mass(logits: Tensor, coord_logits: Tensor) -> Tensor:
+    """Probability, over the whole vocabulary at T = 1, that the next token is a coordinate  # [N, V], [N, K] -> [N]"""
+    return (torch.logsumexp(coord_logits.float(), -1) - torch.logsumexp(logits.float(), -1)).exp()
+
+
+def fit_temperature(coord_logits: Tensor, bins: Tensor) -> float:
+    """The temperature that minimises the slice's negative log likelihood  # [N, K], [N] -> T
+
+    The NLL is convex in 1/T. Returns a value inside FIT_RANGE.
+    """
+    slices = coord_logits.double()
+    at_gt = slices.gather(-1, bins[:, None])[:, 0]
+
+    def nll(log_t: float) -> float:
+        t = 2.718281828459045**log_t
+        return float((torch.logsumexp(slices / t, -1) - at_gt / t).mean())
+
+    low, high = (float(torch.tensor(bound, dtype=torch.float64).log()) for bound in FIT_RANGE)
+    found = minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
+    return float(2.718281828459045**found.x)

@@ -1,0 +1,137 @@
+"""The whole validation set, once: an eval row for the log and a token table for everything that asks for more."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from coordexp.config import VariantConfig
+from coordexp.data.batches import Batch, Dataset
+from coordexp.diagnostics import distribution_columns, fit_temperature
+from coordexp.files import replacing
+from coordexp.losses.objective import SUMS, Output, Stage1Model, loss_values, watched_values
+
+
+def in_fit_half(image_id: int) -> bool:
+    """Whether an image serves to fit the temperature; the other half judges it."""
+    return hashlib.sha256(str(image_id).encode()).digest()[0] % 2 == 0
+
+
+def forward_only(
+    model: Stage1Model, dataset: Dataset, indices: np.ndarray, micro_batch: int, device: torch.device
+) -> Iterator[tuple[Batch, Output]]:
+    """The objective without gradients, over `indices` in order. Dropout is off while it runs."""
+    ones = torch.ones(2, device=device)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        for first in range(0, len(indices), micro_batch):
+            batch = dataset.batch(indices[first : first + micro_batch]).to(device)
+            yield batch, model(batch, ones)
+    model.train(training)
+
+
+def evaluate(
+    model: Stage1Model, dataset: Dataset, micro_batch: int, accelerator: Accelerator, table_path: Path
+) -> dict[str, float] | None:
+    """Evaluate on every image, write the token table, return the eval row (on the main process, else None)."""
+    started = time.perf_counter()
+    mine = np.arange(len(dataset))[accelerator.process_index :: accelerator.num_processes]
+    sums = torch.zeros(len(SUMS), dtype=torch.float64)
+    columns: list[pd.DataFrame] = []
+    slices: list[Tensor] = []
+    for batch, output in forward_only(model, dataset, mine, micro_batch, accelerator.device):
+        sums += output.sums.cpu()
+        columns.append(_rows(batch, output))
+        slices.append(output.coord_logits.float().cpu())
+    parts = gather_object([(sums, pd.concat(columns), torch.cat(slices))])
+    if not accelerator.is_main_process:
+        return None
+    sums = torch.stack([part[0] for part in parts]).sum(0)
+    table = pd.concat([part[1] for part in parts], ignore_index=True)
+    logits = torch.cat([part[2] for part in parts])
+    order = table.reset_index().sort_values(["image_id", "index"], kind="stable")["index"].to_numpy()
+    table, logits = table.iloc[order].reset_index(drop=True), logits[order]
+    table, fitted = add_distributions(table, logits, model.variant)
+    write_table(table, table_path, {"own_temperature": model.variant.temperature, "fitted_temperature": fitted})
+    return {
+        **loss_values(sums, model.variant),
+        **watched_values(sums, float(np.quantile(abs_err(table, "t1"), 0.9)), model.variant),
+        **_judged_at(table, fitted, model.variant),
+        "runtime_s": time.perf_counter() - started,
+    }
+
+
+def _rows(batch: Batch, output: Output) -> pd.DataFrame:
+    """The token table's columns that need no temperature."""
+    return pd.DataFrame(
+        {
+            "image_id": np.array([t.image_id for t in batch.coord_tokens], dtype=np.int64),
+            "object_index": np.array([t.object_index for t in batch.coord_tokens], dtype=np.int32),
+            "slot": [t.slot for t in batch.coord_tokens],
+            "box_area_px": np.array([t.box_area_px for t in batch.coord_tokens], dtype=np.float32),
+            "gt_bin": batch.bins[batch.bins >= 0].cpu().numpy().astype(np.int16),
+            "argmax_bin": output.coord_rows["argmax_bin"].cpu().numpy().astype(np.int16),
+            "hit": output.coord_rows["hit"].cpu().numpy(),
+            "coord_mass": output.coord_rows["coord_mass"].float().cpu().numpy(),
+        }
+    )
+
+
+def add_distributions(table: pd.DataFrame, logits: Tensor, variant: VariantConfig) -> tuple[pd.DataFrame, float]:
+    """The table with the distribution's columns at T = 1, own and fitted, and the fitted temperature.
+
+    `logits` [C, K] are the coordinate slices in the table's order.
+    """
+    bins = torch.tensor(table["gt_bin"].to_numpy(), dtype=torch.long)
+    fit_half = {image_id: in_fit_half(image_id) for image_id in table["image_id"].unique()}
+    table = table.assign(fit_half=table["image_id"].map(fit_half))
+    chosen = torch.tensor(table["fit_half"].to_numpy(dtype=bool))
+    fitted = fit_temperature(logits[chosen], bins[chosen]) if chosen.any() else 1.0
+    for label, temperature in (("t1", 1.0), ("own", variant.temperature), ("fitted", fitted)):
+        for name, values in distribution_columns(logits, bins, temperature).items():
+            table[f"{name}_{label}"] = values.numpy()
+    return table, fitted
+
+
+def abs_err(table: pd.DataFrame, label: str) -> np.ndarray:
+    """|expected bin - GT bin| at a temperature label (t1, own, fitted), in bins  # [C]"""
+    return np.abs(table[f"expected_bin_{label}"].to_numpy(np.float64) - table["gt_bin"].to_numpy(np.float64))
+
+
+def _judged_at(table: pd.DataFrame, fitted: float, variant: VariantConfig) -> dict[str, float]:
+    """Own-temperature p90, and the fitted temperature judged on the half it was not fitted on."""
+    row = {
+        "coord_diag_own_t/expected_bin_abs_err_p90": float(np.quantile(abs_err(table, "own"), 0.9)),
+        "coord_diag_own_t/temperature": float(variant.temperature),
+        "coord_diag_fitted_t/temperature": fitted,
+    }
+    judged = table[~table["fit_half"]]
+    if judged.empty:
+        return row
+    errors = abs_err(judged, "fitted")
+    return row | {
+        "coord_diag_fitted_t/expected_bin_mae": float(errors.mean()),
+        "coord_diag_fitted_t/expected_bin_abs_err_p90": float(np.quantile(errors, 0.9)),
+        "coord_diag_fitted_t/w1_to_delta": float(judged["w1_to_delta_fitted"].mean()),
+        "coord_diag_fitted_t/p_gt_mean": float(judged["p_gt_fitted"].mean()),
+        "coord_diag_fitted_t/entropy_mean": float(judged["entropy_fitted"].mean()),
+    }
+
+
+def write_table(table: pd.DataFrame, path: Path, metadata: dict[str, float]) -> None:
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({name: repr(float(value)) for name, value in metadata.items()})
+    with replacing(path) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd")

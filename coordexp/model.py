@@ -1,0 +1,330 @@
+"""The base model: built tiny and offline, or loaded and grown by the coordinate tokens; saved once, loaded by all.
+
+Whatever its origin, it lies as one Hugging Face directory in results/base/<name>-<hash8>/, and every variant
+starts from those bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from coordexp.config import UserError, group_hash, plain
+from coordexp.coords import COORD_TOKENS, N_BINS, CoordObject, coord_token_ids, write_coordjson
+from coordexp.data.batches import PROMPT
+from coordexp.data.scenes import CATEGORIES
+from coordexp.files import locked, sha256_directory, sync_directory, write_json
+from coordexp.runs import base_directory
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+# Qwen's text splitting (letters, single digits, punctuation, blanks), so that growing a real tokenizer and
+# building a tiny one give the same kind of pieces.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# Renders as Qwen3-VL's own template does for one turn of pictures and text; the `generation` block is what the
+# model is trained to write.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}"
+    "{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}\n"
+    "{% else %}"
+    "{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+MODEL_CARD = """---
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+# CoordExp Stage-1 checkpoint: {what}
+
+Writes detections as JSON whose coordinates are the tokens `<|coord_0|>` … `<|coord_999|>` (bin k = coordinate k/999).
+Prompt: one picture, then "Detect every object.". Pictures are not resized; both sides must be multiples of 32 px.
+
+    from pathlib import Path
+    from transformers import Qwen3VLForConditionalGeneration
+    from coordexp.model import load_processor
+    model = Qwen3VLForConditionalGeneration.from_pretrained(".")
+    processor = load_processor(Path("."))
+"""
+
+
+class ImageProcessor(Qwen3VLProcessor):
+    """Qwen3-VL's processor without its video half, which needs torchvision."""
+
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+        super().__init__(image_processor, tokenizer, video_processor=None, chat_template=chat_template, **kwargs)
+
+    @classmethod
+    def get_attributes(cls):
+        return ["image_processor", "tokenizer"]
+
+
+def base_path(cfg: DictConfig) -> Path:
+    """Where the base model of this configuration lies."""
+    return base_directory(cfg.model.name, group_hash(cfg.model))
+
+
+def prepare_base(cfg: DictConfig) -> Path:
+    """Build or grow the base model of `cfg.model`; returns its manifest's path.
+
+    Raises:
+        UserError: the pretrained model cannot be found.
+    """
+    out = base_path(cfg)
+    with locked(out / ".lock", "being prepared"):
+        model, processor = build_tiny(cfg.model) if "init_seed" in cfg.model else grow_pretrained(cfg.model)
+        save_pretrained(model, processor, out / "model")
+        write_json(
+            out / "base.json",
+            {
+                "model": plain(cfg.model),
+                "sha256": sha256_directory(out / "model"),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "vocabulary": len(processor.tokenizer),
+            },
+        )
+    return out / "base.json"
+
+
+def build_tiny(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """A randomly initialised Qwen3-VL of the configured size, with smooth coordinate rows."""
+    tokenizer = build_tokenizer(cfg.vocabulary_size)
+    processor = _processor(tokenizer, cfg.patch_size)
+    head_dim = cfg.text_hidden_size // cfg.text_heads
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": cfg.text_hidden_size,
+            "intermediate_size": cfg.text_intermediate_size,
+            "num_hidden_layers": cfg.text_layers,
+            "num_attention_heads": cfg.text_heads,
+            "num_key_value_heads": cfg.text_heads,
+            "head_dim": head_dim,
+            "max_position_embeddings": 32768,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_interleaved": True,
+                "mrope_section": _mrope_section(head_dim),
+            },
+        },
+        vision_config={
+            "depth": cfg.vision_layers,
+            "hidden_size": cfg.vision_hidden_size,
+            "intermediate_size": cfg.vision_intermediate_size,
+            "num_heads": cfg.vision_heads,
+            "patch_size": cfg.patch_size,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "out_hidden_size": cfg.text_hidden_size,
+            "num_position_embeddings": 256,
+            "deepstack_visual_indexes": [cfg.vision_layers - 2],
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(cfg.init_seed)
+    model = Qwen3VLForConditionalGeneration(config)
+    _set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies)
+    _set_generation_tokens(model, tokenizer)
+    return model, processor
+
+
+def grow_pretrained(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """Load a Qwen3-VL and add the coordinate tokens it does not have yet.
+
+    Raises:
+        UserError: `model.path` is neither a local directory nor a reachable hub name.
+    """
+    try:
+        model = Qwen3VLForConditionalGeneration.from_pretrained(cfg.path)
+        tokenizer = AutoTokenizer.from_pretrained(cfg.path)
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"model.path={cfg.path}: no Qwen3-VL could be loaded ({first}): give a local directory") from error
+    missing = [token for token in COORD_TOKENS if token not in tokenizer.get_vocab()]
+    tokenizer.add_tokens(missing, special_tokens=False)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if missing:
+        _set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies)
+    _set_generation_tokens(model, tokenizer)
+    return model, _processor(tokenizer, model.config.vision_config.patch_size)
+
+
+def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over the words of the task, Qwen's special tokens, and the 1000 coordinate tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    fast.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
+    fast.add_tokens(list(COORD_TOKENS), special_tokens=False)
+    return fast
+
+
+def _corpus() -> Iterator[str]:
+    """What the vocabulary is learnt from: the prompt and the skeleton of CoordJSON with every category."""
+    for name in CATEGORIES:
+        text = write_coordjson([CoordObject(name, "bbox_2d", (0, 0, 0, 0)), CoordObject(name, "poly", (0,) * 6)])
+        yield text.replace(COORD_TOKENS[0], " ")
+        yield f"user\n{PROMPT}\nassistant\n"
+
+
+def _processor(tokenizer: PreTrainedTokenizerFast, patch_size: int) -> ImageProcessor:
+    images = Qwen2VLImageProcessorPil(
+        patch_size=patch_size,
+        temporal_patch_size=2,
+        merge_size=2,
+        do_resize=False,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return ImageProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
+
+
+def _mrope_section(head_dim: int) -> list[int]:
+    """Rotary frequencies of time, height and width: a third each, time takes the rest."""
+    third = head_dim // 6
+    return [head_dim // 2 - 2 * third, third, third]
+
+
+def _set_coordinate_rows(model: Qwen3VLForConditionalGeneration, ids: list[int], n_frequencies: int) -> None:
+    """Smooth rows: neighbouring bins start alike, so that a gradient at one bin teaches the bins around it."""
+    for weight in {id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}.values():
+        std = weight.detach().float().std()
+        rows = fourier_rows(N_BINS, weight.shape[1], n_frequencies)
+        weight.data[ids] = (rows / rows.std() * std).to(weight)
+
+
+def fourier_rows(n_rows: int, width: int, n_frequencies: int) -> Tensor:
+    """`n_rows` points on a smooth random curve in `width` dimensions  # [n_rows, width]
+
+    sin and cos of pi j k / (n_rows - 1), j = 1 … n_frequencies, amplitude 1/j, through a fixed random projection.
+    """
+    generator = torch.Generator().manual_seed(0)
+    k = torch.arange(n_rows) / (n_rows - 1)
+    j = torch.arange(1, n_frequencies + 1)
+    waves = math.pi * j * k[:, None]  # [n_rows, n_frequencies]
+    features = torch.cat([waves.sin() / j, waves.cos() / j], dim=1)
+    return features @ torch.randn(2 * n_frequencies, width, generator=generator)
+
+
+def _set_generation_tokens(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Greedy by default, ending at the end of the turn."""
+    model.generation_config.do_sample = False
+    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+
+
+def load_base(path: Path, dtype: torch.dtype) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """Model and processor from a Hugging Face directory of this project."""
+    model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    return model, load_processor(path)
+
+
+def load_processor(path: Path) -> ImageProcessor:
+    return ImageProcessor(
+        Qwen2VLImageProcessorPil.from_pretrained(path),
+        PreTrainedTokenizerFast.from_pretrained(path),
+        chat_template=(path / "chat_template.jinja").read_text(),
+    )
+
+
+def save_pretrained(model: nn.Module, processor: ImageProcessor, path: Path) -> None:
+    """Write a complete Hugging Face directory, whole or not at all."""
+    with replacing_directory(path) as temporary:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+
+
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path`; on a clean exit every file is fsynced and it takes the name `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            sync_directory(file)  # a file is opened and fsynced the same way
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def parts(model: Qwen3VLForConditionalGeneration) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters by part: vision, aligner (the mergers) and language (with the embeddings)."""
+    found: dict[str, list[nn.Parameter]] = {"vision": [], "aligner": [], "language": []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = "language" if "visual." not in name else "aligner" if "merger" in name else "vision"
+        found[part].append(parameter)
+    return found
+
+
+def save_checkpoint(vlm: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path, what: str) -> None:
+    """A complete Hugging Face directory, with a model card; one that is there already is left as it is."""
+    if path.exists():
+        return
+    with replacing_directory(path) as temporary:
+        vlm.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        (temporary / "README.md").write_text(MODEL_CARD.format(what=what))

@@ -1,0 +1,177 @@
+"""The run directory: the one interface between training and everything after it.
+
+    config.yaml                 resolved configuration
+    logging.jsonl               flat rows (see logs.py)
+    eval/step-000040.parquet    token table: a row per supervised coordinate token of the validation set
+    checkpoints/step-000720/    a complete Hugging Face directory
+    state/                      resumable trainer state, gone when the run is finished
+    .lock                       held by the one writer
+    run.json                    manifest: status, hashes, versions, timings, sha256 of each artifact
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from coordexp.config import UserError, run_hash
+from coordexp.files import read_json, sha256_directory, sha256_file, write_json, write_text
+
+RESULTS = Path("results")
+PACKAGE = Path(__file__).resolve().parent
+
+# What can change a trained weight or a logged number. Digests go into the manifest, and the audit compares them.
+TRAINING_MODULES = (
+    "train.py",
+    "evaluate.py",
+    "model.py",
+    "optim.py",
+    "diagnostics.py",
+    "coords.py",
+    "losses/objective.py",
+    "losses/reference.py",
+    "data/batches.py",
+    "data/records.py",
+)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run. `path` is results/runs/<variant>/s<seed>-<hash8>."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "logging.jsonl"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state" / "state.pt"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / ".lock"
+
+    def table(self, step: int) -> Path:
+        return self.path / "eval" / f"step-{step:06d}.parquet"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        return sorted(int(p.name.removeprefix("step-")) for p in self.path.glob("checkpoints/step-*"))
+
+    def table_steps(self) -> list[int]:
+        return sorted(int(p.stem.removeprefix("step-")) for p in self.path.glob("eval/step-*.parquet"))
+
+
+def run_directory(variant: str, seed: int, hash8: str) -> RunDirectory:
+    return RunDirectory(RESULTS / "runs" / variant / f"s{seed}-{hash8}")
+
+
+def data_directory(name: str, hash8: str) -> Path:
+    return RESULTS / "data" / f"{name}-{hash8}"
+
+
+def base_directory(name: str, hash8: str) -> Path:
+    return RESULTS / "base" / f"{name}-{hash8}"
+
+
+def artifact_digests(run: RunDirectory) -> dict[str, str]:
+    """sha256 of every file (or checkpoint directory) that the manifest vouches for, by relative path."""
+    files = [run.config, run.log, *(run.table(step) for step in run.table_steps())]
+    digests = {str(f.relative_to(run.path)): sha256_file(f) for f in files}
+    for step in run.checkpoint_steps():
+        digests[str(run.checkpoint(step).relative_to(run.path))] = sha256_directory(run.checkpoint(step))
+    return digests
+
+
+def damaged_artifacts(run: RunDirectory, manifest: dict[str, Any]) -> list[str]:
+    """The artifacts whose bytes are not those the manifest vouches for (missing ones too)."""
+    found = artifact_digests(run) if run.log.exists() and run.config.exists() else {}
+    return sorted(name for name, sha256 in manifest["artifacts"].items() if found.get(name) != sha256)
+
+
+def module_digests() -> dict[str, str]:
+    """sha256 of the source of each module that touches training."""
+    return {name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in TRAINING_MODULES}
+
+
+def read_manifest(run: RunDirectory) -> dict[str, Any] | None:
+    """The manifest of a finished run, or None while it is not finished."""
+    return read_json(run.manifest) if run.manifest.exists() else None
+
+
+def write_config(run: RunDirectory, cfg: DictConfig) -> None:
+    write_text(run.config, OmegaConf.to_yaml(cfg))
+
+
+def write_manifest(
+    run: RunDirectory, cfg: DictConfig, digests: dict[str, str], status: str, reason: str | None, facts: dict[str, Any]
+) -> None:
+    """Seal a run: `status` is complete or diverged, `facts` what the trainer measured."""
+    manifest = {
+        "status": status,
+        "reason": reason,
+        "variant": cfg.variant.name,
+        "seed": cfg.seed,
+        "hash8": run_hash(cfg),
+        "max_steps": cfg.train.max_steps,
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "inputs_sha256": digests,
+        **facts,
+        "checkpoints": run.checkpoint_steps(),
+        "token_tables": run.table_steps(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers", "accelerate")}},
+        "modules_sha256": module_digests(),
+        "artifacts": artifact_digests(run),
+    }
+    write_json(run.manifest, manifest)
+
+
+def verify_finished(run: RunDirectory, digests: dict[str, str]) -> bool:
+    """Whether the run is finished. If so its manifest is touched, so that a workflow sees a fresh output.
+
+    A finished run of other data or another base model (their files changed under the same name) is set aside.
+
+    Raises:
+        UserError: the manifest vouches for files that have changed since.
+    """
+    manifest = read_manifest(run)
+    if manifest is None:
+        return False
+    if manifest["inputs_sha256"] != digests:
+        set_aside(run)
+        return False
+    if damaged := damaged_artifacts(run, manifest):
+        raise UserError(f"{run.path}: {damaged[0]} is not what {run.manifest.name} vouches for: restore it, or remove the directory to train again")
+    run.manifest.touch()
+    return True
+
+
+def set_aside(run: RunDirectory) -> None:
+    """Move everything but the lock to <name>.aside-<n>: it belongs to other data or another base model."""
+    n = 1
+    while (aside := run.path.with_name(f"{run.path.name}.aside-{n}")).exists():
+        n += 1
+    aside.mkdir()
+    for item in run.path.iterdir():
+        if item != run.lock:
+            os.replace(item, aside / item.name)
