@@ -61,6 +61,7 @@ class TinyQwen3VLConfig(ModelConfig):
     """A Qwen3-VL small enough for one CPU thread; built offline, from a seed."""
 
     init_seed: int = MISSING
+    init_std: float = MISSING
     text_hidden_size: int = MISSING
     text_layers: int = MISSING
     text_heads: int = MISSING

@@ -136,6 +136,7 @@ def build_tiny(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageP
             "num_key_value_heads": cfg.text_heads,
             "head_dim": head_dim,
             "max_position_embeddings": 32768,
+            "initializer_range": cfg.init_std,
             "tie_word_embeddings": True,
             "rope_parameters": {
                 "rope_type": "default",
@@ -146,6 +147,7 @@ def build_tiny(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageP
         },
         vision_config={
             "depth": cfg.vision_layers,
+            "initializer_range": cfg.init_std,
             "hidden_size": cfg.vision_hidden_size,
             "intermediate_size": cfg.vision_intermediate_size,
             "num_heads": cfg.vision_heads,
@@ -165,6 +167,7 @@ def build_tiny(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageP
     torch.manual_seed(cfg.init_seed)
     model = Qwen3VLForConditionalGeneration(config)
     _set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies)
+    _set_position_rows(model, cfg.coord_init_frequencies)
     _set_generation_tokens(model, tokenizer)
     return model, processor
 
@@ -248,12 +251,21 @@ def _set_coordinate_rows(model: Qwen3VLForConditionalGeneration, ids: list[int],
         weight.data[ids] = (rows / rows.std() * std).to(weight)
 
 
-def fourier_rows(n_rows: int, width: int, n_frequencies: int) -> Tensor:
+def _set_position_rows(model: Qwen3VLForConditionalGeneration, n_frequencies: int) -> None:
+    """Where a patch lies, as strong as what it shows: noise of std 0.02 would take hundreds of steps to be heard."""
+    weight = model.model.visual.pos_embed.weight  # [side * side, d]
+    side = math.isqrt(weight.shape[0])
+    down, across = (fourier_rows(side, weight.shape[1], n_frequencies, seed) for seed in (1, 2))
+    rows = (down[:, None] + across[None]).flatten(0, 1)
+    weight.data[:] = rows / rows.std() * 0.5
+
+
+def fourier_rows(n_rows: int, width: int, n_frequencies: int, seed: int = 0) -> Tensor:
     """`n_rows` points on a smooth random curve in `width` dimensions  # [n_rows, width]
 
     sin and cos of pi j k / (n_rows - 1), j = 1 … n_frequencies, amplitude 1/j, through a fixed random projection.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     k = torch.arange(n_rows) / (n_rows - 1)
     j = torch.arange(1, n_frequencies + 1)
     waves = math.pi * j * k[:, None]  # [n_rows, n_frequencies]

@@ -25,10 +25,8 @@ COLOURS = {
     "yellow": (240, 202, 52),
     "purple": (136, 62, 168),
     "orange": (238, 132, 36),
-    "white": (244, 244, 240),
-    "black": (26, 26, 30),
 }
-SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "hexagon", "ring")
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
 CATEGORIES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 
 _SUPERSAMPLE = 4
@@ -134,10 +132,8 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 def _draw_shape(draw: ImageDraw.ImageDraw, name: str, x1: float, y1: float, x2: float, y2: float) -> None:
     w, h = x2 - x1, y2 - y1
-    if name in ("circle", "ring"):
+    if name == "circle":
         draw.ellipse((x1, y1, x2, y2), fill=255)
-        if name == "ring":
-            draw.ellipse((x1 + w / 4, y1 + h / 4, x2 - w / 4, y2 - h / 4), fill=0)
         return
     outline = _OUTLINES[name]
     draw.polygon([(x1 + u * w, y1 + v * h) for u, v in outline], fill=255)
@@ -158,7 +154,6 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
     "star": _star(),
     "cross": [(t, v) for t, v in ((0.33, 0), (0.67, 0), (0.67, 0.33), (1, 0.33), (1, 0.67), (0.67, 0.67), (0.67, 1),
                                   (0.33, 1), (0.33, 0.67), (0, 0.67), (0, 0.33), (0.33, 0.33))],
-    "hexagon": [(0.25, 0), (0.75, 0), (1, 0.5), (0.75, 1), (0.25, 1), (0, 0.5)],
 }  # fmt: skip
 
 

@@ -1,0 +1,36 @@
+# Stage-1 ablation: conf -> records -> base model -> runs -> audit, comparison, recommendation -> MLflow and report.
+# What runs there are is decided in coordexp/study.py; every rule is one job.
+import json
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+sys.path.insert(0, workflow.basedir)
+
+from coordexp.config import UserError
+from coordexp.study import plan_study
+
+try:
+    STUDY = plan_study(config)
+except UserError as error:
+    sys.exit(f"stage1_ablation: {error}")
+
+
+rule stage1_ablation:
+    input:
+        f"{STUDY.path}/recommendation.json",
+        f"{STUDY.path}/report.html",
+        f"{STUDY.path}/mlflow.json",
+        str(STUDY.latest),
+    default_target: True
+
+
+include: "workflow/rules/inputs.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/decide.smk"
+include: "workflow/rules/publish.smk"
+
+
+onsuccess:
+    shell("python -m coordexp.cli show {STUDY.path}")

@@ -1,0 +1,102 @@
+"""How sure the recommendation is, what would overturn it, and what it does not see."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from coordexp.analysis.metrics import METRICS
+
+GRADES = ("descriptive", "provisional", "supported", "conclusive")
+
+
+def ranking_confidence(facts: dict[str, Any]) -> dict[str, str]:
+    """The grade of the Stage-1 ranking and its one reason.
+
+    Logs only: descriptive. Token tables: provisional, because the interval is over images and does not see what
+    another seed would have changed.
+    """
+    if facts["primary"] is None:
+        return {"grade": "descriptive", "reason": "no variant leads"}
+    pairs = _against_primary(facts)
+    if len(facts["rows"]) == 1:
+        return {"grade": "descriptive", "reason": "only one variant is eligible: nothing to rank it against"}
+    if not any(d["interval"] for d in pairs):
+        return {"grade": "descriptive", "reason": "logs only: no token tables, so no interval"}
+    n_seeds = facts["study"]["seeds"]
+    seeds = "one seed: what another seed would change is unseen" if n_seeds == 1 else f"{n_seeds} seeds averaged, the interval is over images only"
+    if temperature_sensitive(facts):
+        return {"grade": "provisional", "reason": f"{seeds}; and the winner changes with the temperature (temperature_sensitive)"}
+    return {"grade": "provisional", "reason": seeds}
+
+
+def stage2_confidence() -> dict[str, str]:
+    return {"grade": "descriptive", "reason": "no Stage-2 probe has been run: rollouts may rank the variants otherwise"}
+
+
+def temperature_sensitive(facts: dict[str, Any]) -> bool:
+    """Whether own or fitted temperature would put another variant first."""
+    return any(leader is not None and leader != facts["primary"] for leader in leaders_by_temperature(facts).values())
+
+
+def leaders_by_temperature(facts: dict[str, Any]) -> dict[str, str | None]:
+    """Who wins most metrics at each temperature; ties by the declared order."""
+    found: dict[str, str | None] = {}
+    for temperature, by_metric in facts["comparison"]["winners"].items():
+        names = [w for w in by_metric.values() if w in facts["rows"]]
+        counts = {name: names.count(name) for name in names}
+        found[temperature] = max(counts, key=lambda name: (counts[name], -names.index(name))) if counts else None
+    return found
+
+
+def _against_primary(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The differences between the primary and each other eligible variant."""
+    pairs = facts["comparison"]["differences"]
+    return [
+        d
+        for d in pairs
+        if facts["primary"] in (d["first"], d["second"]) and d["first"] in facts["rows"] and d["second"] in facts["rows"]
+    ]
+
+
+def would_overturn(facts: dict[str, Any]) -> list[str]:
+    """What would change the primary, from the numbers."""
+    if facts["primary"] is None:
+        return ["any metric on which one variant leads"]
+    first = METRICS[facts["rule"]["metrics"][0]]
+    lines = []
+    leads = [(d, d["first"] if d["second"] == facts["primary"] else d["second"]) for d in _against_primary(facts) if d["metric"] == first.name]
+    if leads:
+        d, other = min(leads, key=lambda pair: abs(pair[0]["difference"]))
+        ahead = first.better(facts["rows"][facts["primary"]][first.name], facts["rows"][other][first.name])
+        size = abs(d["difference"])
+        lines.append(
+            f"other seeds: the {first.label} {'lead over' if ahead else 'deficit to'} {other} is {size:.2f} {first.unit}; with a seed SD above "
+            f"{size / math.sqrt(2):.2f} {first.unit} that is less than one SD of the difference between two seeds"
+        )
+        margin = d["margin"]
+        if margin and size < margin:
+            lines[-1] += f" (it is below the margin of {margin:g} {first.unit} already)"
+    for temperature, leader in leaders_by_temperature(facts).items():
+        if leader and leader != facts["primary"]:
+            lines.append(f"judging at {'the ' if temperature != '1' else ''}{temperature if temperature != '1' else 'T = 1'} temperature: {leader} would lead")
+    lines.append("a Stage-2 probe in which another variant parses, matches or descends better")
+    return lines
+
+
+def caveats(facts: dict[str, Any]) -> list[str]:
+    """What a careful reader must know: confounds, results that existed before the rule, curves still falling."""
+    lines = [f"runs differ outside the variant: {difference}" for difference in facts["audit"]["differences"]]
+    existing = [f"{r['variant']} s{r['seed']}" for r in facts["study"]["runs"] if r["existing"]]
+    if existing:
+        lines.append(f"post hoc for {', '.join(existing)}: results existed when the rule was written down")
+    for name, found in facts["comparison"]["plateau"].items():
+        if found and not found["flat"]:
+            lines.append(
+                f"{name} reached no plateau: MAE moves {found['slope_percent_per_100_steps']:+.1f} % per 100 steps over the last third"
+            )
+    for variant, reasons in facts["ineligible"].items():
+        lines.append(f"{variant} is not eligible: {'; '.join(reasons)}")
+    if facts["rule"]["temperature"] == "1":
+        lines.append("read at T = 1 for every variant; accuracy does not depend on temperature")
+    return lines

@@ -1,0 +1,182 @@
+"""Which runs a study consists of: variants x seeds x overrides -> run directories. The Snakefile asks this file.
+
+`snakemake --config` hands over plain scalars: `seeds=3`, `experiment=smoke`, `study=…`, and Hydra overrides for
+one variant (`pure_ce="optim.lr=5e-4 train.max_steps=400"`) or for every variant (`all="…"`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from coordexp.config import CONF_DIR, UserError, compose, digest, group_hash, plain, run_hash
+from coordexp.files import read_json, write_json
+from coordexp.logs import read_log
+from coordexp.runs import RESULTS, RunDirectory, base_directory, data_directory, run_directory
+
+EVERY_VARIANT = "all"
+_OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
+_NOT_PER_VARIANT = ("study", "seed", "variant", "experiment")  # what a variant's key must not override
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training of a study: a variant, a seed, and the Hydra overrides that give it."""
+
+    variant: str
+    seed: int
+    hash8: str
+    overrides: tuple[str, ...]
+    data: Path  # directory of the records
+    base: Path  # directory of the base model
+    threads: int
+    processes: int
+
+    @property
+    def directory(self) -> RunDirectory:
+        return run_directory(self.variant, self.seed, self.hash8)
+
+    @property
+    def cores(self) -> int:
+        return self.threads * self.processes
+
+    @property
+    def launcher(self) -> str:
+        """The command that runs a module: plain Python, or one process a rank."""
+        if self.processes == 1:
+            return "python -m"
+        return f"accelerate launch --num_processes {self.processes} --num_machines 1 --mixed_precision no --dynamo_backend no -m"
+
+    @property
+    def key(self) -> str:
+        return f"{self.variant}/s{self.seed}-{self.hash8}"
+
+
+@dataclass(frozen=True)
+class Study:
+    name: str
+    hash8: str
+    seeds: int
+    runs: tuple[PlannedRun, ...]
+    rule: dict[str, Any]
+
+    @property
+    def path(self) -> Path:
+        return RESULTS / self.name / self.hash8
+
+    @property
+    def latest(self) -> Path:
+        return RESULTS / self.name / "latest"
+
+    def run(self, variant: str, seed: int | str, hash8: str) -> PlannedRun:
+        return next(r for r in self.runs if (r.variant, r.seed, r.hash8) == (variant, int(seed), hash8))
+
+    def overrides_for_data(self, hash8: str) -> tuple[str, ...]:
+        """Overrides of any run that uses the records of this digest."""
+        return next(r.overrides for r in self.runs if r.data.name.endswith(f"-{hash8}"))
+
+    def overrides_for_base(self, hash8: str) -> tuple[str, ...]:
+        """Overrides of any run that starts from the base model of this digest."""
+        return next(r.overrides for r in self.runs if r.base.name.endswith(f"-{hash8}"))
+
+
+def plan_study(settings: Mapping[str, Any]) -> Study:
+    """The study that `--config` describes.
+
+    Raises:
+        UserError: an unknown key, a seed count below 1, or an override that Hydra refuses or that is not a
+            variant's to make.
+    """
+    common = [f"{key}={settings[key]}" for key in ("experiment", "study") if settings.get(key)]
+    study = compose(common).study
+    known = (*_OWN_KEYS, *study.variants)
+    for key in settings:
+        if key not in known:
+            raise UserError(f"--config {key}=…: unknown key; known are {', '.join(known)}")
+    seeds = settings.get("seeds", study.seeds)
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+        raise UserError(f"--config seeds={seeds}: must be a whole number of at least 1")
+    for_all = split_overrides(EVERY_VARIANT, settings.get(EVERY_VARIANT))
+    runs = []
+    for variant in study.variants:
+        if not (CONF_DIR / "variant" / f"{variant}.yaml").exists():
+            raise UserError(f"study {study.name}: variant {variant} has no file conf/variant/{variant}.yaml")
+        own = split_overrides(variant, settings.get(variant))
+        overrides = (*common, f"variant={variant}", *for_all, *own)
+        cfg = compose(overrides)
+        runs += [planned_run(cfg, seed, (*overrides, f"seed={seed}")) for seed in range(seeds)]
+    rule = plain(study.rule)
+    identity = {"runs": sorted(r.key for r in runs), "rule": rule}
+    return Study(study.name, digest(identity)[:8], seeds, tuple(runs), rule)
+
+
+def split_overrides(key: str, value: Any) -> list[str]:
+    """Hydra overrides of one `--config` key: a string split on blanks, or a YAML list taken as it is.
+
+    Raises:
+        UserError: the value is something else, or overrides what only the study decides.
+    """
+    if value is None:
+        return []
+    overrides = value.split() if isinstance(value, str) else value
+    if not isinstance(overrides, list) or not all(isinstance(o, str) and "=" in o for o in overrides):
+        raise UserError(f"--config {key}={json.dumps(value, default=str)}: must be Hydra overrides such as \"optim.lr=5e-4 train.max_steps=400\"")
+    for override in overrides:
+        target = override.lstrip("+~").split("=")[0]
+        if target in _NOT_PER_VARIANT or target.startswith("study."):
+            raise UserError(f"--config {key}: {override} is the study's to decide, not a variant's: use conf/study, seeds= or experiment=")
+    return overrides
+
+
+def planned_run(cfg: DictConfig, seed: int, overrides: tuple[str, ...]) -> PlannedRun:
+    return PlannedRun(
+        cfg.variant.name,
+        seed,
+        run_hash(cfg),
+        overrides,
+        data_directory(cfg.data.name, group_hash(cfg.data)),
+        base_directory(cfg.model.name, group_hash(cfg.model)),
+        cfg.runtime.threads,
+        cfg.runtime.processes,
+    )
+
+
+def preregister(study: Study) -> Path:
+    """Write down runs and rule before training; what is written stays. Returns the file's path.
+
+    Runs that had results already are named as such (`existing`), and so are earlier studies of the same name.
+    """
+    path = study.path / "preregistration.json"
+    if path.exists():
+        return path
+    earlier = [read_json(p) for p in sorted(study.path.parent.glob("*/preregistration.json")) if not p.parent.is_symlink()]
+    write_json(
+        path,
+        {
+            "study": study.name,
+            "hash8": study.hash8,
+            "written_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seeds": study.seeds,
+            "rule": study.rule,
+            "rule_sha256": digest(study.rule),
+            "runs": [
+                {
+                    "variant": r.variant,
+                    "seed": r.seed,
+                    "hash8": r.hash8,
+                    "directory": str(r.directory.path),
+                    "overrides": list(r.overrides),
+                    "existing": r.directory.log.exists() and bool(read_log(r.directory.log).evals),
+                }
+                for r in study.runs
+            ],
+            "earlier_studies": [{k: e[k] for k in ("hash8", "written_at", "seeds", "rule_sha256")} for e in earlier],
+        },
+    )
+    return path

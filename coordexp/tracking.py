@@ -1,0 +1,325 @@
+"""MLflow as a write-only sink: files -> MLflow, and no result is ever read back from it.
+
+    results/mlflow/mlflow.db         SQLite: runs, metrics, registered models
+    results/mlflow/artifacts/        copies of small files, by run
+    results/mlflow/experiment.json   id and URI, written by `create_database`
+    results/mlflow/server.log        what the server of `coordexp ui` has to say
+    results/mlflow/.lock             held by the one importer
+
+Importing twice adds nothing: a run is found again by a tag, a point by its step, time (taken from the log) and
+value, a checkpoint by its sha256. So results/mlflow may be removed at any time; the next import rebuilds it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# Read while mlflow is imported, and inherited by the server. Its background jobs serve nothing that is used here.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["DO_NOT_TRACK"] = "true"
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from omegaconf import DictConfig, OmegaConf
+
+from coordexp import __version__
+from coordexp.config import RUN_IDENTITY, UserError, plain
+from coordexp.files import locked, read_json, write_json
+from coordexp.logs import EVAL, Log, read_log
+from coordexp.runs import RESULTS, RunDirectory, read_manifest
+
+ROOT = RESULTS / "mlflow"
+EXPERIMENT = MODEL = "coordexp-stage1"
+ALIASES = {"primary": "stage2-primary", "secondary": "stage2-secondary"}
+STUDY_FILES = ("recommendation.json", "recommendation.md", "comparison.csv", "audit.csv", "report.html", "figures")
+NOTED_METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_token_acc", "coord_diag/coord_mass_mean")
+RUN_TAG, STUDY_TAG, STEP_TAG = "coordexp.run", "coordexp.study", "coordexp.imported_step"
+NOTE_TAG, NOTE_CHARACTERS = "mlflow.note.content", 8000  # what MLflow takes at most, as below
+POINTS_PER_BATCH = 1000
+HOST, PORT = "127.0.0.1", 5000
+FOLLOW_EVERY_S, STOP_WITHIN_S = 3, 10
+
+
+def create_database() -> Path:
+    """Create schema and experiment where they are missing; returns the path of experiment.json.
+
+    The first parallel writers to an empty database crash, so a workflow does this before anything parallel.
+    """
+    path = ROOT / "experiment.json"
+    with sink() as (_, experiment_id):
+        write_json(path, {"experiment_id": experiment_id, "tracking_uri": f"sqlite:///{ROOT}/mlflow.db", "name": EXPERIMENT})
+    return path
+
+
+def import_run(run: RunDirectory) -> str:
+    """Bring MLflow up to date with a run directory, finished or not; returns the id of its MLflow run.
+
+    A run that has logged nothing yet is left out, and its id is "".
+
+    Raises:
+        UserError: log, configuration or manifest cannot be read.
+    """
+    manifest = read_manifest(run)  # before the log: a log read after its manifest is complete
+    log = read_log(run.log) if run.log.exists() else Log(run.log)
+    points = log_points(log)
+    if not points:
+        return ""
+    cfg = read_config(run)
+    with sink() as (client, experiment_id):
+        found = find_run(client, experiment_id, RUN_TAG, run_key(run))
+        if found and found.info.start_time != points[0].timestamp:  # trained anew: two curves must not mix
+            client.delete_run(found.info.run_id)
+            found = None
+        if found and found.info.status != "RUNNING":  # the status is written last, so everything is there
+            return found.info.run_id
+        found = found or client.create_run(
+            experiment_id, points[0].timestamp, {RUN_TAG: run_key(run)}, run_name=f"{cfg.variant.name} s{cfg.seed}"
+        )
+        run_id = found.info.run_id
+        imported_step = int(found.data.tags.get(STEP_TAG, 0))
+        write_points(client, run_id, [p for p in points if p.step >= imported_step])  # its eval row may have come since
+        tags = run_tags(run, cfg, log, manifest) | {STEP_TAG: str(points[-1].step)}
+        client.log_batch(run_id, params=run_params(cfg), tags=[RunTag(*tag) for tag in tags.items()])
+        client.log_artifact(run_id, str(run.config))
+        if manifest:
+            client.log_artifact(run_id, str(run.manifest))
+            client.set_terminated(run_id, "FAILED" if manifest["status"] == "diverged" else "FINISHED", points[-1].timestamp)
+    return run_id
+
+
+def import_study(study_dir: Path) -> dict[str, Any]:
+    """Import a study: its finished runs, its comparison, and the checkpoints it recommends.
+
+    The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, also when one returns to
+    an older study; a role that nobody holds loses its alias. Returns what it writes to mlflow.json.
+
+    Raises:
+        UserError: a file of the study, or a recommended checkpoint, is missing or broken.
+    """
+    study_dir = study_dir.resolve()  # it may be the link `latest`
+    card = read_json(study_dir / "recommendation.json")
+    directories = [entry["directory"] for entry in read_json(study_dir / "runs.json")["runs"]]
+    finished = [run for d in directories if d and (run := RunDirectory(Path(d))).manifest.exists()]
+    run_ids = {run_key(run): run_id for run in finished if (run_id := import_run(run))}
+    with sink() as (client, experiment_id):
+        comparison_run_id = import_comparison(client, experiment_id, study_dir, card)
+        models = {role: point_alias(client, role, card[role], study_dir.name, run_ids) for role in ALIASES}
+    result = {
+        "experiment_id": experiment_id,
+        "runs": run_ids,
+        "comparison_run_id": comparison_run_id,
+        "models": models,
+        "ui_link": ui_link(experiment_id),
+    }
+    write_json(study_dir / "mlflow.json", result)
+    return result
+
+
+def serve(port: int = PORT) -> None:
+    """Serve MLflow on 127.0.0.1 and keep importing what the runs write, until Ctrl-C or SIGTERM.
+
+    Raises:
+        UserError: the port is taken, or the server ended by itself.
+    """
+    require_free(port)
+    experiment_id = read_json(create_database())["experiment_id"]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way of stopping
+    with suppress(KeyboardInterrupt), server_process(port) as server:
+        wait_until_up(server, port)
+        if server.poll() is None:
+            print(f"MLflow: {ui_link(experiment_id, port)}\nimporting what the runs write; Ctrl-C ends both", flush=True)
+        imported: dict[Path, Any] = {}
+        while server.poll() is None:
+            import_changes(imported)
+            time.sleep(FOLLOW_EVERY_S)
+        raise UserError(f"the MLflow server ended with status {server.returncode}: {ROOT}/server.log says why")
+
+
+def ui_link(experiment_id: str, port: int = PORT) -> str:
+    """The address that opens the charts of all runs side by side."""
+    return f"http://{HOST}:{port}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+
+
+@contextmanager
+def sink() -> Iterator[tuple[MlflowClient, str]]:
+    """Client and experiment id, held by one process at a time.
+
+    Raises:
+        UserError: the database was made elsewhere: it would still write artifacts there.
+    """
+    with locked(ROOT / ".lock", "MLflow is being written", wait=True):
+        # Absolute, because MLflow keeps one engine per URI for as long as the process lives.
+        client = MlflowClient(f"sqlite:///{(ROOT / 'mlflow.db').resolve()}")
+        artifacts = str((ROOT / "artifacts").resolve())
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            note = "Stage-1 runs and their comparisons, imported from `results/`. Nothing is read back from here."
+            tags = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: note}
+            experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifacts, tags))
+        if experiment.artifact_location != artifacts:
+            raise UserError(f"{ROOT}: was made as {Path(experiment.artifact_location).parent}: remove it, the next import rebuilds it")
+        if experiment.lifecycle_stage == "deleted":  # by hand, in the UI
+            client.restore_experiment(experiment.experiment_id)
+        yield client, experiment.experiment_id
+
+
+def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:
+    return next(iter(client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)), None)
+
+
+def run_key(run: RunDirectory) -> str:
+    return f"{run.path.parent.name}/{run.path.name}"
+
+
+def read_config(run: RunDirectory) -> DictConfig:
+    if not run.config.exists():
+        raise UserError(f"{run.config}: no such file")
+    return OmegaConf.load(run.config)
+
+
+def log_points(log: Log) -> list[Metric]:
+    """Every number of a log as an MLflow point, by step, at the time its row was written."""
+    rows = [(step, "", row) for step, row in log.train.items()] + [(step, EVAL, row) for step, row in log.evals.items()]
+    points = []
+    for step, prefix, row in sorted(rows, key=lambda r: r[:2]):
+        time_ms = int(1000 * row.get("time_unix_s", 0)) or max(step, 1)  # MLflow reads 0 as now
+        for key, value in row.items():
+            if key != "time_unix_s":
+                # MLflow stores an infinity as 1.8e308, which flattens every chart; NaN leaves a gap.
+                points.append(Metric(prefix + key, value if math.isfinite(value) else math.nan, time_ms, step))
+    return points
+
+
+def write_points(client: MlflowClient, run_id: str, points: list[Metric]) -> None:
+    for start in range(0, len(points), POINTS_PER_BATCH):
+        client.log_batch(run_id, metrics=points[start : start + POINTS_PER_BATCH])
+
+
+def run_params(cfg: DictConfig) -> list[Param]:
+    """What determines a run's result, one parameter a key (`optim.lr`)."""
+    flat = {f"{group}.{key}": value for group in RUN_IDENTITY for key, value in plain(cfg[group]).items()}
+    return [Param(key, str(value)) for key, value in (flat | {"seed": cfg.seed}).items()]
+
+
+def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, Any] | None) -> dict[str, str]:
+    """Identity, state and a note; digests of the inputs once the manifest vouches for them."""
+    status, reason, digests = (manifest[key] for key in ("status", "reason", "inputs_sha256")) if manifest else ("running", None, {})
+    step = max(log.evals, default=0)
+    figures = [f"{key} {log.evals[step][key]:.4g}" for key in NOTED_METRICS if key in log.evals.get(step, {})]
+    note = f"""
+- **{cfg.variant.name}**, seed {cfg.seed}: {reason or status}
+- last evaluation: step {step} of {cfg.train.max_steps}: {", ".join(figures) or "none yet"}
+- model `{cfg.model.name}`, data `{cfg.data.name}`; files in `{run.path}`
+"""
+    return {
+        "variant": cfg.variant.name,
+        "seed": str(cfg.seed),
+        "hash8": run.path.name.rpartition("-")[2],
+        "status": status,
+        "coordexp_version": __version__,
+        **{f"{name}_sha256": sha256 for name, sha256 in digests.items()},
+        NOTE_TAG: note.strip(),
+    }
+
+
+def import_comparison(client: MlflowClient, experiment_id: str, study_dir: Path, card: dict[str, Any]) -> str:
+    """One run that carries the decision: the card as its note, the figures of the roles as its metrics."""
+    study, hash8 = study_dir.parent.name, study_dir.name
+    tags = {STUDY_TAG: f"{study}/{hash8}", "hash8": hash8}
+    run = find_run(client, experiment_id, STUDY_TAG, tags[STUDY_TAG])
+    run = run or client.create_run(experiment_id, tags=tags, run_name=f"{study} comparison {hash8}")
+    run_id, figures = run.info.run_id, {}
+    for role in ALIASES:
+        entry = card[role] or {"variant": "none", "metrics": {}}
+        tags[role] = entry["variant"]
+        figures |= {f"{role}/{name}": value for name, value in entry["metrics"].items() if value is not None}
+    now_ms = int(1000 * time.time())
+    changed = [Metric(key, value, now_ms, 0) for key, value in figures.items() if value != run.data.metrics.get(key)]
+    if (card_md := study_dir / "recommendation.md").exists():
+        tags[NOTE_TAG] = card_md.read_text()[:NOTE_CHARACTERS]
+    client.log_batch(run_id, metrics=changed, tags=[RunTag(*tag) for tag in tags.items()])
+    for path in (study_dir / name for name in STUDY_FILES):
+        if path.exists():
+            client.log_artifact(run_id, str(path))
+    if run.info.status == "RUNNING":
+        client.set_terminated(run_id)
+    return run_id
+
+
+def point_alias(client: MlflowClient, role: str, entry: dict[str, Any] | None, study: str, run_ids: dict[str, str]) -> int | None:
+    """Register the checkpoint that holds a role, once, and point the role's alias at it; returns its version."""
+    if not client.search_registered_models(f"name = '{MODEL}'"):
+        client.create_registered_model(MODEL, description="Stage-1 checkpoints that a study recommended for Stage-2")
+    if entry is None or entry["checkpoint"] is None:
+        client.delete_registered_model_alias(MODEL, ALIASES[role])
+        return None
+    checkpoint = Path(entry["checkpoint"])
+    if not checkpoint.is_dir():
+        raise UserError(f"{checkpoint}: recommended as {role}, but there is no such directory")
+    versions = client.search_model_versions(f"name = '{MODEL}' and tags.sha256 = '{entry['sha256']}'")
+    if not versions:
+        run_id = run_ids.get(run_key(RunDirectory(checkpoint.parents[1])))
+        tags = {name: entry[name] for name in ("variant", "seed", "step", "sha256")}
+        versions = [client.create_model_version(MODEL, checkpoint.resolve().as_uri(), run_id, tags)]
+    client.set_model_version_tag(MODEL, versions[0].version, "study", study)
+    client.set_registered_model_alias(MODEL, ALIASES[role], versions[0].version)
+    return versions[0].version
+
+
+def require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise UserError(f"{HOST}:{port}: {error.strerror}: stop what listens there, or choose another port") from error
+
+
+@contextmanager
+def server_process(port: int) -> Iterator[subprocess.Popen]:
+    """The MLflow server, in a session of its own: Ctrl-C reaches only us, and we stop all of it."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{ROOT}/mlflow.db", "--default-artifact-root", f"{ROOT}/artifacts", "--no-serve-artifacts"]
+    with open(ROOT / "server.log", "wb") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield server
+    finally:
+        server.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_WITHIN_S)
+        with suppress(ProcessLookupError):  # whatever of it is left
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def wait_until_up(server: subprocess.Popen, port: int) -> None:
+    while server.poll() is None:
+        with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return
+        time.sleep(0.2)
+
+
+def import_changes(imported: dict[Path, Any]) -> None:
+    """Import the runs whose log or manifest has changed since it was `imported`. A broken one does not stop the others."""
+    for path in sorted((RESULTS / "runs").glob("*/*")):
+        run = RunDirectory(path)
+        try:
+            stamp = [(file.stat().st_mtime_ns, file.stat().st_size) for file in (run.log, run.manifest) if file.exists()]
+            if ".aside-" not in path.name and imported.get(path) != stamp:
+                imported[path] = stamp
+                import_run(run)
+        except FileNotFoundError:
+            continue  # set aside at this very moment
+        except UserError as error:
+            print(f"not imported: {error}", file=sys.stderr, flush=True)

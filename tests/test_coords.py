@@ -1,0 +1,248 @@
+"""Bins, pixels and CoordJSON (design sections 4 and 5)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordexp.config import UserError
+from coordexp.coords import (
+    COORD_TOKENS,
+    LAST_BIN,
+    N_BINS,
+    CoordObject,
+    bin_to_pixel,
+    coord_token_ids,
+    parse_coordjson,
+    pixel_to_bin,
+    to_bins,
+    to_pixels,
+    write_coordjson,
+)
+
+BOX = "[<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]"
+GOOD = f'{{"desc": "cup", "bbox_2d": {BOX}}}'
+
+bins = st.integers(0, LAST_BIN)
+descs = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip) | st.sampled_from(
+    ['say "hi"', "back\\slash", "}, {", "]}", "杯子 🥤", "a\nb\tc", "a\u2028\x85b", '"objects": [']
+)
+boxes = st.tuples(bins, bins, bins, bins).map(
+    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
+)
+polygons = st.lists(st.tuples(bins, bins), min_size=3, max_size=6).map(lambda points: tuple(v for p in points for v in p))
+objects = st.builds(CoordObject, descs, st.just("bbox_2d"), boxes) | st.builds(CoordObject, descs, st.just("poly"), polygons)
+texts = st.lists(objects, max_size=4).map(write_coordjson)
+
+
+def text_of(*parts: str) -> str:
+    return '{"objects": [' + ", ".join(parts) + "]}"
+
+
+def strings_in(text: str) -> set[str]:
+    """Every JSON string that starts anywhere in the text."""
+    found = set()
+    for at in (match.start() for match in re.finditer('"', text)):
+        with contextlib.suppress(ValueError):
+            found.add(json.JSONDecoder().raw_decode(text, at)[0])
+    return found
+
+
+@given(st.floats(0, 1), st.integers(2, 5000))
+def test_pixels_to_bins_and_back_stay_within_half_a_bin(position, side):
+    pixel = position * (side - 1)
+    k = pixel_to_bin(pixel, side)
+    assert 0 <= k <= LAST_BIN
+    assert abs(bin_to_pixel(k, side) - pixel) <= 0.5 * (side - 1) / LAST_BIN * (1 + 1e-9)
+
+
+@given(bins, st.integers(2, 5000))
+def test_bins_to_pixels_and_back_are_exact(k, side):
+    assert pixel_to_bin(bin_to_pixel(k, side), side) == k
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.integers(2, 5000))
+def test_bins_grow_with_pixels_and_clamp_at_the_edges(a, b, side):
+    low, high = sorted((a, b))
+    assert 0 <= pixel_to_bin(low, side) <= pixel_to_bin(high, side) <= LAST_BIN
+    if low <= 0:
+        assert pixel_to_bin(low, side) == 0
+    if high >= side - 1:
+        assert pixel_to_bin(high, side) == LAST_BIN
+
+
+def test_known_bins():
+    assert [pixel_to_bin(x, 128) for x in (0, 63.5, 127, 128, -3)] == [0, round(999 / 2), 999, 999, 0]
+    assert bin_to_pixel(999, 128) == 127 and bin_to_pixel(0, 128) == 0
+
+
+def test_x_uses_the_width_and_y_the_height():
+    assert to_bins((10, 10, 99, 49), width=100, height=50) == [101, 204, 999, 999]
+    assert to_pixels((999, 999, 0, 500), width=100, height=50) == [99, 49, 0, 500 / 999 * 49]
+
+
+def test_written_form_is_the_contracts():
+    text = write_coordjson([CoordObject("red cup", "bbox_2d", (12, 34, 56, 78))])
+    assert text == '{"objects": [{"desc": "red cup", "bbox_2d": [<|coord_12|>, <|coord_34|>, <|coord_56|>, <|coord_78|>]}]}'
+    assert write_coordjson([]) == '{"objects": []}'
+
+
+@given(st.lists(objects, max_size=5))
+def test_what_is_written_is_read_back(written):
+    parsed = parse_coordjson(write_coordjson(written))
+    assert parsed.objects == written
+    assert parsed.strict
+
+
+@given(texts, st.data())
+def test_a_prefix_is_truncated_and_holds_a_prefix_of_the_objects(text, data):
+    whole = parse_coordjson(text).objects
+    prefix = parse_coordjson(text[: data.draw(st.integers(0, len(text) - 1))])
+    assert prefix.truncated and not prefix.strict
+    assert prefix.objects == whole[: len(prefix.objects)]
+
+
+def test_an_object_once_closed_is_never_lost_to_truncation():
+    text = text_of(GOOD, GOOD)
+    for cut in range(len(text) + 1):
+        closed = text[:cut].count("}") - (cut == len(text))
+        parsed = parse_coordjson(text[:cut])
+        assert len(parsed.objects) == closed, text[:cut]
+        assert not parsed.dropped
+
+
+@settings(max_examples=200)
+@given(texts, st.data())
+def test_mutations_never_raise_and_never_invent(text, data):
+    letters = list(text)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(letters)))
+        piece = data.draw(st.sampled_from(["", '"', "{", "}", "]}", ", ", "\\", "<|coord_5|>", "x", '{"desc": "', "\x00"]))
+        letters[at : at + data.draw(st.integers(0, 6))] = piece
+    mutated = "".join(letters)
+    parsed = parse_coordjson(mutated)
+    assert {obj.desc for obj in parsed.objects} <= strings_in(mutated)
+    for obj in parsed.objects:
+        assert f'"{obj.kind}": [{", ".join(COORD_TOKENS[k] for k in obj.bins)}]}}' in mutated
+    if parsed.strict:
+        assert len(parsed.objects) == mutated.count('{"desc": "')
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=80) | st.text('{}[]":, \\<|>_abcdeoprst0123456789', max_size=80).map('{"objects": ['.__add__))
+def test_random_text_never_raises_and_holds_nothing(text):
+    assert parse_coordjson(text).objects == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (f'{{"desc": "cup","bbox_2d": {BOX}}}', "malformed"),
+        (f'{{"desc":"cup", "bbox_2d": {BOX}}}', "malformed"),
+        (f'{{"desc": cup, "bbox_2d": {BOX}}}', "malformed"),
+        (f'{{"desc": "c\\xp", "bbox_2d": {BOX}}}', "malformed"),
+        (f'{{"desc": "c\nup", "bbox_2d": {BOX}}}', "malformed"),
+        (f'{{"desc": "cup", "box": {BOX}}}', "malformed"),
+        ('{"desc": "cup", "bbox_2d": []}', "malformed"),
+        ('{"desc": "cup", "bbox_2d": [1, 2, 3, 4]}', "malformed"),
+        (GOOD.replace("<|coord_1|>", "<|coord_1000|>"), "malformed"),
+        (GOOD.replace("<|coord_1|>", "<|coord_01|>"), "malformed"),
+        (GOOD.replace("<|coord_1|>", "<|coord_-1|>"), "malformed"),
+        (GOOD.replace("|>, <|", "|>,<|"), "malformed"),
+        (GOOD[:-1] + ', "score": 1}', "malformed"),
+        ("nonsense}", "malformed"),
+        (GOOD.replace("cup", ""), "empty_desc"),
+        (GOOD.replace("cup", " \\t "), "empty_desc"),
+        (GOOD.replace(", <|coord_4|>", ""), "arity"),
+        (GOOD.replace("<|coord_4|>", "<|coord_4|>, <|coord_5|>"), "arity"),
+        (GOOD.replace("bbox_2d", "poly"), "arity"),
+        (GOOD.replace("bbox_2d", "poly").replace(BOX, "[" + ", ".join(COORD_TOKENS[:7]) + "]"), "arity"),
+        (GOOD.replace("<|coord_3|>", "<|coord_0|>"), "inverted_box"),
+        (GOOD.replace("<|coord_4|>", "<|coord_0|>"), "inverted_box"),
+    ],
+)
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_a_broken_object_is_dropped_and_counted_and_the_others_stay(broken, reason, place):
+    parts = {"first": [broken, GOOD, GOOD], "middle": [GOOD, broken, GOOD], "last": [GOOD, GOOD, broken]}[place]
+    parsed = parse_coordjson(text_of(*parts))
+    assert len(parsed.objects) == 2
+    assert parsed.dropped == Counter({reason: 1})
+    assert not parsed.strict and not parsed.truncated and parsed.trailing == ""
+
+
+def test_a_box_of_no_area_is_not_inverted():
+    assert parse_coordjson(text_of(GOOD.replace("<|coord_3|>", "<|coord_1|>"))).strict
+
+
+@pytest.mark.parametrize("end", [", ]}", ",]}", " ]}", "x]}", ', {"desc": "cup"]}', ", nonsense]}"])
+def test_a_fault_at_the_very_end_is_counted_and_is_no_truncation(end):
+    parsed = parse_coordjson('{"objects": [' + f"{GOOD}, {GOOD}{end}")
+    assert parsed.dropped == Counter(malformed=1) and not parsed.strict
+    assert not parsed.truncated, "the closing ]} is there"
+
+
+@pytest.mark.parametrize("text", ["nothing", "[]", '{"objects":[]}', " " + text_of(GOOD), '{"object": []}'])
+def test_a_text_that_does_not_begin_as_coordjson(text):
+    parsed = parse_coordjson(text)
+    assert parsed.objects == [] and parsed.dropped == Counter(no_list=1) and not parsed.truncated
+
+
+def test_what_stands_behind_the_end_is_kept_as_trailing():
+    parsed = parse_coordjson(text_of(GOOD) + " and " + text_of(GOOD))
+    assert len(parsed.objects) == 1 and parsed.trailing == " and " + text_of(GOOD) and not parsed.strict
+    assert parse_coordjson('{"objects": []}x').trailing == "x"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        '{"desc": "',
+        '{"desc": "a", "bbox_2d": [',
+        "<|coord_1|>, ",
+        "}, ",
+        '}, {"desc": ',
+        "\\",
+        GOOD + "x",
+        GOOD + ", ",
+        '{"desc": "a}, {\\"desc\\": ',
+    ],
+)
+def test_time_grows_linearly_on_a_megabyte_of_malice(unit):
+    def seconds(n_bytes: int) -> float:
+        text = '{"objects": [{"desc": "a", "bbox_2d": [' + unit * (n_bytes // len(unit))
+        started = time.process_time()
+        parse_coordjson(text)
+        return time.process_time() - started
+
+    smaller = min(seconds(500_000) for _ in range(3))
+    larger = min(seconds(1_000_000) for _ in range(3))
+    assert larger < 4 * max(smaller, 1e-3)
+
+
+def test_json_loads_reads_what_is_written_once_tokens_are_numbers():
+    written = [CoordObject('say "hi"\n杯', "poly", (1, 2, 3, 4, 5, 6))]
+    numbers = re.sub(r"<\|coord_(\d+)\|>", r"\1", write_coordjson(written))
+    assert json.loads(numbers) == {"objects": [{"desc": written[0].desc, "poly": [1, 2, 3, 4, 5, 6]}]}
+
+
+class FakeTokenizer:
+    unk_token_id = None
+
+    def __init__(self, n: int) -> None:
+        self.vocabulary = {token: 7 + k for k, token in enumerate(COORD_TOKENS[:n])}
+
+    def convert_tokens_to_ids(self, tokens):
+        return [self.vocabulary.get(token, self.unk_token_id) for token in tokens]
+
+
+def test_token_ids_come_in_the_order_of_bins_or_are_refused():
+    assert coord_token_ids(FakeTokenizer(N_BINS)) == list(range(7, 1007))
+    with pytest.raises(UserError, match="coord_0"):
+        coord_token_ids(FakeTokenizer(N_BINS - 1))

@@ -1,0 +1,245 @@
+"""Files that survive a kill or a full disk, locks, and the trainer's state (design section 4)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from coordexp.files import (
+    locked,
+    point_link,
+    read_json,
+    replacing,
+    sha256_directory,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def failing(number: int):
+    def call(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(p.name for p in directory.iterdir())
+
+
+@contextlib.contextmanager
+def python(code: str, *arguments: object):
+    """A child process running `code`, already past the line `print("ready")`; killed at the end."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "ready\n", child.stderr.read()
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_content_is_replaced_whole_and_parents_are_made(tmp_path):
+    path = tmp_path / "a" / "b.json"
+    write_json(path, {"x": 1})
+    write_json(path, {"x": [2.5, "ü"]})
+    assert read_json(path) == {"x": [2.5, "ü"]} and "ü" in path.read_text()
+    assert names_in(path.parent) == ["b.json"]
+
+
+def test_content_is_synced_before_it_takes_the_name(tmp_path, monkeypatch):
+    calls, path = [], tmp_path / "x"
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(fd):
+        calls.append(("sync", Path(os.readlink(f"/proc/self/fd/{fd}"))))
+        real_sync(fd)
+
+    def replace(a, b):
+        calls.append(("replace", Path(b)))
+        real_replace(a, b)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_text(path, "content")
+    (first, temporary), second, third = calls
+    assert first == "sync" and temporary.parent == tmp_path and temporary != path
+    assert [second, third] == [("replace", path), ("sync", tmp_path)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("fault", ["os.fsync", "os.replace", "pathlib.Path.write_bytes"])
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path, monkeypatch, refused, fault, number):
+    path = tmp_path / "file.json"
+    write_json(path, "old")
+    before = path.read_bytes()
+    with monkeypatch.context() as patch, refused(str(path), "disk is full"):
+        patch.setattr(fault, failing(number))
+        write_json(path, "new")
+    assert path.read_bytes() == before and names_in(tmp_path) == ["file.json"]
+
+
+def test_a_full_disk_is_one_line_where_the_directory_cannot_be_made_either(tmp_path, monkeypatch, refused):
+    with refused("disk is full"):
+        monkeypatch.setattr("os.mkdir", failing(errno.ENOSPC))
+        write_bytes(tmp_path / "new" / "file", b"x")
+
+
+def test_a_half_written_file_is_removed_when_the_writer_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_bytes(b"ne")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old" and names_in(tmp_path) == ["file"]
+
+
+def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "replace", failing(errno.EACCES))
+    with pytest.raises(PermissionError):
+        write_bytes(tmp_path / "file", b"x")
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"x": float("inf")}, object()])
+def test_what_is_not_strict_json_is_refused_and_leaves_what_was_there(tmp_path, value):
+    path = tmp_path / "file.json"
+    write_json(path, "old")
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, value)
+    assert read_json(path) == "old" and names_in(tmp_path) == ["file.json"]
+
+
+def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, "old")
+    code = (
+        "import sys, time, pathlib; from coordexp.files import replacing\n"
+        "with replacing(pathlib.Path(sys.argv[1])) as t:\n"
+        "    t.write_text('half'); print('ready', flush=True); time.sleep(60)"
+    )
+    with python(code, path) as child:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert read_json(path) == "old"
+    write_json(path, "new")
+    assert read_json(path) == "new"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe", b"[1,]"])
+def test_what_is_missing_or_not_json_is_one_line_with_its_path(tmp_path, refused, content):
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_bytes(content)
+    with refused(str(path)):
+        read_json(path)
+
+
+def test_digests_see_every_byte_and_every_name(tmp_path):
+    for name in ("a", "b/c"):
+        write_text(tmp_path / "d" / name, name)
+    before = sha256_directory(tmp_path / "d")
+    assert sha256_directory(tmp_path / "d") == before
+    write_text(tmp_path / "d" / "a", "A")
+    assert sha256_directory(tmp_path / "d") != before
+    write_text(tmp_path / "d" / "a", "a")
+    assert sha256_directory(tmp_path / "d") == before
+    (tmp_path / "d" / "a").rename(tmp_path / "d" / "e")
+    assert sha256_directory(tmp_path / "d") != before
+    assert sha256_file(tmp_path / "d" / "e") == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+
+
+def test_a_link_is_relative_and_can_be_moved(tmp_path):
+    link = tmp_path / "study" / "latest"
+    for name in ("1", "2"):
+        write_text(tmp_path / "study" / name / "card", name)
+        point_link(link, tmp_path / "study" / name)
+        assert (link / "card").read_text() == name and os.readlink(link) == name
+    assert names_in(link.parent) == ["1", "2", "latest"]
+
+
+HOLDER = (
+    "import sys, time, pathlib; from coordexp.files import locked\n"
+    "with locked(pathlib.Path(sys.argv[1]), 'being trained'):\n"
+    "    print('ready', flush=True); time.sleep(60)"
+)
+
+
+def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path, refused):
+    lock = tmp_path / "run" / ".lock"
+    with python(HOLDER, lock) as holder:
+        with refused(str(lock.parent), "being trained", str(holder.pid)), locked(lock, "being trained"):
+            pass
+    assert lock.exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_lock_goes_with_a_killed_holder(tmp_path, how):
+    lock = tmp_path / ".lock"
+    with python(HOLDER, lock) as holder:
+        holder.send_signal(how)
+        holder.wait()
+        with locked(lock, "being trained"):
+            assert lock.read_text().strip() == str(os.getpid())
+
+
+def test_a_lock_is_free_again_after_use_and_after_an_error(tmp_path):
+    lock = tmp_path / ".lock"
+    with pytest.raises(ZeroDivisionError), locked(lock, "being trained"):
+        raise ZeroDivisionError
+    with python(HOLDER, lock):
+        pass
+
+
+def test_a_waiter_gets_the_lock_when_the_holder_ends(tmp_path):
+    lock = tmp_path / ".lock"
+    with python(HOLDER.replace("sleep(60)", "sleep(0.4)"), lock) as holder:
+        started = time.monotonic()
+        with locked(lock, "being trained", wait=True):
+            assert time.monotonic() - started > 0.1
+        holder.wait()
+
+
+def test_state_comes_back_as_it_was_saved(tmp_path):
+    import torch
+
+    from coordexp.state import load_state, save_state
+
+    state = {"weights": {"w": torch.randn(3, 2), "b": torch.ones(1, dtype=torch.bfloat16)}, "step": 40, "x": [0.1, "ü", None]}
+    save_state(tmp_path / "state" / "state.pt", state)
+    found = load_state(tmp_path / "state" / "state.pt")
+    assert found["step"] == 40 and found["x"] == [0.1, "ü", None]
+    assert all(torch.equal(found["weights"][k], v) and found["weights"][k].dtype == v.dtype for k, v in state["weights"].items())
+    assert names_in(tmp_path / "state") == ["state.pt"]
+
+
+def test_any_flipped_byte_and_any_truncation_of_the_state_is_refused(tmp_path, refused):
+    import torch
+
+    from coordexp.state import load_state, save_state
+
+    path = tmp_path / "state.pt"
+    save_state(path, {"w": torch.arange(4.0)})
+    content = path.read_bytes()
+    stride = max(1, len(content) // 150)
+    damaged = [content[:n] for n in {0, 1, 31, 32, 33, len(content) - 1, *range(0, len(content), stride)}]
+    damaged += [content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :] for i in {0, 31, 32, *range(0, len(content), stride)}]
+    damaged += [content + b"\0"]
+    for each in damaged:
+        path.write_bytes(each)
+        with refused(str(path)):
+            load_state(path)

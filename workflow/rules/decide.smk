@@ -1,0 +1,62 @@
+# From finished runs to the card. Every file lies in the study directory, named by the digest of runs and rule.
+
+
+rule preregister:
+    output:
+        update(f"{STUDY.path}/preregistration.json"),
+    log:
+        f"results/logs/{STUDY.name}/{STUDY.hash8}/preregister.log",
+    conda:
+        "../../environment.yml"
+    priority: 100
+    params:
+        settings=lambda wildcards, output: json.dumps(config),
+    shell:
+        "python -m coordexp.cli preregister {params.settings:q} > {log} 2>&1"
+
+
+rule audit:
+    input:
+        f"{STUDY.path}/preregistration.json",
+        [str(run.directory.manifest) for run in STUDY.runs],
+    output:
+        f"{STUDY.path}/runs.json",
+        f"{STUDY.path}/audit.json",
+        f"{STUDY.path}/audit.csv",
+    log:
+        f"results/logs/{STUDY.name}/{STUDY.hash8}/audit.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m coordexp.cli audit {STUDY.path} > {log} 2>&1"
+
+
+rule compare:
+    input:
+        f"{STUDY.path}/preregistration.json",
+        f"{STUDY.path}/runs.json",
+    output:
+        f"{STUDY.path}/comparison.json",
+        f"{STUDY.path}/comparison.csv",
+    log:
+        f"results/logs/{STUDY.name}/{STUDY.hash8}/compare.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m coordexp.cli compare {STUDY.path} > {log} 2>&1"
+
+
+rule recommend:
+    input:
+        f"{STUDY.path}/preregistration.json",
+        f"{STUDY.path}/audit.json",
+        f"{STUDY.path}/comparison.json",
+    output:
+        f"{STUDY.path}/recommendation.json",
+        f"{STUDY.path}/recommendation.md",
+    log:
+        f"results/logs/{STUDY.name}/{STUDY.hash8}/recommend.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m coordexp.cli recommend {STUDY.path} > {log} 2>&1"

@@ -1,0 +1,25 @@
+# One training: a variant, a seed, and the digest of everything else that determines it. The manifest is the only
+# output, and an updated one: a trainer that was orphaned by a kill may have finished it in the meantime.
+
+
+rule train:
+    input:
+        data=lambda wildcards: f"{STUDY.run(**wildcards).data}/data.json",
+        base=lambda wildcards: f"{STUDY.run(**wildcards).base}/base.json",
+    output:
+        update("results/runs/{variant}/s{seed}-{hash8}/run.json"),
+    log:
+        "results/logs/train/{variant}-s{seed}-{hash8}.log",
+    benchmark:
+        "results/benchmarks/train/{variant}-s{seed}-{hash8}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: lambda wildcards: STUDY.run(**wildcards).cores
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+    params:
+        launch=lambda wildcards, output: STUDY.run(**wildcards).launcher,
+        overrides=lambda wildcards, output: STUDY.run(**wildcards).overrides,
+    shell:
+        "{params.launch} coordexp.train {params.overrides:q} 2>> {log}"
