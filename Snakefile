@@ -18,12 +18,12 @@ except UserError as error:
 
 
 rule stage1_ablation:
+    default_target: True
     input:
         f"{STUDY.path}/recommendation.json",
         f"{STUDY.path}/report.html",
         f"{STUDY.path}/mlflow.json",
         str(STUDY.latest),
-    default_target: True
 
 
 include: "workflow/rules/inputs.smk"

@@ -134,7 +134,9 @@ def serve(port: int = PORT) -> None:
     """
     require_free(port)
     experiment_id = read_json(create_database())["experiment_id"]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way of stopping
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(stop, signal.default_int_handler)
     with suppress(KeyboardInterrupt), server_process(port) as server:
         wait_until_up(server, port)
         if server.poll() is None:
@@ -159,8 +161,8 @@ def sink() -> Iterator[tuple[MlflowClient, str]]:
         UserError: the database was made elsewhere: it would still write artifacts there.
     """
     with locked(ROOT / ".lock", "MLflow is being written", wait=True):
-        # Absolute, because MLflow keeps one engine per URI for as long as the process lives.
-        client = MlflowClient(f"sqlite:///{(ROOT / 'mlflow.db').resolve()}")
+        database = f"sqlite:///{(ROOT / 'mlflow.db').resolve()}"  # absolute: MLflow keeps an engine per URI
+        client = MlflowClient(database, registry_uri=database)
         artifacts = str((ROOT / "artifacts").resolve())
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
@@ -168,7 +170,8 @@ def sink() -> Iterator[tuple[MlflowClient, str]]:
             tags = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: note}
             experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifacts, tags))
         if experiment.artifact_location != artifacts:
-            raise UserError(f"{ROOT}: was made as {Path(experiment.artifact_location).parent}: remove it, the next import rebuilds it")
+            made = Path(experiment.artifact_location).parent
+            raise UserError(f"{ROOT}: was made as {made} and moved: remove it, the next import makes it again")
         if experiment.lifecycle_stage == "deleted":  # by hand, in the UI
             client.restore_experiment(experiment.experiment_id)
         yield client, experiment.experiment_id
@@ -214,11 +217,11 @@ def run_params(cfg: DictConfig) -> list[Param]:
 
 def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, Any] | None) -> dict[str, str]:
     """Identity, state and a note; digests of the inputs once the manifest vouches for them."""
-    status, reason, digests = (manifest[key] for key in ("status", "reason", "inputs_sha256")) if manifest else ("running", None, {})
+    manifest = manifest or {"status": "running", "reason": None, "inputs_sha256": {}}
     step = max(log.evals, default=0)
     figures = [f"{key} {log.evals[step][key]:.4g}" for key in NOTED_METRICS if key in log.evals.get(step, {})]
     note = f"""
-- **{cfg.variant.name}**, seed {cfg.seed}: {reason or status}
+- **{cfg.variant.name}**, seed {cfg.seed}: {manifest["reason"] or manifest["status"]}
 - last evaluation: step {step} of {cfg.train.max_steps}: {", ".join(figures) or "none yet"}
 - model `{cfg.model.name}`, data `{cfg.data.name}`; files in `{run.path}`
 """
@@ -226,9 +229,9 @@ def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, A
         "variant": cfg.variant.name,
         "seed": str(cfg.seed),
         "hash8": run.path.name.rpartition("-")[2],
-        "status": status,
+        "status": manifest["status"],
         "coordexp_version": __version__,
-        **{f"{name}_sha256": sha256 for name, sha256 in digests.items()},
+        **{f"{name}_sha256": sha256 for name, sha256 in manifest["inputs_sha256"].items()},
         NOTE_TAG: note.strip(),
     }
 
@@ -289,8 +292,8 @@ def require_free(port: int) -> None:
 @contextmanager
 def server_process(port: int) -> Iterator[subprocess.Popen]:
     """The MLflow server, in a session of its own: Ctrl-C reaches only us, and we stop all of it."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{ROOT}/mlflow.db", "--default-artifact-root", f"{ROOT}/artifacts", "--no-serve-artifacts"]
+    store = f"--backend-store-uri sqlite:///{ROOT}/mlflow.db --default-artifact-root {ROOT}/artifacts --no-serve-artifacts"
+    command = [sys.executable, "-m", "mlflow", "server", *store.split(), "--host", HOST, "--port", str(port), "--workers", "1"]
     with open(ROOT / "server.log", "wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:

@@ -149,3 +149,22 @@ def refused():
             assert word in message, f"{word!r} is not named in {message!r}"
 
     return expecting
+
+
+@pytest.fixture(scope="session")
+def record_file():
+    """`record_file(directory, [[objects of image 0], …])` writes grey pictures of 64 px and the records; returns the JSONL."""
+    from PIL import Image
+
+    from coordexp.data.records import Record, RecordObject, reading_order, write_records
+
+    def write(directory: Path, images: list[list[tuple[str, str, tuple[float, ...]]]]) -> Path:
+        directory.mkdir(parents=True, exist_ok=True)
+        records = []
+        for i, objects in enumerate(images):
+            Image.new("RGB", (64, 64), (40 * i % 256, 90, 120)).save(directory / f"{i}.png")
+            records.append(Record(f"{i}.png", 64, 64, reading_order(RecordObject(*o) for o in objects)))
+        write_records(directory / "some.jsonl", records)
+        return directory / "some.jsonl"
+
+    return write

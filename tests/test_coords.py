@@ -34,9 +34,7 @@ bins = st.integers(0, LAST_BIN)
 descs = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip) | st.sampled_from(
     ['say "hi"', "back\\slash", "}, {", "]}", "杯子 🥤", "a\nb\tc", "a\u2028\x85b", '"objects": [']
 )
-boxes = st.tuples(bins, bins, bins, bins).map(
-    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
-)
+boxes = st.tuples(bins, bins, bins, bins).map(lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3])))
 polygons = st.lists(st.tuples(bins, bins), min_size=3, max_size=6).map(lambda points: tuple(v for p in points for v in p))
 objects = st.builds(CoordObject, descs, st.just("bbox_2d"), boxes) | st.builds(CoordObject, descs, st.just("poly"), polygons)
 texts = st.lists(objects, max_size=4).map(write_coordjson)

@@ -43,7 +43,11 @@ def names_in(directory: Path) -> list[str]:
 def python(code: str, *arguments: object):
     """A child process running `code`, already past the line `print("ready")`; killed at the end."""
     child = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert child.stdout.readline() == "ready\n", child.stderr.read()

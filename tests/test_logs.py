@@ -172,7 +172,9 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda v: st.lists(v, max_size=2), max_leaves=3
 )
 keys = st.sampled_from([STEP_KEY, "step", "global_step", "loss", "eval_loss", EVAL]) | st.text(max_size=8)
-rows = st.dictionaries(keys, json_values | st.sampled_from(["3/4", "7", "-1/0", "1/x"]), max_size=6).map(json.dumps).map(str.encode)
+rows = (
+    st.dictionaries(keys, json_values | st.sampled_from(["3/4", "7", "-1/0", "1/x"]), max_size=6).map(json.dumps).map(str.encode)
+)
 
 
 @settings(max_examples=300)

@@ -90,10 +90,12 @@ def choose_primary(rows: Values, names: Sequence[str]) -> tuple[str | None, dict
     Returns the variant, the metrics each variant won, and how it was decided.
     """
     won: dict[str, list[str]] = {variant: [] for variant in rows}
+    if not rows:
+        return None, won, "no variant is eligible"
     for m in shared_metrics(rows, names):
         if best := m.best({variant: row[m.name] for variant, row in rows.items()}):
             won[best].append(m.name)
-    top = max((len(metrics) for metrics in won.values()), default=0)
+    top = max(len(metrics) for metrics in won.values())
     leaders = [variant for variant, metrics in won.items() if len(metrics) == top]
     if len(rows) == 1:
         return next(iter(rows)), won, "the only eligible variant"

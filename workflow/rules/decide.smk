@@ -6,9 +6,9 @@ rule preregister:
         update(f"{STUDY.path}/preregistration.json"),
     log:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/preregister.log",
+    priority: 100
     conda:
         "../../environment.yml"
-    priority: 100
     params:
         settings=lambda wildcards, output: json.dumps(config),
     shell:
@@ -27,8 +27,10 @@ rule audit:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/audit.log",
     conda:
         "../../environment.yml"
+    params:
+        study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli audit {STUDY.path} > {log} 2>&1"
+        "python -m coordexp.cli audit {params.study} > {log} 2>&1"
 
 
 rule compare:
@@ -42,8 +44,10 @@ rule compare:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/compare.log",
     conda:
         "../../environment.yml"
+    params:
+        study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli compare {STUDY.path} > {log} 2>&1"
+        "python -m coordexp.cli compare {params.study} > {log} 2>&1"
 
 
 rule recommend:
@@ -58,5 +62,7 @@ rule recommend:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/recommend.log",
     conda:
         "../../environment.yml"
+    params:
+        study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli recommend {STUDY.path} > {log} 2>&1"
+        "python -m coordexp.cli recommend {params.study} > {log} 2>&1"

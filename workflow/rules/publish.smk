@@ -13,8 +13,10 @@ rule report:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/report.log",
     conda:
         "../../environment.yml"
+    params:
+        study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli report {STUDY.path} > {log} 2>&1"
+        "python -m coordexp.cli report {params.study} > {log} 2>&1"
 
 
 rule mlflow_database:
@@ -39,8 +41,10 @@ rule mlflow_import:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/mlflow.log",
     conda:
         "../../environment.yml"
+    params:
+        study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli track {STUDY.path} > {log} 2>&1"
+        "python -m coordexp.cli track {params.study} > {log} 2>&1"
 
 
 rule latest:
@@ -53,6 +57,6 @@ rule latest:
     conda:
         "../../environment.yml"
     params:
-        study=STUDY.hash8,
+        study=subpath(input[0], parent=True),
     shell:
-        "python -m coordexp.cli publish {STUDY.path} > {log} 2>&1"
+        "python -m coordexp.cli publish {params.study} > {log} 2>&1"

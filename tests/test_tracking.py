@@ -1,0 +1,403 @@
+"""MLflow as a sink: what an import writes, that a second one adds nothing, and that the server shows it."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
+from mlflow.exceptions import MlflowException
+
+from coordexp import tracking
+from coordexp.config import UserError, compose
+from coordexp.files import read_json, sha256_directory, write_json, write_text
+from coordexp.logs import LogWriter
+from coordexp.runs import RunDirectory, run_directory, write_config
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TRAIN = {"loss": 3.0, "coord_diag/expected_bin_mae": 200.0}
+EVAL = {"loss": 2.5, "coord_diag/expected_bin_mae": 190.0, "coord_token_acc": 0.25}
+STARTED_S = 1_700_000_000.5
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's schema without an experiment: it takes seconds to make, so it is made once."""
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
+    """An empty project, and we stand in it."""
+    monkeypatch.chdir(tmp_path)
+    tracking.ROOT.mkdir(parents=True)
+    shutil.copy(empty_database, tracking.ROOT / "mlflow.db")
+    return tmp_path
+
+
+def make_run(
+    variant: str = "mixed", seed: int = 0, steps: tuple[int, ...] = (2, 4), started_s: float = STARTED_S
+) -> RunDirectory:
+    """A run that is being trained: configuration and log, an eval row at its last step."""
+    run = run_directory(variant, seed, "0badcafe")
+    write_config(run, compose([f"variant={variant}", f"seed={seed}"]))
+    for step in steps:
+        log(run, "train", step, TRAIN, started_s)
+    log(run, "eval", steps[-1], EVAL, started_s + 0.25)
+    return run
+
+
+def log(run: RunDirectory, kind: str, step: int, values: dict[str, float], started_s: float = STARTED_S) -> None:
+    LogWriter(run.log, max_steps=8).append(kind, step, values | {"time_unix_s": started_s + step})
+
+
+def finish(run: RunDirectory, status: str = "complete", reason: str | None = None) -> RunDirectory:
+    for step in (4, 8):
+        write_text(run.checkpoint(step) / "config.json", f"{run.path} {step}")
+    write_json(run.manifest, {"status": status, "reason": reason, "inputs_sha256": {"data": "d" * 64, "base": "b" * 64}})
+    return run
+
+
+def role(run: RunDirectory, step: int, mae: float = 37.0) -> dict[str, Any]:
+    checkpoint = run.checkpoint(step)
+    return {
+        "variant": run.path.parent.name,
+        "seed": 0,
+        "step": step,
+        "checkpoint": str(checkpoint),
+        "sha256": sha256_directory(checkpoint),
+        "metrics": {"expected_bin_mae": mae, "parse_rate": None},
+        "reasons": [],
+    }
+
+
+def make_study(hash8: str, runs: list[RunDirectory], primary: dict | None, secondary: dict | None) -> Path:
+    study = Path("results/stage1_ablation") / hash8
+    directories = [str(run.path) for run in runs] + [None]
+    write_json(study / "runs.json", {"runs": [{"directory": directory} for directory in directories]})
+    write_json(study / "recommendation.json", {"primary": primary, "secondary": secondary})
+    write_text(study / "recommendation.md", "# Take pure CE")
+    write_text(study / "figures" / "mae.svg", "<svg/>")
+    return study
+
+
+def client() -> MlflowClient:
+    return MlflowClient(f"sqlite:///{(tracking.ROOT / 'mlflow.db').resolve()}")
+
+
+def query(sql: str) -> list[tuple]:
+    return sqlite3.connect(tracking.ROOT / "mlflow.db").execute(sql).fetchall()
+
+
+def counts() -> dict[str, int]:
+    return {
+        table: query(f"select count(*) from {table}")[0][0] for table in ("runs", "metrics", "params", "tags", "model_versions")
+    }
+
+
+def artifacts(run_id: str) -> set[str]:
+    root = tracking.ROOT / "artifacts" / run_id / "artifacts"
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def alias_target(role_name: str) -> str | None:
+    """Directory of the checkpoint that a role's alias points at."""
+    try:
+        return client().get_model_version_by_alias(tracking.MODEL, tracking.ALIASES[role_name]).source.removeprefix("file://")
+    except MlflowException:
+        return None
+
+
+def test_telemetry_is_off() -> None:
+    assert MLFLOW_DISABLE_TELEMETRY.get() is True
+
+
+def test_create_database_from_nothing_and_again() -> None:
+    (tracking.ROOT / "mlflow.db").unlink()
+    written = read_json(tracking.create_database())
+    assert written["tracking_uri"] == "sqlite:///results/mlflow/mlflow.db" and written["name"] == "coordexp-stage1"
+    assert read_json(tracking.create_database()) == written
+    assert query("select experiment_id from experiments where name = 'coordexp-stage1'") == [(int(written["experiment_id"]),)]
+
+
+def test_second_import_adds_nothing() -> None:
+    run = finish(make_run())
+    run_id = tracking.import_run(run)
+    first = counts()
+    assert first["metrics"] == 2 * len(TRAIN) + len(EVAL)
+
+    assert tracking.import_run(run) == run_id
+    assert counts() == first
+
+
+def test_what_an_import_writes() -> None:
+    run = finish(make_run("pure_ce", seed=1))
+    imported = client().get_run(tracking.import_run(run))
+    info, data = imported.info, imported.data
+    assert (info.run_name, info.status) == ("pure_ce s1", "FINISHED")
+    assert (info.start_time, info.end_time) == (1_700_000_002_500, 1_700_000_004_750)
+    assert data.params["optim.lr"] == str(compose().optim.lr) and data.params["seed"] == "1"
+    assert not any(key.startswith(("study.", "runtime.")) for key in data.params)
+    assert data.metrics == {**TRAIN, **{f"eval_{key}": value for key, value in EVAL.items()}}
+    assert data.tags["coordexp.run"] == "pure_ce/s1-0badcafe" and data.tags["hash8"] == "0badcafe"
+    assert data.tags["data_sha256"] == "d" * 64 and data.tags["base_sha256"] == "b" * 64
+    assert "step 4 of" in data.tags["mlflow.note.content"] and "190" in data.tags["mlflow.note.content"]
+    assert artifacts(info.run_id) == {"config.yaml", "run.json"}
+
+
+def test_more_points_than_mlflow_takes_at_once() -> None:
+    run = make_run()
+    log(run, "train", 6, {"loss": 1.0} | {f"many/{i}": float(i) for i in range(1500)})
+    tracking.import_run(run)
+    assert counts()["metrics"] == 2 * len(TRAIN) + len(EVAL) + 1501
+
+
+def test_growing_log() -> None:
+    run = make_run(steps=(2,))
+    run.log.write_text("".join(line for line in run.log.open() if "eval_loss" not in line))
+    run_id = tracking.import_run(run)
+    assert client().get_run(run_id).info.status == "RUNNING"
+    assert counts()["metrics"] == len(TRAIN)
+    assert artifacts(run_id) == {"config.yaml"}
+
+    log(run, "eval", 2, EVAL)  # belongs to a step that was imported already
+    log(run, "train", 4, TRAIN)
+    with run.log.open("a") as torn:
+        torn.write('{"global_step/max_steps": "6/8", "lo')
+    assert tracking.import_run(run) == run_id
+    assert counts()["metrics"] == 2 * len(TRAIN) + len(EVAL)
+
+    log(run, "train", 8, TRAIN)
+    assert tracking.import_run(finish(run)) == run_id
+    assert client().get_run(run_id).info.status == "FINISHED"
+    assert client().get_run(run_id).info.end_time == 1_700_000_008_500
+    assert [m.step for m in client().get_metric_history(run_id, "loss")] == [2, 4, 8]
+    assert artifacts(run_id) == {"config.yaml", "run.json"}
+
+
+def test_diverged_run_is_failed_and_says_why() -> None:
+    imported = client().get_run(tracking.import_run(finish(make_run(), "diverged", "diverged at step 5")))
+    assert (imported.info.status, imported.data.tags["status"]) == ("FAILED", "diverged")
+    assert "diverged at step 5" in imported.data.tags["mlflow.note.content"]
+
+
+def test_nan_and_infinity_become_gaps() -> None:
+    run = make_run()
+    log(run, "train", 6, {"loss": math.nan, "grad_norm": math.inf})
+    for _ in range(2):
+        tracking.import_run(run)
+        assert query("select key, is_nan from metrics where step = 6 order by key") == [("grad_norm", 1), ("loss", 1)]
+
+
+def test_rows_without_a_time_are_imported_once() -> None:
+    run = make_run()
+    rows = [json.loads(line) for line in run.log.open()]
+    write_text(run.log, "".join(json.dumps({k: v for k, v in row.items() if "time" not in k}) + "\n" for row in rows))
+    assert tracking.import_run(run) == tracking.import_run(run)
+    assert (counts()["runs"], counts()["metrics"]) == (1, 2 * len(TRAIN) + len(EVAL))
+
+
+def test_run_without_a_log_is_left_out() -> None:
+    run = run_directory("mixed", 0, "0badcafe")
+    write_config(run, compose(["variant=mixed"]))
+    assert tracking.import_run(run) == ""
+    assert counts()["runs"] == 0
+
+
+def test_run_trained_anew_does_not_mix_with_the_old_one() -> None:
+    run = finish(make_run())
+    old = tracking.import_run(run)
+    shutil.rmtree(run.path)
+    new = tracking.import_run(make_run(started_s=STARTED_S + 1000))
+    assert new != old
+    assert client().get_run(old).info.lifecycle_stage == "deleted"
+    assert [m.step for m in client().get_metric_history(new, "loss")] == [2, 4]
+
+
+def test_experiment_deleted_in_the_ui_comes_back() -> None:
+    client().delete_experiment(read_json(tracking.create_database())["experiment_id"])
+    assert client().get_run(tracking.import_run(make_run())).info.status == "RUNNING"
+
+
+def test_moved_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking.create_database()
+    shutil.copytree("results", "elsewhere/results")
+    monkeypatch.chdir("elsewhere")
+    with pytest.raises(UserError, match=f"was made as {tmp_path}/results/mlflow"):
+        tracking.create_database()
+
+
+def test_study_twice_adds_nothing() -> None:
+    first, second, live = finish(make_run("pure_ce")), finish(make_run("mixed")), make_run("softce_w1_gate")
+    study = make_study("11111111", [first, second, live], role(first, 8), role(second, 4, mae=41.0))
+    result = tracking.import_study(study)
+    before = counts()
+    assert read_json(study / "mlflow.json") == result
+    assert set(result["runs"]) == {"pure_ce/s0-0badcafe", "mixed/s0-0badcafe"}
+    assert result["models"] == {"primary": 1, "secondary": 2}
+    assert result["ui_link"].endswith(
+        f"/experiments/{result['experiment_id']}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    )
+
+    comparison = client().get_run(result["comparison_run_id"])
+    assert (comparison.info.run_name, comparison.info.status) == ("stage1_ablation comparison 11111111", "FINISHED")
+    assert comparison.data.metrics == {"primary/expected_bin_mae": 37.0, "secondary/expected_bin_mae": 41.0}
+    assert comparison.data.tags["mlflow.note.content"] == "# Take pure CE"
+    assert artifacts(comparison.info.run_id) == {"recommendation.json", "recommendation.md", "figures/mae.svg"}
+
+    version = client().get_model_version_by_alias(tracking.MODEL, "stage2-primary")
+    assert version.run_id == result["runs"]["pure_ce/s0-0badcafe"]
+    expected = {"variant": "pure_ce", "seed": "0", "step": "8", "study": "11111111", "sha256": role(first, 8)["sha256"]}
+    assert version.tags == expected
+
+    assert tracking.import_study(study) == result
+    assert counts() == before
+
+
+def test_aliases_follow_the_study_and_are_removed() -> None:
+    first, second = finish(make_run("pure_ce")), finish(make_run("mixed"))
+    runs = [first, second]
+    older = make_study("11111111", runs, role(first, 8), role(second, 4))
+    newer = make_study("22222222", runs, role(second, 8), None)
+    latest = Path("results/stage1_ablation/latest")
+    latest.symlink_to("22222222")
+
+    tracking.import_study(older)
+    assert tracking.import_study(latest)["models"] == {"primary": 3, "secondary": None}
+    assert alias_target("primary") == str(second.checkpoint(8).resolve()) and alias_target("secondary") is None
+    assert query("select name from runs where name like '% comparison %' order by name") == [
+        ("stage1_ablation comparison 11111111",),
+        ("stage1_ablation comparison 22222222",),
+    ]
+
+    assert tracking.import_study(older)["models"] == {"primary": 1, "secondary": 2}
+    assert alias_target("primary") == str(first.checkpoint(8).resolve())
+    assert alias_target("secondary") == str(second.checkpoint(4).resolve())
+    assert counts()["model_versions"] == 3
+
+
+def test_study_of_logs_alone_has_no_models() -> None:
+    entry = {"variant": "pure_ce", "seed": 0, "step": 8, "checkpoint": None, "sha256": None, "metrics": {}, "reasons": []}
+    result = tracking.import_study(make_study("11111111", [], entry, None))
+    assert (result["runs"], result["models"]) == ({}, {"primary": None, "secondary": None})
+
+
+def test_missing_checkpoint_is_one_clear_line() -> None:
+    run = finish(make_run())
+    study = make_study("11111111", [run], role(run, 8), None)
+    shutil.rmtree(run.checkpoint(8))
+    with pytest.raises(UserError, match=f"{run.checkpoint(8)}: recommended as primary"):
+        tracking.import_study(study)
+
+
+def test_two_importers_at_once() -> None:
+    tracking.create_database()
+    runs = [make_run(variant, seed) for variant in ("mixed", "pure_ce") for seed in (0, 1)]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        ids = pool.map(tracking.import_run, [run for run in runs for _ in range(2)], chunksize=1)
+    assert ids[0::2] == ids[1::2]
+    assert (counts()["runs"], counts()["metrics"]) == (4, 4 * (2 * len(TRAIN) + len(EVAL)))
+
+
+def test_only_changed_runs_are_imported_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(tracking, "import_run", lambda run: seen.append(run.path.parent.name))
+    first, second, imported = make_run("mixed"), make_run("pure_ce"), {}
+    shutil.copytree(first.path, first.path.with_name("s0-0badcafe.aside-1"))
+
+    def looked_at() -> list[str]:
+        seen.clear()
+        tracking.import_changes(imported)
+        return list(seen)
+
+    assert looked_at() == ["mixed", "pure_ce"]
+    assert looked_at() == []
+    log(second, "train", 6, TRAIN)
+    assert looked_at() == ["pure_ce"]
+    finish(first)
+    assert looked_at() == ["mixed"]
+
+
+def test_broken_log_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    broken, good = make_run("mixed"), make_run("pure_ce")
+    broken.log.write_text("not json\n" + broken.log.read_text())
+    tracking.import_changes({})
+    assert query("select name from runs") == [(f"{good.path.parent.name} s0",)]
+    assert "line 1 is broken" in capsys.readouterr().err
+
+
+def test_taken_port_is_one_clear_line() -> None:
+    with socket.socket() as taken:
+        taken.bind((tracking.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}: .*another port"):
+            tracking.serve(port)
+
+
+def test_server_that_dies_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(UserError, match="ended with status 1.*server.log"):
+        tracking.serve(free_port())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((tracking.HOST, 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.5)
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_server_shows_a_run_while_it_grows(stop: signal.Signals) -> None:
+    run, port = make_run(), free_port()
+    experiment_id = read_json(tracking.create_database())["experiment_id"]
+    log(run, "train", 6, {"loss": math.nan})
+    command = [sys.executable, "-c", f"from coordexp.tracking import serve; serve({port})"]
+    ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    try:
+        assert f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs" in ui.stdout.readline()
+
+        def shown() -> list[dict[str, Any]]:
+            body = json.dumps({"experiment_ids": [experiment_id]}).encode()
+            url = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search"
+            request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+            return json.load(DIRECT.open(request, timeout=30)).get("runs", [])
+
+        found = wait_for(shown)[0]
+        assert (found["info"]["run_name"], found["info"]["status"]) == ("mixed s0", "RUNNING")
+        log(run, "train", 8, TRAIN)
+        finish(run)
+        wait_for(lambda: shown()[0]["info"]["status"] == "FINISHED")
+        assert {m["step"] for m in shown()[0]["data"]["metrics"] if m["key"] == "loss"} == {8}
+    finally:
+        ui.send_signal(stop)
+        assert ui.wait(30) == 0
+    tracking.require_free(port)  # the server is gone too
