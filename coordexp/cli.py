@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coordexp.analysis.card import card
-from coordexp.config import UserError, compose
+from coordexp.config import compose
 from coordexp.files import point_link, read_json
 from coordexp.runs import RESULTS
+from coordexp.schema import UserError
 from coordexp.study import plan_study, preregister
 
 
@@ -130,7 +131,7 @@ def report_study(args: argparse.Namespace) -> None:
     print(write_report(args.study))
 
 
-def track_init(args: argparse.Namespace) -> None:
+def track_init(_: argparse.Namespace) -> None:
     """Create the MLflow database and experiment, once, before anything writes to it in parallel."""
     from coordexp.tracking import create_database
 

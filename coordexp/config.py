@@ -1,16 +1,17 @@
-"""The typed configuration: one dataclass per Hydra group, `compose()`, and the identity of a run.
+"""Compose and check a configuration, and the digests that identify runs, data and base models.
 
-A key or a type that the dataclasses below do not know stops `compose` (and every entry point) with the
-full key in the message. Everything else about a setting is data in `conf/`.
+A key or a type that the schema does not know stops `compose` (and so every entry point) with the full key in the
+message. Everything else about a setting is data in `conf/`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,167 +20,13 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from coordexp.metrics import metric
+from coordexp.schema import Config, PretrainedQwen3VLConfig, ScenesConfig, TinyQwen3VLConfig, TokenGroups, UserError
+
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
-
-
-class UserError(Exception):
-    """Something only the user can mend. The message is one line: what, where, what to do."""
-
-
-class TokenGroups(Enum):
-    """How supervised tokens are grouped; each group is divided by its own count over the optimizer step."""
-
-    joint = "joint"  # one group: cross-entropy over the vocabulary on every supervised token
-    split = "split"  # two groups: text (cross-entropy) and coordinates (the terms below)
-
-
-@dataclass
-class VariantConfig:
-    """An objective as data (design: note section "Experiments"). Weights of 0 leave a term out."""
-
-    name: str = MISSING
-    token_groups: TokenGroups = MISSING
-    soft_ce: float = 0.0
-    w1: float = 0.0
-    gate: float = 0.0
-    ce: float = 0.0
-    temperature: float = 1.0  # of the coordinate slice, in soft_ce, w1 and gate
-    sigma_bins: float = 1.0  # width of the soft target
-    radius_bins: int = 8  # where the soft target is cut off
-
-
-@dataclass
-class ModelConfig:
-    name: str = MISSING
-
-
-@dataclass
-class TinyQwen3VLConfig(ModelConfig):
-    """A Qwen3-VL small enough for one CPU thread; built offline, from a seed."""
-
-    init_seed: int = MISSING
-    init_std: float = MISSING
-    text_hidden_size: int = MISSING
-    text_layers: int = MISSING
-    text_heads: int = MISSING
-    text_intermediate_size: int = MISSING
-    vision_hidden_size: int = MISSING
-    vision_layers: int = MISSING
-    vision_heads: int = MISSING
-    vision_intermediate_size: int = MISSING
-    patch_size: int = MISSING
-    vocabulary_size: int = MISSING  # byte-level BPE, before special and coordinate tokens
-    coord_init_frequencies: int = MISSING  # of the smooth (Fourier) coordinate embeddings
-
-
-@dataclass
-class PretrainedQwen3VLConfig(ModelConfig):
-    """A Qwen3-VL checkpoint: a local directory or a hub name."""
-
-    path: str = MISSING
-    coord_init_frequencies: int = MISSING
-
-
-@dataclass
-class DataConfig:
-    name: str = MISSING
-
-
-@dataclass
-class ScenesConfig(DataConfig):
-    """Generated pictures of coloured shapes."""
-
-    seed: int = MISSING
-    train_images: int = MISSING
-    val_images: int = MISSING
-    image_size: int = MISSING  # px, square
-    min_objects: int = MISSING
-    max_objects: int = MISSING
-    min_side: float = MISSING  # of a shape's box, as a fraction of the image side
-    max_side: float = MISSING
-
-
-@dataclass
-class OptimConfig:
-    """AdamW, one learning rate per part of the model, warm-up then cosine to a floor."""
-
-    lr: float = MISSING  # language model
-    lr_vision: float = MISSING
-    lr_aligner: float = MISSING
-    lr_coord: float = MISSING  # embedding rows of the coordinate tokens
-    beta1: float = MISSING
-    beta2: float = MISSING
-    eps: float = MISSING
-    weight_decay: float = MISSING
-    warmup_fraction: float = MISSING
-    floor_fraction: float = MISSING  # of the peak, at the last step
-    clip_norm: float = MISSING
-
-
-@dataclass
-class TrainConfig:
-    max_steps: int = MISSING
-    images_per_step: int = MISSING
-    micro_batch: int = MISSING  # images; accumulation = images_per_step / (micro_batch * processes)
-    eval_steps: int = MISSING
-    eval_micro_batch: int = MISSING
-    logging_steps: int = MISSING
-    state_steps: int = MISSING  # how often the resumable state is written
-    checkpoint_steps: int = MISSING  # how often a checkpoint is kept, beside the last
-    dtype: str = MISSING
-
-
-@dataclass
-class RuntimeConfig:
-    """How a run is executed. Does not count towards its identity."""
-
-    processes: int = 1
-    threads: int = 1
-    device: str = "auto"
-
-
-@dataclass
-class EligibilityConfig:
-    """Bars a run must clear before it can hold a role."""
-
-    min_coord_mass: float = MISSING
-    min_text_token_acc: float = MISSING
-    max_mae_over_best: float = MISSING
-
-
-@dataclass
-class RuleConfig:
-    """The decision rule, fixed before training."""
-
-    decision_step: str = MISSING  # "last_common" or a step
-    temperature: str = MISSING  # "1", "own" or "fitted"
-    metrics: list[str] = MISSING  # plurality among these; ties by this order
-    margins: dict[str, float] = MISSING
-    eligible: EligibilityConfig = field(default_factory=EligibilityConfig)
-
-
-@dataclass
-class StudyConfig:
-    name: str = MISSING
-    variants: list[str] = MISSING
-    seeds: int = MISSING
-    rule: RuleConfig = field(default_factory=RuleConfig)
-
-
-@dataclass
-class Config:
-    variant: VariantConfig = field(default_factory=VariantConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    study: StudyConfig = field(default_factory=StudyConfig)
-    seed: int = 0
-
 
 RUN_IDENTITY = ("variant", "model", "data", "optim", "train")
 
@@ -201,11 +48,67 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> DictCon
         with initialize_config_dir(str(conf_dir), version_base="1.3"):
             cfg = hydra_compose("config", overrides=list(overrides))
         OmegaConf.resolve(cfg)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises a bare ValueError for train=3
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise UserError(f"configuration: {reason} (overrides: {' '.join(overrides) or 'none'})") from error
     check(cfg)
     return cfg
+
+
+Limit = tuple[str, Callable[[Any], bool], tuple[str, ...]]
+
+LIMITS: tuple[Limit, ...] = (
+    (
+        "must be at least 1",
+        lambda v: v >= 1,
+        (
+            "train.max_steps",
+            "train.images_per_step",
+            "train.micro_batch",
+            "train.eval_steps",
+            "train.eval_micro_batch",
+            "train.logging_steps",
+            "train.state_steps",
+            "train.checkpoint_steps",
+            "runtime.processes",
+            "runtime.threads",
+            "study.seeds",
+        ),
+    ),
+    (
+        "must be a positive number",
+        lambda v: 0 < v < math.inf,
+        ("optim.lr", "optim.eps", "optim.clip_norm", "variant.temperature", "variant.sigma_bins"),
+    ),
+    (
+        "must be a number that is not negative",
+        lambda v: 0 <= v < math.inf,
+        (
+            "seed",
+            "optim.lr_vision",
+            "optim.lr_aligner",
+            "optim.lr_coord",
+            "optim.weight_decay",
+            "variant.soft_ce",
+            "variant.w1",
+            "variant.gate",
+            "variant.ce",
+            "variant.radius_bins",
+        ),
+    ),
+    ("must lie in [0, 1)", lambda v: 0 <= v < 1, ("optim.beta1", "optim.beta2")),
+    ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ("optim.warmup_fraction", "optim.floor_fraction")),
+    ("must be float32, bfloat16 or float64", lambda v: v in ("float32", "bfloat16", "float64"), ("train.dtype",)),
+    ("must be auto or cpu", lambda v: v in ("auto", "cpu"), ("runtime.device",)),
+    ("must be 1, own or fitted", lambda v: v in ("1", "own", "fitted"), ("study.rule.temperature",)),
+    ("must be last_common or a step", lambda v: v == "last_common" or v.isdigit(), ("study.rule.decision_step",)),
+    ("must not be empty", bool, ("study.variants", "study.rule.metrics")),
+    (
+        "must be letters, digits, _ and -",
+        lambda v: re.fullmatch(r"[A-Za-z0-9_-]+", v) is not None,
+        ("variant.name", "model.name", "data.name", "study.name"),
+    ),
+)
 
 
 def check(cfg: DictConfig) -> None:
@@ -214,34 +117,51 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the full key, its value, and what would be right.
     """
-    unknown = sorted(set(cfg) - set(Config.__dataclass_fields__))
-    if unknown:
-        raise UserError(f"configuration: unknown key {unknown[0]}: known are {', '.join(Config.__dataclass_fields__)}")
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
+    for group in Config.__dataclass_fields__:
+        if OmegaConf.select(cfg, group) is None:
+            raise UserError(f"configuration: {group}=null: it needs a value")
+    refuse_unknown_keys(cfg, Config)
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"configuration: {missing[0]} has no value: set it with {missing[0]}=…")
-    train, variant = cfg.train, cfg.variant
-    for key in ("max_steps", "images_per_step", "micro_batch", "eval_steps", "eval_micro_batch", "logging_steps",
-                "state_steps", "checkpoint_steps"):  # fmt: skip
-        if train[key] < 1:
-            raise UserError(f"configuration: train.{key}={train[key]} must be at least 1")
+    for must, holds, keys in LIMITS:
+        for key in keys:
+            value = OmegaConf.select(cfg, key)
+            if not holds(value):
+                raise UserError(f"configuration: {key}={value} {must}")
+    check_together(cfg)
+
+
+def refuse_unknown_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
+    """Hydra's `+key=` appends even to typed groups; here nothing is configurable that nothing reads."""
+    known = schema.__dataclass_fields__  # type: ignore[attr-defined]
+    for key in node:
+        if key not in known:
+            raise UserError(f"configuration: unknown key {prefix}{key}: known are {', '.join(known)}")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and is_dataclass(child_type := OmegaConf.get_type(child)):
+            refuse_unknown_keys(child, child_type, f"{prefix}{key}.")
+
+
+def check_together(cfg: DictConfig) -> None:
+    """What no single key can say."""
+    train, variant, rule = cfg.train, cfg.variant, cfg.study.rule
     per_pass = train.micro_batch * cfg.runtime.processes
     if train.images_per_step % per_pass:
         raise UserError(
             f"configuration: train.images_per_step={train.images_per_step} is not a multiple of "
             f"train.micro_batch x runtime.processes = {per_pass}"
         )
-    if train.dtype not in ("float32", "bfloat16", "float64"):
-        raise UserError(f"configuration: train.dtype={train.dtype} must be float32, bfloat16 or float64")
-    if variant.temperature <= 0 or variant.sigma_bins <= 0 or variant.radius_bins < 0:
-        raise UserError("configuration: variant.temperature and variant.sigma_bins must be positive, variant.radius_bins not negative")
     weights = (variant.soft_ce, variant.w1, variant.gate, variant.ce)
     if (variant.token_groups is TokenGroups.joint) == any(weights):
         raise UserError(
-            f"configuration: variant.{variant.name}: token_groups=joint takes no coordinate weights, token_groups=split at least one"
+            f"configuration: variant.token_groups={variant.token_groups.name} of {variant.name}: "
+            "joint takes no coordinate weights, split at least one"
         )
-    if cfg.seed < 0:
-        raise UserError(f"configuration: seed={cfg.seed} must not be negative")
+    for name in cfg.study.variants:
+        if not (CONF_DIR / "variant" / f"{name}.yaml").exists():
+            raise UserError(f"configuration: study.variants: {name} has no file conf/variant/{name}.yaml")
+    for name in rule.metrics:
+        metric(name)
 
 
 def plain(node: Any) -> Any:

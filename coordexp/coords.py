@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordexp.config import UserError
+from coordexp.schema import UserError
 
 N_BINS = 1000
 LAST_BIN = N_BINS - 1
@@ -115,11 +115,14 @@ def parse_coordjson(text: str) -> Parsed:
     while True:
         match = _OBJECT.match(text, at)
         end = match.end() if match else -1
-        if match and (end == len(text) or text.startswith((", ", _TAIL), end)):
+        if match and any(separator.startswith(text[end : end + 2]) for separator in (", ", _TAIL)):
             _keep(match, result)
         elif resume := _OBJECT_END.search(text, at):
             result.dropped["malformed"] += 1
             end = resume.end()
+        elif text.endswith(_TAIL):  # closed, but what stands before the end is no object
+            result.dropped["malformed"] += 1
+            return result
         else:
             end = len(text)
         if text.startswith(_TAIL, end):

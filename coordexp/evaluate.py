@@ -16,11 +16,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from coordexp.config import VariantConfig
 from coordexp.data.batches import Batch, Dataset
 from coordexp.diagnostics import distribution_columns, fit_temperature
 from coordexp.files import replacing
 from coordexp.losses.objective import SUMS, Output, Stage1Model, loss_values, watched_values
+from coordexp.schema import VariantConfig
 
 
 def in_fit_half(image_id: int) -> bool:
@@ -37,7 +37,7 @@ def forward_only(
     model.eval()
     with torch.no_grad():
         for first in range(0, len(indices), micro_batch):
-            batch = dataset.batch(indices[first : first + micro_batch]).to(device)
+            batch = dataset.batch(indices[first : first + micro_batch].tolist()).to(device)
             yield batch, model(batch, ones)
     model.train(training)
 

@@ -7,15 +7,21 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from coordexp.config import UserError
+from safetensors import SafetensorError
+
+from coordexp.schema import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def sync_directory(path: Path) -> None:
+def sync(path: Path) -> None:
+    """fsync a file or a directory."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -30,24 +36,32 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full. What lay at `path` before is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(path) from error
-        raise
+        with naming_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def disk_full(path: Path) -> UserError:
-    return UserError(f"{path}: the disk is full: free some space and start the same command again, it continues where it stopped")
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """A full disk while writing `path` becomes one line; libraries in Rust and C++ say it in words, not in errno.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+            advice = "free some space and start the same command again, it continues where it stopped"
+            raise UserError(f"{path}: the disk is full: {advice}") from error
+        raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -87,6 +101,25 @@ def sha256_directory(path: Path) -> str:
     return total.hexdigest()
 
 
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path`; on a clean exit every file is fsynced and it takes the name `path`."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with naming_full_disk(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for item in temporary.rglob("*"):
+                sync(item)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def point_link(link: Path, target: Path) -> None:
     """Make `link` a relative symbolic link to `target`, atomically."""
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +145,8 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         except OSError as error:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
-            raise UserError(f"{path.parent}: {what} by process {holder} already: wait for it, or stop it, and start again") from error
+            advice = "wait for it, or stop it, and start again"
+            raise UserError(f"{path.parent}: {what} by process {holder} already: {advice}") from error
         handle.seek(0)
         handle.truncate()
         handle.write(f"{os.getpid()}\n")

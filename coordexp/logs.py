@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordexp.config import UserError
+from coordexp.files import naming_full_disk
+from coordexp.schema import UserError
 
 STEP_KEY = "global_step/max_steps"
 EVAL = "eval_"
@@ -53,7 +54,7 @@ class LogWriter:
             return
         prefix = EVAL if kind == "eval" else ""
         row = {STEP_KEY: f"{step}/{self.max_steps}", **{prefix + key: value for key, value in values.items()}}
-        with open(self.path, "ab") as handle:
+        with naming_full_disk(self.path), open(self.path, "ab") as handle:
             handle.write(json.dumps(row).encode() + b"\n")
             handle.flush()
             os.fsync(handle.fileno())
@@ -119,6 +120,8 @@ def _take(row: dict[str, Any], number: int, log: Log) -> None:
 def _step_of(row: dict[str, Any]) -> tuple[int | None, int | None]:
     """(step, planned steps) from `640/720`, from `640` or from a number."""
     value = row.get(STEP_KEY, row.get("global_step", row.get("step")))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     parts = str(value).split("/")
     try:
         return int(parts[0]), int(parts[1]) if len(parts) > 1 else None
@@ -127,4 +130,4 @@ def _step_of(row: dict[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)

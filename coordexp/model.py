@@ -7,64 +7,19 @@ starts from those bytes.
 from __future__ import annotations
 
 import math
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLProcessor,
-)
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from coordexp.config import UserError, group_hash, plain
-from coordexp.coords import COORD_TOKENS, N_BINS, CoordObject, coord_token_ids, write_coordjson
-from coordexp.data.batches import PROMPT
-from coordexp.data.scenes import CATEGORIES
-from coordexp.files import locked, sha256_directory, sync_directory, write_json
+from coordexp.config import group_hash, plain
+from coordexp.coords import COORD_TOKENS, N_BINS, coord_token_ids
+from coordexp.files import locked, replacing_directory, sha256_directory, write_json
+from coordexp.processor import ImageProcessor, build_processor, build_tokenizer, load_processor
 from coordexp.runs import base_directory
-
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-
-# Qwen's text splitting (letters, single digits, punctuation, blanks), so that growing a real tokenizer and
-# building a tiny one give the same kind of pieces.
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-# Renders as Qwen3-VL's own template does for one turn of pictures and text; the `generation` block is what the
-# model is trained to write.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message.role }}\n"
-    "{% if message.role == 'assistant' %}"
-    "{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}\n"
-    "{% else %}"
-    "{% for part in message.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}<|im_end|>\n"
-    "{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+from coordexp.schema import UserError
 
 MODEL_CARD = """---
 library_name: transformers
@@ -77,21 +32,10 @@ Prompt: one picture, then "Detect every object.". Pictures are not resized; both
 
     from pathlib import Path
     from transformers import Qwen3VLForConditionalGeneration
-    from coordexp.model import load_processor
+    from coordexp.processor import load_processor
     model = Qwen3VLForConditionalGeneration.from_pretrained(".")
     processor = load_processor(Path("."))
 """
-
-
-class ImageProcessor(Qwen3VLProcessor):
-    """Qwen3-VL's processor without its video half, which needs torchvision."""
-
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
-        super().__init__(image_processor, tokenizer, video_processor=None, chat_template=chat_template, **kwargs)
-
-    @classmethod
-    def get_attributes(cls):
-        return ["image_processor", "tokenizer"]
 
 
 def base_path(cfg: DictConfig) -> Path:
@@ -124,7 +68,7 @@ def prepare_base(cfg: DictConfig) -> Path:
 def build_tiny(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """A randomly initialised Qwen3-VL of the configured size, with smooth coordinate rows."""
     tokenizer = build_tokenizer(cfg.vocabulary_size)
-    processor = _processor(tokenizer, cfg.patch_size)
+    processor = build_processor(tokenizer, cfg.patch_size)
     head_dim = cfg.text_hidden_size // cfg.text_heads
     config = Qwen3VLConfig(
         text_config={
@@ -191,50 +135,7 @@ def grow_pretrained(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, I
     if missing:
         _set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies)
     _set_generation_tokens(model, tokenizer)
-    return model, _processor(tokenizer, model.config.vision_config.patch_size)
-
-
-def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the words of the task, Qwen's special tokens, and the 1000 coordinate tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(_corpus(), trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
-    )
-    fast.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
-    fast.add_tokens(list(COORD_TOKENS), special_tokens=False)
-    return fast
-
-
-def _corpus() -> Iterator[str]:
-    """What the vocabulary is learnt from: the prompt and the skeleton of CoordJSON with every category."""
-    for name in CATEGORIES:
-        text = write_coordjson([CoordObject(name, "bbox_2d", (0, 0, 0, 0)), CoordObject(name, "poly", (0,) * 6)])
-        yield text.replace(COORD_TOKENS[0], " ")
-        yield f"user\n{PROMPT}\nassistant\n"
-
-
-def _processor(tokenizer: PreTrainedTokenizerFast, patch_size: int) -> ImageProcessor:
-    images = Qwen2VLImageProcessorPil(
-        patch_size=patch_size,
-        temporal_patch_size=2,
-        merge_size=2,
-        do_resize=False,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    return ImageProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
+    return model, build_processor(tokenizer, model.config.vision_config.patch_size)
 
 
 def _mrope_section(head_dim: int) -> list[int]:
@@ -287,41 +188,14 @@ def load_base(path: Path, dtype: torch.dtype) -> tuple[Qwen3VLForConditionalGene
     return model, load_processor(path)
 
 
-def load_processor(path: Path) -> ImageProcessor:
-    return ImageProcessor(
-        Qwen2VLImageProcessorPil.from_pretrained(path),
-        PreTrainedTokenizerFast.from_pretrained(path),
-        chat_template=(path / "chat_template.jinja").read_text(),
-    )
-
-
-def save_pretrained(model: nn.Module, processor: ImageProcessor, path: Path) -> None:
+def save_pretrained(model: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path) -> None:
     """Write a complete Hugging Face directory, whole or not at all."""
     with replacing_directory(path) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
 
 
-@contextmanager
-def replacing_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path`; on a clean exit every file is fsynced and it takes the name `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            sync_directory(file)  # a file is opened and fsynced the same way
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def parts(model: Qwen3VLForConditionalGeneration) -> dict[str, list[nn.Parameter]]:
+def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Trainable parameters by part: vision, aligner (the mergers) and language (with the embeddings)."""
     found: dict[str, list[nn.Parameter]] = {"vision": [], "aligner": [], "language": []}
     for name, parameter in model.named_parameters():

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from coordexp.config import OptimConfig
 from coordexp.model import parts
+from coordexp.schema import OptimConfig
 
 
 def build_optimizer(vlm: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
@@ -32,7 +32,9 @@ def learning_rate_factor(step: int, max_steps: int, warmup_fraction: float, floo
     return floor_fraction + (1 - floor_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def step_optimizer(optimizer: torch.optim.Optimizer, embedding: Tensor, coord_ids: Tensor, cfg: OptimConfig, factor: float) -> None:
+def step_optimizer(
+    optimizer: torch.optim.Optimizer, embedding: Tensor, coord_ids: Tensor, cfg: OptimConfig, factor: float
+) -> None:
     """One AdamW step at `factor` of the peak rates; the coordinate rows move at their own.
 
     The coordinate rows are part of one (tied) embedding matrix. An AdamW update, decay included, is proportional

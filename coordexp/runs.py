@@ -1,12 +1,12 @@
 """The run directory: the one interface between training and everything after it.
 
-    config.yaml                 resolved configuration
-    logging.jsonl               flat rows (see logs.py)
-    eval/step-000040.parquet    token table: a row per supervised coordinate token of the validation set
-    checkpoints/step-000720/    a complete Hugging Face directory
-    state/                      resumable trainer state, gone when the run is finished
-    .lock                       held by the one writer
-    run.json                    manifest: status, hashes, versions, timings, sha256 of each artifact
+config.yaml                 resolved configuration
+logging.jsonl               flat rows (see logs.py)
+eval/step-000040.parquet    token table: a row per supervised coordinate token of the validation set
+checkpoints/step-000720/    a complete Hugging Face directory
+state/                      resumable trainer state, gone when the run is finished
+.lock                       held by the one writer
+run.json                    manifest: status, hashes, versions, timings, sha256 of each artifact
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from coordexp.config import UserError, run_hash
+from coordexp.config import run_hash
 from coordexp.files import read_json, sha256_directory, sha256_file, write_json, write_text
+from coordexp.schema import UserError
 
 RESULTS = Path("results")
 PACKAGE = Path(__file__).resolve().parent
@@ -33,6 +34,7 @@ TRAINING_MODULES = (
     "train.py",
     "evaluate.py",
     "model.py",
+    "processor.py",
     "optim.py",
     "diagnostics.py",
     "coords.py",
@@ -41,6 +43,7 @@ TRAINING_MODULES = (
     "data/batches.py",
     "data/records.py",
 )
+VERSIONED = ("torch", "transformers", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,7 @@ def write_manifest(
         **facts,
         "checkpoints": run.checkpoint_steps(),
         "token_tables": run.table_steps(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers", "accelerate")}},
-        "modules_sha256": module_digests(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED},
         "artifacts": artifact_digests(run),
     }
     write_json(run.manifest, manifest)
@@ -161,7 +163,8 @@ def verify_finished(run: RunDirectory, digests: dict[str, str]) -> bool:
         set_aside(run)
         return False
     if damaged := damaged_artifacts(run, manifest):
-        raise UserError(f"{run.path}: {damaged[0]} is not what {run.manifest.name} vouches for: restore it, or remove the directory to train again")
+        advice = "restore it, or remove the directory to train again"
+        raise UserError(f"{run.path}: {damaged[0]} is not what {run.manifest.name} vouches for: {advice}")
     run.manifest.touch()
     return True
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from coordexp.config import UserError
 from coordexp.files import write_bytes
+from coordexp.schema import UserError
 
 _DIGEST_BYTES = 32
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from coordexp.config import CONF_DIR, UserError, compose, digest, group_hash, plain, run_hash
+from coordexp.config import compose, digest, group_hash, plain, run_hash
 from coordexp.files import read_json, write_json
 from coordexp.logs import read_log
 from coordexp.runs import RESULTS, RunDirectory, base_directory, data_directory, run_directory
+from coordexp.schema import UserError
 
 EVERY_VARIANT = "all"
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
@@ -105,8 +106,6 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     for_all = split_overrides(EVERY_VARIANT, settings.get(EVERY_VARIANT))
     runs = []
     for variant in study.variants:
-        if not (CONF_DIR / "variant" / f"{variant}.yaml").exists():
-            raise UserError(f"study {study.name}: variant {variant} has no file conf/variant/{variant}.yaml")
         own = split_overrides(variant, settings.get(variant))
         overrides = (*common, f"variant={variant}", *for_all, *own)
         cfg = compose(overrides)
@@ -126,11 +125,12 @@ def split_overrides(key: str, value: Any) -> list[str]:
         return []
     overrides = value.split() if isinstance(value, str) else value
     if not isinstance(overrides, list) or not all(isinstance(o, str) and "=" in o for o in overrides):
-        raise UserError(f"--config {key}={json.dumps(value, default=str)}: must be Hydra overrides such as \"optim.lr=5e-4 train.max_steps=400\"")
+        shown = json.dumps(value, default=str)
+        raise UserError(f'--config {key}={shown}: must be Hydra overrides, such as "optim.lr=5e-4 train.max_steps=400"')
     for override in overrides:
         target = override.lstrip("+~").split("=")[0]
         if target in _NOT_PER_VARIANT or target.startswith("study."):
-            raise UserError(f"--config {key}: {override} is the study's to decide, not a variant's: use conf/study, seeds= or experiment=")
+            raise UserError(f"--config {key}: {override} is the study's to decide: use conf/study, seeds= or experiment=")
     return overrides
 
 

@@ -45,8 +45,7 @@ ALIASES = {"primary": "stage2-primary", "secondary": "stage2-secondary"}
 STUDY_FILES = ("recommendation.json", "recommendation.md", "comparison.csv", "audit.csv", "report.html", "figures")
 NOTED_METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_token_acc", "coord_diag/coord_mass_mean")
 RUN_TAG, STUDY_TAG, STEP_TAG = "coordexp.run", "coordexp.study", "coordexp.imported_step"
-NOTE_TAG, NOTE_CHARACTERS = "mlflow.note.content", 8000  # what MLflow takes at most, as below
-POINTS_PER_BATCH = 1000
+NOTE_TAG, NOTE_CHARACTERS = "mlflow.note.content", 8000  # what MLflow takes at most
 HOST, PORT = "127.0.0.1", 5000
 FOLLOW_EVERY_S, STOP_WITHIN_S = 3, 10
 
@@ -78,7 +77,7 @@ def import_run(run: RunDirectory) -> str:
     cfg = read_config(run)
     with sink() as (client, experiment_id):
         found = find_run(client, experiment_id, RUN_TAG, run_key(run))
-        if found and found.info.start_time != points[0].timestamp:  # trained anew: two curves must not mix
+        if found and found.info.start_time != points[0].timestamp:  # trained anew since: two curves must not mix
             client.delete_run(found.info.run_id)
             found = None
         if found and found.info.status != "RUNNING":  # the status is written last, so everything is there
@@ -88,9 +87,9 @@ def import_run(run: RunDirectory) -> str:
         )
         run_id = found.info.run_id
         imported_step = int(found.data.tags.get(STEP_TAG, 0))
-        write_points(client, run_id, [p for p in points if p.step >= imported_step])  # its eval row may have come since
-        tags = run_tags(run, cfg, log, manifest) | {STEP_TAG: str(points[-1].step)}
-        client.log_batch(run_id, params=run_params(cfg), tags=[RunTag(*tag) for tag in tags.items()])
+        new = [p for p in points if p.step >= imported_step]  # that step's eval row may have come since
+        client.log_batch(run_id, new, run_params(cfg), run_tags(run, cfg, log, manifest))
+        client.set_tag(run_id, STEP_TAG, points[-1].step)  # once its points are there
         client.log_artifact(run_id, str(run.config))
         if manifest:
             client.log_artifact(run_id, str(run.manifest))
@@ -158,20 +157,19 @@ def sink() -> Iterator[tuple[MlflowClient, str]]:
     """Client and experiment id, held by one process at a time.
 
     Raises:
-        UserError: the database was made elsewhere: it would still write artifacts there.
+        UserError: the database was moved here, and would still write artifacts where it was.
     """
     with locked(ROOT / ".lock", "MLflow is being written", wait=True):
         database = f"sqlite:///{(ROOT / 'mlflow.db').resolve()}"  # absolute: MLflow keeps an engine per URI
         client = MlflowClient(database, registry_uri=database)
-        artifacts = str((ROOT / "artifacts").resolve())
+        artifacts = (ROOT / "artifacts").resolve().as_uri()
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             note = "Stage-1 runs and their comparisons, imported from `results/`. Nothing is read back from here."
             tags = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: note}
             experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifacts, tags))
         if experiment.artifact_location != artifacts:
-            made = Path(experiment.artifact_location).parent
-            raise UserError(f"{ROOT}: was made as {made} and moved: remove it, the next import makes it again")
+            raise UserError(f"{ROOT}: moved, its artifacts went to {experiment.artifact_location}: remove it and import again")
         if experiment.lifecycle_stage == "deleted":  # by hand, in the UI
             client.restore_experiment(experiment.experiment_id)
         yield client, experiment.experiment_id
@@ -188,7 +186,7 @@ def run_key(run: RunDirectory) -> str:
 def read_config(run: RunDirectory) -> DictConfig:
     if not run.config.exists():
         raise UserError(f"{run.config}: no such file")
-    return OmegaConf.load(run.config)
+    return OmegaConf.load(run.config)  # type: ignore[return-value]
 
 
 def log_points(log: Log) -> list[Metric]:
@@ -204,18 +202,13 @@ def log_points(log: Log) -> list[Metric]:
     return points
 
 
-def write_points(client: MlflowClient, run_id: str, points: list[Metric]) -> None:
-    for start in range(0, len(points), POINTS_PER_BATCH):
-        client.log_batch(run_id, metrics=points[start : start + POINTS_PER_BATCH])
-
-
 def run_params(cfg: DictConfig) -> list[Param]:
     """What determines a run's result, one parameter a key (`optim.lr`)."""
     flat = {f"{group}.{key}": value for group in RUN_IDENTITY for key, value in plain(cfg[group]).items()}
     return [Param(key, str(value)) for key, value in (flat | {"seed": cfg.seed}).items()]
 
 
-def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, Any] | None) -> dict[str, str]:
+def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, Any] | None) -> list[RunTag]:
     """Identity, state and a note; digests of the inputs once the manifest vouches for them."""
     manifest = manifest or {"status": "running", "reason": None, "inputs_sha256": {}}
     step = max(log.evals, default=0)
@@ -225,7 +218,7 @@ def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, A
 - last evaluation: step {step} of {cfg.train.max_steps}: {", ".join(figures) or "none yet"}
 - model `{cfg.model.name}`, data `{cfg.data.name}`; files in `{run.path}`
 """
-    return {
+    tags = {
         "variant": cfg.variant.name,
         "seed": str(cfg.seed),
         "hash8": run.path.name.rpartition("-")[2],
@@ -234,6 +227,7 @@ def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, A
         **{f"{name}_sha256": sha256 for name, sha256 in manifest["inputs_sha256"].items()},
         NOTE_TAG: note.strip(),
     }
+    return [RunTag(*tag) for tag in tags.items()]
 
 
 def import_comparison(client: MlflowClient, experiment_id: str, study_dir: Path, card: dict[str, Any]) -> str:
@@ -242,16 +236,17 @@ def import_comparison(client: MlflowClient, experiment_id: str, study_dir: Path,
     tags = {STUDY_TAG: f"{study}/{hash8}", "hash8": hash8}
     run = find_run(client, experiment_id, STUDY_TAG, tags[STUDY_TAG])
     run = run or client.create_run(experiment_id, tags=tags, run_name=f"{study} comparison {hash8}")
-    run_id, figures = run.info.run_id, {}
+    run_id = run.info.run_id
+    figures: dict[str, float] = {}
     for role in ALIASES:
         entry = card[role] or {"variant": "none", "metrics": {}}
         tags[role] = entry["variant"]
-        figures |= {f"{role}/{name}": value for name, value in entry["metrics"].items() if value is not None}
+        figures |= {f"{role}/{name}": value for name, value in entry["metrics"].items()}
     now_ms = int(1000 * time.time())
     changed = [Metric(key, value, now_ms, 0) for key, value in figures.items() if value != run.data.metrics.get(key)]
     if (card_md := study_dir / "recommendation.md").exists():
         tags[NOTE_TAG] = card_md.read_text()[:NOTE_CHARACTERS]
-    client.log_batch(run_id, metrics=changed, tags=[RunTag(*tag) for tag in tags.items()])
+    client.log_batch(run_id, changed, tags=[RunTag(*tag) for tag in tags.items()])
     for path in (study_dir / name for name in STUDY_FILES):
         if path.exists():
             client.log_artifact(run_id, str(path))
@@ -270,14 +265,16 @@ def point_alias(client: MlflowClient, role: str, entry: dict[str, Any] | None, s
     checkpoint = Path(entry["checkpoint"])
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: recommended as {role}, but there is no such directory")
-    versions = client.search_model_versions(f"name = '{MODEL}' and tags.sha256 = '{entry['sha256']}'")
-    if not versions:
+    known = client.search_model_versions(f"name = '{MODEL}' and tags.sha256 = '{entry['sha256']}'")
+    if known:
+        version = known[0].version
+    else:
         run_id = run_ids.get(run_key(RunDirectory(checkpoint.parents[1])))
         tags = {name: entry[name] for name in ("variant", "seed", "step", "sha256")}
-        versions = [client.create_model_version(MODEL, checkpoint.resolve().as_uri(), run_id, tags)]
-    client.set_model_version_tag(MODEL, versions[0].version, "study", study)
-    client.set_registered_model_alias(MODEL, ALIASES[role], versions[0].version)
-    return versions[0].version
+        version = client.create_model_version(MODEL, checkpoint.resolve().as_uri(), run_id, tags).version
+    client.set_model_version_tag(MODEL, version, "study", study)
+    client.set_registered_model_alias(MODEL, ALIASES[role], version)
+    return int(version)
 
 
 def require_free(port: int) -> None:

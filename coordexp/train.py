@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,12 +25,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 from transformers.utils import logging as hf_logging
 
-from coordexp.config import CONF_DIR, UserError, check, compose, run_hash
+from coordexp.config import CONF_DIR, check, compose, run_hash
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.data.prepare import data_path
@@ -37,9 +39,11 @@ from coordexp.evaluate import evaluate, forward_only
 from coordexp.files import locked, read_json, sha256_file
 from coordexp.logs import LogWriter
 from coordexp.losses.objective import SUMS, Stage1Model, loss_values, watched_values
-from coordexp.model import ImageProcessor, base_path, load_base, save_checkpoint
+from coordexp.model import base_path, load_base, save_checkpoint
 from coordexp.optim import build_optimizer, learning_rate_factor, step_optimizer
-from coordexp.runs import RunDirectory, run_directory, set_aside, verify_finished, write_config, write_manifest
+from coordexp.processor import ImageProcessor
+from coordexp.runs import RunDirectory, module_digests, run_directory, set_aside, verify_finished, write_config, write_manifest
+from coordexp.schema import UserError
 from coordexp.state import load_state, save_state
 
 PREFLIGHT_TOLERANCE = 1e-5  # relative
@@ -84,6 +88,7 @@ class Training:
     train: Dataset
     val: Dataset
     progress: Progress
+    modules: dict[str, str] = field(default_factory=module_digests)  # as imported, not as they are when it ends
 
 
 def train(cfg: DictConfig) -> RunDirectory:
@@ -114,13 +119,9 @@ def input_digests(cfg: DictConfig) -> dict[str, str]:
     data, base = data_path(cfg) / "data.json", base_path(cfg) / "base.json"
     for needed in (data, base):
         if not needed.exists():
-            choices = hydra.core.hydra_config.HydraConfig.get().overrides.task if hydra_is_up() else []
+            choices = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
             raise UserError(f"{needed}: not there yet: make it with `{' '.join(['coordexp prepare', *choices])}`")
     return {"data": sha256_file(data), "base": read_json(base)["sha256"]}
-
-
-def hydra_is_up() -> bool:
-    return hydra.core.hydra_config.HydraConfig.initialized()
 
 
 def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelerator: Accelerator) -> Training:
@@ -129,7 +130,8 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
     torch.set_num_threads(cfg.runtime.threads)
     vlm, processor = load_base(base_path(cfg) / "model", getattr(torch, cfg.train.dtype))
     vlm.train()
-    model = Stage1Model(vlm, OmegaConf.to_object(cfg.variant), coord_token_ids(processor.tokenizer))
+    variant: Any = OmegaConf.to_object(cfg.variant)
+    model = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer))
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(vlm, cfg.optim))
     train_set, val_set = (Dataset(data_path(cfg) / f"{split}.jsonl", processor) for split in ("train", "val"))
     t = Training(cfg, run, digests, accelerator, model, wrapped, optimizer, processor, train_set, val_set, Progress())
@@ -196,7 +198,7 @@ def train_to_end(t: Training) -> None:
     if t.accelerator.is_main_process:
         progress = asdict(t.progress)
         facts = {name: value for name, value in progress.items() if not name.startswith("window_")}
-        facts |= {"processes": t.accelerator.num_processes, "device": str(t.accelerator.device)}
+        facts |= {"processes": t.accelerator.num_processes, "device": str(t.accelerator.device), "modules_sha256": t.modules}
         write_manifest(t.run, t.cfg, t.digests, status, reason, facts)
         shutil.rmtree(t.run.state.parent)
 
@@ -227,7 +229,8 @@ def loop(t: Training) -> None:
             if step % cfg.eval_steps == 0 or last:
                 evaluate_step(t, log, step)
             if main and (step % cfg.checkpoint_steps == 0 or last):
-                save_checkpoint(t.model.vlm, t.processor, t.run.checkpoint(step), f"{t.cfg.variant.name}, seed {t.cfg.seed}, step {step}")
+                what = f"{t.cfg.variant.name}, seed {t.cfg.seed}, step {step}"
+                save_checkpoint(t.model.vlm, t.processor, t.run.checkpoint(step), what)
             if main and step % cfg.state_steps == 0 and not last:
                 remember(t)
 
@@ -237,7 +240,7 @@ def load_window(t: Training, step: int) -> list[Batch]:
     indices = step_indices(len(t.train), t.cfg.train.images_per_step, t.cfg.seed, step)
     mine = np.array_split(indices, t.accelerator.num_processes)[t.accelerator.process_index]
     size = t.cfg.train.micro_batch
-    return [t.train.batch(mine[i : i + size]) for i in range(0, len(mine), size)]
+    return [t.train.batch(mine[i : i + size].tolist()) for i in range(0, len(mine), size)]
 
 
 def count_tokens(t: Training, window: list[Batch]) -> Tensor:

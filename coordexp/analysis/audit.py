@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ DRIFT = 0.15  # between the medians of the first and the last third
 
 def audit(runs: Sequence[RunData]) -> dict[str, Any]:
     """The audit of a study: an entry a run, and the differences between runs outside `variant`."""
-    differences = config_differences(runs)
     entries = [audit_run(run, runs) for run in runs]
-    return {"runs": entries, "differences": differences, "passed": [f"{e['variant']} s{e['seed']}" for e in entries if e["passed"]]}
+    passed = [f"{e['variant']} s{e['seed']}" for e in entries if e["passed"]]
+    return {"runs": entries, "differences": config_differences(runs), "passed": passed}
 
 
 def audit_run(run: RunData, runs: Sequence[RunData]) -> dict[str, Any]:
@@ -93,12 +93,15 @@ def judge(families: dict[str, dict[str, Any]], gas: float | None) -> tuple[str, 
             for label, factor in (("≈ 1/GAS", 1 / gas), ("≈ GAS", gas)):
                 if abs(median / factor - 1) <= FACTOR_TOLERANCE:
                     return label, f"{family}: median train/eval ratio {median:.3f}, and GAS is {gas:g}"
-        if not CONSISTENT[0] <= median <= CONSISTENT[1]:
-            return "inconsistent", f"{family}: median train/eval ratio {median:.3f} lies outside {CONSISTENT[0]} … {CONSISTENT[1]}"
+        low, high = CONSISTENT
+        if not low <= median <= high:
+            return "inconsistent", f"{family}: median train/eval ratio {median:.3f} lies outside {low} … {high}"
         values = [pair["ratio"] for pair in families[family]["pairs"] if pair["step"] >= families[family]["from_step"]]
         third = len(values) // 3
-        if third >= 2 and abs(statistics.median(values[-third:]) - statistics.median(values[:third])) > DRIFT:
-            return "drift", f"{family}: the ratio moves from {statistics.median(values[:third]):.3f} to {statistics.median(values[-third:]):.3f}"
+        if third >= 2:
+            first, last = statistics.median(values[:third]), statistics.median(values[-third:])
+            if abs(last - first) > DRIFT:
+                return "drift", f"{family}: the ratio moves from {first:.3f} to {last:.3f}"
     ranges = "; ".join(f"{family} {m:.3f}" for family, m in medians.items())
     if gas is None or gas <= 1:
         return "not identifiable", f"median ratios {ranges}: without accumulation a scaling fault cannot show"
@@ -106,43 +109,45 @@ def judge(families: dict[str, dict[str, Any]], gas: float | None) -> tuple[str, 
 
 
 def log_checks(run: RunData) -> list[dict[str, Any]]:
-    values = [(step, key, value) for rows in (run.log.train, run.log.evals) for step, row in rows.items() for key, value in row.items()]
-    broken = [f"{key} at step {step}" for step, key, value in values if not math.isfinite(value)]
+    rows = [*run.log.train.items(), *run.log.evals.items()]
+    broken = [f"{key} at step {step}" for step, row in rows for key, value in row.items() if not math.isfinite(value)]
     return [
         check("has evaluations", bool(run.log.evals), f"{len(run.log.evals)} eval rows"),
-        check("finite", not broken, broken[0] + " is not finite" if broken else f"{len(values)} values"),
+        check("finite", not broken, broken[0] + " is not finite" if broken else f"{len(rows)} rows"),
     ]
 
 
 def manifest_checks(run: RunData, runs: Sequence[RunData]) -> list[dict[str, Any]]:
     """Identity checks that logs alone cannot give, against the other runs of the study."""
     assert run.manifest is not None
-    m, others = run.manifest, [r.manifest for r in runs if r.manifest]
-    difference = m["preflight"].get("relative_difference")
+    mine, all_of_them = run.manifest, [r.manifest for r in runs if r.manifest]
+    difference = mine["preflight"].get("relative_difference")
+
+    def same(name: str, pick: Callable[[dict[str, Any]], Any], detail: str) -> dict[str, Any]:
+        return check(name, _is_common(pick(mine), [pick(m) for m in all_of_them]), detail)
+
+    data, base = mine["inputs_sha256"]["data"], mine["inputs_sha256"]["base"]
+    agreement = "no pre-flight was recorded" if difference is None else f"the two paths agree to {difference:.1e}"
     return [
-        check("complete", m["status"] == "complete", m["reason"] or f"step {m['step']} of {m['max_steps']}"),
-        check("pre-flight", difference is not None, f"training and evaluation path agree to {difference:.1e}" if difference is not None else "none"),
-        check("same data", _agrees(m["inputs_sha256"]["data"], [o["inputs_sha256"]["data"] for o in others]), m["inputs_sha256"]["data"][:12]),
-        check("same base model", _agrees(m["inputs_sha256"]["base"], [o["inputs_sha256"]["base"] for o in others]), m["inputs_sha256"]["base"][:12]),
-        check("same training code", _agrees(m["modules_sha256"], [o["modules_sha256"] for o in others]), f"{len(m['modules_sha256'])} modules"),
-        check("same versions", _agrees(m["versions"], [o["versions"] for o in others]), f"torch {m['versions']['torch']}"),
-        note("tokens seen", f"{m['tokens_seen']:,}" + ("" if _agrees(m["tokens_seen"], [o["tokens_seen"] for o in others]) else ", unlike most others")),
-    ]  # fmt: skip
+        check("complete", mine["status"] == "complete", mine["reason"] or f"step {mine['step']} of {mine['max_steps']}"),
+        check("pre-flight", difference is not None, agreement),
+        same("same data", lambda m: m["inputs_sha256"]["data"], data[:12]),
+        same("same base model", lambda m: m["inputs_sha256"]["base"], base[:12]),
+        same("same training code", lambda m: m["modules_sha256"], f"{len(mine['modules_sha256'])} modules"),
+        same("same versions", lambda m: m["versions"], f"torch {mine['versions']['torch']}"),
+        {**same("tokens seen", lambda m: m["tokens_seen"], f"{mine['tokens_seen']:,}"), "passed": None},  # to know, no bar
+    ]
 
 
-def _agrees(value: Any, all_values: Sequence[Any]) -> bool:
+def _is_common(value: Any, all_values: Sequence[Any]) -> bool:
     """Whether a value is the one that most runs share (any of them, where none leads)."""
     counts = [sum(1 for other in all_values if other == one) for one in all_values]
     return sum(1 for other in all_values if other == value) == max(counts)
 
 
 def check(name: str, passed: bool, detail: str) -> dict[str, Any]:
+    """A check of a run; `passed` None is something to know that neither passes nor fails."""
     return {"name": name, "passed": passed, "detail": detail}
-
-
-def note(name: str, detail: str) -> dict[str, Any]:
-    """Something to know that neither passes nor fails."""
-    return {"name": name, "passed": None, "detail": detail}
 
 
 def config_differences(runs: Sequence[RunData]) -> list[str]:

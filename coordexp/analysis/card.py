@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from coordexp.analysis.metrics import METRICS
 from coordexp.files import read_json
+from coordexp.metrics import METRICS
 
 COLUMNS = ("expected_bin_mae", "expected_bin_abs_err_p90", "coord_token_acc", "p_gt_mean", "w1_to_delta")
 
@@ -42,7 +42,8 @@ def role_table(found: dict[str, Any]) -> list[str]:
     if not entries:
         return ["no variant holds a role"]
     names = [name for name in COLUMNS if all(name in entry["metrics"] for _, entry in entries)]
-    header = ["role", "variant", *(METRICS[name].label + (f" ({METRICS[name].unit})" if METRICS[name].unit else "") for name in names)]
+    titles = [METRICS[name].label + (f" ({METRICS[name].unit})" if METRICS[name].unit else "") for name in names]
+    header = ["role", "variant", *titles]
     body = [[role, entry["variant"], *(_figure(name, entry["metrics"][name]) for name in names)] for role, entry in entries]
     widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
     aligned = ["| " + " | ".join(_pad(cell, widths[i], i) for i, cell in enumerate(row)) + " |" for row in [header, *body]]

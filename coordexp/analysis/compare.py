@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from coordexp.analysis.inputs import RunData, by_variant, mean_at
-from coordexp.analysis.metrics import METRICS, log_key, metric, metric_values
 from coordexp.analysis.plateau import plateau
 from coordexp.analysis.statistics import paired_bootstrap, token_frame
-from coordexp.config import UserError
 from coordexp.coords import LAST_BIN
 from coordexp.files import write_json, write_text
+from coordexp.metrics import METRICS, log_key, metric, metric_values
+from coordexp.schema import UserError
 
 EXTRA_KEYS = {
     "text_ce": "text_ce/loss",
@@ -29,21 +29,18 @@ def compare(runs: Sequence[RunData], rule: dict[str, Any]) -> dict[str, Any]:
     """The comparison of a study under its rule.
 
     Raises:
-        UserError: the rule ranks by a metric that is not comparable, no step is common to all runs that finished,
-            or the decision step is not one of them.
+        UserError: no step is common to all runs that finished, or the decision step is not one of them.
     """
-    for name in rule["metrics"]:
-        metric(name)
     finished = [run for run in runs if not run.diverged and run.log.evals]
     steps = common_steps(finished)
     decision_step = decide_step(steps, rule["decision_step"])
     groups = by_variant(finished)
-    later = sorted({s for run in finished for s in run.log.evals if s > steps[-1]})
+    shown = [decision_step, *sorted({s for run in finished for s in run.log.evals if s > steps[-1]})] if decision_step else []
     return {
         "temperature": rule["temperature"],
         "common_steps": steps,
         "decision_step": decision_step,
-        "snapshots": [snapshot(groups, step, rule["temperature"]) for step in (decision_step, *later)],
+        "snapshots": [snapshot(groups, step, rule["temperature"]) for step in shown],
         "winners": winners(groups, decision_step, rule["metrics"]),
         "curves": curves(groups, rule["temperature"]),
         "plateau": {run.name: plateau(run.log, log_key("expected_bin_mae", rule["temperature"])) for run in finished},
@@ -128,7 +125,7 @@ def differences(groups: dict[str, list[RunData]], step: int | None, rule: dict[s
             for name in rule["metrics"]:
                 if name in values[0] and name in values[1]:
                     entry = {"first": first, "second": second, "metric": name, "difference": values[1][name] - values[0][name]}
-                    interval = paired_bootstrap(*frames, name) if all(frames) else None
+                    interval = paired_bootstrap(frames[0], frames[1], name) if all(frames) else None
                     found.append({**entry, "margin": rule["margins"].get(name), "interval": interval})
     return found
 
@@ -136,7 +133,9 @@ def differences(groups: dict[str, list[RunData]], step: int | None, rule: dict[s
 def _frames(runs: Sequence[RunData], step: int, temperature: str) -> list[pd.DataFrame]:
     """Token frames of runs, or none unless every run has the table."""
     paths = [run.run.table(step) for run in runs if run.run]
-    return [token_frame(path, temperature) for path in paths] if len(paths) == len(runs) and all(p.exists() for p in paths) else []
+    if len(paths) < len(runs) or not all(path.exists() for path in paths):
+        return []
+    return [token_frame(path, temperature) for path in paths]
 
 
 def slices(groups: dict[str, list[RunData]], step: int | None, temperature: str) -> dict[str, Any]:
@@ -164,11 +163,17 @@ def floor(groups: dict[str, list[RunData]], step: int | None, temperature: str) 
     if step is None or not configs or "image_size" not in configs[0]["data"]:
         return None
     side, cell = configs[0]["data"]["image_size"], 2 * configs[0]["model"].get("patch_size", 16)
-    maes = [v["expected_bin_mae"] for v in (values_at(r, step, temperature) for r in groups.values()) if "expected_bin_mae" in v]
+    maes = [mae for runs in groups.values() if (mae := values_at(runs, step, temperature).get("expected_bin_mae")) is not None]
     if not maes:
         return None
     best_px = min(maes) / LAST_BIN * (side - 1)
-    return {"image_side_px": side, "cell_px": cell, "best_mae_bins": min(maes), "best_mae_px": best_px, "best_mae_cells": best_px / cell}
+    return {
+        "image_side_px": side,
+        "cell_px": cell,
+        "best_mae_bins": min(maes),
+        "best_mae_px": best_px,
+        "best_mae_cells": best_px / cell,
+    }
 
 
 def write_comparison(study_dir: Path, found: dict[str, Any]) -> None:

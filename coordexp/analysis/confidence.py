@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from coordexp.analysis.metrics import METRICS
+from coordexp.metrics import METRICS
 
-GRADES = ("descriptive", "provisional", "supported", "conclusive")
+TEMPERATURE_NAME = {"1": "T = 1", "own": "each variant's own temperature", "fitted": "fitted temperatures"}
 
 
 def ranking_confidence(facts: dict[str, Any]) -> dict[str, str]:
@@ -24,10 +24,12 @@ def ranking_confidence(facts: dict[str, Any]) -> dict[str, str]:
     if not any(d["interval"] for d in pairs):
         return {"grade": "descriptive", "reason": "logs only: no token tables, so no interval"}
     n_seeds = facts["study"]["seeds"]
-    seeds = "one seed: what another seed would change is unseen" if n_seeds == 1 else f"{n_seeds} seeds averaged, the interval is over images only"
+    reason = f"{n_seeds} seeds averaged, the interval is over images only"
+    if n_seeds == 1:
+        reason = "one seed: what another seed would change is unseen"
     if temperature_sensitive(facts):
-        return {"grade": "provisional", "reason": f"{seeds}; and the winner changes with the temperature (temperature_sensitive)"}
-    return {"grade": "provisional", "reason": seeds}
+        reason += "; and the winner changes with the temperature (temperature_sensitive)"
+    return {"grade": "provisional", "reason": reason}
 
 
 def stage2_confidence() -> dict[str, str]:
@@ -63,25 +65,31 @@ def would_overturn(facts: dict[str, Any]) -> list[str]:
     """What would change the primary, from the numbers."""
     if facts["primary"] is None:
         return ["any metric on which one variant leads"]
-    first = METRICS[facts["rule"]["metrics"][0]]
-    lines = []
-    leads = [(d, d["first"] if d["second"] == facts["primary"] else d["second"]) for d in _against_primary(facts) if d["metric"] == first.name]
-    if leads:
-        d, other = min(leads, key=lambda pair: abs(pair[0]["difference"]))
-        ahead = first.better(facts["rows"][facts["primary"]][first.name], facts["rows"][other][first.name])
-        size = abs(d["difference"])
-        lines.append(
-            f"other seeds: the {first.label} {'lead over' if ahead else 'deficit to'} {other} is {size:.2f} {first.unit}; with a seed SD above "
-            f"{size / math.sqrt(2):.2f} {first.unit} that is less than one SD of the difference between two seeds"
-        )
-        margin = d["margin"]
-        if margin and size < margin:
-            lines[-1] += f" (it is below the margin of {margin:g} {first.unit} already)"
+    lines = [*other_seeds(facts)]
     for temperature, leader in leaders_by_temperature(facts).items():
         if leader and leader != facts["primary"]:
-            lines.append(f"judging at {'the ' if temperature != '1' else ''}{temperature if temperature != '1' else 'T = 1'} temperature: {leader} would lead")
-    lines.append("a Stage-2 probe in which another variant parses, matches or descends better")
-    return lines
+            lines.append(f"judging at {TEMPERATURE_NAME[temperature]}: {leader} would lead")
+    return [*lines, "a Stage-2 probe in which another variant parses, matches or descends better"]
+
+
+def other_seeds(facts: dict[str, Any]) -> list[str]:
+    """The narrowest lead (or deficit) on the rule's first metric, and the seed SD at which it means little.
+
+    The difference of two seeds has sqrt(2) times the SD of one.
+    """
+    first, primary = METRICS[facts["rule"]["metrics"][0]], facts["primary"]
+    pairs = [d for d in _against_primary(facts) if d["metric"] == first.name]
+    if not pairs:
+        return []
+    closest = min(pairs, key=lambda d: abs(d["difference"]))
+    other = closest["first"] if closest["second"] == primary else closest["second"]
+    size, margin = abs(closest["difference"]), closest["margin"]
+    ahead = first.better(facts["rows"][primary][first.name], facts["rows"][other][first.name])
+    line = (
+        f"other seeds: the {first.label} {'lead over' if ahead else 'deficit to'} {other} is {size:.2f} {first.unit}, "
+        f"less than one SD of a difference between seeds if one seed's SD is above {size / math.sqrt(2):.2f} {first.unit}"
+    )
+    return [line + (f" (and it is below the margin of {margin:g} {first.unit})" if margin and size < margin else "")]
 
 
 def caveats(facts: dict[str, Any]) -> list[str]:
@@ -92,9 +100,8 @@ def caveats(facts: dict[str, Any]) -> list[str]:
         lines.append(f"post hoc for {', '.join(existing)}: results existed when the rule was written down")
     for name, found in facts["comparison"]["plateau"].items():
         if found and not found["flat"]:
-            lines.append(
-                f"{name} reached no plateau: MAE moves {found['slope_percent_per_100_steps']:+.1f} % per 100 steps over the last third"
-            )
+            slope = found["slope_percent_per_100_steps"]
+            lines.append(f"{name} reached no plateau: MAE moves {slope:+.1f} % per 100 steps over the last third")
     for variant, reasons in facts["ineligible"].items():
         lines.append(f"{variant} is not eligible: {'; '.join(reasons)}")
     if facts["rule"]["temperature"] == "1":

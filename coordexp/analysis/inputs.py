@@ -9,10 +9,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from coordexp.config import UserError
 from coordexp.files import read_json, write_json
 from coordexp.logs import Log, read_log
 from coordexp.runs import RunDirectory, read_manifest
+from coordexp.schema import UserError
 
 
 @dataclass(frozen=True)

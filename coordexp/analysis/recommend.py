@@ -9,24 +9,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
+from coordexp.analysis.card import card
 from coordexp.analysis.confidence import caveats, ranking_confidence, stage2_confidence, would_overturn
 from coordexp.analysis.inputs import RunData, by_variant
-from coordexp.analysis.metrics import METRICS, Metric, metric
 from coordexp.config import digest
-from coordexp.files import sha256_directory
+from coordexp.files import read_json, sha256_directory, write_json, write_text
+from coordexp.metrics import METRICS, Metric, metric
 
 SCHEMA_VERSION = 1
+SCHEMA = Path(__file__).resolve().parents[2] / "workflow" / "schemas" / "recommendation.schema.json"
 
 Values = dict[str, dict[str, Any]]  # variant -> row of the decision snapshot
 
 
-def recommend(study: dict[str, Any], runs: Sequence[RunData], audit: dict[str, Any], comparison: dict[str, Any]) -> dict[str, Any]:
+def recommend(
+    study: dict[str, Any], runs: Sequence[RunData], audit: dict[str, Any], comparison: dict[str, Any]
+) -> dict[str, Any]:
     """The recommendation of a study, ready for recommendation.json.
 
     `study` is its preregistration. Roles are null where no run may hold them, and the reasons say why.
     """
     rule = study["rule"]
-    rows: Values = {row["variant"]: row for row in comparison["snapshots"][0]["rows"]}
+    rows: Values = {row["variant"]: row for snapshot in comparison["snapshots"][:1] for row in snapshot["rows"]}
     verdicts = {variant: eligibility(variant, runs, audit, rows, rule) for variant in by_variant(runs)}
     eligible = {variant: rows[variant] for variant, reasons in verdicts.items() if not reasons}
     primary, votes, decided_by = choose_primary(eligible, rule["metrics"])
@@ -75,7 +81,9 @@ def eligibility(variant: str, runs: Sequence[RunData], audit: dict[str, Any], ro
             reasons.append(f"{name} {row[name]:.3f} is below the bar {bars[bar]:g}")
     maes = [r["expected_bin_mae"] for r in rows.values() if "expected_bin_mae" in r]
     if "expected_bin_mae" in row and row["expected_bin_mae"] > bars["max_mae_over_best"] * min(maes):
-        reasons.append(f"MAE {row['expected_bin_mae']:.1f} bins is over {bars['max_mae_over_best']:g} x the best, {min(maes):.1f}")
+        reasons.append(
+            f"MAE {row['expected_bin_mae']:.1f} bins is over {bars['max_mae_over_best']:g} x the best, {min(maes):.1f}"
+        )
     return reasons
 
 
@@ -197,16 +205,15 @@ def evidence(facts: dict[str, Any]) -> list[str]:
 def rule_text(rule: dict[str, Any]) -> str:
     bars = rule["eligible"]
     return (
-        f"At step {rule['decision_step']}, T = {rule['temperature']}: eligible are runs that pass the audit with coordinate mass ≥ "
-        f"{bars['min_coord_mass']:g}, text accuracy ≥ {bars['min_text_token_acc']:g} and MAE within {bars['max_mae_over_best']:g} x "
-        f"the best. Primary: best on most of {', '.join(rule['metrics'])}, ties by that order. Secondary: the smoothest of the rest, "
-        "if smoother than the primary. Optional: the rest."
+        f"At step {rule['decision_step']}, T = {rule['temperature']}. Eligible: runs that pass the audit, with coordinate mass "
+        f"≥ {bars['min_coord_mass']:g}, text accuracy ≥ {bars['min_text_token_acc']:g} and MAE within "
+        f"{bars['max_mae_over_best']:g} x the best. Primary: best on most of {', '.join(rule['metrics'])}, ties by that order. "
+        "Secondary: the smoothest of the rest, if smoother than the primary. Optional: the rest."
     )
 
 
 def write_recommendation(study_dir: Path, found: dict[str, Any]) -> None:
-    from coordexp.analysis.card import card
-    from coordexp.files import write_json, write_text
-
+    """recommendation.json, checked against its JSON Schema, and recommendation.md, the card."""
+    jsonschema.validate(found, read_json(SCHEMA))
     write_json(study_dir / "recommendation.json", found)
     write_text(study_dir / "recommendation.md", card(found, study_dir))

@@ -58,10 +58,10 @@ def paired_bootstrap(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFram
     images = np.unique(first[0]["image_id"])
     rng = np.random.default_rng(int(digest([metric, len(images), DRAWS])[:8], 16))
     weights = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=DRAWS)  # [D, I]
-    draws = sum(_draws(frame, images, weights, metric) for frame in second) / len(second)
-    draws -= sum(_draws(frame, images, weights, metric) for frame in first) / len(first)
+    sides = [np.mean([_draws(frame, images, weights, metric) for frame in frames], axis=0) for frames in (first, second)]
+    draws = sides[1] - sides[0]
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"low": float(low), "high": float(high), "win_probability": float((draws > 0).mean())}
+    return {"low": float(low), "high": float(high), "share_above_0": float(np.mean(draws > 0))}
 
 
 def _draws(frame: pd.DataFrame, images: np.ndarray, weights: np.ndarray, metric: str) -> np.ndarray:

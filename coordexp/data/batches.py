@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from coordexp.config import UserError
 from coordexp.coords import BOX_SLOTS, coord_token_ids, write_coordjson
 from coordexp.data.records import Record, read_records
+from coordexp.schema import UserError
 
 PROMPT = "Detect every object."
 
@@ -116,7 +116,7 @@ class Dataset:
         return picture
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        encoded = [self.encode(int(i)) for i in indices]
+        encoded = [self.encode(i) for i in indices]
         length = max(len(ids) for ids, _, _ in encoded)
         shape = (len(encoded), length)
         input_ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
@@ -125,7 +125,7 @@ class Dataset:
             input_ids[b, : len(ids)] = torch.tensor(ids)
             attention[b, : len(ids)] = 1
             supervised[b, : len(ids)] = torch.tensor(mask, dtype=torch.bool)
-        images = self.processor.image_processor(images=[self.picture(int(i)) for i in indices], return_tensors="pt")
+        images = self.processor.image_processor(images=[self.picture(i) for i in indices], return_tensors="pt")
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention,

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from coordexp.config import UserError
 from coordexp.data.records import Record, RecordObject, check_geometry, reading_order
 from coordexp.files import read_json
+from coordexp.schema import UserError
 
 
 def coco_records(path: Path, root: Path) -> list[Record]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from coordexp.config import ScenesConfig, group_hash, plain
+from coordexp.config import group_hash, plain
 from coordexp.data.coco import coco_records
 from coordexp.data.records import read_records, write_records
 from coordexp.data.scenes import make_scenes
 from coordexp.files import locked, sha256_directory, sha256_file, write_json
 from coordexp.runs import data_directory
+from coordexp.schema import ScenesConfig
 
 
 def data_path(cfg: DictConfig) -> Path:

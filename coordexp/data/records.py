@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordexp.config import UserError
 from coordexp.coords import CoordObject, to_bins
 from coordexp.files import write_text
+from coordexp.schema import UserError
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ def check_geometry(kind: str, pixels: Sequence[Any], where: str) -> None:
     if min(pixels) < 0:
         raise UserError(f"{where}: {kind} {shown} has a negative coordinate: clip it to the picture")
     xs, ys = pixels[0::2], pixels[1::2]
-    empty = (
-        pixels[2] <= pixels[0] or pixels[3] <= pixels[1] if kind == "bbox_2d" else max(xs) <= min(xs) or max(ys) <= min(ys)
-    )
+    empty = pixels[2] <= pixels[0] or pixels[3] <= pixels[1] if kind == "bbox_2d" else max(xs) <= min(xs) or max(ys) <= min(ys)
     if empty:
         raise UserError(f"{where}: {kind} {shown} has no area: remove the annotation or mend it")
 

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from coordexp.config import ScenesConfig, UserError
 from coordexp.files import write_json
+from coordexp.schema import ScenesConfig, UserError
 
 COLOURS = {
     "red": (214, 48, 42),

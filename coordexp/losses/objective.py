@@ -9,26 +9,26 @@ count again, so how a step is cut into micro-batches and ranks does not change i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from coordexp.config import TokenGroups, VariantConfig
 from coordexp.data.batches import Batch
 from coordexp.diagnostics import coord_mass, distribution_columns
 from coordexp.losses import reference
+from coordexp.schema import TokenGroups, VariantConfig
 
 # Sums over rows that a micro-batch yields, in this order: first the loss terms (unweighted), then what is only watched.
 COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
 WATCHED = ("abs_err", "w1_to_delta", "p_gt", "entropy")
 SUMS = (
-    ("n_text", "n_coord", "text_ce", "coord_token_ce")
-    + COORD_TERMS
-    + ("text_hits", "coord_hits", "coord_mass", "to_text", "to_coord")
-    + tuple(f"{name}_t1" for name in WATCHED)
-    + tuple(f"{name}_own" for name in WATCHED)
+    *("n_text", "n_coord", "text_ce", "coord_token_ce"),
+    *COORD_TERMS,
+    *("text_hits", "coord_hits", "coord_mass", "to_text", "to_coord"),
+    *(f"{name}_t1" for name in WATCHED),
+    *(f"{name}_own" for name in WATCHED),
 )
-INDEX = {name: i for i, name in enumerate(SUMS)}
 
 
 @dataclass
@@ -44,7 +44,10 @@ class Output:
 class Stage1Model(nn.Module):
     """The vision-language model and its objective in one module, the one that gets wrapped for several ranks."""
 
-    def __init__(self, vlm: nn.Module, variant: VariantConfig, coord_ids: list[int]) -> None:
+    coord_ids: Tensor  # [K]
+    is_coord: Tensor  # [V] bool
+
+    def __init__(self, vlm: Any, variant: VariantConfig, coord_ids: list[int]) -> None:
         super().__init__()
         self.vlm, self.variant = vlm, variant
         self.register_buffer("coord_ids", torch.tensor(coord_ids), persistent=False)
@@ -71,7 +74,8 @@ class Stage1Model(nn.Module):
             watched, rows = self._watch(text_logits, text_targets, full_logits, slice_logits, bins)
             counts = {"n_text": (~on_coord).sum(), "n_coord": on_coord.sum()}
             found = {**counts, **{name: value.detach() for name, value in terms.items()}, **watched}
-            sums = torch.stack([torch.as_tensor(found.get(name, 0.0), dtype=torch.float64, device=loss.device) for name in SUMS])
+            zero = torch.zeros((), device=loss.device)
+            sums = torch.stack([found.get(name, zero).double() for name in SUMS])
         return Output(loss, sums, slice_logits.detach(), rows)
 
     def _watch(
@@ -98,7 +102,9 @@ class Stage1Model(nn.Module):
         return sums, rows
 
 
-def coordinate_sums(logits: Tensor, slice_logits: Tensor, targets: Tensor, bins: Tensor, variant: VariantConfig) -> dict[str, Tensor]:
+def coordinate_sums(
+    logits: Tensor, slice_logits: Tensor, targets: Tensor, bins: Tensor, variant: VariantConfig
+) -> dict[str, Tensor]:
     """Unweighted sums of the terms the variant uses  # [C, V], [C, K], [C], [C] -> {term: scalar}"""
     if variant.token_groups is TokenGroups.joint:
         return {"coord_token_ce": reference.token_ce(logits, targets).sum()}

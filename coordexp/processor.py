@@ -1,0 +1,107 @@
+"""Text and pictures to tokens: the tokenizer, the chat template and the image-only processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from coordexp.coords import COORD_TOKENS, CoordObject, write_coordjson
+from coordexp.data.batches import PROMPT
+from coordexp.data.scenes import CATEGORIES
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+# Qwen's text splitting (letters, single digits, punctuation, blanks), so that growing a real tokenizer and
+# building a tiny one give the same kind of pieces.
+_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+# Renders as Qwen3-VL's own template does for one turn of pictures and text; the `generation` block is what the
+# model is trained to write.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}"
+    "{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}\n"
+    "{% else %}"
+    "{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class ImageProcessor(Qwen3VLProcessor):
+    """Qwen3-VL's processor without its video half, which needs torchvision."""
+
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+        super().__init__(image_processor, tokenizer, video_processor=None, chat_template=chat_template, **kwargs)
+
+    @classmethod
+    def get_attributes(cls):
+        return ["image_processor", "tokenizer"]
+
+
+def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over the words of the task, Qwen's special tokens, and the 1000 coordinate tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    fast.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
+    fast.add_tokens(list(COORD_TOKENS), special_tokens=False)
+    return fast
+
+
+def _corpus() -> Iterator[str]:
+    """What the vocabulary is learnt from: the prompt and the skeleton of CoordJSON with every category."""
+    for name in CATEGORIES:
+        text = write_coordjson([CoordObject(name, "bbox_2d", (0, 0, 0, 0)), CoordObject(name, "poly", (0,) * 6)])
+        yield text.replace(COORD_TOKENS[0], " ")
+        yield f"user\n{PROMPT}\nassistant\n"
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast, patch_size: int) -> ImageProcessor:
+    images = Qwen2VLImageProcessorPil(
+        patch_size=patch_size,
+        temporal_patch_size=2,
+        merge_size=2,
+        do_resize=False,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return ImageProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
+
+
+def load_processor(path: Path) -> ImageProcessor:
+    return ImageProcessor(
+        Qwen2VLImageProcessorPil.from_pretrained(path),
+        PreTrainedTokenizerFast.from_pretrained(path),
+        chat_template=(path / "chat_template.jinja").read_text(),
+    )

@@ -1,0 +1,34 @@
+"""The command lines that give the same study and the same runs again, from its preregistration."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+STUDY_WIDE = ("experiment", "study")
+NAMED_ELSEWHERE = ("variant", "seed")
+
+
+def study_command(preregistration: dict[str, Any]) -> str:
+    """The `snakemake` line whose runs have these overrides."""
+    per_variant = {run["variant"]: run.get("overrides", []) for run in preregistration["runs"]}
+    settings = [o for o in next(iter(per_variant.values()), []) if target(o) in STUDY_WIDE]
+    if preregistration["seeds"] > 1:
+        settings.append(f"seeds={preregistration['seeds']}")
+    for variant, overrides in per_variant.items():
+        own = [o for o in overrides if target(o) not in (*STUDY_WIDE, *NAMED_ELSEWHERE)]
+        if own:
+            settings.append(f"{variant}={' '.join(own) if not any(' ' in o for o in own) else json.dumps(own, ensure_ascii=False)}")
+    config = ["--config", *(shlex.quote(setting) for setting in settings)] if settings else []
+    return " ".join(["snakemake --cores all stage1_ablation", *config])
+
+
+def run_commands(preregistration: dict[str, Any]) -> list[str]:
+    """One `coordexp-train` line a run; none for runs that were handed over as logs."""
+    return [shlex.join(["coordexp-train", *run["overrides"]]) for run in preregistration["runs"] if run.get("overrides")]
+
+
+def target(override: str) -> str:
+    """The key that an override sets."""
+    return override.lstrip("+~").split("=")[0]

@@ -1,0 +1,127 @@
+"""The report: one self-contained page, in the order a doubter would ask, and its figures beside it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from coordexp.analysis.audit import CONSISTENT, FAMILIES
+from coordexp.analysis.card import verdict
+from coordexp.analysis.confidence import GRADES
+from coordexp.analysis.inputs import RunData, load_runs
+from coordexp.analysis.metrics import METRICS
+from coordexp.files import read_json, write_text
+from coordexp.report import commands, tables
+from coordexp.report.figures import draw
+from coordexp.report.leads import leads
+from coordexp.report.log_figures import EXPECTED
+from coordexp.report.style import INK, PAPER, looks
+
+MINUS, NONE = "−", "–"
+
+
+def write_report(study_dir: Path) -> Path:
+    """Draw the figures and write `report.html`; both depend on the study's files alone. Returns the page's path.
+
+    Raises:
+        UserError: a file of the study, or the log of one of its runs, is missing or broken.
+    """
+    names = ("audit", "comparison", "recommendation", "runs", "preregistration", "mlflow")
+    optional = ("preregistration", "mlflow")
+    study = {n: None if n in optional and not (study_dir / f"{n}.json").exists() else read_json(study_dir / f"{n}.json") for n in names}
+    runs = load_runs(study_dir)
+    values = page_values(study, runs)
+    figures = draw(study["audit"], study["comparison"], runs, values["primary"], values["leads"], values["looks"])
+    (study_dir / "figures").mkdir(exist_ok=True)
+    for stale in {*study_dir.glob("figures/*.svg")} - {study_dir / "figures" / f"{name}.svg" for name in figures}:
+        stale.unlink()
+    for name, svg in figures.items():
+        write_text(study_dir / "figures" / f"{name}.svg", svg)
+    page = environment().get_template("report.html").render(study_dir=study_dir, figures=figures, **values)
+    write_text(study_dir / "report.html", page)
+    return study_dir / "report.html"
+
+
+def page_values(study: dict[str, Any], runs: Sequence[RunData]) -> dict[str, Any]:
+    """What the template lays out: the study's files as they are, and the tables made from them."""
+    found, comparison, audit = study["recommendation"], study["comparison"], study["audit"]
+    primary = found["primary"]["variant"] if found["primary"] else None
+    pairs = leads(comparison["differences"], primary)
+    headline, _, reason = verdict(found).partition(": ")
+    roles = [(role, found[role]) for role in ("primary", "secondary") if found[role]]
+    roles += [(role, entry) for role in ("optional", "tied") for entry in found[role]]
+    return {
+        **study,
+        "headline": headline,
+        "headline_reason": reason,
+        "primary": primary,
+        "roles": roles,
+        "role_columns": [m for m in METRICS.values() if roles and all(m.name in entry["metrics"] for _, entry in roles)],
+        "grades": GRADES,
+        "leads": pairs,
+        "lead_table": tables.lead_table(pairs),
+        "snapshots": tables.snapshot_tables(comparison["snapshots"]),
+        "extras": tables.EXTRAS,
+        "extra_columns": tables.extra_columns(comparison["snapshots"][0]["rows"]),
+        "families": FAMILIES,
+        "consistent": CONSISTENT,
+        "expected": EXPECTED,
+        "check_names": tables.check_names(audit),
+        "temperatures": tables.temperature_tables(runs, comparison["decision_step"]),
+        "disagreements": tables.temperature_disagreements(comparison["winners"], comparison["temperature"]),
+        "versions": tables.versions(study["runs"]["runs"]),
+        "looks": looks(run.variant for run in runs),
+        "metrics": METRICS,
+        "commands": commands,
+    }
+
+
+def environment() -> Environment:
+    """Jinja that escapes everything, refuses names it does not know, and writes numbers as this page does."""
+    env = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters |= {"metric": metric_value, "lead": lead_value, "number": number, "moment": moment, "duration": duration, "inline": inline}
+    return env
+
+
+def metric_value(value: float | None, unit: str) -> str:
+    """Bins and nats to two decimals, fractions to four."""
+    return NONE if value is None else f"{value:.2f}" if unit else f"{value:.4f}"
+
+
+def lead_value(value: float, unit: str) -> str:
+    """The same with a sign; what rounds to zero has none."""
+    text = f"{value:+.2f}" if unit else f"{value:+.4f}"
+    return text.replace("-", MINUS) if float(text) else text[1:]
+
+
+def number(value: float | None, form: str = ",.0f") -> str:
+    return NONE if value is None or not math.isfinite(value) else format(value, form).replace("-", MINUS)
+
+
+def moment(iso: str | None) -> str:
+    """`2026-11-23T19:22:14+00:00` as `2026-11-23 19:22 UTC`."""
+    return NONE if iso is None else datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def inline(svg: str) -> Markup:
+    """An SVG file as part of the page: no prologue, no ids (they would repeat), and the page's own ink and paper."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)
+    return Markup(body.replace(INK, "currentColor").replace(PAPER, "var(--paper)"))

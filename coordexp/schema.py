@@ -1,0 +1,164 @@
+"""The typed schema of the configuration: one dataclass per Hydra group. Values live in `conf/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+
+class UserError(Exception):
+    """Something only the user can mend. The message is one line: what, where, what to do."""
+
+
+class TokenGroups(Enum):
+    """How supervised tokens are grouped; each group is divided by its own count over the optimizer step."""
+
+    joint = "joint"  # one group: cross-entropy over the vocabulary on every supervised token
+    split = "split"  # two groups: text (cross-entropy) and coordinates (the terms below)
+
+
+@dataclass
+class VariantConfig:
+    """An objective as data (design: note section "Experiments"). Weights of 0 leave a term out."""
+
+    name: str = MISSING
+    token_groups: TokenGroups = MISSING
+    soft_ce: float = 0.0
+    w1: float = 0.0
+    gate: float = 0.0
+    ce: float = 0.0
+    temperature: float = 1.0  # of the coordinate slice, in soft_ce, w1 and gate
+    sigma_bins: float = 1.0  # width of the soft target
+    radius_bins: int = 8  # where the soft target is cut off
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+
+
+@dataclass
+class TinyQwen3VLConfig(ModelConfig):
+    """A Qwen3-VL small enough for one CPU thread; built offline, from a seed."""
+
+    init_seed: int = MISSING
+    init_std: float = MISSING
+    text_hidden_size: int = MISSING
+    text_layers: int = MISSING
+    text_heads: int = MISSING
+    text_intermediate_size: int = MISSING
+    vision_hidden_size: int = MISSING
+    vision_layers: int = MISSING
+    vision_heads: int = MISSING
+    vision_intermediate_size: int = MISSING
+    patch_size: int = MISSING
+    vocabulary_size: int = MISSING  # byte-level BPE, before special and coordinate tokens
+    coord_init_frequencies: int = MISSING  # of the smooth (Fourier) coordinate embeddings
+
+
+@dataclass
+class PretrainedQwen3VLConfig(ModelConfig):
+    """A Qwen3-VL checkpoint: a local directory or a hub name."""
+
+    path: str = MISSING
+    coord_init_frequencies: int = MISSING
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+
+
+@dataclass
+class ScenesConfig(DataConfig):
+    """Generated pictures of coloured shapes."""
+
+    seed: int = MISSING
+    train_images: int = MISSING
+    val_images: int = MISSING
+    image_size: int = MISSING  # px, square
+    min_objects: int = MISSING
+    max_objects: int = MISSING
+    min_side: float = MISSING  # of a shape's box, as a fraction of the image side
+    max_side: float = MISSING
+
+
+@dataclass
+class OptimConfig:
+    """AdamW, one learning rate per part of the model, warm-up then cosine to a floor."""
+
+    lr: float = MISSING  # language model
+    lr_vision: float = MISSING
+    lr_aligner: float = MISSING
+    lr_coord: float = MISSING  # embedding rows of the coordinate tokens
+    beta1: float = MISSING
+    beta2: float = MISSING
+    eps: float = MISSING
+    weight_decay: float = MISSING
+    warmup_fraction: float = MISSING
+    floor_fraction: float = MISSING  # of the peak, at the last step
+    clip_norm: float = MISSING
+
+
+@dataclass
+class TrainConfig:
+    max_steps: int = MISSING
+    images_per_step: int = MISSING
+    micro_batch: int = MISSING  # images; accumulation = images_per_step / (micro_batch * processes)
+    eval_steps: int = MISSING
+    eval_micro_batch: int = MISSING
+    logging_steps: int = MISSING
+    state_steps: int = MISSING  # how often the resumable state is written
+    checkpoint_steps: int = MISSING  # how often a checkpoint is kept, beside the last
+    dtype: str = MISSING
+
+
+@dataclass
+class RuntimeConfig:
+    """How a run is executed. Does not count towards its identity."""
+
+    processes: int = 1
+    threads: int = 1
+    device: str = "auto"
+
+
+@dataclass
+class EligibilityConfig:
+    """Bars a run must clear before it can hold a role."""
+
+    min_coord_mass: float = MISSING
+    min_text_token_acc: float = MISSING
+    max_mae_over_best: float = MISSING
+
+
+@dataclass
+class RuleConfig:
+    """The decision rule, fixed before training."""
+
+    decision_step: str = MISSING  # "last_common" or a step
+    temperature: str = MISSING  # "1", "own" or "fitted"
+    metrics: list[str] = MISSING  # plurality among these; ties by this order
+    margins: dict[str, float] = MISSING
+    eligible: EligibilityConfig = field(default_factory=EligibilityConfig)
+
+
+@dataclass
+class StudyConfig:
+    name: str = MISSING
+    variants: list[str] = MISSING
+    seeds: int = MISSING
+    rule: RuleConfig = field(default_factory=RuleConfig)
+
+
+@dataclass
+class Config:
+    variant: VariantConfig = field(default_factory=VariantConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    seed: int = 0
