@@ -129,7 +129,7 @@ def split_overrides(key: str, value: Any) -> list[str]:
         raise UserError(f'--config {key}={shown}: must be Hydra overrides, such as "optim.lr=5e-4 train.max_steps=400"')
     for override in overrides:
         target = override.lstrip("+~").split("=")[0]
-        if target in _NOT_PER_VARIANT or target.startswith("study."):
+        if target in _NOT_PER_VARIANT or target.startswith("study.") or target == "variant.name":
             raise UserError(f"--config {key}: {override} is the study's to decide: use conf/study, seeds= or experiment=")
     return overrides
 

@@ -137,14 +137,14 @@ def refused():
     """`with refused("optim.lr") as error:` — a UserError of one line in which each of the words occurs."""
     from contextlib import contextmanager
 
-    from coordexp.config import UserError
+    from coordexp.schema import UserError
 
     @contextmanager
     def expecting(*words: str):
         with pytest.raises(UserError) as caught:
             yield caught
         message = str(caught.value)
-        assert "\n" not in message and message.strip(), f"not one line: {message!r}"
+        assert len(message.splitlines()) == 1, f"not one line: {message!r}"
         for word in words:
             assert word in message, f"{word!r} is not named in {message!r}"
 

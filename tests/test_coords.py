@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordexp.config import UserError
 from coordexp.coords import (
     COORD_TOKENS,
     LAST_BIN,
@@ -26,6 +25,7 @@ from coordexp.coords import (
     to_pixels,
     write_coordjson,
 )
+from coordexp.schema import UserError
 
 BOX = "[<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]"
 GOOD = f'{{"desc": "cup", "bbox_2d": {BOX}}}'
@@ -78,7 +78,8 @@ def test_bins_grow_with_pixels_and_clamp_at_the_edges(a, b, side):
 
 def test_known_bins():
     assert [pixel_to_bin(x, 128) for x in (0, 63.5, 127, 128, -3)] == [0, round(999 / 2), 999, 999, 0]
-    assert bin_to_pixel(999, 128) == 127 and bin_to_pixel(0, 128) == 0
+    assert bin_to_pixel(999, 128) == 127
+    assert bin_to_pixel(0, 128) == 0
 
 
 def test_x_uses_the_width_and_y_the_height():
@@ -103,7 +104,8 @@ def test_what_is_written_is_read_back(written):
 def test_a_prefix_is_truncated_and_holds_a_prefix_of_the_objects(text, data):
     whole = parse_coordjson(text).objects
     prefix = parse_coordjson(text[: data.draw(st.integers(0, len(text) - 1))])
-    assert prefix.truncated and not prefix.strict
+    assert prefix.truncated
+    assert not prefix.strict
     assert prefix.objects == whole[: len(prefix.objects)]
 
 
@@ -172,7 +174,9 @@ def test_a_broken_object_is_dropped_and_counted_and_the_others_stay(broken, reas
     parsed = parse_coordjson(text_of(*parts))
     assert len(parsed.objects) == 2
     assert parsed.dropped == Counter({reason: 1})
-    assert not parsed.strict and not parsed.truncated and parsed.trailing == ""
+    assert not parsed.strict
+    assert not parsed.truncated
+    assert parsed.trailing == ""
 
 
 def test_a_box_of_no_area_is_not_inverted():
@@ -182,19 +186,24 @@ def test_a_box_of_no_area_is_not_inverted():
 @pytest.mark.parametrize("end", [", ]}", ",]}", " ]}", "x]}", ', {"desc": "cup"]}', ", nonsense]}"])
 def test_a_fault_at_the_very_end_is_counted_and_is_no_truncation(end):
     parsed = parse_coordjson('{"objects": [' + f"{GOOD}, {GOOD}{end}")
-    assert parsed.dropped == Counter(malformed=1) and not parsed.strict
+    assert parsed.dropped == Counter(malformed=1)
+    assert not parsed.strict
     assert not parsed.truncated, "the closing ]} is there"
 
 
 @pytest.mark.parametrize("text", ["nothing", "[]", '{"objects":[]}', " " + text_of(GOOD), '{"object": []}'])
 def test_a_text_that_does_not_begin_as_coordjson(text):
     parsed = parse_coordjson(text)
-    assert parsed.objects == [] and parsed.dropped == Counter(no_list=1) and not parsed.truncated
+    assert parsed.objects == []
+    assert parsed.dropped == Counter(no_list=1)
+    assert not parsed.truncated
 
 
 def test_what_stands_behind_the_end_is_kept_as_trailing():
     parsed = parse_coordjson(text_of(GOOD) + " and " + text_of(GOOD))
-    assert len(parsed.objects) == 1 and parsed.trailing == " and " + text_of(GOOD) and not parsed.strict
+    assert len(parsed.objects) == 1
+    assert parsed.trailing == " and " + text_of(GOOD)
+    assert not parsed.strict
     assert parse_coordjson('{"objects": []}x').trailing == "x"
 
 

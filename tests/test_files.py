@@ -35,6 +35,11 @@ def failing(number: int):
     return call
 
 
+def fail_after_half(path: Path) -> None:
+    path.write_bytes(b"ha")
+    raise ZeroDivisionError
+
+
 def names_in(directory: Path) -> list[str]:
     return sorted(p.name for p in directory.iterdir())
 
@@ -61,7 +66,8 @@ def test_content_is_replaced_whole_and_parents_are_made(tmp_path):
     path = tmp_path / "a" / "b.json"
     write_json(path, {"x": 1})
     write_json(path, {"x": [2.5, "ü"]})
-    assert read_json(path) == {"x": [2.5, "ü"]} and "ü" in path.read_text()
+    assert read_json(path) == {"x": [2.5, "ü"]}
+    assert "ü" in path.read_text()
     assert names_in(path.parent) == ["b.json"]
 
 
@@ -81,7 +87,9 @@ def test_content_is_synced_before_it_takes_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", replace)
     write_text(path, "content")
     (first, temporary), second, third = calls
-    assert first == "sync" and temporary.parent == tmp_path and temporary != path
+    assert first == "sync"
+    assert temporary.parent == tmp_path
+    assert temporary != path
     assert [second, third] == [("replace", path), ("sync", tmp_path)]
 
 
@@ -94,7 +102,8 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path, monkeypatch
     with monkeypatch.context() as patch, refused(str(path), "disk is full"):
         patch.setattr(fault, failing(number))
         write_json(path, "new")
-    assert path.read_bytes() == before and names_in(tmp_path) == ["file.json"]
+    assert path.read_bytes() == before
+    assert names_in(tmp_path) == ["file.json"]
 
 
 def test_a_full_disk_is_one_line_where_the_directory_cannot_be_made_either(tmp_path, monkeypatch, refused):
@@ -107,9 +116,9 @@ def test_a_half_written_file_is_removed_when_the_writer_fails(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        temporary.write_bytes(b"ne")
-        raise ZeroDivisionError
-    assert path.read_bytes() == b"old" and names_in(tmp_path) == ["file"]
+        fail_after_half(temporary)
+    assert path.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["file"]
 
 
 def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
@@ -125,7 +134,8 @@ def test_what_is_not_strict_json_is_refused_and_leaves_what_was_there(tmp_path, 
     write_json(path, "old")
     with pytest.raises((ValueError, TypeError)):
         write_json(path, value)
-    assert read_json(path) == "old" and names_in(tmp_path) == ["file.json"]
+    assert read_json(path) == "old"
+    assert names_in(tmp_path) == ["file.json"]
 
 
 def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path):
@@ -172,7 +182,8 @@ def test_a_link_is_relative_and_can_be_moved(tmp_path):
     for name in ("1", "2"):
         write_text(tmp_path / "study" / name / "card", name)
         point_link(link, tmp_path / "study" / name)
-        assert (link / "card").read_text() == name and os.readlink(link) == name
+        assert (link / "card").read_text() == name
+        assert os.readlink(link) == name
     assert names_in(link.parent) == ["1", "2", "latest"]
 
 
@@ -185,9 +196,12 @@ HOLDER = (
 
 def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path, refused):
     lock = tmp_path / "run" / ".lock"
-    with python(HOLDER, lock) as holder:
-        with refused(str(lock.parent), "being trained", str(holder.pid)), locked(lock, "being trained"):
-            pass
+    with (
+        python(HOLDER, lock) as holder,
+        refused(str(lock.parent), "being trained", str(holder.pid)),
+        locked(lock, "being trained"),
+    ):
+        pass
     assert lock.exists()
 
 
@@ -226,7 +240,8 @@ def test_state_comes_back_as_it_was_saved(tmp_path):
     state = {"weights": {"w": torch.randn(3, 2), "b": torch.ones(1, dtype=torch.bfloat16)}, "step": 40, "x": [0.1, "ü", None]}
     save_state(tmp_path / "state" / "state.pt", state)
     found = load_state(tmp_path / "state" / "state.pt")
-    assert found["step"] == 40 and found["x"] == [0.1, "ü", None]
+    assert found["step"] == 40
+    assert found["x"] == [0.1, "ü", None]
     assert all(torch.equal(found["weights"][k], v) and found["weights"][k].dtype == v.dtype for k, v in state["weights"].items())
     assert names_in(tmp_path / "state") == ["state.pt"]
 

@@ -20,6 +20,8 @@ def card(found: dict[str, Any], study_dir: Path) -> str:
     lines += ["", "Would overturn it:", *(f"- {line}" for line in found["would_overturn"])]
     if found["ineligible"]:
         lines += ["", "Not eligible:", *(f"- {entry['variant']}: {'; '.join(entry['reasons'])}" for entry in found["ineligible"])]
+    if found["caveats"]:
+        lines += ["", "Caveats:", *(f"- {line}" for line in found["caveats"])]
     lines += ["", *places(found, study_dir)]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,103 @@
+"""Synthetic run directories and studies: what a trainer would have written, with numbers a test chooses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+
+from coordexp.config import compose, digest, plain, run_hash
+from coordexp.evaluate import write_table
+from coordexp.files import write_json
+from coordexp.runs import artifact_digests, run_directory
+
+STEPS = (40, 80, 120, 160, 200, 240, 280, 320, 360)
+BARS = {"coord_diag/coord_mass_mean": 0.99, "text_token_acc": 0.97}
+
+
+def eval_row(mae: float, p90: float, acc: float, p_gt: float, w1: float, entropy: float, loss: float = 1.0) -> dict[str, float]:
+    """The comparable metrics, the same at every temperature."""
+    row = {"loss": loss, "base_ce/loss": loss, "text_ce/loss": 0.1, "coord_token_acc": acc, **BARS}
+    for prefix in ("coord_diag", "coord_diag_own_t", "coord_diag_fitted_t"):
+        row |= {
+            f"{prefix}/expected_bin_mae": mae,
+            f"{prefix}/expected_bin_abs_err_p90": p90,
+            f"{prefix}/p_gt_mean": p_gt,
+            f"{prefix}/w1_to_delta": w1,
+            f"{prefix}/entropy_mean": entropy,
+        }
+    return row
+
+
+def collapse(step: int, level: float) -> float:
+    """A curve that falls from 230 bins to `level` and stays."""
+    return level + (230 - level) * float(np.exp(-step / 25))
+
+
+def write_run(variant: str, final: dict[str, float], seed: int = 0, ratio: float = 1.0, gas: float = 8.0,
+              overrides: tuple[str, ...] = (), tables: bool = False, **manifest: Any):  # fmt: skip
+    """A finished run whose curves end at `final` (an `eval_row`). Returns its directory."""
+    cfg = compose((f"variant={variant}", f"seed={seed}", *overrides))
+    run = run_directory(variant, seed, run_hash(cfg))
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(OmegaConf.to_yaml(cfg))
+    lines = []
+    for step in STEPS:
+        row = {key: collapse(step, value) if key.endswith(("mae", "p90", "w1_to_delta")) else value for key, value in final.items()}
+        row["coord_diag/enabled"] = float(variant != "pure_ce")
+        train = {"loss": row["loss"] * ratio, "base_ce/loss": row["base_ce/loss"] * ratio, "accum/grad_steps": gas}
+        if variant != "pure_ce":
+            row["coord_softce_w1/loss"] = 2.0
+            train["coord_softce_w1/loss"] = 2.0 * ratio
+        lines.append({"global_step/max_steps": f"{step}/{STEPS[-1]}", **train})
+        lines.append({"global_step/max_steps": f"{step}/{STEPS[-1]}", **{f"eval_{k}": v for k, v in row.items()}})
+    run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if tables:
+        token_table(run.table(STEPS[-1]), final)
+    run.checkpoint(STEPS[-1]).mkdir(parents=True, exist_ok=True)
+    (run.checkpoint(STEPS[-1]) / "model.safetensors").write_bytes(f"{variant}{seed}".encode())
+    facts: dict[str, Any] = {
+        "status": "complete", "reason": None, "variant": variant, "seed": seed, "hash8": run_hash(cfg), "step": STEPS[-1],
+        "max_steps": STEPS[-1], "inputs_sha256": {"data": "d" * 64, "base": "b" * 64}, "modules_sha256": {"train.py": "m" * 64},
+        "versions": {"python": "3", "torch": "2"}, "tokens_seen": 1000, "preflight": {"relative_difference": 1e-7},
+        "artifacts": artifact_digests(run), "checkpoints": [STEPS[-1]], "token_tables": run.table_steps(),
+        "train_wall_s": 100.0, "eval_wall_s": 10.0, "finished_at": "2026-01-01T00:00:00+00:00",
+    } | manifest  # fmt: skip
+    write_json(run.manifest, facts)
+    return run
+
+
+def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> None:
+    """Tokens whose mean error is about the row's MAE; images are the same for every variant."""
+    rng = np.random.default_rng(0)
+    image = np.repeat(np.arange(n_images), 4)
+    gt = rng.integers(100, 900, len(image))
+    error = rng.exponential(final["coord_diag/expected_bin_mae"], len(image)) * rng.choice([-1, 1], len(image))
+    columns: dict[str, Any] = {
+        "image_id": image, "object_index": 0, "slot": np.tile(["x1", "y1", "x2", "y2"], n_images), "box_area_px": 900.0,
+        "gt_bin": gt, "argmax_bin": gt, "hit": rng.random(len(image)) < final["coord_token_acc"], "coord_mass": 0.99,
+        "fit_half": image % 2 == 0,
+    }  # fmt: skip
+    for label in ("t1", "own", "fitted"):
+        columns |= {f"expected_bin_{label}": gt + error, f"w1_to_delta_{label}": np.abs(error),
+                    f"p_gt_{label}": final["coord_diag/p_gt_mean"], f"entropy_{label}": 4.0}  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(pd.DataFrame(columns), path, {"own_temperature": 1.0, "fitted_temperature": 1.0})
+
+
+def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: int = 1) -> Path:
+    """A preregistered study of these run directories, under the default rule with changes."""
+    rule = plain(compose().study.rule) | (rule_changes or {})
+    path = Path("results/stage1_ablation") / digest([str(r.path) for r in runs] + [rule])[:8]
+    manifests = [json.loads(r.manifest.read_text()) for r in runs]
+    plans = [{"variant": m["variant"], "seed": m["seed"], "hash8": m["hash8"], "directory": str(r.path), "overrides": [], "existing": False}
+             for m, r in zip(manifests, runs, strict=True)]  # fmt: skip
+    write_json(path / "preregistration.json", {
+        "study": "stage1_ablation", "hash8": path.name, "written_at": "2026-01-01T00:00:00+00:00", "seeds": seeds,
+        "rule": rule, "rule_sha256": digest(rule), "runs": plans, "earlier_studies": [],
+    })  # fmt: skip
+    return path

@@ -1,0 +1,179 @@
+"""From logs to the card: audit, comparison and the decision rule, on synthetic runs whose truth is known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import jsonschema
+import pytest
+from studies import eval_row, write_run, write_study
+
+from coordexp.analysis.recommend import SCHEMA
+from coordexp.cli import main
+from coordexp.metrics import METRICS, metric
+from coordexp.schema import UserError
+
+# The note's snapshot at step 640 (MAE, p90, acc, p_gt); W1 and entropy are made up, in the order that smoothness implies.
+NOTE_640 = {
+    "softce_w1_gate": eval_row(24.1203, 55.4792, 0.1714, 0.0858, 40.0, 5.0),
+    "pure_ce": eval_row(23.6342, 55.0611, 0.2177, 0.1665, 39.0, 3.0),
+    "mixed": eval_row(24.2648, 56.4770, 0.2000, 0.1036, 41.0, 4.0),
+}
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def decide(study):
+    for verb in ("audit", "compare", "recommend"):
+        main([verb, str(study)])
+    found = json.loads((study / "recommendation.json").read_text())
+    jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+    return found
+
+
+def roles(found):
+    names = {role: found[role]["variant"] if found[role] else None for role in ("primary", "secondary")}
+    return names | {"optional": sorted(e["variant"] for e in found["optional"])}
+
+
+def test_the_notes_table_gives_the_notes_answer_in_any_order():
+    expected = {"primary": "pure_ce", "secondary": "softce_w1_gate", "optional": ["mixed"]}
+    for order in itertools.permutations(NOTE_640):
+        study = write_study([write_run(variant, NOTE_640[variant]) for variant in order])
+        assert roles(decide(study)) == expected
+
+
+def test_reasons_are_true_of_the_numbers():
+    found = decide(write_study([write_run(variant, row) for variant, row in NOTE_640.items()]))
+    assert "best on 5 of 5 decided metrics: MAE 23.6" in found["primary"]["reasons"][0]
+    assert "entropy 5.00 against 3.00" in found["secondary"]["reasons"][0]
+    assert "coord acc -0.018 (worse)" in found["optional"][0]["reasons"][0]
+
+
+def test_votes_then_declared_order_then_tie():
+    a, b = eval_row(20, 50, 0.1, 0.1, 30, 4.0), eval_row(21, 49, 0.1, 0.1, 30, 4.0)
+    found = decide(write_study([write_run("pure_ce", a), write_run("mixed", b)]))
+    assert found["primary"]["variant"] == "pure_ce"
+    assert found["primary"]["reasons"][-1] == "tie in votes, decided by MAE"
+    found = decide(write_study([write_run("pure_ce", a), write_run("mixed", b)], {"metrics": ["expected_bin_abs_err_p90", "expected_bin_mae"]}))
+    assert found["primary"]["variant"] == "mixed"
+    found = decide(write_study([write_run("pure_ce", a), write_run("mixed", a)]))
+    assert found["primary"] is None
+    assert sorted(e["variant"] for e in found["tied"]) == ["mixed", "pure_ce"]
+
+
+def test_secondary_only_if_smoother():
+    sharp = {v: row | {k: 1.0 for k in row if "entropy" in k} for v, row in NOTE_640.items()}
+    sharp["pure_ce"] = NOTE_640["pure_ce"]
+    found = decide(write_study([write_run(variant, row) for variant, row in sharp.items()]))
+    assert roles(found) == {"primary": "pure_ce", "secondary": None, "optional": ["mixed", "softce_w1_gate"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"coord_diag/coord_mass_mean": 0.5}, "coord_mass 0.500 is below the bar"),
+        ({"text_token_acc": 0.5}, "text_token_acc 0.500 is below the bar"),
+        ({"coord_diag/expected_bin_mae": 60.0}, "MAE 60.0 bins is over 1.15 x the best"),
+    ],
+)
+def test_bars(change, says):
+    rows = NOTE_640 | {"pure_ce": NOTE_640["pure_ce"] | change}
+    found = decide(write_study([write_run(variant, row) for variant, row in rows.items()]))
+    assert found["primary"]["variant"] != "pure_ce"
+    (entry,) = found["ineligible"]
+    assert entry["variant"] == "pure_ce"
+    assert any(says in reason for reason in entry["reasons"])
+
+
+def test_a_diverged_run_is_a_failure_of_its_variant_and_explained():
+    runs = [write_run(v, row) for v, row in NOTE_640.items() if v != "pure_ce"]
+    runs.append(write_run("pure_ce", NOTE_640["pure_ce"], status="diverged", reason="diverged at step 7 (loss nan)"))
+    found = decide(write_study(runs))
+    assert found["primary"]["variant"] == "softce_w1_gate"
+    assert "pure_ce s0 diverged: diverged at step 7 (loss nan)" in found["ineligible"][0]["reasons"]
+
+
+def test_no_run_passes_gives_null_roles_and_says_why(capsys):
+    found = decide(write_study([write_run(v, row, status="diverged", reason="diverged at step 3") for v, row in NOTE_640.items()]))
+    assert found["primary"] is found["secondary"] is found["decision_step"] is None
+    assert len(found["ineligible"]) == 3
+    main(["show", "results/stage1_ablation/" + found["study"]["hash8"]])
+    assert "No recommendation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.0, "consistent"), (1 / 8, "≈ 1/GAS"), (8.0, "≈ GAS"), (1.4, "inconsistent")])
+def test_the_audit_names_the_scaling_fault(ratio, verdict):
+    runs = [write_run(v, row, ratio=ratio if v == "mixed" else 1.0) for v, row in NOTE_640.items()]
+    found = decide(write_study(runs))
+    assert found["audit"]["verdicts"]["mixed s0"] == verdict
+    assert ("mixed s0" in found["audit"]["passed"]) == (verdict == "consistent")
+
+
+def test_without_accumulation_a_scaling_fault_cannot_show():
+    found = decide(write_study([write_run(v, row, gas=1.0) for v, row in NOTE_640.items()]))
+    assert set(found["audit"]["verdicts"].values()) == {"not identifiable"}
+    assert found["primary"]["variant"] == "pure_ce"
+
+
+def test_pure_ce_has_no_coordinate_family_and_that_is_no_fault():
+    study = write_study([write_run(v, row) for v, row in NOTE_640.items()])
+    decide(study)
+    families = {e["variant"]: set(e["families"]) for e in json.loads((study / "audit.json").read_text())["runs"]}
+    assert families["pure_ce"] == {"loss", "base_ce/loss"}
+    assert families["mixed"] == {"loss", "base_ce/loss", "coord_softce_w1/loss"}
+
+
+@pytest.mark.parametrize("what", ["inputs_sha256", "modules_sha256", "versions"])
+def test_a_run_from_other_inputs_fails_the_audit(what):
+    other = {"inputs_sha256": {"data": "x" * 64, "base": "b" * 64}, "modules_sha256": {}, "versions": {"torch": "1"}}
+    runs = [write_run(v, row) for v, row in NOTE_640.items() if v != "pure_ce"]
+    found = decide(write_study([*runs, write_run("pure_ce", NOTE_640["pure_ce"], **{what: other[what]})]))
+    assert found["primary"]["variant"] != "pure_ce"
+
+
+def test_a_difference_outside_the_variant_is_a_caveat():
+    runs = [write_run(v, row, overrides=("optim.lr=5e-4",) if v == "mixed" else ()) for v, row in NOTE_640.items()]
+    found = decide(write_study(runs))
+    assert any("optim.lr" in c and "mixed s0 0.0005" in c for c in found["caveats"])
+
+
+def test_grades_follow_the_evidence():
+    logs_only = decide(write_study([write_run(v, row) for v, row in NOTE_640.items()]))
+    assert logs_only["confidence"]["stage1_ranking"]["grade"] == "descriptive"
+    with_tables = decide(write_study([write_run(v, row, tables=True) for v, row in NOTE_640.items()]))
+    assert with_tables["confidence"]["stage1_ranking"]["grade"] == "provisional"
+    assert "one seed" in with_tables["confidence"]["stage1_ranking"]["reason"]
+    assert any("95 % interval" in line for line in with_tables["evidence"])
+    assert with_tables["confidence"]["stage2_fitness"]["grade"] == "descriptive"
+
+
+def test_a_winner_that_changes_with_temperature_is_said():
+    rows = dict(NOTE_640)
+    rows["mixed"] = rows["mixed"] | {key: 0.99 if "p_gt" in key else 1.0 for key in rows["mixed"] if key.startswith("coord_diag_own_t")}
+    found = decide(write_study([write_run(v, row, tables=True) for v, row in rows.items()]))
+    assert "temperature_sensitive" in found["confidence"]["stage1_ranking"]["reason"]
+    assert any("own temperature: mixed would lead" in line for line in found["would_overturn"])
+
+
+def test_the_checkpoint_is_that_of_the_median_seed():
+    maes = {0: 25.0, 1: 23.0, 2: 24.0}
+    runs = [write_run("pure_ce", eval_row(mae, 50, 0.3, 0.3, 30, 3.0), seed=seed) for seed, mae in maes.items()]
+    runs += [write_run("mixed", eval_row(26, 60, 0.1, 0.1, 40, 4.0), seed=seed) for seed in maes]
+    found = decide(write_study(runs, seeds=3))
+    assert found["primary"]["seed"] == 2
+    assert found["primary"]["metrics"]["expected_bin_mae"] == pytest.approx(24.0, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["eval_loss", "loss", "coord_softce_w1/loss"])
+def test_ranking_by_an_incomparable_loss_is_refused(name):
+    with pytest.raises(UserError, match="cannot rank variants"):
+        metric(name)
+
+
+def test_every_metric_is_known_by_its_own_name():
+    assert all(metric(name).name == name for name in METRICS)

@@ -1,0 +1,258 @@
+"""Coordinate metrics by brute force, and the token table from which each can be computed again (design sections 4 and 6)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import VARIANTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from two_ranks import gradient, training
+
+from coordexp.coords import BOX_SLOTS, N_BINS, pixel_to_bin
+from coordexp.data.batches import Dataset
+from coordexp.diagnostics import FIT_RANGE, coord_mass, distribution_columns, fit_temperature
+from coordexp.evaluate import abs_err, add_distributions, evaluate, in_fit_half
+from coordexp.schema import UserError, VariantConfig
+from coordexp.train import train_row
+
+COLUMNS = {
+    *("image_id", "object_index", "slot", "box_area_px", "gt_bin", "argmax_bin", "hit", "coord_mass", "fit_half"),
+    *(f"{name}_{at}" for name in ("expected_bin", "w1_to_delta", "p_gt", "entropy") for at in ("t1", "own", "fitted")),
+}
+
+
+def logits_of(seed: int, rows: int, spread: float, width: int = N_BINS) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread
+
+
+def by_hand(logits: list[float], t: int, temperature: float) -> dict[str, float]:
+    """The metrics of one row, as they are defined."""
+    top = max(logits)
+    weights = [math.exp((v - top) / temperature) for v in logits]
+    total = math.fsum(weights)
+    p = [w / total for w in weights]
+    return {
+        "expected_bin": math.fsum(k * p[k] for k in range(N_BINS)),
+        "w1_to_delta": math.fsum(abs(k - t) * p[k] for k in range(N_BINS)),
+        "p_gt": p[t],
+        "entropy": -math.fsum(x * math.log(x) for x in p if x > 0),
+    }
+
+
+def quantile_by_hand(values: list[float], q: float) -> float:
+    ordered = sorted(values)
+    at = q * (len(ordered) - 1)
+    low = math.floor(at)
+    return ordered[low] + (at - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.floats(0.01, 30), st.floats(0.1, 5), st.lists(st.integers(0, 999), min_size=1, max_size=3))
+def test_columns_are_their_definitions(seed, spread, temperature, bins):
+    logits = logits_of(seed, len(bins), spread).float()
+    found = distribution_columns(logits, torch.tensor(bins), temperature)
+    for i, t in enumerate(bins):
+        for name, value in by_hand(logits[i].tolist(), t, temperature).items():
+            assert float(found[name][i]) == pytest.approx(value, rel=2e-4, abs=2e-3 if name != "p_gt" else 1e-6), name
+
+
+def test_columns_of_a_certain_model():
+    logits = torch.full((2, N_BINS), -1e4)
+    logits[0, 10] = logits[1, 999] = 0
+    found = distribution_columns(logits, torch.tensor([10, 0]), 0.7)
+    expected = {"expected_bin": [10, 999], "w1_to_delta": [0, 999], "p_gt": [1, 0], "entropy": [0, 0]}
+    assert {name: values.tolist() for name, values in found.items()} == expected
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.floats(0.01, 30))
+def test_coordinate_mass_is_a_sum_of_probabilities(seed, spread):
+    z = logits_of(seed, 2, spread, N_BINS + 50)
+    mass = torch.softmax(z, -1)[:, 20 : 20 + N_BINS].sum(-1)
+    torch.testing.assert_close(coord_mass(z, z[:, 20 : 20 + N_BINS]).double(), mass, rtol=1e-4, atol=1e-6)
+
+
+def drawn_from(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    p = torch.softmax(logits / temperature, -1)
+    return torch.multinomial(p, 1, generator=torch.Generator().manual_seed(2**33))[:, 0]
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31), st.floats(0.3, 5.0), st.integers(1, 40))
+def test_the_fitted_temperature_is_the_best_of_a_fine_grid(seed, true_temperature, rows):
+    logits = logits_of(seed, rows, 3.0)
+    bins = drawn_from(logits, true_temperature)
+
+    def nll(t: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits / t, bins))
+
+    found = fit_temperature(logits, bins)
+    assert FIT_RANGE[0] <= found <= FIT_RANGE[1]
+    grid = np.exp(np.linspace(*np.log(FIT_RANGE), 200))
+    within = abs(nll(found * 1.0002) - nll(found))  # the minimiser stops 1e-4 short in log T: at a bound that shows
+    assert nll(found) <= min(map(nll, grid)) + within + 1e-9
+
+
+def test_temperature_scales_with_the_logits_and_stays_in_range():
+    logits = logits_of(3, 40, 3.0)
+    bins = drawn_from(logits, 1.0)
+    assert fit_temperature(2 * logits, bins) == pytest.approx(2 * fit_temperature(logits, bins), rel=1e-3)
+    assert fit_temperature(logits, logits.argmax(-1)) == pytest.approx(FIT_RANGE[0], rel=1e-2)
+    assert fit_temperature(logits, logits.argmin(-1)) == pytest.approx(FIT_RANGE[1], rel=1e-2)
+
+
+def table_of(seed: int, images: int) -> tuple[pd.DataFrame, torch.Tensor]:
+    logits = logits_of(seed, 4 * images, 3.0).float()
+    bins = drawn_from(logits, 2.0)
+    return pd.DataFrame({"image_id": np.repeat(np.arange(images), 4), "gt_bin": bins.numpy().astype(np.int16)}), logits
+
+
+def test_columns_at_temperature_one_do_not_know_the_variants_temperature():
+    table, logits = table_of(0, 12)
+    tables = {t: add_distributions(table, logits, VariantConfig(temperature=t))[0] for t in (0.3, 1.0)}
+    for name in (c for c in tables[1.0] if not c.endswith("_own")):
+        assert tables[0.3][name].equals(tables[1.0][name]), name
+    for name in ("expected_bin", "w1_to_delta", "p_gt", "entropy"):
+        assert tables[1.0][f"{name}_own"].equals(tables[1.0][f"{name}_t1"])
+        assert not np.allclose(tables[0.3][f"{name}_own"], tables[0.3][f"{name}_t1"])
+
+
+def test_the_temperature_is_fitted_on_one_half_of_the_images_only():
+    table, logits = table_of(1, 40)
+    half = np.array([in_fit_half(i) for i in table["image_id"]])
+    assert 0.25 < half.mean() < 0.75
+    found, fitted = add_distributions(table, logits, VariantConfig())
+    assert (found["fit_half"] == half).all()
+    assert fitted == fit_temperature(logits[half], torch.tensor(table["gt_bin"].to_numpy()[half], dtype=torch.long))
+    assert fitted == pytest.approx(2, rel=0.3)
+    other_half = table.assign(gt_bin=np.where(half, table["gt_bin"], 0).astype(np.int16))
+    assert add_distributions(other_half, logits, VariantConfig())[1] == fitted
+
+
+@pytest.fixture(scope="module")
+def sharp(tiny):
+    """The tiny model with logits spread enough for temperatures and quantiles to matter."""
+    weight = tiny.vlm.model.language_model.norm.weight
+    weight.data *= 8
+    yield tiny
+    weight.data /= 8
+
+
+def evaluated(sharp, scenes, path, variant="mixed", dataset=None, micro_batch=4):
+    t = training(sharp, scenes, variant)
+    dataset = dataset or t.val
+    row = evaluate(t.model, dataset, micro_batch, t.accelerator, path)
+    assert t.model.training
+    assert all(p.grad is None or not p.grad.any() for p in t.model.parameters())
+    return t, row, pd.read_parquet(path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_eval_row_is_what_loops_over_every_token_give(sharp, scenes, tmp_path, variant):
+    t, row, table = evaluated(sharp, scenes, tmp_path / "t.parquet", variant)
+    ids, temperature = t.model.coord_ids.tolist(), t.model.variant.temperature
+    seen: dict[str, list[float]] = {}
+
+    def see(name: str, value: float) -> None:
+        seen.setdefault(name, []).append(float(value))
+
+    for i in range(len(t.val)):
+        batch = t.val.batch([i])
+        with torch.no_grad():
+            logits = sharp.vlm(**batch.inputs).logits.flatten(0, 1)[batch.rows]
+        for z, target, k in zip(logits, batch.targets.tolist(), batch.bins.tolist(), strict=True):
+            top = int(z.argmax())
+            if k < 0:
+                see("text_token_acc", top == target)
+                see("coord_diag/flips_to_coord", top in ids)
+                continue
+            see("coord_token_acc", top == target)
+            see("coord_diag/flips_to_text", top not in ids)
+            see("coord_diag/coord_mass_mean", torch.softmax(z, -1)[ids].sum())
+            for prefix, at in (("coord_diag", 1.0), ("coord_diag_own_t", temperature)):
+                found = by_hand(z[ids].tolist(), k, at)
+                see(f"{prefix}/expected_bin_mae", abs(found["expected_bin"] - k))
+                see(f"{prefix}/w1_to_delta", found["w1_to_delta"])
+                see(f"{prefix}/p_gt_mean", found["p_gt"])
+                see(f"{prefix}/entropy_mean", found["entropy"])
+    for name, values in seen.items():
+        assert row[name] == pytest.approx(math.fsum(values) / len(values), rel=1e-4, abs=1e-7), name
+    for prefix in ("coord_diag", "coord_diag_own_t"):
+        p90 = quantile_by_hand(seen[f"{prefix}/expected_bin_mae"], 0.9)
+        assert row[f"{prefix}/expected_bin_abs_err_p90"] == pytest.approx(p90, rel=1e-4)
+    assert row["coord_diag/enabled"] == float(variant != "pure_ce")
+    assert len(table) == len(seen["coord_token_acc"])
+
+
+def test_a_row_does_not_depend_on_the_batch_and_p90_is_over_all_tokens(sharp, scenes, tmp_path):
+    rows = [evaluated(sharp, scenes, tmp_path / "t.parquet", micro_batch=n)[1] for n in (1, 4, 9)]
+    for row in rows:
+        row.pop("runtime_s")
+        assert row == pytest.approx(rows[0], rel=1e-5)
+
+
+def test_a_train_rows_p90_is_over_every_token_since_the_last_row(sharp, scenes):
+    t = training(sharp, scenes, "mixed")
+    table = evaluated(sharp, scenes, scenes.root / "train.parquet", dataset=t.train)[2]
+    for images in (range(0, 3), range(3, 8), range(8, 12)):
+        gradient(t, [t.train.batch(images)])
+    row = train_row(t)
+    errors = abs_err(table, "t1")
+    assert row["coord_diag/expected_bin_abs_err_p90"] == pytest.approx(np.quantile(errors, 0.9), rel=1e-5)
+    assert row["coord_diag/expected_bin_mae"] == pytest.approx(errors.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_eval_row_can_be_computed_again_from_its_token_table(sharp, scenes, tmp_path, variant):
+    _t, row, table = evaluated(sharp, scenes, tmp_path / "t.parquet", variant)
+    for prefix, at, rows in (
+        ("coord_diag", "t1", table),
+        ("coord_diag_own_t", "own", table),
+        ("coord_diag_fitted_t", "fitted", table[~table["fit_half"]]),
+    ):
+        errors = np.abs(rows[f"expected_bin_{at}"].astype(float) - rows["gt_bin"].astype(float))
+        again = {"expected_bin_mae": errors.mean(), "expected_bin_abs_err_p90": np.quantile(errors, 0.9)}
+        again |= {"w1_to_delta": rows[f"w1_to_delta_{at}"].mean(), "p_gt_mean": rows[f"p_gt_{at}"].mean()}
+        again |= {"entropy_mean": rows[f"entropy_{at}"].mean()}
+        for name, value in again.items():
+            assert row[f"{prefix}/{name}"] == pytest.approx(float(value), rel=1e-5), (prefix, name)
+    assert row["coord_token_acc"] == pytest.approx(table["hit"].mean())
+    assert row["coord_diag/coord_mass_mean"] == pytest.approx(float(table["coord_mass"].astype(float).mean()), rel=1e-6)
+
+
+def test_the_token_table_has_the_contracts_columns_and_joins_with_the_records(sharp, record_file, scenes, tmp_path):
+    box, leaf = ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0)), ("leaf", "poly", (5.0, 3.0, 9.0, 6.0, 1.0, 7.0))
+    odd = Dataset(record_file(tmp_path / "odd", [[box, leaf], [], [leaf], [box], [box]]), sharp.processor)
+    for dataset in (scenes.dataset("val", sharp.processor), odd):
+        _t, row, table = evaluated(sharp, scenes, tmp_path / "t.parquet", dataset=dataset, micro_batch=2)
+        assert set(table.columns) == COLUMNS
+        expected = [
+            (i, j, BOX_SLOTS[c] if o.kind == "bbox_2d" else "vertex", pixel_to_bin(pixel, 64))
+            for i, record in enumerate(dataset.records)
+            for j, o in enumerate(record.objects)
+            for c, pixel in enumerate(o.pixels)
+        ]
+        assert list(table[["image_id", "object_index", "slot", "gt_bin"]].itertuples(index=False, name=None)) == expected
+        boxes = [dataset.records[i].objects[j].box for i, j, *_ in expected]
+        assert np.allclose(table["box_area_px"], [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes])
+        assert (table["argmax_bin"] == table["gt_bin"])[table["hit"]].all()
+        assert table["argmax_bin"].between(0, 999).all()
+        assert table["coord_mass"].between(0, 1).all()
+        metadata = {k.decode(): float(v) for k, v in pq.read_schema(tmp_path / "t.parquet").metadata.items() if b"temp" in k}
+        assert metadata == {"own_temperature": 0.7, "fitted_temperature": row["coord_diag_fitted_t/temperature"]}
+
+
+def test_a_validation_set_without_objects_is_refused_or_evaluated(sharp, record_file, scenes, tmp_path):
+    dataset = Dataset(record_file(tmp_path / "none", [[], []]), sharp.processor)
+    with contextlib.suppress(UserError):
+        _, row, table = evaluated(sharp, scenes, tmp_path / "t.parquet", dataset=dataset)
+        assert len(table) == 0
+        assert math.isfinite(row["loss"])
+        assert row["text_ce/loss"] > 0

@@ -1,0 +1,91 @@
+"""One list of pinned dependencies, and a house whose imports go one way."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# From the top of the house to the ground; a module imports only from lines below its own (or its own line's package).
+FLOORS = (
+    ("cli",),
+    ("train",),
+    ("evaluate",),
+    ("analysis",),
+    ("tracking",),
+    ("report",),
+    ("losses",),
+    ("diagnostics",),
+    ("optim",),
+    ("model",),
+    ("processor",),
+    ("data",),
+    ("study",),
+    ("runs",),
+    ("logs", "state"),
+    ("coords",),
+    ("files",),
+    ("config",),
+    ("metrics",),
+    ("schema",),
+)
+
+
+def pins(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_environment_yml_repeats_the_one_list():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip == pins(ROOT / "requirements.txt")
+
+
+def test_every_dependency_is_pinned_and_justified():
+    told = (ROOT / "docs" / "dependencies.md").read_text()
+    for pin in pins(ROOT / "requirements.txt") + pins(ROOT / "requirements-dev.txt"):
+        assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9.]+", pin), pin
+        assert f"`{pin.split('==')[0]}`" in told, pin
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("coordexp."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+def floor_of(name: str) -> int:
+    return next(i for i, names in enumerate(FLOORS) if name in names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "coordexp").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    relative = path.relative_to(ROOT / "coordexp")
+    if relative.name == "__init__.py":
+        return
+    room = relative.parts[0].removesuffix(".py")
+    for other in imports_of(path) - {room}:
+        assert floor_of(other) > floor_of(room), f"{relative} imports coordexp.{other}, which stands above it"
+
+
+def test_only_tracking_knows_mlflow():
+    knows = [p.name for p in (ROOT / "coordexp").rglob("*.py") if re.search(r"^\s*(import|from) mlflow", p.read_text(), re.M)]
+    assert knows == ["tracking.py"]
+
+
+def test_analysis_report_and_planning_do_not_import_torch():
+    program = (
+        "import sys, coordexp.cli, coordexp.study, coordexp.analysis.recommend, coordexp.analysis.compare, "
+        "coordexp.analysis.audit, coordexp.report.html; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

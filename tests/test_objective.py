@@ -1,0 +1,246 @@
+"""A variant's loss and gradient, and that cutting a step into micro-batches and ranks changes neither (design section 5)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import VARIANTS
+from two_ranks import gradient, one_step, training
+
+from coordexp.data.batches import Batch, Dataset
+from coordexp.evaluate import evaluate
+from coordexp.losses import reference
+from coordexp.losses.objective import SUMS, loss_values
+from coordexp.schema import TokenGroups
+from coordexp.train import PREFLIGHT_TOLERANCE, count_tokens, preflight
+
+CUTS = {"1x8": [8], "2x4": [4, 4], "8x1": [1] * 8, "3+5": [3, 5], "5+3": [5, 3]}
+
+
+def cut(dataset: Dataset, sizes: list[int]) -> list[Batch]:
+    ends = np.cumsum([0, *sizes])
+    return [dataset.batch(range(a, b)) for a, b in itertools.pairwise(ends)]
+
+
+def of_rows(batch: Batch, chosen: torch.Tensor) -> Batch:
+    """The batch supervised on these rows only."""
+    tokens = [token for token, keep in zip(batch.coord_tokens, chosen[batch.bins >= 0].tolist(), strict=True) if keep]
+    return replace(batch, rows=batch.rows[chosen], targets=batch.targets[chosen], bins=batch.bins[chosen], coord_tokens=tokens)
+
+
+def counts(*batches: Batch) -> torch.Tensor:
+    return torch.tensor([[b.n_text, b.n_coord] for b in batches], dtype=torch.float64).sum(0)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def test_the_window_is_uneven_and_padded(tiny, scenes):
+    dataset = scenes.dataset("train", tiny.processor)
+    n_coord = [dataset.batch([i]).n_coord for i in range(8)]
+    assert set(n_coord) == {4, 8, 12}
+    assert not dataset.batch(range(8)).inputs["attention_mask"].all()
+
+
+def test_pure_ce_is_the_models_own_loss(tiny, scenes):
+    batch = scenes.dataset("val", tiny.processor).batch(range(5))
+    labels = torch.full_like(batch.inputs["input_ids"], -100)
+    labels.view(-1)[batch.rows + 1] = batch.targets
+    own = tiny.vlm(**batch.inputs, labels=labels).loss
+    assert own.dtype == torch.float32, "transformers computes it in float32: that is where 1e-6 comes from"
+    found = tiny.stage1("pure_ce")(batch, counts(batch)).loss
+    assert float(found.detach()) == pytest.approx(float(own.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_loss_is_that_of_full_logits_put_together_by_hand(tiny, scenes, variant):
+    batch, model = scenes.dataset("val", tiny.processor).batch(range(3)), tiny.stage1(variant)
+    logits = tiny.vlm(**batch.inputs).logits.double().flatten(0, 1)[batch.rows]
+    on_coord, v = batch.bins >= 0, model.variant
+    ce, bins = reference.token_ce(logits, batch.targets), batch.bins[on_coord]
+    if v.token_groups is TokenGroups.joint:
+        expected = ce.mean()
+    else:
+        z, s = logits[on_coord], logits[on_coord][:, model.coord_ids]
+        q = reference.soft_target(bins, v.sigma_bins, v.radius_bins, torch.float64)
+        terms = v.soft_ce * reference.soft_ce(s, q, v.temperature) + v.w1 * reference.w1(s, q, v.temperature)
+        terms = terms + v.gate * reference.gate(z, s, v.temperature) + v.ce * reference.slice_ce(s, bins)
+        expected = ce[~on_coord].mean() + terms.mean()
+    assert float(model(batch, counts(batch)).loss) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_log_row_from_sums_is_the_loss_and_its_terms_add_up(tiny, scenes, variant):
+    window, model = cut(scenes.dataset("train", tiny.processor), [3, 5]), tiny.stage1(variant)
+    outputs = [model(batch, counts(*window)) for batch in window]
+    row = loss_values(sum(output.sums for output in outputs), model.variant)
+    assert row["loss"] == pytest.approx(float(sum(output.loss for output in outputs)), rel=1e-12)
+    terms = {key: value for key, value in row.items() if key.startswith("coord_softce_w1/") and not key.endswith("/loss")}
+    if variant == "pure_ce":
+        assert not terms
+        assert row["base_ce/loss"] == row["loss"] != row["text_ce/loss"]
+    else:
+        assert row["base_ce/loss"] == row["text_ce/loss"]
+        assert row["loss"] == pytest.approx(row["text_ce/loss"] + row["coord_softce_w1/loss"], rel=1e-12)
+        assert row["coord_softce_w1/loss"] == pytest.approx(sum(terms.values()), rel=1e-12)
+        assert {key.split("/")[1] for key in terms} == {n for n in ("soft_ce", "w1", "gate", "ce") if getattr(model.variant, n)}
+
+
+def test_text_cross_entropy_is_the_same_quantity_in_every_variant(tiny, scenes):
+    batch = scenes.dataset("val", tiny.processor).batch(range(4))
+    rows = [loss_values(m(batch, counts(batch)).sums, m.variant) for m in map(tiny.stage1, VARIANTS)]
+    assert len({round(row["text_ce/loss"], 12) for row in rows}) == 1
+
+
+def test_ce_split_is_pure_ce_on_coordinates(tiny, scenes):
+    batch = scenes.dataset("val", tiny.processor).batch(range(4))
+    only = of_rows(batch, batch.bins >= 0)
+    losses = [float(tiny.stage1(name)(only, counts(only)).loss) for name in ("pure_ce", "ce_split")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_gradient_is_that_of_finite_differences(tiny, scenes, variant):
+    batch, model = scenes.dataset("train", tiny.processor).batch(range(2)), tiny.stage1(variant)
+    model.zero_grad()
+    model(batch, counts(batch)).loss.backward()
+    rng = np.random.default_rng(0)
+    tested = 0
+    for name, parameter in model.named_parameters():
+        if not any(
+            part in name
+            for part in ("embed_tokens", "q_proj", "norm.weight", "patch_embed.proj.weight", "merger.linear_fc2.weight")
+        ):
+            continue
+        flat, gradients = parameter.data.view(-1), parameter.grad.view(-1)
+        i = int(gradients.abs().topk(min(20, len(flat))).indices[int(rng.integers(min(20, len(flat))))])
+        old, losses = float(flat[i]), []
+        for step in (1e-6, -1e-6):
+            flat[i] = old + step
+            with torch.no_grad():
+                losses.append(float(model(batch, counts(batch)).loss))
+        flat[i] = old
+        assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(float(gradients[i]), rel=1e-5, abs=1e-8), name
+        tested += 1
+    model.zero_grad()
+    assert tested >= 5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_gradient_does_not_depend_on_how_a_step_is_cut(tiny, scenes, variant):
+    t = training(tiny, scenes, variant)
+    whole = gradient(t, cut(t.train, CUTS["1x8"]))
+    assert torch.isfinite(whole).all()
+    assert whole.abs().max() > 0
+    for name, sizes in CUTS.items():
+        t.progress.reset_window()
+        assert relative(gradient(t, cut(t.train, sizes)), whole) < 1e-10, name
+        assert [int(t.progress.window_sums[SUMS.index(n)]) for n in ("n_text", "n_coord")] == counts(*cut(t.train, [8])).tolist()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["no coordinates", "no text", "nothing"])
+def test_an_empty_group_contributes_nothing(tiny, scenes, variant, kind):
+    t = training(tiny, scenes, variant)
+    whole = cut(t.train, [3, 5])
+    keep = {"no coordinates": lambda b: b.bins < 0, "no text": lambda b: b.bins >= 0, "nothing": lambda b: b.bins < -1}[kind]
+    window = [of_rows(batch, keep(batch)) for batch in whole]
+    assert count_tokens(t, window).tolist() == counts(*window).tolist()
+    losses = [t.model(batch, count_tokens(t, window)).loss for batch in window]
+    found = gradient(t, window)
+    assert torch.isfinite(torch.stack(losses)).all()
+    assert torch.isfinite(found).all()
+    row = loss_values(t.progress.window_sums, t.model.variant)
+    assert all(np.isfinite(list(row.values())))
+    assert row["loss"] == pytest.approx(float(sum(losses)), rel=1e-12)
+    if kind == "nothing":
+        assert float(sum(losses)) == 0
+        assert found.abs().max() == 0
+    if kind == "no coordinates":
+        assert row["loss"] == row["text_ce/loss"] > 0
+    if kind == "no text":
+        assert row["text_ce/loss"] == 0 < row["loss"]
+
+
+def test_pictures_without_objects_train_beside_others(tiny, scenes, record_file, tmp_path):
+    box = ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0))
+    dataset = Dataset(record_file(tmp_path, [[], [box], [], [box, box]]), tiny.processor)
+    for variant in VARIANTS:
+        t = training(tiny, scenes, variant)
+        found = [gradient(t, cut(dataset, sizes)) for sizes in ([4], [1, 1, 1, 1], [1, 3])]
+        assert relative(found[1], found[0]) < 1e-10
+        assert relative(found[2], found[0]) < 1e-10
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_preflight_agrees_and_stops_a_broken_normalisation(tiny, scenes, variant, monkeypatch, refused):
+    t = training(tiny, scenes, variant, "train.micro_batch=2")
+    found = preflight(t)
+    assert found["relative_difference"] < 1e-12
+    assert found["train_loss"] > 0
+    assert t.model.training
+    assert all(p.grad is None or not p.grad.any() for p in t.model.parameters())
+    monkeypatch.setattr("coordexp.train.count_tokens", lambda *a: count_tokens(*a) * (1 + 3 * PREFLIGHT_TOLERANCE))
+    with refused("pre-flight"):
+        preflight(t)
+
+
+@pytest.fixture(scope="module")
+def two(scenes, tmp_path_factory):
+    """What two gloo ranks found (rank 0 speaks), by variant."""
+    out = tmp_path_factory.mktemp("two") / "found.pt"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(scenes.path), str(out)]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    where["PYTHONPATH"] = str(Path(__file__).parents[1])
+    ranks = [
+        subprocess.Popen(command, env=os.environ | where | {"RANK": r, "LOCAL_RANK": r}, stderr=subprocess.PIPE, text=True)
+        for r in "01"
+    ]
+    try:
+        errors = [rank.communicate(timeout=240)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], errors[0][-3000:]
+    return out.parent, torch.load(out, weights_only=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_ranks_agree_with_one(tiny, scenes, two, variant, tmp_path):
+    directory, found = two[0], two[1][variant]
+    t = training(tiny, scenes, variant, "train.micro_batch=8")
+    one = one_step(t)
+    assert relative(found["gradient"], one["gradient"]) < 1e-10
+    timing = {"tokens_per_s", "time_unix_s", "accum/grad_steps", "coord_diag/expected_bin_abs_err_p90"}
+    assert {k: found["row"][k] for k in one["row"] if k not in timing} == pytest.approx(
+        {k: v for k, v in one["row"].items() if k not in timing}, rel=1e-5
+    )
+    assert found["row"]["loss"] == pytest.approx(one["row"]["loss"], rel=1e-10)
+    row = evaluate(t.model, t.val, 9, t.accelerator, tmp_path / "one.parquet")
+    assert {k: v for k, v in found["eval_row"].items() if k != "runtime_s"} == pytest.approx(
+        {k: v for k, v in row.items() if k != "runtime_s"}, rel=1e-4
+    )
+    tables = [pd.read_parquet(path) for path in (directory / f"{variant}.parquet", tmp_path / "one.parquet")]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fact", ["tokens_seen", "supervised_seen"])
+def test_two_ranks_count_the_tokens_one_would(tiny, scenes, two, fact):
+    t = training(tiny, scenes, "mixed")
+    assert two[1]["mixed"]["facts"][fact] == one_step(t)["facts"][fact] > 0

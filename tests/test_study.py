@@ -1,0 +1,89 @@
+"""Which runs a study consists of, and what `--config` may say."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordexp.files import read_json
+from coordexp.schema import UserError
+from coordexp.study import plan_study, preregister
+
+
+def keys(settings):
+    return {run.key for run in plan_study(settings).runs}
+
+
+def test_the_default_study_is_the_notes_three_variants_once():
+    study = plan_study({})
+    assert [(run.variant, run.seed) for run in study.runs] == [("softce_w1_gate", 0), ("pure_ce", 0), ("mixed", 0)]
+
+
+def test_an_override_changes_one_run_and_equal_spellings_none():
+    changed = keys({"pure_ce": "optim.lr=2e-3"})
+    assert len(changed - keys({})) == 1
+    assert changed == keys({"pure_ce": "optim.lr=0.002"}) == keys({"pure_ce": ["optim.lr=2.0e-3"]})
+    assert plan_study({"pure_ce": "optim.lr=2e-3"}).hash8 != plan_study({}).hash8 == plan_study({"seeds": 1}).hash8
+
+
+def test_all_changes_every_run():
+    assert not keys({"all": "optim.lr=5e-4"}) & keys({})
+
+
+def test_more_seeds_keep_the_runs_there_are():
+    assert keys({}) < keys({"seeds": 3})
+    assert len(keys({"seeds": 3})) == 9
+
+
+def test_variants_share_data_and_base_model():
+    study = plan_study({})
+    assert len({run.data for run in study.runs}) == len({run.base for run in study.runs}) == 1
+
+
+def test_overrides_of_the_runtime_change_how_a_run_is_launched_and_not_which():
+    study = plan_study({"all": "runtime.processes=2"})
+    assert {run.key for run in study.runs} == keys({})
+    assert all(run.cores == 2 and run.launcher.startswith("accelerate launch") for run in study.runs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"pur_ce": "optim.lr=1"}, "pur_ce=…: unknown key; known are experiment, study, seeds, all, softce_w1_gate, pure_ce, mixed"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"seeds": "three"}, "seeds=three"),
+        ({"seeds": True}, "seeds=True"),
+        ({"experiment": "nope"}, "experiment/nope"),
+        ({"pure_ce": "optim.lrx=1"}, "optim.lrx"),
+        ({"pure_ce": "optim.lr=fast"}, "lr"),
+        ({"pure_ce": "seed=3"}, "seed=3 is the study's to decide"),
+        ({"pure_ce": "variant=mixed"}, "variant=mixed is the study's to decide"),
+        ({"all": "study.seeds=3"}, "study.seeds=3 is the study's to decide"),
+        ({"pure_ce": "study=other"}, "study=other is the study's to decide"),
+        ({"pure_ce": "variant.name=x"}, "variant.name=x is the study's to decide"),
+        ({"pure_ce": {"optim.lr": 1}}, "must be Hydra overrides"),
+        ({"pure_ce": "faster"}, "must be Hydra overrides"),
+    ],
+)
+def test_a_slip_is_one_line_that_says_what_and_where(settings, says):
+    with pytest.raises(UserError) as refused:
+        plan_study(settings)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_preregistration_is_written_once_and_names_what_existed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = plan_study({})
+    path = preregister(first)
+    written = path.read_bytes()
+    assert [run["existing"] for run in read_json(path)["runs"]] == [False] * 3
+
+    log = first.runs[0].directory.log
+    log.parent.mkdir(parents=True)
+    log.write_text('{"global_step/max_steps": "40/720", "eval_loss": 1.0}\n')
+    assert preregister(first) == path
+    assert path.read_bytes() == written
+
+    more = read_json(preregister(plan_study({"seeds": 2})))
+    assert [run["existing"] for run in more["runs"]] == [True] + [False] * 5
+    assert [study["hash8"] for study in more["earlier_studies"]] == [first.hash8]

@@ -1,0 +1,191 @@
+"""The DAG end to end on `experiment=smoke`, in a copy of the project: what runs, what does not run again, what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("Snakefile", "conf", "coordexp", "workflow", "profiles", "environment.yml")
+pytestmark = pytest.mark.slow
+
+
+def snakemake(cwd: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The interpreter of the tests also runs the rules' `python`."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def planned(cwd: Path, *config: str) -> dict[str, int]:
+    """Jobs a dry run plans, by rule; empty when there is nothing to be done."""
+    text = snakemake(cwd, "-n", "stage1_ablation", "--config", "experiment=smoke", *config).stdout
+    table = re.search(r"Job stats:\n.*?\n-+.*?\n(.*?)\ntotal", text, re.S)
+    return {row.split()[0]: int(row.split()[1]) for row in table[1].splitlines()} if table else {}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Path:
+    """A copy of the project in which the smoke study has run."""
+    copy = tmp_path_factory.mktemp("house")
+    for part in PARTS:
+        source = ROOT / part
+        shutil.copytree(source, copy / part) if source.is_dir() else shutil.copy(source, copy)
+    done = snakemake(copy, "stage1_ablation", "--config", "experiment=smoke")
+    (copy / "first.txt").write_text(done.stdout + done.stderr)
+    return copy
+
+
+@pytest.fixture
+def restore(house):
+    """Files a test may edit, put back afterwards."""
+    saved = {path: path.read_text() for path in house.glob("conf/**/*.yaml")}
+    yield
+    for path in house.glob("conf/**/*.yaml"):
+        path.write_text(saved[path]) if path in saved else path.unlink()
+
+
+def study(house: Path) -> Path:
+    return house / "results" / "stage1_ablation" / "latest"
+
+
+def test_the_study_directory_is_complete_and_the_card_is_printed(house):
+    found = {path.name for path in study(house).iterdir()}
+    assert found >= {"preregistration.json", "runs.json", "audit.json", "audit.csv", "comparison.json", "comparison.csv",
+                     "recommendation.json", "recommendation.md", "figures", "report.html", "mlflow.json"}  # fmt: skip
+    recommendation = json.loads((study(house) / "recommendation.json").read_text())
+    jsonschema.validate(recommendation, json.loads((ROOT / "workflow/schemas/recommendation.schema.json").read_text()))
+    assert f"Start Stage-2 from {recommendation['primary']['variant']}" in (house / "first.txt").read_text()
+
+
+def test_a_second_run_does_nothing_and_says_so(house):
+    done = snakemake(house, "stage1_ablation", "--config", "experiment=smoke")
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_rules_were_written_down_before_any_training_started(house):
+    registered = json.loads((study(house) / "preregistration.json").read_text())
+    assert not any(run["existing"] for run in registered["runs"])
+    for run in registered["runs"]:
+        assert (house / run["directory"] / "run.json").stat().st_mtime > (study(house) / "preregistration.json").stat().st_mtime
+
+
+def test_one_override_plans_one_training_and_taking_it_back_none(house):
+    assert planned(house, "pure_ce=optim.lr=5e-4")["train"] == 1
+    assert planned(house, "seeds=2")["train"] == 3
+    assert planned(house, "all=optim.lr=5e-4")["train"] == 3
+    assert planned(house) == {}
+
+
+def test_equal_spellings_are_the_same_run(house):
+    assert planned(house, "pure_ce=optim.lr=1e-3") == planned(house, "pure_ce=optim.lr=0.001") == {}
+
+
+@pytest.mark.usefixtures("restore")
+def test_an_edited_variant_plans_one_training_and_going_back_none(house):
+    variant = house / "conf/variant/mixed.yaml"
+    before = variant.read_text()
+    variant.write_text(before.replace("ce: 1.0", "ce: 0.5", 1) if before.startswith("ce") else before + "sigma_bins: 2.0\n")
+    assert planned(house)["train"] == 1
+    variant.write_text(before)
+    assert planned(house) == {}
+
+
+@pytest.mark.usefixtures("restore")
+def test_a_fourth_variant_is_one_yaml_and_its_name_in_the_study(house):
+    (house / "conf/variant/softce_wide.yaml").write_text(
+        (house / "conf/variant/softce_w1_gate.yaml").read_text().replace("name: softce_w1_gate", "name: softce_wide") + "sigma_bins: 4.0\n"
+    )
+    file = house / "conf/study/stage1_ablation.yaml"
+    file.write_text(file.read_text().replace("pure_ce, mixed]", "pure_ce, mixed, softce_wide]"))
+    assert planned(house)["train"] == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("pur_ce=optim.lr=1", "--config pur_ce=…: unknown key"),
+        ("seeds=0", "--config seeds=0: must be"),
+        ("pure_ce=optim.lrx=1", "optim.lrx"),
+        ("pure_ce=seed=1", "is the study's to decide"),
+    ],
+)
+def test_a_slip_costs_one_line(house, config, says):
+    done = snakemake(house, "stage1_ablation", "--config", "experiment=smoke", config, check=False)
+    assert done.returncode != 0
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip() and not line.startswith("Using workflow")]
+    assert len(lines) == 1
+    assert says in lines[0]
+
+
+def test_going_back_to_a_study_plans_no_training_and_shows_its_card(house):
+    def show() -> str:
+        return subprocess.run([sys.executable, "-m", "coordexp.cli", "show"], cwd=house, capture_output=True, text=True, check=True).stdout
+
+    first, link = show(), os.readlink(study(house))
+    snakemake(house, "stage1_ablation", "--config", "experiment=smoke", "pure_ce=optim.lr=5e-4")
+    assert os.readlink(study(house)) != link
+    assert "optim.lr" in show()
+    back = planned(house)
+    assert "train" not in back
+    snakemake(house, "stage1_ablation", "--config", "experiment=smoke")
+    assert os.readlink(study(house)) == link
+    assert show() == first
+
+
+def test_the_recommended_checkpoints_load_and_their_digests_are_the_cards(house):
+    from coordexp.files import sha256_directory
+    from coordexp.model import load_base
+
+    recommendation = json.loads((study(house) / "recommendation.json").read_text())
+    for role in ("primary", "secondary"):
+        path = house / recommendation[role]["checkpoint"]
+        assert sha256_directory(path) == recommendation[role]["sha256"]
+        import torch
+
+        model, processor = load_base(path, torch.float32)
+        assert model.config.text_config.vocab_size == len(processor.tokenizer)
+
+
+def test_a_killed_workflow_starts_again_at_once_without_a_second_writer(house):
+    """SIGKILL snakemake while trainers run: they are orphaned, may finish, and nothing is trained or logged twice."""
+    arguments = ["stage1_ablation", "--config", "experiment=smoke", "all=train.max_steps=16"]
+    running = subprocess.Popen(command(*arguments), cwd=house, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    logs = lambda: [p for p in house.glob("results/runs/*/*/logging.jsonl") if "/16" in p.read_text()]  # noqa: E731
+    deadline = time.monotonic() + 120
+    while not logs() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    snakemake(house, "--unlock", *arguments)
+    for _ in range(20):  # a run that an orphan still holds is refused in one line; started again it goes on
+        done = snakemake(house, *arguments, check=False)
+        if done.returncode == 0:
+            break
+        assert "being trained by process" in done.stdout + done.stderr
+        time.sleep(1)
+    assert done.returncode == 0
+    for log in logs():
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        written = [(row["global_step/max_steps"], "eval_loss" in row) for row in rows]
+        assert len(written) == len(set(written))
+        assert [step for step, is_eval in written if is_eval] == ["4/16", "8/16", "12/16", "16/16"]

@@ -1,0 +1,81 @@
+"""One optimizer step through the trainer's own functions, with the gradient kept instead of applied.
+
+Imported by test_objective.py, and run as a script by it, once for each of two gloo ranks:
+
+    RANK=0 WORLD_SIZE=2 … python tests/two_ranks.py <directory of the scenes> <output file>
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from conftest import TINY_OVERRIDES, VARIANTS, Scenes, Tiny, keep_float64
+
+from coordexp import train
+from coordexp.config import compose
+from coordexp.data.batches import Batch
+from coordexp.evaluate import evaluate
+from coordexp.model import build_tiny
+from coordexp.optim import build_optimizer
+from coordexp.runs import RunDirectory
+
+
+def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> train.Training:
+    """What `train.set_up` puts together, around the tiny model. Gradients are not clipped."""
+    cfg = compose([f"variant={variant}", *TINY_OVERRIDES, "optim.clip_norm=1e9", *overrides])
+    AcceleratorState._reset_state(reset_partial_state=False)
+    accelerator = Accelerator(cpu=True)
+    model = tiny.stage1(variant, *overrides)
+    wrapped, optimizer = accelerator.prepare(model, build_optimizer(tiny.vlm, cfg.optim))
+    sets = [scenes.dataset(split, tiny.processor) for split in ("train", "val")]
+    return train.Training(
+        cfg, RunDirectory(scenes.root), {}, accelerator, model, wrapped, optimizer, tiny.processor, *sets, train.Progress()
+    )
+
+
+def gradient(t: train.Training, window: list[Batch]) -> torch.Tensor:
+    """The gradient `optimizer_step` would hand to AdamW, all parameters in one vector."""
+    kept = []
+
+    def keep(*_):
+        kept.append(torch.cat([p.grad.flatten() for p in t.model.parameters()]))
+
+    with mock.patch.object(train, "step_optimizer", keep):
+        train.optimizer_step(t, window, step=1)
+    return kept[0]
+
+
+def one_step(t: train.Training) -> dict[str, Any]:
+    """Gradient, train row and facts of step 1 of this configuration."""
+    found = gradient(t, train.load_window(t, step=1))
+    facts = {"tokens_seen": t.progress.tokens_seen, "supervised_seen": t.progress.supervised_seen}
+    return {"gradient": found, "row": train.train_row(t), "facts": facts}
+
+
+def main(scenes_path: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    keep_float64(pytest.MonkeyPatch())
+    cfg = compose(TINY_OVERRIDES)
+    model, processor = build_tiny(cfg.model)
+    tiny, scenes = Tiny(cfg, model.double().train(), processor), Scenes(scenes_path, scenes_path)
+    results: dict[str, Any] = {}
+    for variant in VARIANTS:
+        t = training(tiny, scenes, variant, "train.micro_batch=2")
+        assert t.accelerator.num_processes == 2
+        results[variant] = one_step(t)
+        results[variant]["eval_row"] = evaluate(t.model, t.val, 4, t.accelerator, out.with_name(f"{variant}.parquet"))
+    if t.accelerator.is_main_process:
+        torch.save(results, out)
+    t.accelerator.wait_for_everyone()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
