@@ -136,10 +136,10 @@ def refuse_unknown_keys(node: DictConfig, schema: type, prefix: str = "") -> Non
     known = schema.__dataclass_fields__  # type: ignore[attr-defined]
     for key in node:
         if key not in known:
-            raise UserError(f"configuration: unknown key {prefix}{key}: known are {', '.join(known)}")
+            raise UserError(f"configuration: unknown key {prefix}{key!s}: known are {', '.join(known)}")
         child = node._get_node(key)
         if isinstance(child, DictConfig) and is_dataclass(child_type := OmegaConf.get_type(child)):
-            refuse_unknown_keys(child, child_type, f"{prefix}{key}.")
+            refuse_unknown_keys(child, child_type, f"{prefix}{key!s}.")
 
 
 def check_together(cfg: DictConfig) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,7 +134,8 @@ def point_link(link: Path, target: Path) -> None:
 def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`; the kernel lets go of it when the process dies, however it dies.
 
-    `lockf`, not `flock`: worker processes do not inherit it. The file is never unlinked.
+    `lockf`, not `flock`: worker processes do not inherit it. The file is never unlinked. With `wait`, another
+    holder is waited for.
 
     Raises:
         UserError: another process holds it (unless `wait`), naming its pid.
@@ -141,12 +143,14 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as handle:
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            advice = "wait for it, or stop it, and start again"
-            raise UserError(f"{path.parent}: {what} by process {holder} already: {advice}") from error
+            busy = f"{path.parent}: {what} by process {handle.read().strip() or 'unknown'} already"
+            if not wait:
+                raise UserError(f"{busy}: wait for it, or stop it, and start again") from error
+            print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
+            fcntl.lockf(handle, fcntl.LOCK_EX)
         handle.seek(0)
         handle.truncate()
         handle.write(f"{os.getpid()}\n")

@@ -44,13 +44,15 @@ def base_path(cfg: DictConfig) -> Path:
 
 
 def prepare_base(cfg: DictConfig) -> Path:
-    """Build or grow the base model of `cfg.model`; returns its manifest's path.
+    """Build or grow the base model of `cfg.model`, where it is not there yet; returns its manifest's path.
 
     Raises:
         UserError: the pretrained model cannot be found.
     """
     out = base_path(cfg)
-    with locked(out / ".lock", "being prepared"):
+    with locked(out / ".lock", "being prepared", wait=True):
+        if (out / "base.json").exists():
+            return out / "base.json"
         model, processor = build_tiny(cfg.model) if "init_seed" in cfg.model else grow_pretrained(cfg.model)
         save_pretrained(model, processor, out / "model")
         write_json(

@@ -100,7 +100,7 @@ def base_directory(name: str, hash8: str) -> Path:
 def artifact_digests(run: RunDirectory) -> dict[str, str]:
     """sha256 of every file (or checkpoint directory) that the manifest vouches for, by relative path."""
     files = [run.config, run.log, *(run.table(step) for step in run.table_steps())]
-    digests = {str(f.relative_to(run.path)): sha256_file(f) for f in files}
+    digests = {str(f.relative_to(run.path)): sha256_file(f) for f in files if f.exists()}
     for step in run.checkpoint_steps():
         digests[str(run.checkpoint(step).relative_to(run.path))] = sha256_directory(run.checkpoint(step))
     return digests
@@ -108,7 +108,7 @@ def artifact_digests(run: RunDirectory) -> dict[str, str]:
 
 def damaged_artifacts(run: RunDirectory, manifest: dict[str, Any]) -> list[str]:
     """The artifacts whose bytes are not those the manifest vouches for (missing ones too)."""
-    found = artifact_digests(run) if run.log.exists() and run.config.exists() else {}
+    found = artifact_digests(run)
     return sorted(name for name, sha256 in manifest["artifacts"].items() if found.get(name) != sha256)
 
 

@@ -122,6 +122,7 @@ class RuntimeConfig:
     processes: int = 1
     threads: int = 1
     device: str = "auto"
+    wait: bool = False  # for another trainer of the same run to end, instead of refusing to start
 
 
 @dataclass

@@ -101,7 +101,7 @@ def train(cfg: DictConfig) -> RunDirectory:
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
     AcceleratorState._reset_state(reset_partial_state=True)  # --multirun trains several times in one process
     accelerator = Accelerator(cpu=cfg.runtime.device == "cpu")
-    lock = locked(run.lock, "being trained") if accelerator.is_main_process else nullcontext()
+    lock = locked(run.lock, "being trained", cfg.runtime.wait) if accelerator.is_main_process else nullcontext()
     with lock:
         done = torch.tensor(int(accelerator.is_main_process and verify_finished(run, digests)), device=accelerator.device)
         if not accelerator.reduce(done, reduction="sum"):

@@ -47,7 +47,9 @@ def write_run(variant: str, final: dict[str, float], seed: int = 0, ratio: float
     run.config.write_text(OmegaConf.to_yaml(cfg))
     lines = []
     for step in STEPS:
-        row = {key: collapse(step, value) if key.endswith(("mae", "p90", "w1_to_delta")) else value for key, value in final.items()}
+        row = {
+            key: collapse(step, value) if key.endswith(("mae", "p90", "w1_to_delta")) else value for key, value in final.items()
+        }
         row["coord_diag/enabled"] = float(variant != "pure_ce")
         train = {"loss": row["loss"] * ratio, "base_ce/loss": row["base_ce/loss"] * ratio, "accum/grad_steps": gas}
         if variant != "pure_ce":

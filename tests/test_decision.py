@@ -59,7 +59,11 @@ def test_votes_then_declared_order_then_tie():
     found = decide(write_study([write_run("pure_ce", a), write_run("mixed", b)]))
     assert found["primary"]["variant"] == "pure_ce"
     assert found["primary"]["reasons"][-1] == "tie in votes, decided by MAE"
-    found = decide(write_study([write_run("pure_ce", a), write_run("mixed", b)], {"metrics": ["expected_bin_abs_err_p90", "expected_bin_mae"]}))
+    found = decide(
+        write_study(
+            [write_run("pure_ce", a), write_run("mixed", b)], {"metrics": ["expected_bin_abs_err_p90", "expected_bin_mae"]}
+        )
+    )
     assert found["primary"]["variant"] == "mixed"
     found = decide(write_study([write_run("pure_ce", a), write_run("mixed", a)]))
     assert found["primary"] is None
@@ -99,7 +103,9 @@ def test_a_diverged_run_is_a_failure_of_its_variant_and_explained():
 
 
 def test_no_run_passes_gives_null_roles_and_says_why(capsys):
-    found = decide(write_study([write_run(v, row, status="diverged", reason="diverged at step 3") for v, row in NOTE_640.items()]))
+    found = decide(
+        write_study([write_run(v, row, status="diverged", reason="diverged at step 3") for v, row in NOTE_640.items()])
+    )
     assert found["primary"] is found["secondary"] is found["decision_step"] is None
     assert len(found["ineligible"]) == 3
     main(["show", "results/stage1_ablation/" + found["study"]["hash8"]])
@@ -154,7 +160,9 @@ def test_grades_follow_the_evidence():
 
 def test_a_winner_that_changes_with_temperature_is_said():
     rows = dict(NOTE_640)
-    rows["mixed"] = rows["mixed"] | {key: 0.99 if "p_gt" in key else 1.0 for key in rows["mixed"] if key.startswith("coord_diag_own_t")}
+    rows["mixed"] = rows["mixed"] | {
+        key: 0.99 if "p_gt" in key else 1.0 for key in rows["mixed"] if key.startswith("coord_diag_own_t")
+    }
     found = decide(write_study([write_run(v, row, tables=True) for v, row in rows.items()]))
     assert "temperature_sensitive" in found["confidence"]["stage1_ranking"]["reason"]
     assert any("own temperature: mixed would lead" in line for line in found["would_overturn"])

@@ -48,7 +48,10 @@ def test_overrides_of_the_runtime_change_how_a_run_is_launched_and_not_which():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"pur_ce": "optim.lr=1"}, "pur_ce=…: unknown key; known are experiment, study, seeds, all, softce_w1_gate, pure_ce, mixed"),
+        (
+            {"pur_ce": "optim.lr=1"},
+            "pur_ce=…: unknown key; known are experiment, study, seeds, all, softce_w1_gate, pure_ce, mixed",
+        ),
         ({"seeds": 0}, "seeds=0"),
         ({"seeds": "three"}, "seeds=three"),
         ({"seeds": True}, "seeds=True"),

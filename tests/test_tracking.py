@@ -315,17 +315,23 @@ def test_missing_checkpoint_is_one_clear_line() -> None:
         tracking.import_study(study)
 
 
-def meet(barrier: Any) -> None:
-    """Start of a worker: it has imported mlflow, as has the other one when both go on."""
-    barrier.wait(timeout=120)
+def share(barrier: Any) -> None:
+    """Start of a worker of the pool below."""
+    import_together.barrier = barrier
+
+
+def import_together(run: RunDirectory) -> str:
+    """Import a run at the moment the other worker does."""
+    import_together.barrier.wait(timeout=120)
+    return tracking.import_run(run)
 
 
 def test_two_importers_at_once() -> None:
     tracking.create_database()
     runs = [make_run(variant, seed) for variant in ("mixed", "pure_ce") for seed in (0, 1)]
     spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(2, meet, (spawn.Barrier(2),)) as pool:
-        ids = pool.map(tracking.import_run, [run for run in runs for _ in range(2)], chunksize=1)
+    with spawn.Pool(2, share, (spawn.Barrier(2),)) as pool:
+        ids = pool.map(import_together, [run for run in runs for _ in range(2)], chunksize=1)
     assert ids[0::2] == ids[1::2]
     assert (counts()["runs"], counts()["metrics"]) == (4, 4 * (2 * len(TRAIN) + len(EVAL)))
 

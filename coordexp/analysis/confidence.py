@@ -7,6 +7,7 @@ from typing import Any
 
 from coordexp.metrics import METRICS
 
+GRADES = ("descriptive", "provisional", "supported", "conclusive")  # in rising order
 TEMPERATURE_NAME = {"1": "T = 1", "own": "each variant's own temperature", "fitted": "fitted temperatures"}
 
 

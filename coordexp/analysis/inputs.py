@@ -60,7 +60,8 @@ def load_runs(study_dir: Path) -> list[RunData]:
     for entry in read_json(study_dir / "runs.json")["runs"]:
         run = RunDirectory(Path(entry["directory"]))
         config = OmegaConf.to_container(OmegaConf.load(run.config))
-        loaded.append(RunData(entry["variant"], entry["seed"], read_log(run.log), run, read_manifest(run), config))  # type: ignore[arg-type]
+        log = read_log(run.log) if run.log.exists() else Log(run.log)  # a run may diverge before its first row
+        loaded.append(RunData(entry["variant"], entry["seed"], log, run, read_manifest(run), config))  # type: ignore[arg-type]
     return loaded
 
 

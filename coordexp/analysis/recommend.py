@@ -155,7 +155,7 @@ def role_entry(
 def show(name: str, value: float) -> str:
     """A metric's value as the card prints it: `MAE 23.63 bins`, `coord acc 0.218`."""
     m = METRICS[name]
-    return f"{m.label} {value:.2f} {m.unit}" if m.unit else f"{m.label} {value:.3f}"
+    return f"{m.label} {value:.2f} {m.unit}" if m.unit else f"{m.label} {value:.4f}"
 
 
 def primary_reasons(primary: str, rows: Values, votes: dict[str, list[str]], decided_by: str) -> list[str]:

@@ -29,7 +29,7 @@ def prepare_data(cfg: DictConfig) -> Path:
     """
     out = data_path(cfg)
     scenes: ScenesConfig = OmegaConf.to_object(cfg.data)  # type: ignore[assignment]
-    with locked(out / ".lock", "being prepared"):
+    with locked(out / ".lock", "being prepared", wait=True):
         counts: dict[str, Any] = {}
         for split, n_images in (("train", scenes.train_images), ("val", scenes.val_images)):
             annotations = make_scenes(scenes, out, split, n_images)

@@ -19,7 +19,9 @@ def study_command(preregistration: dict[str, Any]) -> str:
     for variant, overrides in per_variant.items():
         own = [o for o in overrides if target(o) not in (*STUDY_WIDE, *NAMED_ELSEWHERE)]
         if own:
-            settings.append(f"{variant}={' '.join(own) if not any(' ' in o for o in own) else json.dumps(own, ensure_ascii=False)}")
+            settings.append(
+                f"{variant}={' '.join(own) if not any(' ' in o for o in own) else json.dumps(own, ensure_ascii=False)}"
+            )
     config = ["--config", *(shlex.quote(setting) for setting in settings)] if settings else []
     return " ".join(["snakemake --cores all stage1_ablation", *config])
 

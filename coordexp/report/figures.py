@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from coordexp.analysis.inputs import RunData
-from coordexp.analysis.metrics import METRICS, Metric
+from coordexp.metrics import METRICS, Metric
 from coordexp.report import log_figures
 from coordexp.report.leads import Lead
 from coordexp.report.style import INK, PAPER, Look, grid, key, log_axis_if_wide, sheet, steps_axis, styled, svg
@@ -33,17 +33,18 @@ def draw(
 ) -> dict[str, str]:
     """Every figure that the numbers allow: name -> SVG."""
     step = comparison["decision_step"]
+    rows = comparison["snapshots"][0]["rows"] if step is not None else []
     curves = pd.DataFrame(comparison["curves"])
     with styled():
         figures = {
-            "effects": effects(comparison["snapshots"][0]["rows"], curves, leads, step, look),
+            "effects": effects(rows, curves, leads, step, look),
             "curves": metric_curves(curves, step, look),
             "leads": lead_curves(curves, primary, comparison, look),
             "ratios": log_figures.ratios(audit["runs"], step, look),
             "slices": slices(comparison["slices"], step, look),
             "losses": log_figures.losses(runs, step, look),
         }
-        return {name: svg(figure) for name, figure in figures.items() if figure}
+        return {name: svg(figure, name) for name, figure in figures.items() if figure}
 
 
 def metric_title(m: Metric) -> str:
@@ -103,6 +104,8 @@ def metric_curves(curves: pd.DataFrame, step: int | None, look: dict[str, Look])
                 draw_seeds(ax, by_seed(curves, variant, m.name), look[variant])
         if m.lower_is_better:
             log_axis_if_wide(ax, curves[m.name].dropna().tolist())
+        else:
+            ax.set_ylim(0, 1.08 * curves[m.name].max() or 1)
         ax.set(title=metric_title(m), xlabel="step")
         steps_axis(ax, step)
         grid(ax)
@@ -161,7 +164,7 @@ def effects(
     metrics = [m for m in METRICS.values() if any(m.name in row for row in rows)]
     pairs = list(dict.fromkeys((lead.first, lead.second) for lead in leads))
     heights = [len(rows) + 0.6] + ([len(pairs) + 0.6] if pairs else [])
-    figure = sheet(1.0 + 0.42 * sum(heights))
+    figure = sheet(1.0 + 0.42 * sum(heights), wspace=0.1, hspace=0.08)
     panels = figure.subplots(len(heights), len(metrics), sharey="row", squeeze=False, height_ratios=heights)
     at_step = curves[curves["step"] == step]
     for ax, m in zip(panels[0], metrics, strict=True):
@@ -195,7 +198,7 @@ def leads_panel(ax: Axes, m: Metric, pairs: list[tuple[str, str]], leads: Sequen
         ax.plot(lead.value, y, linestyle="", marker=style.marker, markersize=6.5, color=style.colour, markerfacecolor=face)
     one_leader = len({first for first, _ in pairs}) == 1
     category_axis(ax, [f"over {second}" if one_leader else f"{first} over {second}" for first, second in pairs])
-    ax.set_title(f"lead in {m.label}{', ' + m.unit if m.unit else ''}")
+    ax.set_title(f"lead{', ' + m.unit if m.unit else ''}")
 
 
 def category_axis(ax: Axes, names: list[str]) -> None:
@@ -203,7 +206,7 @@ def category_axis(ax: Axes, names: list[str]) -> None:
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.75)
     ax.margins(x=0.3)
-    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.xaxis.set_major_locator(MaxNLocator(2))
     ax.tick_params(axis="y", length=0)
     grid(ax, "x")
 
@@ -222,7 +225,7 @@ def slices(found: dict[str, Any], step: int | None, look: dict[str, Look]) -> Fi
             ax.plot(np.arange(len(names)) + shift, y, **line(look[variant]) | {"linestyle": "", "markersize": 7})
         ax.set_xticks(range(len(names)), [SIZE_LABELS.get(name, name) for name in names])
         ax.set_xlim(-0.6, len(names) - 0.4)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.1 * max(value for variant in found.values() for value in variant[part].values()))
         ax.set_title(f"MAE {title}, bins")
         grid(ax)
     key(panels[2], [(v, line(look[v]) | {"linestyle": ""}) for v in found], [f"step {step}, lower is better"])

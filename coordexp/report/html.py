@@ -14,16 +14,16 @@ from markupsafe import Markup
 
 from coordexp.analysis.audit import CONSISTENT, FAMILIES
 from coordexp.analysis.card import verdict
-from coordexp.analysis.confidence import GRADES
 from coordexp.analysis.inputs import RunData, load_runs
-from coordexp.analysis.metrics import METRICS
 from coordexp.files import read_json, write_text
+from coordexp.metrics import METRICS
 from coordexp.report import commands, tables
 from coordexp.report.figures import draw
 from coordexp.report.leads import leads
 from coordexp.report.log_figures import EXPECTED
 from coordexp.report.style import INK, PAPER, looks
 
+GRADES = ("descriptive", "provisional", "supported", "conclusive")
 MINUS, NONE = "−", "–"
 
 
@@ -33,9 +33,7 @@ def write_report(study_dir: Path) -> Path:
     Raises:
         UserError: a file of the study, or the log of one of its runs, is missing or broken.
     """
-    names = ("audit", "comparison", "recommendation", "runs", "preregistration", "mlflow")
-    optional = ("preregistration", "mlflow")
-    study = {n: None if n in optional and not (study_dir / f"{n}.json").exists() else read_json(study_dir / f"{n}.json") for n in names}
+    study = read_study(study_dir)
     runs = load_runs(study_dir)
     values = page_values(study, runs)
     figures = draw(study["audit"], study["comparison"], runs, values["primary"], values["leads"], values["looks"])
@@ -49,6 +47,15 @@ def write_report(study_dir: Path) -> Path:
     return study_dir / "report.html"
 
 
+def read_study(study_dir: Path) -> dict[str, Any]:
+    """The study's files by name. A comparison of logs has no preregistration, and MLflow is filled after the report."""
+    study = {name: read_json(study_dir / f"{name}.json") for name in ("audit", "comparison", "recommendation", "runs")}
+    for name in ("preregistration", "mlflow"):
+        path = study_dir / f"{name}.json"
+        study[name] = read_json(path) if path.exists() else None
+    return study
+
+
 def page_values(study: dict[str, Any], runs: Sequence[RunData]) -> dict[str, Any]:
     """What the template lays out: the study's files as they are, and the tables made from them."""
     found, comparison, audit = study["recommendation"], study["comparison"], study["audit"]
@@ -57,23 +64,25 @@ def page_values(study: dict[str, Any], runs: Sequence[RunData]) -> dict[str, Any
     headline, _, reason = verdict(found).partition(": ")
     roles = [(role, found[role]) for role in ("primary", "secondary") if found[role]]
     roles += [(role, entry) for role in ("optional", "tied") for entry in found[role]]
+    columns = [m for m in METRICS.values() if roles and all(m.name in entry["metrics"] for _, entry in roles)]
     return {
         **study,
         "headline": headline,
         "headline_reason": reason,
         "primary": primary,
         "roles": roles,
-        "role_columns": [m for m in METRICS.values() if roles and all(m.name in entry["metrics"] for _, entry in roles)],
+        "role_columns": columns,
+        "role_best": {m.name: tables.best_of([{"variant": e["variant"], **e["metrics"]} for _, e in roles], m) for m in columns},
         "grades": GRADES,
         "leads": pairs,
         "lead_table": tables.lead_table(pairs),
         "snapshots": tables.snapshot_tables(comparison["snapshots"]),
         "extras": tables.EXTRAS,
-        "extra_columns": tables.extra_columns(comparison["snapshots"][0]["rows"]),
+        "extra_columns": tables.extra_columns(comparison["snapshots"]),
         "families": FAMILIES,
         "consistent": CONSISTENT,
         "expected": EXPECTED,
-        "check_names": tables.check_names(audit),
+        "check_columns": tables.check_columns(audit),
         "temperatures": tables.temperature_tables(runs, comparison["decision_step"]),
         "disagreements": tables.temperature_disagreements(comparison["winners"], comparison["temperature"]),
         "versions": tables.versions(study["runs"]["runs"]),
@@ -85,10 +94,10 @@ def page_values(study: dict[str, Any], runs: Sequence[RunData]) -> dict[str, Any
 
 def environment() -> Environment:
     """Jinja that escapes everything, refuses names it does not know, and writes numbers as this page does."""
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    env.filters |= {"metric": metric_value, "lead": lead_value, "number": number, "moment": moment, "duration": duration, "inline": inline}
+    here = FileSystemLoader(Path(__file__).parent)
+    env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters |= {"metric": metric_value, "lead": lead_value, "number": number, "moment": moment, "duration": duration}
+    env.filters["inline"] = inline
     return env
 
 
@@ -98,13 +107,16 @@ def metric_value(value: float | None, unit: str) -> str:
 
 
 def lead_value(value: float, unit: str) -> str:
-    """The same with a sign; what rounds to zero has none."""
-    text = f"{value:+.2f}" if unit else f"{value:+.4f}"
-    return text.replace("-", MINUS) if float(text) else text[1:]
+    """The same with a sign."""
+    return number(value, "+.2f" if unit else "+.4f")
 
 
 def number(value: float | None, form: str = ",.0f") -> str:
-    return NONE if value is None or not math.isfinite(value) else format(value, form).replace("-", MINUS)
+    """A number with a true minus; what rounds to zero has no sign."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    text = format(value, form)
+    return text.replace("-", MINUS) if text.strip("+-0.") else text.lstrip("+-")
 
 
 def moment(iso: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coordexp.analysis.metrics import METRICS
+from coordexp.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class Lead:
 
     @property
     def verdict(self) -> str:
-        """What the interval and the margin say of this lead."""
+        """What the interval (or, without one, the bare difference) and the margin say of this lead."""
         if self.value == 0:
             return "equal"
-        side = "ahead" if self.value > 0 else "behind"
-        if self.low is None or self.high is None:
-            return (
-                side if self.margin is None else f"{side}, {'within' if abs(self.value) <= self.margin else 'beyond'} the margin"
-            )
-        if self.unresolved:
-            return "not resolved: the interval holds 0"
-        nearest = min(abs(self.low), abs(self.high))
-        return f"{side}, surely beyond the margin" if self.margin is not None and nearest > self.margin else side
+        near, far = (
+            sorted((abs(self.low), abs(self.high))) if self.low is not None and self.high is not None else (abs(self.value),) * 2
+        )
+        side = "unresolved" if self.unresolved else "ahead" if self.value > 0 else "behind"
+        if self.margin is None:
+            return side
+        if far <= self.margin:
+            return f"{side}, within the margin"
+        return f"{side}, beyond the margin" if near > self.margin and not self.unresolved else side
 
 
 def leads(differences: list[dict[str, Any]], primary: str | None) -> list[Lead]:

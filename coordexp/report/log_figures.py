@@ -53,7 +53,7 @@ def ratio_panel(ax: Axes, family: str, entries: Sequence[dict[str, Any]], look: 
     if not found:
         ax.text(0.5, 0.62, "not applicable", transform=ax.transAxes, ha="center", alpha=0.7)
     for values in found:
-        for counts, alpha in ((False, 0.35), (True, 1.0)):
+        for counts, alpha in ((False, 0.35), (True, 1.0 if len(found) == 1 else 0.7)):
             pairs = [pair for pair in values["pairs"] if (pair["step"] >= values["from_step"]) is counts]
             xs, ys = [pair["step"] for pair in pairs], [pair["ratio"] for pair in pairs]
             ax.plot(xs, ys, color=look.colour, marker=look.marker, markersize=3, linewidth=1, alpha=alpha)
@@ -78,16 +78,15 @@ def losses(runs: Sequence[RunData], step: int | None, look: dict[str, Look]) -> 
         return None
     n_columns = min(3, len(groups))
     n_rows = -(-len(groups) // n_columns)
-    figure = sheet(0.3 + 2.3 * n_rows)
+    figure = sheet(2.6 * n_rows)
     panels = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
     for ax, (variant, mine) in zip(panels, groups.items(), strict=False):
         loss_panel(ax, mine, look[variant])
         steps_axis(ax, step)
-        ax.set(title=variant, xlabel="step", ylabel="its own loss, nats")
+        ax.set(title=f"{variant}: loss, nats\nnot comparable across variants", xlabel="step")
         grid(ax)
     for empty in panels[len(groups) :]:
         empty.set_axis_off()
-    figure.suptitle("Loss: not comparable across variants", x=0.01, ha="left", fontsize=9.5, alpha=0.75)
     return figure
 
 
@@ -96,14 +95,14 @@ def loss_panel(ax: Axes, runs: Sequence[RunData], look: Look) -> None:
     shown: list[float] = []
     for i, run in enumerate(runs):
         train, evals = loss_points(run.log.train), loss_points(run.log.evals)
-        ax.plot(train.keys(), train.values(), color=look.colour, linewidth=1, alpha=0.75, label="" if i else "train")
-        ax.plot(evals.keys(), evals.values(), look.marker, color=look.colour, markersize=3.5, label="" if i else "eval")
+        ax.plot([*train], [*train.values()], color=look.colour, linewidth=1, alpha=0.75, label="" if i else "train")
+        ax.plot([*evals], [*evals.values()], look.marker, color=look.colour, markersize=3.5, label="" if i else "eval")
         if run.diverged and train:
             last = max(train)
             ax.plot(last, train[last], "x", color=INK, markersize=9, markeredgewidth=2, label=f"s{run.seed} diverged")
         shown += [*train.values(), *evals.values()]
     log_axis_if_wide(ax, shown)
-    ax.legend(frameon=False, fontsize=8.5, loc="upper right")
+    ax.legend(frameon=False, fontsize=8.5, loc="upper center")
 
 
 def loss_points(rows: dict[int, Row]) -> dict[int, float]:

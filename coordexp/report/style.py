@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 INK = "#1b1f24"
@@ -34,9 +35,8 @@ _DASHES: tuple[Any, ...] = (
     (0, (1, 1)),
 )
 
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "coordexp",
     "font.family": "DejaVu Sans",  # ships with matplotlib: the layout is the same on every machine
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -77,14 +77,16 @@ def styled() -> Any:
     return mpl.rc_context(_RC)
 
 
-def sheet(height_in: float) -> Figure:
-    return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+def sheet(height_in: float, wspace: float = 0.02, hspace: float = 0.02) -> Figure:
+    """An empty figure of the page's width; the spaces between panels are fractions of a panel."""
+    return Figure(figsize=(WIDTH_IN, height_in), layout=ConstrainedLayoutEngine(wspace=wspace, hspace=hspace))
 
 
-def svg(figure: Figure) -> str:
-    """The figure as SVG: no date, no program version, the same bytes for the same numbers."""
+def svg(figure: Figure, name: str) -> str:
+    """The figure as SVG: no date, no program version, the same bytes for the same numbers, and ids of its own."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return buffer.getvalue()
 
 
@@ -95,19 +97,20 @@ def grid(ax: Axes, axis: str = "y") -> None:
 
 def steps_axis(ax: Axes, decision_step: int | None) -> None:
     """A step axis in whole steps, the decision step marked by a dotted line."""
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     if decision_step is not None:
         ax.axvline(decision_step, color=INK, alpha=0.55, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
 
 
 def log_axis_if_wide(ax: Axes, values: Sequence[float]) -> None:
-    """A logarithmic y axis where the values span more than a factor of 5: collapse and plateau both stay visible."""
+    """A logarithmic y axis where the values span more than a factor of 3: collapse and plateau both stay visible."""
     positive = [v for v in values if math.isfinite(v)]
-    if not positive or min(positive) <= 0 or max(positive) / min(positive) <= 5:
+    if not positive or min(positive) <= 0 or max(positive) / min(positive) <= 3:
         return
     low, high = min(positive) / 1.1, max(positive) * 1.1
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    digits = (1, 2, 5) if high / low > 15 else (1, 1.5, 2, 3, 4, 5, 7)
+    ticks = [digit * 10.0**decade for decade in decades for digit in digits]
     ax.set_yscale("log")
     ax.set_ylim(low, high)
     ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))

@@ -7,7 +7,7 @@ from typing import Any
 
 from coordexp.analysis.compare import values_at
 from coordexp.analysis.inputs import RunData, by_variant
-from coordexp.analysis.metrics import METRICS, Metric
+from coordexp.metrics import METRICS, TEMPERATURE_PREFIX, Metric
 from coordexp.report.leads import Lead
 
 # Logged beside the comparable metrics at the decision step: label, unit, whether lower is better (None: neither).
@@ -41,40 +41,56 @@ def snapshot_tables(snapshots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     return [table for table in tables if table["rows"]]
 
 
-def extra_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [name for name in EXTRAS if any(row.get(name) is not None for row in rows)]
+def extra_columns(snapshots: Sequence[dict[str, Any]]) -> list[str]:
+    """What was logged beside the metrics at the decision step (the first snapshot, where there is one)."""
+    return [name for name in EXTRAS if any(row.get(name) is not None for table in snapshots[:1] for row in table["rows"])]
 
 
 def lead_table(leads: Sequence[Lead]) -> dict[str, Any]:
-    """Leads by metric (rows) and pair (columns)."""
-    pairs = list(dict.fromkeys((lead.first, lead.second) for lead in leads))
-    names = [name for name in METRICS if any(lead.metric == name for lead in leads)]
-    cells = {(lead.metric, lead.first, lead.second): lead for lead in leads}
-    rows = [{"metric": METRICS[n], "leads": [cells.get((n, *pair)) for pair in pairs]} for n in names]
-    for row in rows:
-        row["margin"] = next(lead.margin for lead in row["leads"] if lead)
-    return {"pairs": pairs, "rows": rows, "has_intervals": any(lead.low is not None for lead in leads)}
+    """Leads by pair (rows) and metric (columns), and the margin of each metric."""
+    columns = [m for m in METRICS.values() if any(lead.metric == m.name for lead in leads)]
+    rows: dict[tuple[str, str], dict[str, Lead]] = {}
+    for lead in leads:
+        rows.setdefault((lead.first, lead.second), {})[lead.metric] = lead
+    return {
+        "columns": columns,
+        "rows": rows,
+        "margins": {lead.metric: lead.margin for lead in leads},
+        "has_intervals": any(lead.low is not None for lead in leads),
+    }
 
 
-def check_names(audit: dict[str, Any]) -> list[str]:
-    """Every check that judged some run, in order of appearance."""
-    return list(dict.fromkeys(c["name"] for entry in audit["runs"] for c in entry["checks"] if c["passed"] is not None))
+def check_columns(audit: dict[str, Any]) -> dict[str, str | None]:
+    """Every check that judged some run, in order of appearance, with its detail where all runs share it."""
+    details: dict[str, set[str]] = {}
+    for entry in audit["runs"]:
+        for check in entry["checks"]:
+            if check["passed"] is not None:
+                details.setdefault(check["name"], set()).add(check["detail"])
+    return {name: next(iter(found)) if len(found) == 1 else None for name, found in details.items()}
 
 
-def temperature_tables(runs: Sequence[RunData], step: int | None, own_key: str = "coord_diag_{}_t/temperature") -> list[dict[str, Any]]:
-    """The comparable metrics at each temperature for which every variant has them; accuracy, which has none, is left out."""
-    tables = []
+def temperature_tables(runs: Sequence[RunData], step: int | None) -> list[dict[str, Any]]:
+    """The metrics at each temperature at which some variant was read; accuracy, which has none, is left out."""
+    if step is None:
+        return []
     groups = by_variant([run for run in runs if step in run.log.evals and not run.diverged])
+    tables = []
     for name, label in TEMPERATURES.items():
-        rows = []
-        for variant, mine in groups.items():
-            used = [run.log.evals[step].get(own_key.format(name)) for run in mine] if step is not None else []
-            values = values_at(mine, step, name) if step is not None else {}
-            rows.append({"variant": variant, "used": [1.0] if name == "1" else [t for t in used if t is not None], **values})
+        rows = [
+            {"variant": v, "used": temperatures_used(mine, step, name), **values_at(mine, step, name)}
+            for v, mine in groups.items()
+        ]
         columns = [m for m in shared_columns(rows) if m.has_temperature]
-        if rows and columns:
+        if columns:
             tables.append({"label": label, "rows": rows, "columns": columns, "best": {m.name: best_of(rows, m) for m in columns}})
     return tables
+
+
+def temperatures_used(runs: Sequence[RunData], step: int, name: str) -> list[float]:
+    """The temperature of each seed that `own` or `fitted` stands for, where the log names it."""
+    key = f"{TEMPERATURE_PREFIX[name]}/temperature"
+    return [1.0] if name == "1" else [run.log.evals[step][key] for run in runs if key in run.log.evals[step]]
 
 
 def temperature_disagreements(winners: dict[str, dict[str, str | None]], rule_temperature: str) -> list[str]:

@@ -51,7 +51,7 @@ rule latest:
     input:
         f"{STUDY.path}/mlflow.json",
     output:
-        str(STUDY.latest),
+        directory(str(STUDY.latest)),
     log:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/latest.log",
     conda:

@@ -1,0 +1,139 @@
+"""The forge: a process that imports torch once and then forks trainers, called lives. Run by training.py.
+
+A life runs `coordexp.train.main()` (or `coordexp.cli.main()`) in a directory of its own, as a spawned one would. A fault
+makes it die, or fills its disk, just before a chosen file event: an audit event of Python (`open`, `os.rename`, …) below
+results/runs whose arguments contain a word.
+
+    python tests/lives.py      serves requests on stdin, a JSON object a line (see `serve`)
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from typing import Any
+
+
+def serve() -> None:
+    """Requests: {"poll": pid} -> {"returncode": null | int}; anything else is a life to start -> {"pid": …}."""
+    import torch
+
+    import coordexp.cli
+    import coordexp.train  # noqa: F401
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = {"returncode": os.waitstatus_to_exitcode(status) if pid else None}
+        else:
+            sys.stdout.flush()
+            pid = os.fork()
+            if not pid:
+                live(request)
+            answer = {"pid": pid}
+        print(json.dumps(answer), flush=True)
+
+
+def live(request: dict[str, Any]) -> None:
+    """The forked child: never returns."""
+    for fd, file in ((0, os.devnull), (1, request["files"][0]), (2, request["files"][1])):
+        os.dup2(os.open(file, os.O_RDWR), fd)
+    os.chdir(request["cwd"])
+    os.environ.update(request["env"])
+    sys.argv = [request["entry"], *request["arguments"]]
+    code: Any = 0
+    try:
+        if request["fault"]:
+            FAULTS[request["fault"][0]](*request["fault"][1:])
+        count_tokens(request["arguments"]) if request["entry"] == "count" else sys.modules[f"coordexp.{request['entry']}"].main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:  # noqa: BLE001 as the interpreter would
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def count_tokens(overrides: list[str]) -> None:
+    """Print [text, coordinate] tokens of each optimizer step of this configuration."""
+    from coordexp.config import compose
+    from coordexp.data.batches import Dataset, step_indices
+    from coordexp.data.prepare import data_path
+    from coordexp.model import base_path
+    from coordexp.processor import load_processor
+
+    cfg = compose(overrides)
+    dataset = Dataset(data_path(cfg) / "train.jsonl", load_processor(base_path(cfg) / "model"))
+    steps = range(1, cfg.train.max_steps + 1)
+    batches = [dataset.batch(step_indices(len(dataset), cfg.train.images_per_step, cfg.seed, step)) for step in steps]
+    print(json.dumps([[batch.n_text, batch.n_coord] for batch in batches]))
+
+
+def before_event(event: str, word: str, count: int, act) -> None:
+    """Call `act` just before the count-th file event of this name (or any, if empty) on a path that contains `word`."""
+    seen = itertools.count(1)
+
+    def hook(name: str, arguments: tuple) -> None:
+        if name not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"):
+            return
+        text = " ".join(str(a) for a in arguments[:2])
+        if (not event or name == event) and "results/runs" in text and word in text and next(seen) == count:
+            act()
+
+    sys.addaudithook(hook)
+
+
+def die_before(event: str, word: str = "", count: int = 1) -> None:
+    before_event(event, word, count, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def fill_disk_before(event: str, word: str, ballast: str, count: int = 1) -> None:
+    """Leave no byte free on the disk where the file `ballast` lies."""
+
+    def fill() -> None:
+        with open(ballast, "ab", buffering=0) as handle:
+            for size in (1 << 16, 1 << 12, 1):
+                with suppress(OSError):  # no space left
+                    while handle.write(bytes(size)):
+                        pass
+
+    before_event(event, word, count, fill)
+
+
+def fail_sync_of(word: str) -> None:
+    """fsync of a path that contains `word` reports a full disk, as it does where writing is delayed."""
+    fsync = os.fsync
+
+    def failing(fd: int) -> None:
+        if word in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(fd)
+
+    os.fsync = failing
+
+
+def divide_loss_again() -> None:
+    """The bug the note audits: the loss is divided by the accumulation count once more."""
+    from coordexp.losses import objective
+
+    total_loss = objective.total_loss
+    objective.total_loss = lambda *arguments: total_loss(*arguments) / 4
+
+
+FAULTS = {f.__name__: f for f in (die_before, fill_disk_before, fail_sync_of, divide_loss_again)}
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,188 @@
+"""The trainer end to end, undisturbed: what a run writes, how it is started, and that two processes give what one gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+
+import pytest
+from omegaconf import OmegaConf
+from training import MIXED, SMALL, artifacts, change_input, contents, environment, names, only, rows
+
+from coordexp.config import compose, plain
+from coordexp.files import sha256_file
+from coordexp.study import planned_run
+
+pytest_plugins = ("training_fixtures",)
+pytestmark = pytest.mark.slow
+COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
+WATCHED = {"expected_bin_mae", "expected_bin_abs_err_p90", "w1_to_delta", "p_gt_mean", "entropy_mean", "coord_mass_mean",
+           "flips_to_text", "flips_to_coord", "enabled"}  # fmt: skip
+
+
+def test_multirun_trains_every_variant_and_leaves_nothing_behind(house):
+    for variant in ("pure_ce", "mixed"):
+        run = house.run(variant)
+        assert names(run) >= {"config.yaml", "logging.jsonl", ".lock", "run.json"}
+        assert not [name for name in names(run) if name.endswith(".tmp") or name.startswith("state")]
+        manifest = json.loads((run / "run.json").read_text())
+        assert (manifest["status"], manifest["step"], manifest["processes"]) == ("complete", 8, 1)
+        assert (manifest["checkpoints"], manifest["token_tables"]) == ([4, 8], [2, 4, 6, 8])
+        assert manifest["preflight"]["relative_difference"] <= 1e-5
+        assert manifest["preflight"]["train_loss"] == pytest.approx(manifest["preflight"]["eval_loss"], rel=1e-5)
+        assert all(sha256 == sha256_file(run / name) for name, sha256 in manifest["artifacts"].items() if "." in name)
+
+
+@pytest.mark.parametrize("variant", ["pure_ce", "mixed"])
+def test_rows_carry_the_keys_of_the_contract_and_contributions_sum_to_their_loss(house, variant):
+    found = rows(house.run(variant))
+    trained = [row for row in found if "loss" in row]
+    evaluated = [row for row in found if "eval_loss" in row]
+    assert [row["global_step/max_steps"] for row in trained] == ["3/8", "6/8", "8/8"]
+    assert [row["global_step/max_steps"] for row in evaluated] == ["2/8", "4/8", "6/8", "8/8"]
+    assert len(trained) + len(evaluated) == len(found)
+    assert all(set(row) > {"learning_rate", "grad_norm", "accum/grad_steps"} for row in trained)
+    assert all(row["accum/grad_steps"] == 4.0 for row in trained)
+    for row in [*trained, *({key.removeprefix("eval_"): value for key, value in row.items()} for row in evaluated)]:
+        common = {"loss", "base_ce/loss", "text_ce/loss", "coord_token_acc", *(f"coord_diag/{name}" for name in WATCHED)}
+        assert set(row) >= common
+        assert row["coord_diag/enabled"] == float(variant == "mixed")
+        if variant == "pure_ce":
+            assert not [key for key in row if key.startswith("coord_softce_w1")]
+            assert row["loss"] == row["base_ce/loss"]
+        else:
+            parts = [row[f"coord_softce_w1/{term}"] for term in COORD_TERMS]
+            assert min(parts) > 0
+            assert sum(parts) == pytest.approx(row["coord_softce_w1/loss"], rel=1e-12)
+            assert row["base_ce/loss"] + row["coord_softce_w1/loss"] == pytest.approx(row["loss"], rel=1e-12)
+            assert row["base_ce/loss"] == row["text_ce/loss"]
+
+
+@pytest.mark.parametrize("variant", ["pure_ce", "mixed"])
+def test_a_train_row_is_the_token_weighted_mean_of_its_steps(forge, house, empty, variant):
+    """Another run logs every step; its rows, weighted by the tokens of each step, give the rows of every three."""
+    assert forge.run(empty, f"variant={variant}", *SMALL, "train.logging_steps=1").returncode == 0
+    steps = [row for row in rows(only(empty / "results/runs" / variant)) if "loss" in row]
+    counts = json.loads(forge.run(empty, f"variant={variant}", *SMALL, entry="count").stdout)  # [step][text, coordinates]
+    windows = {"3/8": slice(0, 3), "6/8": slice(3, 6), "8/8": slice(6, 8)}
+    for row in rows(house.run(variant)):
+        if "loss" not in row:
+            continue
+        window = windows[row["global_step/max_steps"]]
+        weights = {"text_ce/loss": [text for text, _ in counts], "coord_softce_w1/loss": [coord for _, coord in counts]}
+        weights |= {"coord_token_acc": weights["coord_softce_w1/loss"], "text_token_acc": weights["text_ce/loss"]}
+        weights["coord_diag/expected_bin_mae"] = weights["coord_softce_w1/loss"]
+        if variant == "pure_ce":
+            weights["loss"] = [text + coord for text, coord in counts]
+            del weights["coord_softce_w1/loss"]
+        for key, weight in weights.items():
+            total = sum(w * step[key] for w, step in zip(weight[window], steps[window], strict=True))
+            assert row[key] == pytest.approx(total / sum(weight[window]), rel=1e-6), key
+
+
+def test_an_unknown_override_costs_one_line_and_nothing_is_written(forge, empty):
+    life = forge.run(empty, *MIXED, "optim.learning_rate=1e-3")
+    assert "optim.learning_rate" in life.refusal()
+    assert len(life.stderr.splitlines()) == 1
+    assert {path.name for path in (empty / "results").iterdir()} == {"data", "base"}
+
+
+def test_cfg_job_prints_the_configuration_and_trains_nothing(forge, empty):
+    life = forge.run(empty, *MIXED, "optim.lr=5e-4", "--cfg", "job")
+    assert life.returncode == 0, life.stderr
+    assert plain(OmegaConf.create(life.stdout)) == plain(compose([*MIXED, "optim.lr=5e-4"]))
+    assert {path.name for path in empty.rglob("*")} == {"results", "data", "base"}
+
+
+@pytest.mark.parametrize("extra", [(), ("study.variants=[pure_ce, mixed]",)])
+def test_where_data_or_base_are_missing_the_line_holds_the_command_that_makes_them(forge, tmp_path, extra):
+    life = forge.run(tmp_path, *MIXED, *extra, "train.max_steps=2")
+    line = life.refusal()
+    assert len(life.stderr.splitlines()) == 1
+    assert not list(tmp_path.rglob("*"))
+    program, verb, *overrides = shlex.split(line.split("`")[1])
+    assert (program, verb) == ("coordexp", "prepare")
+    assert forge.run(tmp_path, verb, *overrides, entry="cli").returncode == 0
+    assert forge.run(tmp_path, *MIXED, *extra, "train.max_steps=2").returncode == 0
+
+
+def test_a_missing_base_alone_is_named_and_made(forge, house, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "data").symlink_to(house.path / "results" / "data")
+    line = forge.run(tmp_path, *MIXED).refusal()
+    assert "base.json" in line
+    _, *arguments = shlex.split(line.split("`")[1])
+    assert forge.run(tmp_path, *arguments, "--only", "base", entry="cli").returncode == 0
+    assert forge.run(tmp_path, *MIXED).returncode == 0
+
+
+@pytest.mark.parametrize(("state", "changed"), [("finished", "data"), ("unfinished", "base")])
+def test_a_run_of_other_data_is_set_aside_and_trained_from_scratch(forge, house, empty, request, changed, state):
+    old = request.getfixturevalue(state)
+    before = {name: sha256 for name, (sha256, _) in contents(old).items()}
+    change_input(empty, changed)
+    assert forge.run(empty, *MIXED).returncode == 0
+    aside = old.with_name(f"{old.name}.aside-1")
+    assert {name: sha256 for name, (sha256, _) in contents(aside).items()} == before
+    assert rows(old) == rows(house.run("mixed"))
+    assert artifacts(old) == artifacts(house.run("mixed"))
+    assert (old / "logging.jsonl").read_bytes() != (aside / "logging.jsonl").read_bytes()
+
+
+# --- two processes ---
+
+
+def ranks(forge, cwd, *arguments: str, fault: tuple = ()) -> list:
+    """Rank 0 (which may have a fault) and rank 1, as `accelerate launch` would start them, but forked."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        forge.start(cwd, *arguments, fault=fault if not rank else (), RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        for rank in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def two(house, tmp_path_factory):
+    """The run of `mixed`, launched as the workflow launches it, on two processes."""
+    path = house.empty_copy(tmp_path_factory.mktemp("two") / "processes")
+    arguments = (*MIXED, "runtime.processes=2")
+    launcher = planned_run(compose(arguments), 0, arguments).launcher
+    launcher = "torchrun --standalone --nproc-per-node 2 -m"  # TEMP
+    command = [*launcher.split(), "coordexp.train", *arguments]
+    done = subprocess.run(command, cwd=path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return only(path / "results" / "runs" / "mixed")
+
+
+def test_two_processes_take_the_same_images_to_the_same_loss(house, two):
+    one = house.run("mixed")
+    manifests = [json.loads((run / "run.json").read_text()) for run in (one, two)]
+    assert [manifest["processes"] for manifest in manifests] == [1, 2]
+    for fact in ("status", "step", "supervised_seen", "tokens_seen", "token_tables", "checkpoints"):
+        assert manifests[0][fact] == manifests[1][fact], fact
+    for row, expected in zip(rows(two), rows(one), strict=True):
+        assert row["global_step/max_steps"] == expected["global_step/max_steps"]
+        for key in ("loss", "eval_loss", "eval_base_ce/loss", "eval_coord_softce_w1/loss", "grad_norm"):
+            assert row.get(key) == pytest.approx(expected.get(key), rel=1e-5), key
+    assert [row["accum/grad_steps"] for row in rows(two) if "loss" in row] == [2.0, 2.0, 2.0]
+
+
+def test_two_processes_killed_in_the_middle_of_a_window_end_as_if_nothing_had_happened(forge, house, empty, two):
+    arguments = (*MIXED, "runtime.processes=2")
+    first, second = ranks(forge, empty, *arguments, fault=("die_before", "open", "logging.jsonl", 4))  # the row of steps 4 to 6
+    assert first.wait().returncode == -signal.SIGKILL
+    if second.poll() is None:
+        os.kill(second.pid, signal.SIGKILL)
+    second.wait()
+    for life in ranks(forge, empty, *arguments):
+        assert life.wait().returncode == 0, life.stderr
+    run = empty / house.run("mixed").relative_to(house.path)
+    assert rows(run) == rows(two)
+    assert artifacts(run) == artifacts(two)

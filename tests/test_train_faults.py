@@ -1,0 +1,222 @@
+"""The trainer disturbed: kills, second trainers, damaged files, a full disk, a loss that is not finite."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from training import MIXED, assert_same_run, change_input, contents, flip_byte, names, wait_for
+
+pytest_plugins = ("training_fixtures",)
+pytestmark = pytest.mark.slow
+
+
+def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(forge, house, empty):
+    """Ten kills from outside, two of them while starting up; one more life finishes the run."""
+    draw = random.Random(0)
+    log = empty / house.run("mixed").relative_to(house.path) / "logging.jsonl"
+    logged = lambda: log.read_bytes().count(b"\n") if log.exists() else 0  # noqa: E731
+    for least_rows in (0, 0, *sorted(draw.randrange(0, 6) for _ in range(8))):
+        life = forge.start(empty, *MIXED)
+        wait_for(lambda least_rows=least_rows: logged() >= least_rows)
+        time.sleep(draw.uniform(0.0, 0.4 if least_rows == 0 else 0.06))
+        life.signal(signal.SIGKILL)
+        assert life.wait().returncode == -signal.SIGKILL
+        if draw.random() < 0.5 and log.exists():  # what a power cut may leave
+            with open(log, "a") as handle:
+                handle.write('{"global_step/max_steps": "6/8", "lo')
+    assert forge.run(empty, *MIXED).returncode == 0
+    assert_same_run(log.parent, house.run("mixed"))
+
+
+CRASHES = (
+    ("os.rename", "config.yaml"),
+    ("os.rename", "state.pt"),  # of step 0
+    ("open", "logging.jsonl"),  # the first row: its token table is there
+    ("os.rename", "step-000002.parquet"),
+    ("os.rename", "state.pt"),  # of step 2
+    ("os.mkdir", ".step-000004.tmp"),
+    ("open", ".step-000004.tmp", 3),  # inside the checkpoint
+    ("os.rename", "step-000004"),
+    ("os.rename", "state.pt"),  # of step 4, the checkpoint is there
+    ("os.rename", "step-000006.parquet"),
+    ("os.rename", "step-000008.parquet"),
+    ("open", ".step-000008.tmp", 2),
+    ("os.rename", "run.json"),
+    ("shutil.rmtree", "state"),  # sealed, its state still there
+)
+
+
+def test_killed_before_each_kind_of_write_it_ends_as_if_nothing_had_happened(forge, house, empty):
+    for crash in CRASHES:
+        life = forge.run(empty, *MIXED, fault=("die_before", *crash))
+        assert life.returncode == -signal.SIGKILL, (crash, life.stdout, life.stderr)
+    assert forge.run(empty, *MIXED).returncode == 0
+    assert_same_run(empty / house.run("mixed").relative_to(house.path), house.run("mixed"))
+
+
+@pytest.mark.parametrize(("state", "moved"), [("finished", 1), ("finished", 2), ("finished", 3), ("unfinished", 2)])
+def test_killed_while_setting_aside_nothing_of_the_old_run_gets_into_the_new_one(forge, empty, request, state, moved):
+    run = request.getfixturevalue(state)
+    change_input(empty, "data")
+    assert forge.run(empty, *MIXED, fault=("die_before", "os.rename", ".aside-", moved + 1)).returncode == -signal.SIGKILL
+    started_ns = time.time_ns()
+    assert forge.run(empty, *MIXED, fault=("die_before", "os.rename", "state.pt")).returncode == -signal.SIGKILL
+    assert not [name for name, (_, modified_ns) in contents(run).items() if modified_ns < started_ns]
+
+
+def test_a_second_trainer_is_refused_or_waits_and_the_first_one_is_unharmed(forge, house, empty):
+    run = empty / house.run("mixed").relative_to(house.path)
+    first = forge.start(empty, *MIXED)
+    wait_for((run / "logging.jsonl").exists)
+    first.signal(signal.SIGSTOP)
+    before = contents(run)
+    line = forge.run(empty, *MIXED).refusal()
+    assert f"process {first.pid} " in line
+    assert contents(run) == before
+    waiting = forge.start(empty, *MIXED, "runtime.wait=true")
+    wait_for(lambda: f"process {first.pid} " in waiting.stderr)
+    assert waiting.poll() is None
+    first.signal(signal.SIGCONT)
+    assert first.wait().returncode == 0, first.stderr
+    assert waiting.wait().returncode == 0, waiting.stderr
+    assert_same_run(run, house.run("mixed"))
+
+
+def test_a_finished_run_is_verified_and_touched_and_otherwise_left_alone(forge, empty, finished):
+    before = contents(finished)
+    life = forge.run(empty, *MIXED)
+    after = contents(finished)
+    assert life.returncode == 0, life.stderr
+    assert after["run.json"][0] == before["run.json"][0]
+    assert after.pop("run.json")[1] > before.pop("run.json")[1]
+    assert after == before
+
+
+@pytest.mark.parametrize("artifact", ["eval/step-000004.parquet", "checkpoints/step-000008/model.safetensors", "logging.jsonl"])
+def test_a_finished_run_with_a_damaged_artifact_is_refused_and_kept(forge, empty, finished, artifact):
+    flip_byte(finished / artifact, 100)
+    before = contents(finished)
+    life = forge.run(empty, *MIXED)
+    assert artifact.split("/model")[0] in life.refusal()
+    assert len(life.stderr.splitlines()) == 1
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_a_damaged_state_is_refused_and_kept(forge, empty, unfinished, damage):
+    state = unfinished / "state" / "state.pt"
+    if damage == "flip":
+        flip_byte(state, state.stat().st_size // 2)
+    else:
+        os.truncate(state, {"truncate": state.stat().st_size - 100, "empty": 0}[damage])
+    before = contents(unfinished)
+    life = forge.run(empty, *MIXED)
+    assert str(state.relative_to(empty)) in life.refusal()
+    assert len(life.stderr.splitlines()) == 1
+    assert contents(unfinished) == before
+
+
+# --- a full disk ---
+
+DISK_BYTES = 8 << 20
+PLACES = (
+    ("open", ".config.yaml"),
+    ("open", ".state.pt"),  # of step 0
+    ("os.mkdir", "eval"),  # before the first token table
+    ("open", "logging.jsonl"),
+    ("open", ".state.pt"),
+    ("os.mkdir", ".step-000004.tmp"),
+    ("open", ".run.json"),
+)
+
+
+@pytest.fixture
+def small_disk(empty):
+    """results/runs lies on a small disk of its own."""
+    runs = empty / "results" / "runs"
+    runs.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(runs)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield runs
+    subprocess.run(["umount", "--lazy", str(runs)], check=True)
+
+
+def test_a_disk_that_fills_up_costs_one_line_and_once_there_is_space_nothing_is_lost(forge, house, small_disk):
+    cwd, ballast = small_disk.parents[1], small_disk / "ballast"
+    run = cwd / house.run("mixed").relative_to(house.path)
+    for event, word in PLACES:
+        before = contents(run) if run.exists() else {}
+        life = forge.run(cwd, *MIXED, fault=("fill_disk_before", event, word, str(ballast)))
+        ballast.unlink()
+        line = life.refusal()
+        assert "the disk is full" in line, (event, word, line)
+        assert str(run.relative_to(cwd)) in line
+        assert_nothing_lost(before, contents(run))
+    assert forge.run(cwd, *MIXED).returncode == 0
+    assert_same_run(run, house.run("mixed"))
+
+
+@pytest.mark.parametrize("word", ["state.pt", ".parquet", "logging.jsonl", "checkpoints/.step-000008.tmp", "run.json"])
+def test_a_full_disk_reported_by_fsync_costs_one_line_and_nothing_is_lost(forge, house, unfinished, word):
+    """Where writes are delayed (quotas, network disks) the news comes with fsync."""
+    cwd = unfinished.parents[3]
+    before = contents(unfinished)
+    life = forge.run(cwd, *MIXED, fault=("fail_sync_of", word))
+    assert "the disk is full" in life.refusal()
+    assert_nothing_lost(before, contents(unfinished))
+    assert forge.run(cwd, *MIXED).returncode == 0
+    assert_same_run(unfinished, house.run("mixed"))
+
+
+def test_starting_on_a_full_disk_costs_one_line(forge, small_disk):
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "ballast").write_bytes(bytes(DISK_BYTES + 1))
+    assert "the disk is full" in forge.run(small_disk.parents[1], *MIXED).refusal()
+
+
+def assert_nothing_lost(before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]]) -> None:
+    """What was there is there, unchanged; only the log may have grown, and a later state replaced an earlier one."""
+    for name in set(before) - {"logging.jsonl", "state/state.pt"}:
+        assert after[name][0] == before[name][0], name
+    assert set(after) >= set(before)
+
+
+# --- a loss that is not finite; a broken normalisation ---
+
+
+@pytest.mark.parametrize("logging_steps", [1, 8])
+def test_a_run_that_diverges_is_sealed_with_the_step_and_says_so(forge, empty, logging_steps):
+    """A learning rate of 1e30, its first step checkpointed; the second has no finite loss."""
+    arguments = (*MIXED, "optim.lr=1e30", "train.checkpoint_steps=1", f"train.logging_steps={logging_steps}")
+    life = forge.run(empty, *arguments)
+    assert life.returncode == 0, life.stderr
+    (run,) = (empty / "results" / "runs" / "mixed").iterdir()
+    manifest = json.loads((run / "run.json").read_text())
+    assert (manifest["status"], manifest["step"], manifest["checkpoints"]) == ("diverged", 1, [1])
+    assert "step 2" in manifest["reason"]
+    assert manifest["reason"] in life.stdout
+    weights = load_file(run / "checkpoints" / "step-000001" / "model.safetensors")
+    assert all(np.isfinite(weight).all() for weight in weights.values())
+    assert not (run / "state").exists()
+    before = contents(run)
+    assert forge.run(empty, *arguments).returncode == 0
+    assert {name: sha256 for name, (sha256, _) in contents(run).items()} == {name: sha256 for name, (sha256, _) in before.items()}
+
+
+def test_a_broken_normalisation_stops_the_run_before_its_first_step(forge, house, empty):
+    life = forge.run(empty, *MIXED, fault=("divide_loss_again",))
+    assert "pre-flight" in life.refusal()
+    assert len(life.stderr.splitlines()) == 1
+    run = empty / house.run("mixed").relative_to(house.path)
+    assert names(run) == {".lock"}
