@@ -75,7 +75,7 @@ def latest_study() -> Path:
 
 def ui(args: argparse.Namespace) -> None:
     """Serve MLflow on 127.0.0.1 and keep importing whatever the runs have written so far."""
-    from coordexp.tracking import serve
+    from coordexp.ui import serve
 
     serve(args.port)
 

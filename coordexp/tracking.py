@@ -3,7 +3,6 @@
     results/mlflow/mlflow.db         SQLite: runs, metrics, registered models
     results/mlflow/artifacts/        copies of small files, by run
     results/mlflow/experiment.json   id and URI, written by `create_database`
-    results/mlflow/server.log        what the server of `coordexp ui` has to say
     results/mlflow/.lock             held by the one importer
 
 Importing twice adds nothing: a run is found again by a tag, a point by its step, time (taken from the log) and
@@ -14,13 +13,9 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +29,11 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from omegaconf import DictConfig, OmegaConf
 
 from coordexp import __version__
-from coordexp.config import RUN_IDENTITY, UserError, plain
+from coordexp.config import RUN_IDENTITY, plain
 from coordexp.files import locked, read_json, write_json
 from coordexp.logs import EVAL, Log, read_log
 from coordexp.runs import RESULTS, RunDirectory, read_manifest
+from coordexp.schema import UserError
 
 ROOT = RESULTS / "mlflow"
 EXPERIMENT = MODEL = "coordexp-stage1"
@@ -47,7 +43,6 @@ NOTED_METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_token_acc", "coor
 RUN_TAG, STUDY_TAG, STEP_TAG = "coordexp.run", "coordexp.study", "coordexp.imported_step"
 NOTE_TAG, NOTE_CHARACTERS = "mlflow.note.content", 8000  # what MLflow takes at most
 HOST, PORT = "127.0.0.1", 5000
-FOLLOW_EVERY_S, STOP_WITHIN_S = 3, 10
 
 
 def create_database() -> Path:
@@ -123,28 +118,6 @@ def import_study(study_dir: Path) -> dict[str, Any]:
     }
     write_json(study_dir / "mlflow.json", result)
     return result
-
-
-def serve(port: int = PORT) -> None:
-    """Serve MLflow on 127.0.0.1 and keep importing what the runs write, until Ctrl-C or SIGTERM.
-
-    Raises:
-        UserError: the port is taken, or the server ended by itself.
-    """
-    require_free(port)
-    experiment_id = read_json(create_database())["experiment_id"]
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(stop) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(stop, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), server_process(port) as server:
-        wait_until_up(server, port)
-        if server.poll() is None:
-            print(f"MLflow: {ui_link(experiment_id, port)}\nimporting what the runs write; Ctrl-C ends both", flush=True)
-        imported: dict[Path, Any] = {}
-        while server.poll() is None:
-            import_changes(imported)
-            time.sleep(FOLLOW_EVERY_S)
-        raise UserError(f"the MLflow server ended with status {server.returncode}: {ROOT}/server.log says why")
 
 
 def ui_link(experiment_id: str, port: int = PORT) -> str:
@@ -275,51 +248,3 @@ def point_alias(client: MlflowClient, role: str, entry: dict[str, Any] | None, s
     client.set_model_version_tag(MODEL, version, "study", study)
     client.set_registered_model_alias(MODEL, ALIASES[role], version)
     return int(version)
-
-
-def require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UserError(f"{HOST}:{port}: {error.strerror}: stop what listens there, or choose another port") from error
-
-
-@contextmanager
-def server_process(port: int) -> Iterator[subprocess.Popen]:
-    """The MLflow server, in a session of its own: Ctrl-C reaches only us, and we stop all of it."""
-    store = f"--backend-store-uri sqlite:///{ROOT}/mlflow.db --default-artifact-root {ROOT}/artifacts --no-serve-artifacts"
-    command = [sys.executable, "-m", "mlflow", "server", *store.split(), "--host", HOST, "--port", str(port), "--workers", "1"]
-    with open(ROOT / "server.log", "wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        yield server
-    finally:
-        server.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_WITHIN_S)
-        with suppress(ProcessLookupError):  # whatever of it is left
-            os.killpg(server.pid, signal.SIGKILL)
-
-
-def wait_until_up(server: subprocess.Popen, port: int) -> None:
-    while server.poll() is None:
-        with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
-            return
-        time.sleep(0.2)
-
-
-def import_changes(imported: dict[Path, Any]) -> None:
-    """Import the runs whose log or manifest has changed since it was `imported`. A broken one does not stop the others."""
-    for path in sorted((RESULTS / "runs").glob("*/*")):
-        run = RunDirectory(path)
-        try:
-            stamp = [(file.stat().st_mtime_ns, file.stat().st_size) for file in (run.log, run.manifest) if file.exists()]
-            if ".aside-" not in path.name and imported.get(path) != stamp:
-                imported[path] = stamp
-                import_run(run)
-        except FileNotFoundError:
-            continue  # set aside at this very moment
-        except UserError as error:
-            print(f"not imported: {error}", file=sys.stderr, flush=True)

@@ -96,8 +96,10 @@ def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: i
     rule = plain(compose().study.rule) | (rule_changes or {})
     path = Path("results/stage1_ablation") / digest([str(r.path) for r in runs] + [rule])[:8]
     manifests = [json.loads(r.manifest.read_text()) for r in runs]
-    plans = [{"variant": m["variant"], "seed": m["seed"], "hash8": m["hash8"], "directory": str(r.path), "overrides": [], "existing": False}
-             for m, r in zip(manifests, runs, strict=True)]  # fmt: skip
+    plans = [
+        {key: m[key] for key in ("variant", "seed", "hash8")} | {"directory": str(r.path), "overrides": [], "existing": False}
+        for m, r in zip(manifests, runs, strict=True)
+    ]
     write_json(path / "preregistration.json", {
         "study": "stage1_ablation", "hash8": path.name, "written_at": "2026-01-01T00:00:00+00:00", "seeds": seeds,
         "rule": rule, "rule_sha256": digest(rule), "runs": plans, "earlier_studies": [],

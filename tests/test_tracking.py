@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from mlflow.exceptions import MlflowException
 
-from coordexp import tracking
+from coordexp import tracking, ui
 from coordexp.config import UserError, compose
 from coordexp.files import read_json, sha256_directory, write_json, write_text
 from coordexp.logs import LogWriter
@@ -338,13 +338,13 @@ def test_two_importers_at_once() -> None:
 
 def test_only_changed_runs_are_imported_again(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(tracking, "import_run", lambda run: seen.append(run.path.parent.name))
+    monkeypatch.setattr(ui, "import_run", lambda run: seen.append(run.path.parent.name))
     first, second, imported = make_run("mixed"), make_run("pure_ce"), {}
     shutil.copytree(first.path, first.path.with_name("s0-0badcafe.aside-1"))
 
     def looked_at() -> list[str]:
         seen.clear()
-        tracking.import_changes(imported)
+        ui.import_changes(imported)
         return list(seen)
 
     assert looked_at() == ["mixed", "pure_ce"]
@@ -358,7 +358,7 @@ def test_only_changed_runs_are_imported_again(monkeypatch: pytest.MonkeyPatch) -
 def test_broken_log_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     broken, good = make_run("mixed"), make_run("pure_ce")
     broken.log.write_text("not json\n" + broken.log.read_text())
-    tracking.import_changes({})
+    ui.import_changes({})
     assert query("select name from runs") == [(f"{good.path.parent.name} s0",)]
     assert "line 1 is broken" in capsys.readouterr().err
 
@@ -369,14 +369,14 @@ def test_taken_port_is_one_clear_line() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port}: .*another port"):
-            tracking.serve(port)
+            ui.serve(port)
 
 
 def test_server_that_dies_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(ui.signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(UserError, match=r"ended with status 1.*server\.log"):
-        tracking.serve(free_port())
+        ui.serve(free_port())
 
 
 def free_port() -> int:
@@ -399,10 +399,10 @@ def test_server_shows_a_run_while_it_grows(stop: signal.Signals) -> None:
     run, port = make_run(), free_port()
     experiment_id = read_json(tracking.create_database())["experiment_id"]
     log(run, "train", 6, {"loss": math.nan})
-    command = [sys.executable, "-c", f"from coordexp.tracking import serve; serve({port})"]
-    ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    command = [sys.executable, "-c", f"from coordexp.ui import serve; serve({port})"]
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     try:
-        assert f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs" in ui.stdout.readline()
+        assert f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs" in served.stdout.readline()
 
         def shown() -> list[dict[str, Any]]:
             body = json.dumps({"experiment_ids": [experiment_id]}).encode()
@@ -417,7 +417,7 @@ def test_server_shows_a_run_while_it_grows(stop: signal.Signals) -> None:
         wait_for(lambda: shown()[0]["info"]["status"] == "FINISHED")
         assert {m["step"] for m in shown()[0]["data"]["metrics"] if m["key"] == "loss"} == {8}
     finally:
-        ui.send_signal(stop)
-        assert ui.wait(30) == 0
-    tracking.require_free(port)  # the server is gone too, and was not killed:
+        served.send_signal(stop)
+        assert served.wait(30) == 0
+    ui.require_free(port)  # the server is gone too, and was not killed:
     assert "Finished server process" in (tracking.ROOT / "server.log").read_text()

@@ -171,7 +171,7 @@ def test_the_recommended_checkpoints_load_and_their_digests_are_the_cards(house)
 
 def test_a_killed_workflow_starts_again_at_once_without_a_second_writer(house):
     """SIGKILL snakemake while trainers run: they are orphaned, may finish, and nothing is trained or logged twice."""
-    arguments = ["stage1_ablation", "--config", "experiment=smoke", "all=train.max_steps=16"]
+    arguments = ["stage1_ablation", "--config", "experiment=smoke", "mixed=train.max_steps=16"]
     running = subprocess.Popen(
         command(*arguments), cwd=house, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
