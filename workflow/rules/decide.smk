@@ -6,9 +6,15 @@ rule preregister:
         update(f"{STUDY.path}/preregistration.json"),
     log:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/preregister.log",
+    benchmark:
+        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/preregister.tsv"
     priority: 100
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
     params:
         settings=lambda wildcards, output: json.dumps(config),
     shell:
@@ -25,8 +31,14 @@ rule audit:
         f"{STUDY.path}/audit.csv",
     log:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/audit.log",
+    benchmark:
+        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/audit.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
     params:
         study=subpath(output[0], parent=True),
     shell:
@@ -42,8 +54,14 @@ rule compare:
         f"{STUDY.path}/comparison.csv",
     log:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/compare.log",
+    benchmark:
+        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/compare.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
     params:
         study=subpath(output[0], parent=True),
     shell:
@@ -60,8 +78,14 @@ rule recommend:
         f"{STUDY.path}/recommendation.md",
     log:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/recommend.log",
+    benchmark:
+        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/recommend.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
     params:
         study=subpath(output[0], parent=True),
     shell:

@@ -11,8 +11,14 @@ rule report:
         f"{STUDY.path}/report.html",
     log:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/report.log",
+    benchmark:
+        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/report.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
     params:
         study=subpath(output[0], parent=True),
     shell:
@@ -24,8 +30,14 @@ rule mlflow_database:
         update("results/mlflow/experiment.json"),
     log:
         "results/logs/mlflow_database.log",
+    benchmark:
+        "results/benchmarks/mlflow_database.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
     shell:
         "python -m coordexp.cli track-init > {log} 2>&1"
 
@@ -39,8 +51,14 @@ rule mlflow_import:
         f"{STUDY.path}/mlflow.json",
     log:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/mlflow.log",
+    benchmark:
+        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/mlflow.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
     params:
         study=subpath(output[0], parent=True),
     shell:
@@ -54,8 +72,14 @@ rule latest:
         directory(str(STUDY.latest)),
     log:
         f"results/logs/{STUDY.name}/{STUDY.hash8}/latest.log",
+    benchmark:
+        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/latest.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
     params:
         study=subpath(input[0], parent=True),
     shell:
