@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,4 +64,5 @@ def log_key(name: str, temperature: str) -> str:
 
 def metric_values(row: Mapping[str, float], temperature: str) -> dict[str, float]:
     """The comparable metrics that an eval row holds."""
-    return {name: row[log_key(name, temperature)] for name in METRICS if log_key(name, temperature) in row}
+    found = {name: row.get(log_key(name, temperature), math.nan) for name in METRICS}
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -100,8 +100,8 @@ def die_before(event: str, word: str = "", count: int = 1) -> None:
     before_event(event, word, count, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
-def fill_disk_before(event: str, word: str, ballast: str, count: int = 1) -> None:
-    """Leave no byte free on the disk where the file `ballast` lies."""
+def fill_disk_before(event: str, word: str, ballast: str, spare_bytes: int = 0) -> None:
+    """Leave `spare_bytes` free on the disk where the file `ballast` lies."""
 
     def fill() -> None:
         with open(ballast, "ab", buffering=0) as handle:
@@ -109,8 +109,9 @@ def fill_disk_before(event: str, word: str, ballast: str, count: int = 1) -> Non
                 with suppress(OSError):  # no space left
                     while handle.write(bytes(size)):
                         pass
+            handle.truncate(handle.tell() - spare_bytes)
 
-    before_event(event, word, count, fill)
+    before_event(event, word, 1, fill)
 
 
 def fail_sync_of(word: str) -> None:

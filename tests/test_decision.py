@@ -99,7 +99,7 @@ def test_a_diverged_run_is_a_failure_of_its_variant_and_explained():
     runs.append(write_run("pure_ce", NOTE_640["pure_ce"], status="diverged", reason="diverged at step 7 (loss nan)"))
     found = decide(write_study(runs))
     assert found["primary"]["variant"] == "softce_w1_gate"
-    assert "pure_ce s0 diverged: diverged at step 7 (loss nan)" in found["ineligible"][0]["reasons"]
+    assert "seed 0 diverged at step 7 (loss nan)" in found["ineligible"][0]["reasons"]
 
 
 def test_no_run_passes_gives_null_roles_and_says_why(capsys):
@@ -185,3 +185,15 @@ def test_ranking_by_an_incomparable_loss_is_refused(name):
 
 def test_every_metric_is_known_by_its_own_name():
     assert all(metric(name).name == name for name in METRICS)
+
+
+def test_a_nan_in_a_log_fails_its_run_and_stops_nothing():
+    runs = [write_run(v, row) for v, row in NOTE_640.items()]
+    poisoned = next(r for r in runs if "pure_ce" in str(r.path))
+    lines = [json.loads(line) for line in poisoned.log.read_text().splitlines()]
+    lines[-1]["eval_coord_diag/expected_bin_mae"] = float("nan")
+    lines[-2]["loss"] = float("nan")
+    poisoned.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = decide(write_study(runs))
+    assert found["primary"]["variant"] != "pure_ce"
+    assert "is not finite" in found["ineligible"][0]["reasons"][0]

@@ -15,8 +15,8 @@ from coordexp.schema import UserError
 
 @pytest.fixture
 def released(tiny, tmp_path, monkeypatch):
-    """A Qwen3-VL directory as a release would lie there: no coordinate tokens, room left in the embedding matrix."""
-    monkeypatch.setattr(processors, "COORD_TOKENS", ())
+    """A Qwen3-VL directory as a release would lie there: 999 coordinate tokens missing, room left in the embeddings."""
+    monkeypatch.setattr(processors, "COORD_TOKENS", COORD_TOKENS[:1])
     tokenizer = processors.build_tokenizer(320)
     model, _ = tiny.vlm, tiny.processor
     config = model.config.__class__.from_dict(model.config.to_dict())

@@ -46,6 +46,7 @@ CRASHES = (
     ("open", ".step-000004.tmp", 3),  # inside the checkpoint
     ("os.rename", "step-000004"),
     ("os.rename", "state.pt"),  # of step 4, the checkpoint is there
+    ("open", "logging.jsonl", 3),  # the row of steps 4 to 6, a window that the state of step 4 left open
     ("os.rename", "step-000006.parquet"),
     ("os.rename", "step-000008.parquet"),
     ("open", ".step-000008.tmp", 2),
@@ -133,6 +134,7 @@ PLACES = (
     ("os.mkdir", "eval"),  # before the first token table
     ("open", "logging.jsonl"),
     ("open", ".state.pt"),
+    ("os.mkdir", ".step-000004.tmp", 64 << 10),  # enough for the small files, not for the weights
     ("os.mkdir", ".step-000004.tmp"),
     ("open", ".run.json"),
 )
@@ -155,9 +157,9 @@ def small_disk(empty):
 def test_a_disk_that_fills_up_costs_one_line_and_once_there_is_space_nothing_is_lost(forge, house, small_disk):
     cwd, ballast = small_disk.parents[1], small_disk / "ballast"
     run = cwd / house.run("mixed").relative_to(house.path)
-    for event, word in PLACES:
+    for event, word, *spare_bytes in PLACES:
         before = contents(run) if run.exists() else {}
-        life = forge.run(cwd, *MIXED, fault=("fill_disk_before", event, word, str(ballast)))
+        life = forge.run(cwd, *MIXED, fault=("fill_disk_before", event, word, str(ballast), *spare_bytes))
         ballast.unlink()
         line = life.refusal()
         assert "the disk is full" in line, (event, word, line)

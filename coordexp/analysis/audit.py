@@ -67,7 +67,7 @@ def ratios(run: RunData, family: str, start: int) -> dict[str, Any]:
         before = [s for s in train_steps if s <= step]
         train = run.log.train[before[-1]].get(family) if before else None
         evaluated = run.log.evals[step].get(family)
-        if train is not None and evaluated:
+        if train is not None and evaluated and math.isfinite(train / evaluated):
             pairs.append({"step": step, "train_step": before[-1], "ratio": train / evaluated})
     values = [pair["ratio"] for pair in pairs if pair["step"] >= start]
     if not values:

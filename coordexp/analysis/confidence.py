@@ -65,7 +65,7 @@ def _against_primary(facts: dict[str, Any]) -> list[dict[str, Any]]:
 def would_overturn(facts: dict[str, Any]) -> list[str]:
     """What would change the primary, from the numbers."""
     if facts["primary"] is None:
-        return ["any metric on which one variant leads"]
+        return ["any metric on which one variant leads" if facts["rows"] else "a run that passes the audit and the bars"]
     lines = [*other_seeds(facts)]
     for temperature, leader in leaders_by_temperature(facts).items():
         if leader and leader != facts["primary"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,7 @@ def by_variant(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
 
 
 def mean_at(runs: Sequence[RunData], step: int, key: str) -> float | None:
-    """An eval value at a step, averaged over the seeds that have it."""
-    values = [run.log.evals[step][key] for run in runs if key in run.log.evals.get(step, {})]
+    """An eval value at a step, averaged over the seeds that have it. A value that is not finite is none."""
+    found = [run.log.evals.get(step, {}).get(key, math.nan) for run in runs]
+    values = [value for value in found if math.isfinite(value)]
     return sum(values) / len(values) if values else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ def collapse_end(log: Log) -> int:
 
     0 where the log has no MAE; the last eval step where MAE never settles.
     """
-    curve = [(step, row[MAE_KEY]) for step, row in sorted(log.evals.items()) if MAE_KEY in row]
+    curve = [(step, row[MAE_KEY]) for step, row in sorted(log.evals.items()) if math.isfinite(row.get(MAE_KEY, math.nan))]
     if not curve:
         return 0
     steps, values = (np.array(part) for part in zip(*curve, strict=True))
@@ -33,7 +34,7 @@ def plateau(log: Log, key: str) -> dict[str, Any] | None:
     `slope_percent_per_100_steps` is a least-squares slope relative to the level. None where the curve has fewer
     than three points in its last third.
     """
-    curve = [(step, row[key]) for step, row in sorted(log.evals.items()) if key in row]
+    curve = [(step, row[key]) for step, row in sorted(log.evals.items()) if math.isfinite(row.get(key, math.nan))]
     if not curve:
         return None
     last_step = curve[-1][0]

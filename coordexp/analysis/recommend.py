@@ -68,11 +68,12 @@ def recommend(
 def eligibility(variant: str, runs: Sequence[RunData], audit: dict[str, Any], rows: Values, rule: dict[str, Any]) -> list[str]:
     """Why a variant may not hold a role; empty if it may. A bar whose metric no log holds is not applied."""
     mine = [run for run in runs if run.variant == variant]
-    reasons = [f"{run.name} diverged: {run.manifest['reason']}" for run in mine if run.diverged and run.manifest]
-    audits = [e for e in audit["runs"] if e["variant"] == variant and not e["passed"]]
-    for e in audits:
-        failed = [c["name"] + ": " + c["detail"] for c in e["checks"] if c["passed"] is False]
-        reasons.append(f"{variant} s{e['seed']} failed the audit: {'; '.join(failed) or e['verdict'] + ', ' + e['why']}")
+    diverged = {run.seed: run.manifest["reason"] for run in mine if run.diverged and run.manifest}
+    reasons = [f"seed {seed} {reason}" for seed, reason in diverged.items()]
+    for e in audit["runs"]:
+        if e["variant"] == variant and not e["passed"] and e["seed"] not in diverged:
+            failed = [f"{c['name']}: {c['detail']}" for c in e["checks"] if c["passed"] is False]
+            reasons.append(f"seed {e['seed']} failed the audit: {'; '.join(failed) or e['verdict'] + ', ' + e['why']}")
     if variant not in rows:
         return reasons or [f"{variant} has no evaluation at the decision step"]
     row, bars = rows[variant], rule["eligible"]
@@ -205,8 +206,8 @@ def evidence(facts: dict[str, Any]) -> list[str]:
 def rule_text(rule: dict[str, Any]) -> str:
     bars = rule["eligible"]
     return (
-        f"At step {rule['decision_step']}, T = {rule['temperature']}. Eligible: runs that pass the audit, with coordinate mass "
-        f"≥ {bars['min_coord_mass']:g}, text accuracy ≥ {bars['min_text_token_acc']:g} and MAE within "
+        f"Decision step {rule['decision_step']}, T = {rule['temperature']}. Eligible: runs that pass the audit, with coordinate "
+        f"mass ≥ {bars['min_coord_mass']:g}, text accuracy ≥ {bars['min_text_token_acc']:g} and MAE within "
         f"{bars['max_mae_over_best']:g} x the best. Primary: best on most of {', '.join(rule['metrics'])}, ties by that order. "
         "Secondary: the smoothest of the rest, if smoother than the primary. Optional: the rest."
     )
