@@ -61,7 +61,7 @@ def evaluate(
     sums = torch.stack([part[0] for part in parts]).sum(0)
     table = pd.concat([part[1] for part in parts], ignore_index=True)
     logits = torch.cat([part[2] for part in parts])
-    order = table.reset_index().sort_values(["image_id", "index"], kind="stable")["index"].to_numpy()
+    order = table.reset_index().sort_values(["image_id", "index"], kind="stable")["index"].to_numpy(copy=True)
     table, logits = table.iloc[order].reset_index(drop=True), logits[order]
     table, fitted = add_distributions(table, logits, model.variant)
     write_table(table, table_path, {"own_temperature": model.variant.temperature, "fitted_temperature": fitted})

@@ -140,19 +140,20 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     Raises:
         UserError: another process holds it (unless `wait`), naming its pid.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as handle:
+    with naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a+b", buffering=0)  # noqa: SIM115 a failed write must not be tried again on closing
+    with handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             handle.seek(0)
-            busy = f"{path.parent}: {what} by process {handle.read().strip() or 'unknown'} already"
+            busy = f"{path.parent}: {what} by process {handle.read().decode().strip() or 'unknown'} already"
             if not wait:
                 raise UserError(f"{busy}: wait for it, or stop it, and start again") from error
             print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
             fcntl.lockf(handle, fcntl.LOCK_EX)
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
+        with naming_full_disk(path):
+            handle.truncate(0)
+            handle.write(f"{os.getpid()}\n".encode())
         yield

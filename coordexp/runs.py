@@ -15,6 +15,7 @@ import datetime
 import hashlib
 import os
 import platform
+import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -166,7 +167,18 @@ def verify_finished(run: RunDirectory, digests: dict[str, str]) -> bool:
         advice = "restore it, or remove the directory to train again"
         raise UserError(f"{run.path}: {damaged[0]} is not what {run.manifest.name} vouches for: {advice}")
     run.manifest.touch()
+    shutil.rmtree(run.state.parent, ignore_errors=True)  # killed between sealing the run and removing its state
     return True
+
+
+def remove_leftovers(run: RunDirectory) -> None:
+    """Temporary files and directories of a killed trainer. Whoever calls this holds the lock."""
+    for leftover in [*run.path.rglob(".*.tmp")]:
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def holds_results(run: RunDirectory) -> bool:
+    return run.log.exists() or bool(run.table_steps() or run.checkpoint_steps())
 
 
 def set_aside(run: RunDirectory) -> None:

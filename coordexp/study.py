@@ -52,7 +52,7 @@ class PlannedRun:
         """The command that runs a module: plain Python, or one process a rank."""
         if self.processes == 1:
             return "python -m"
-        return f"accelerate launch --num_processes {self.processes} --num_machines 1 --mixed_precision no --dynamo_backend no -m"
+        return f"python -m torch.distributed.run --standalone --nproc-per-node {self.processes} -m"
 
     @property
     def key(self) -> str:

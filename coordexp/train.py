@@ -9,6 +9,7 @@ functions of (seed, step), and what is not lies in one state file.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -42,7 +43,17 @@ from coordexp.losses.objective import SUMS, Stage1Model, loss_values, watched_va
 from coordexp.model import base_path, load_base, save_checkpoint
 from coordexp.optim import build_optimizer, learning_rate_factor, step_optimizer
 from coordexp.processor import ImageProcessor
-from coordexp.runs import RunDirectory, module_digests, run_directory, set_aside, verify_finished, write_config, write_manifest
+from coordexp.runs import (
+    RunDirectory,
+    holds_results,
+    module_digests,
+    remove_leftovers,
+    run_directory,
+    set_aside,
+    verify_finished,
+    write_config,
+    write_manifest,
+)
 from coordexp.schema import UserError
 from coordexp.state import load_state, save_state
 
@@ -101,8 +112,15 @@ def train(cfg: DictConfig) -> RunDirectory:
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
     AcceleratorState._reset_state(reset_partial_state=True)  # --multirun trains several times in one process
     accelerator = Accelerator(cpu=cfg.runtime.device == "cpu")
+    if accelerator.num_processes != cfg.runtime.processes:
+        raise UserError(
+            f"runtime.processes={cfg.runtime.processes}, but {accelerator.num_processes} were started: start with "
+            f"`python -m torch.distributed.run --standalone --nproc-per-node {cfg.runtime.processes} -m coordexp.train …`"
+        )
     lock = locked(run.lock, "being trained", cfg.runtime.wait) if accelerator.is_main_process else nullcontext()
     with lock:
+        if accelerator.is_main_process:
+            remove_leftovers(run)
         done = torch.tensor(int(accelerator.is_main_process and verify_finished(run, digests)), device=accelerator.device)
         if not accelerator.reduce(done, reduction="sum"):
             train_to_end(set_up(cfg, run, digests, accelerator))
@@ -120,7 +138,7 @@ def input_digests(cfg: DictConfig) -> dict[str, str]:
     for needed in (data, base):
         if not needed.exists():
             choices = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-            raise UserError(f"{needed}: not there yet: make it with `{' '.join(['coordexp prepare', *choices])}`")
+            raise UserError(f"{needed}: not there yet: make it with `{shlex.join(['coordexp', 'prepare', *choices])}`")
     return {"data": sha256_file(data), "base": read_json(base)["sha256"]}
 
 
@@ -140,8 +158,8 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
     accelerator.wait_for_everyone()
     if state is not None and state["digests"] != digests:
         state = None
-        if accelerator.is_main_process:
-            set_aside(run)
+    if state is None and accelerator.is_main_process and holds_results(run):
+        set_aside(run)  # of other data or another base model, or its state was removed: a new run inherits nothing
     if state is not None:
         model.vlm.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
@@ -257,7 +275,7 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
     """
     p, ranks = t.progress, t.accelerator.num_processes
     denominators = count_tokens(t, window)
-    losses = []
+    losses, sums = [], torch.zeros(len(SUMS), dtype=torch.float64, device=t.accelerator.device)
     for i, batch in enumerate(window):
         seed_randomness(t, step, i)
         is_last = i == len(window) - 1
@@ -265,18 +283,22 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
             output = t.wrapped(batch.to(t.accelerator.device), denominators, ranks)
             t.accelerator.backward(output.loss)
         losses.append(output.loss.detach())
-        p.window_sums += output.sums.cpu()
+        sums += output.sums
         p.window_abs_errs += output.coord_rows["abs_err"].tolist()
-        p.window_tokens += batch.n_tokens
     grad_norm = float(t.accelerator.clip_grad_norm_(t.model.parameters(), t.cfg.optim.clip_norm))
-    loss = float(t.accelerator.reduce(torch.stack(losses).sum(), "sum")) / ranks
+    n_tokens = torch.tensor([sum(batch.n_tokens for batch in window)], device=t.accelerator.device)
+    mine = torch.cat([torch.stack(losses).sum()[None].double(), n_tokens.double(), sums])
+    whole = t.accelerator.reduce(mine, "sum").cpu()  # of every rank, so that a window survives in one state file
+    loss, tokens = float(whole[0]) / ranks, int(whole[1])
+    p.window_sums += whole[2:]
+    p.window_tokens += tokens
     if not (np.isfinite(loss) and np.isfinite(grad_norm)):
         raise Diverged(f"diverged at step {step} (loss {loss}, gradient norm {grad_norm}): the step was not taken")
     optim = t.cfg.optim
     factor = learning_rate_factor(step, t.cfg.train.max_steps, optim.warmup_fraction, optim.floor_fraction)
     step_optimizer(t.optimizer, t.model.vlm.get_input_embeddings().weight, t.model.coord_ids, optim, factor)
     t.optimizer.zero_grad()
-    p.tokens_seen += sum(batch.n_tokens for batch in window) * ranks
+    p.tokens_seen += tokens
     p.supervised_seen += int(denominators.sum())
     return {"learning_rate": optim.lr * factor, "grad_norm": grad_norm}
 
@@ -290,14 +312,13 @@ def seed_randomness(t: Training, step: int, micro_batch: int) -> None:
 def train_row(t: Training) -> dict[str, float]:
     """The window since the last row, token-weighted over every rank: the same quantities as an eval row."""
     p = t.progress
-    sums = t.accelerator.reduce(p.window_sums.to(t.accelerator.device), "sum").cpu()
     p90 = float(np.quantile(p.window_abs_errs, 0.9)) if p.window_abs_errs else None
     ranks = t.accelerator.num_processes
     return {
-        **loss_values(sums, t.model.variant),
-        **watched_values(sums, p90 if ranks == 1 else None, t.model.variant),
+        **loss_values(p.window_sums, t.model.variant),
+        **watched_values(p.window_sums, p90 if ranks == 1 else None, t.model.variant),
         "accum/grad_steps": float(t.cfg.train.images_per_step // (t.cfg.train.micro_batch * ranks)),
-        "tokens_per_s": p.window_tokens * ranks / max(p.window_wall_s, 1e-9),
+        "tokens_per_s": p.window_tokens / max(p.window_wall_s, 1e-9),
         "time_unix_s": time.time(),
     }
 
@@ -310,6 +331,9 @@ def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
     started = time.perf_counter()
     row = evaluate(t.model, t.val, t.cfg.train.eval_micro_batch, t.accelerator, t.run.table(step))
     t.progress.eval_wall_s += time.perf_counter() - started
+    loss = float(t.accelerator.reduce(torch.tensor(row["loss"] if row else 0.0, device=t.accelerator.device), "sum"))
+    if not np.isfinite(loss):
+        raise Diverged(f"diverged at step {step} (eval_loss {loss}): this step's weights are of no use")
     if log is None or row is None:
         return
     log.append("eval", step, row | {"time_unix_s": time.time()})

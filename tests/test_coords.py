@@ -91,6 +91,7 @@ def test_written_form_is_the_contracts():
     text = write_coordjson([CoordObject("red cup", "bbox_2d", (12, 34, 56, 78))])
     assert text == '{"objects": [{"desc": "red cup", "bbox_2d": [<|coord_12|>, <|coord_34|>, <|coord_56|>, <|coord_78|>]}]}'
     assert write_coordjson([]) == '{"objects": []}'
+    assert '"desc": "杯 \\"🥤\\"", "poly": [' in write_coordjson([CoordObject('杯 "🥤"', "poly", (1, 2, 3, 4, 5, 6))])
 
 
 @given(st.lists(objects, max_size=5))
