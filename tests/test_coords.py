@@ -110,6 +110,19 @@ def test_a_prefix_is_truncated_and_holds_a_prefix_of_the_objects(text, data):
     assert prefix.objects == whole[: len(prefix.objects)]
 
 
+def test_brackets_within_a_name_do_not_end_the_text():
+    text = text_of(GOOD, GOOD.replace("cup", "a ]} b"))
+    for cut in range(len(text)):
+        assert parse_coordjson(text[:cut]).truncated, text[:cut]
+
+
+def test_what_is_read_can_be_stored():
+    parsed = parse_coordjson(text_of(GOOD, GOOD.replace("cup", "\\ud800"), GOOD.replace("cup", "\\ud83e\\udd64")))
+    assert write_coordjson(parsed.objects).encode()
+    assert [o.desc for o in parsed.objects] == ["cup", "🥤"]
+    assert parsed.dropped == Counter(malformed=1), "half a surrogate pair is no text"
+
+
 def test_an_object_once_closed_is_never_lost_to_truncation():
     text = text_of(GOOD, GOOD)
     for cut in range(len(text) + 1):

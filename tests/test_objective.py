@@ -60,7 +60,7 @@ def test_pure_ce_is_the_models_own_loss(tiny, scenes):
     own = tiny.vlm(**batch.inputs, labels=labels).loss
     assert own.dtype == torch.float32, "transformers computes it in float32: that is where 1e-6 comes from"
     found = tiny.stage1("pure_ce")(batch, counts(batch)).loss
-    assert float(found.detach()) == pytest.approx(float(own.detach()), rel=1e-6)
+    assert found.item() == pytest.approx(own.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -77,7 +77,7 @@ def test_the_loss_is_that_of_full_logits_put_together_by_hand(tiny, scenes, vari
         terms = v.soft_ce * reference.soft_ce(s, q, v.temperature) + v.w1 * reference.w1(s, q, v.temperature)
         terms = terms + v.gate * reference.gate(z, s, v.temperature) + v.ce * reference.slice_ce(s, bins)
         expected = ce[~on_coord].mean() + terms.mean()
-    assert float(model(batch, counts(batch)).loss) == pytest.approx(float(expected), rel=1e-12)
+    assert model(batch, counts(batch)).loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
