@@ -120,7 +120,7 @@ def parse_coordjson(text: str) -> Parsed:
         elif resume := _OBJECT_END.search(text, at):
             result.dropped["malformed"] += 1
             end = resume.end()
-        elif text.endswith(_TAIL):  # closed, but what stands before the end is no object
+        elif text.endswith(_TAIL) and not _ends_within_a_string(text[at:]):  # closed, but what stands there is no object
             result.dropped["malformed"] += 1
             return result
         else:
@@ -134,10 +134,16 @@ def parse_coordjson(text: str) -> Parsed:
             return result
 
 
+def _ends_within_a_string(rest: str) -> bool:
+    return re.sub(r"\\.", "", rest).count('"') % 2 == 1
+
+
 def _keep(match: re.Match[str], result: Parsed) -> None:
     desc, kind = json.loads(match[1]), match[2]
     bins = tuple(int(k) for k in _BIN.findall(match[3]))
-    if not desc.strip():
+    if any("\ud800" <= character <= "\udfff" for character in desc):  # half a surrogate pair is no text
+        result.dropped["malformed"] += 1
+    elif not desc.strip():
         result.dropped["empty_desc"] += 1
     elif (kind == "bbox_2d" and len(bins) != 4) or (kind == "poly" and (len(bins) < 6 or len(bins) % 2)):
         result.dropped["arity"] += 1

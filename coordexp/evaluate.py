@@ -20,7 +20,7 @@ from coordexp.data.batches import Batch, Dataset
 from coordexp.diagnostics import distribution_columns, fit_temperature
 from coordexp.files import replacing
 from coordexp.losses.objective import SUMS, Output, Stage1Model, loss_values, watched_values
-from coordexp.schema import VariantConfig
+from coordexp.schema import UserError, VariantConfig
 
 
 def in_fit_half(image_id: int) -> bool:
@@ -45,7 +45,11 @@ def forward_only(
 def evaluate(
     model: Stage1Model, dataset: Dataset, micro_batch: int, accelerator: Accelerator, table_path: Path
 ) -> dict[str, float] | None:
-    """Evaluate on every image, write the token table, return the eval row (on the main process, else None)."""
+    """Evaluate on every image, write the token table, return the eval row (on the main process, else None).
+
+    Raises:
+        UserError: no image of the set holds an object.
+    """
     started = time.perf_counter()
     mine = np.arange(len(dataset))[accelerator.process_index :: accelerator.num_processes]
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
@@ -61,6 +65,8 @@ def evaluate(
     sums = torch.stack([part[0] for part in parts]).sum(0)
     table = pd.concat([part[1] for part in parts], ignore_index=True)
     logits = torch.cat([part[2] for part in parts])
+    if table.empty:
+        raise UserError(f"{dataset.path}: no picture holds an object: there is nothing to evaluate")
     order = table.reset_index().sort_values(["image_id", "index"], kind="stable")["index"].to_numpy(copy=True)
     table, logits = table.iloc[order].reset_index(drop=True), logits[order]
     table, fitted = add_distributions(table, logits, model.variant)

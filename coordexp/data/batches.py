@@ -5,6 +5,7 @@ Which images a step takes is a function of (seed, step) alone, so that a resumed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -71,10 +72,19 @@ class Dataset:
         self.path, self.processor = path, processor
         self.records = read_records(path)
         self.bin_of = {token_id: k for k, token_id in enumerate(coord_token_ids(processor.tokenizer))}
+        self._refuse_names_that_spell_tokens()
         self.encode = lru_cache(maxsize=50_000)(self._encode)
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def _refuse_names_that_spell_tokens(self) -> None:
+        """A name such as `<|coord_5|>` would become that very token, and be learnt as one."""
+        added = self.processor.tokenizer.get_added_vocab()
+        for record in self.records:
+            for obj in record.objects:
+                if spelt := next((token for token in re.findall(r"<\|[^|]*\|>", obj.desc) if token in added), None):
+                    raise UserError(f"{self.path}: {record.image}: the name {obj.desc!r} spells the token {spelt}: rename it")
 
     def _encode(self, index: int) -> tuple[list[int], list[int], list[CoordToken]]:
         """Token ids, 1 where a token is supervised, and the coordinate tokens of one record."""

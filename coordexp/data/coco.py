@@ -21,22 +21,26 @@ def coco_records(path: Path, root: Path) -> list[Record]:
     raw = read_json(path)
     try:
         names = {c["id"]: c["name"] for c in raw["categories"]}
-        images = {image["id"]: image for image in raw["images"]}
-        objects: dict[Any, list[RecordObject]] = {image_id: [] for image_id in images}
+        objects: dict[Any, list[RecordObject]] = {}
+        for image in raw["images"]:
+            if image["id"] in objects:
+                raise UserError(f"{path}: image {image['id']} is there twice: image ids must be unique")
+            if not (root / image["file_name"]).is_file():
+                raise UserError(f"{path}: image {image['id']}: the picture {root / image['file_name']} is missing")
+            objects[image["id"]] = []
         for annotation in raw["annotations"]:
             where = f"{path}: annotation {annotation['id']} of image {annotation['image_id']}"
-            if annotation["image_id"] not in images or annotation["category_id"] not in names:
+            if annotation["image_id"] not in objects or annotation["category_id"] not in names:
                 raise UserError(f"{where}: unknown image or category {annotation['category_id']}")
             objects[annotation["image_id"]].append(_object(annotation["bbox"], names[annotation["category_id"]], where))
+        return [_record(image, objects[image["id"]]) for image in raw["images"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a COCO annotation file ({error!r})") from error
-    for image in images.values():
-        if not (root / image["file_name"]).is_file():
-            raise UserError(f"{path}: image {image['id']}: the picture {root / image['file_name']} is missing")
-    return [
-        Record(image["file_name"], image["width"], image["height"], reading_order(objects[image_id]), {"image_id": image_id})
-        for image_id, image in images.items()
-    ]
+
+
+def _record(image: dict[str, Any], objects: list[RecordObject]) -> Record:
+    metadata = {"image_id": image["id"]}
+    return Record(image["file_name"], image["width"], image["height"], reading_order(objects), metadata)
 
 
 def _object(bbox: list[float], name: str, where: str) -> RecordObject:

@@ -51,6 +51,16 @@ def reading_order(objects: Iterable[RecordObject]) -> tuple[RecordObject, ...]:
     return tuple(sorted(objects, key=lambda o: (o.box[1], o.box[0])))
 
 
+def clockwise(pixels: Sequence[float]) -> tuple[float, ...]:
+    """The polygon clockwise (as seen, y downwards) from its top-most, then left-most vertex."""
+    points = list(zip(pixels[0::2], pixels[1::2], strict=True))
+    following = points[1:] + points[:1]
+    twice_area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(points, following, strict=True))
+    points = points if twice_area >= 0 else points[::-1]
+    first = min(range(len(points)), key=lambda i: (points[i][1], points[i][0]))
+    return tuple(value for point in points[first:] + points[:first] for value in point)
+
+
 def check_geometry(kind: str, pixels: Sequence[Any], where: str) -> None:
     """Refuse a box or polygon that no model should learn.
 
@@ -75,7 +85,7 @@ def check_geometry(kind: str, pixels: Sequence[Any], where: str) -> None:
 
 
 def parse_record(line: str, where: str) -> Record:
-    """One line of a record file.
+    """One line of a record file; objects and vertices are put into the contract's order.
 
     Raises:
         UserError: whatever breaks the contract, after `where` (file and line).
@@ -83,7 +93,7 @@ def parse_record(line: str, where: str) -> Record:
     try:
         raw = json.loads(line)
         images, width, height, objects = raw["images"], raw["width"], raw["height"], raw["objects"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{where}: not a record ({error!r}): it needs images, width, height and objects") from error
     if not (isinstance(images, list) and len(images) == 1 and isinstance(images[0], str)):
         raise UserError(f"{where}: images must be a list of one path, not {images!r}")
@@ -91,8 +101,11 @@ def parse_record(line: str, where: str) -> Record:
         raise UserError(f"{where}: width and height must be whole pixels above 1, not {width!r} x {height!r}")
     if not isinstance(objects, list):
         raise UserError(f"{where}: objects must be a list, not {objects!r}")
-    parsed = tuple(_parse_object(o, f"{where}, object {i}") for i, o in enumerate(objects))
-    return Record(images[0], width, height, parsed, raw.get("metadata") or {})
+    metadata = raw.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise UserError(f"{where}: metadata must be an object, not {metadata!r}")
+    parsed = [_parse_object(o, f"{where}, object {i}") for i, o in enumerate(objects)]
+    return Record(images[0], width, height, reading_order(parsed), metadata)
 
 
 def _parse_object(raw: Any, where: str) -> RecordObject:
@@ -102,7 +115,8 @@ def _parse_object(raw: Any, where: str) -> RecordObject:
     if len(kinds) != 1 or not isinstance(raw[kinds[0]], list):
         raise UserError(f"{where}: needs exactly one of bbox_2d and poly, as a list")
     check_geometry(kinds[0], raw[kinds[0]], where)
-    return RecordObject(raw["desc"], kinds[0], tuple(float(v) for v in raw[kinds[0]]))
+    pixels = tuple(float(v) for v in raw[kinds[0]])
+    return RecordObject(raw["desc"], kinds[0], clockwise(pixels) if kinds[0] == "poly" else pixels)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -112,17 +126,20 @@ def read_records(path: Path) -> list[Record]:
         UserError: naming file and line of the first fault.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8").split("\n")  # and at no other kind of line end, which a name may hold
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    records = [parse_record(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    records = []
+    for n, line in enumerate(lines, start=1):
+        if line.strip():
+            record = parse_record(line, f"{path}:{n}")
+            if not (path.parent / record.image).is_file():
+                raise UserError(f"{path}:{n}: the picture {path.parent / record.image} is missing")
+            records.append(record)
     if not records:
         raise UserError(f"{path}: holds no record")
-    for n, record in enumerate(records, start=1):
-        if not (path.parent / record.image).is_file():
-            raise UserError(f"{path}:{n}: the picture {path.parent / record.image} is missing")
     return records
 
 

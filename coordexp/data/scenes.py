@@ -58,6 +58,8 @@ def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path
     """
     _check(cfg)
     (out / "images" / split).mkdir(parents=True, exist_ok=True)
+    for leftover in (out / "images" / split).glob("*.tmp"):  # of a drawing that was killed
+        leftover.unlink()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in tqdm(range(n_images), desc=f"scenes {split}", unit="img", mininterval=1.0):
@@ -67,7 +69,7 @@ def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path
         if not (out / file_name).exists():
             _save(draw_scene(cfg.image_size, shapes, rng), out / file_name)
         images.append({"id": index, "file_name": file_name, "width": cfg.image_size, "height": cfg.image_size})
-        annotations.extend(_annotation(len(annotations) + i, index, shape) for i, shape in enumerate(shapes))
+        annotations += [_annotation(len(annotations) + i, index, shape) for i, shape in enumerate(shapes)]
     path = out / "annotations" / f"{split}.json"
     categories = [{"id": i, "name": name} for i, name in enumerate(CATEGORIES)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
