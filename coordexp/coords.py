@@ -120,7 +120,7 @@ def parse_coordjson(text: str) -> Parsed:
         elif resume := _OBJECT_END.search(text, at):
             result.dropped["malformed"] += 1
             end = resume.end()
-        elif text.endswith(_TAIL) and not _ends_within_a_string(text[at:]):  # closed, but what stands there is no object
+        elif text.endswith(_TAIL) and _closes_the_list(text[at:]):  # but what stands there is no object
             result.dropped["malformed"] += 1
             return result
         else:
@@ -134,8 +134,10 @@ def parse_coordjson(text: str) -> Parsed:
             return result
 
 
-def _ends_within_a_string(rest: str) -> bool:
-    return re.sub(r"\\.", "", rest).count('"') % 2 == 1
+def _closes_the_list(rest: str) -> bool:
+    """Whether the text behind the last object closes more lists than it opens, names left out."""
+    bare = re.sub(r'"[^"]*"?', "", re.sub(r"\\.", "", rest))
+    return bare.count("]") > bare.count("[")
 
 
 def _keep(match: re.Match[str], result: Parsed) -> None:

@@ -50,6 +50,8 @@ def evaluate(
     Raises:
         UserError: no image of the set holds an object.
     """
+    if not any(record.objects for record in dataset.records):  # seen alike by every rank
+        raise UserError(f"{dataset.path}: no picture holds an object: there is nothing to evaluate")
     started = time.perf_counter()
     mine = np.arange(len(dataset))[accelerator.process_index :: accelerator.num_processes]
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
@@ -65,8 +67,6 @@ def evaluate(
     sums = torch.stack([part[0] for part in parts]).sum(0)
     table = pd.concat([part[1] for part in parts], ignore_index=True)
     logits = torch.cat([part[2] for part in parts])
-    if table.empty:
-        raise UserError(f"{dataset.path}: no picture holds an object: there is nothing to evaluate")
     order = table.reset_index().sort_values(["image_id", "index"], kind="stable")["index"].to_numpy(copy=True)
     table, logits = table.iloc[order].reset_index(drop=True), logits[order]
     table, fitted = add_distributions(table, logits, model.variant)

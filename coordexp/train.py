@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.utils import logging as hf_logging
 
-from coordexp.config import CONF_DIR, check, compose, run_hash
+from coordexp.config import CONF_DIR, check, compose, digest, run_hash
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.data.prepare import data_path
@@ -129,17 +129,17 @@ def train(cfg: DictConfig) -> RunDirectory:
 
 
 def input_digests(cfg: DictConfig) -> dict[str, str]:
-    """sha256 of the data manifest (which vouches for records and pictures) and of the base model.
+    """sha256 of the data (its manifest and the records as they are now) and of the base model.
 
     Raises:
         UserError: they are not there yet, with the command that makes them.
     """
-    data, base = data_path(cfg) / "data.json", base_path(cfg) / "base.json"
-    for needed in (data, base):
+    data, base = [data_path(cfg) / name for name in ("data.json", "train.jsonl", "val.jsonl")], base_path(cfg) / "base.json"
+    for needed in (*data, base):
         if not needed.exists():
             choices = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
             raise UserError(f"{needed}: not there yet: make it with `{shlex.join(['coordexp', 'prepare', *choices])}`")
-    return {"data": sha256_file(data), "base": read_json(base)["sha256"]}
+    return {"data": digest([sha256_file(path) for path in data]), "base": read_json(base)["sha256"]}
 
 
 def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelerator: Accelerator) -> Training:

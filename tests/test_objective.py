@@ -85,7 +85,7 @@ def test_a_log_row_from_sums_is_the_loss_and_its_terms_add_up(tiny, scenes, vari
     window, model = cut(scenes.dataset("train", tiny.processor), [3, 5]), tiny.stage1(variant)
     outputs = [model(batch, counts(*window)) for batch in window]
     row = loss_values(sum(output.sums for output in outputs), model.variant)
-    assert row["loss"] == pytest.approx(float(sum(output.loss for output in outputs)), rel=1e-12)
+    assert row["loss"] == pytest.approx(sum(output.loss.item() for output in outputs), rel=1e-12)
     terms = {key: value for key, value in row.items() if key.startswith("coord_softce_w1/") and not key.endswith("/loss")}
     if variant == "pure_ce":
         assert not terms
@@ -106,7 +106,7 @@ def test_text_cross_entropy_is_the_same_quantity_in_every_variant(tiny, scenes):
 def test_ce_split_is_pure_ce_on_coordinates(tiny, scenes):
     batch = scenes.dataset("val", tiny.processor).batch(range(4))
     only = of_rows(batch, batch.bins >= 0)
-    losses = [float(tiny.stage1(name)(only, counts(only)).loss) for name in ("pure_ce", "ce_split")]
+    losses = [tiny.stage1(name)(only, counts(only)).loss.item() for name in ("pure_ce", "ce_split")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
@@ -163,9 +163,9 @@ def test_an_empty_group_contributes_nothing(tiny, scenes, variant, kind):
     assert torch.isfinite(found).all()
     row = loss_values(t.progress.window_sums, t.model.variant)
     assert all(np.isfinite(list(row.values())))
-    assert row["loss"] == pytest.approx(float(sum(losses)), rel=1e-12)
+    assert row["loss"] == pytest.approx(sum(losses).item(), rel=1e-12)
     if kind == "nothing":
-        assert float(sum(losses)) == 0
+        assert sum(losses).item() == 0
         assert found.abs().max() == 0
     if kind == "no coordinates":
         assert row["loss"] == row["text_ce/loss"] > 0
