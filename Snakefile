@@ -1,6 +1,7 @@
 # Stage-1 ablation: conf -> records -> base model -> runs -> audit, comparison, recommendation -> MLflow and report.
 # What runs there are is decided in coordexp/study.py; every rule is one job.
 import json
+import os
 import sys
 
 from snakemake.utils import min_version
@@ -32,5 +33,10 @@ include: "workflow/rules/decide.smk"
 include: "workflow/rules/publish.smk"
 
 
+# `make` prints the card itself, also when nothing had to run; a run of part of the DAG may have none yet.
 onsuccess:
-    shell("python -m coordexp.cli show {STUDY.path}")
+    if (
+        "MAKELEVEL" not in os.environ
+        and (STUDY.path / "recommendation.json").exists()
+    ):
+        shell("python -m coordexp.cli show {STUDY.path}")
