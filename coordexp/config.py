@@ -97,6 +97,7 @@ LIMITS: tuple[Limit, ...] = (
         ),
     ),
     ("must lie in [0, 1)", lambda v: 0 <= v < 1, ("optim.beta1", "optim.beta2")),
+    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ("study.rule.window",)),
     ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ("optim.warmup_fraction", "optim.floor_fraction")),
     ("must be float32, bfloat16 or float64", lambda v: v in ("float32", "bfloat16", "float64"), ("train.dtype",)),
     ("must be auto or cpu", lambda v: v in ("auto", "cpu"), ("runtime.device",)),

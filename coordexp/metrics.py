@@ -1,24 +1,64 @@
-"""The metrics that may be compared across variants, and the ones that may not."""
+"""Every metric the tools compare, and what it may be compared across: one entry here is all that a new one takes.
+
+The firewall of the project stands here. A loss of an objective sums other terms over other tokens for each
+variant, so it has no order across them, and `metric` refuses to rank by it (note, section "Metrics Used").
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from coordexp.schema import UserError
+
+Columns = Mapping[str, np.ndarray]  # of a token table: name -> [C]
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """A value of each coordinate token, from columns of the token table ({T} stands for the temperature's label)."""
+
+    reads: tuple[str, ...]
+    value: Callable[..., np.ndarray]  # the columns, in that order -> [C]
+
+    def columns(self, label: str) -> list[str]:
+        return [name.replace("{T}", label) for name in self.reads]
+
+    def __call__(self, columns: Columns, label: str) -> np.ndarray:
+        """float64  # [C]"""
+        return self.value(*(np.asarray(columns[name], dtype=np.float64) for name in self.columns(label)))
+
+
+def column(name: str) -> PerToken:
+    """A column as it is."""
+    return PerToken((name,), lambda values: values)
+
+
+ABS_ERR = PerToken(("expected_bin_{T}", "gt_bin"), lambda expected, gt: np.abs(expected - gt))  # bins
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of an eval row. `column` is the token table's, before its temperature label (None: no temperature)."""
+    """A number of an eval row, under `key` (after the temperature's prefix where the metric has a temperature).
+
+    With `per_token` runs whose log lacks the key have the metric too, and every run an interval: it is the mean
+    over the tokens, or their `quantile`.
+    """
 
     name: str
     label: str
     unit: str
-    lower_is_better: bool
-    key: str  # in a log row, after the temperature's prefix
+    lower_is_better: bool | None  # None: neither, it describes
+    key: str
+    per_token: PerToken | None = None
+    quantile: float | None = None
+    tokens: str = "coordinate"  # which tokens it averages over: coordinate, text, supervised
     has_temperature: bool = True
+    votes: bool = True  # a rule may rank by it; the others are shown beside
+    across_objectives: bool = True  # may be compared between variants, not only between runs of one variant
 
     def better(self, a: float, b: float) -> bool:
         return a < b if self.lower_is_better else a > b
@@ -30,39 +70,64 @@ class Metric:
         return holders[0] if len(holders) == 1 else None
 
 
-METRICS = {
+REGISTRY = {
     m.name: m
     for m in (
-        Metric("expected_bin_mae", "MAE", "bins", True, "expected_bin_mae"),
-        Metric("expected_bin_abs_err_p90", "p90", "bins", True, "expected_bin_abs_err_p90"),
-        Metric("w1_to_delta", "W1 to GT", "bins", True, "w1_to_delta"),
-        Metric("coord_token_acc", "coord acc", "", False, "coord_token_acc", has_temperature=False),
-        Metric("p_gt_mean", "p(GT)", "", False, "p_gt_mean"),
+        Metric("expected_bin_mae", "MAE", "bins", True, "expected_bin_mae", ABS_ERR),
+        Metric("expected_bin_abs_err_p90", "p90", "bins", True, "expected_bin_abs_err_p90", ABS_ERR, quantile=0.9),
+        Metric("w1_to_delta", "W1 to GT", "bins", True, "w1_to_delta", column("w1_to_delta_{T}")),
+        Metric("coord_token_acc", "coord acc", "", False, "coord_token_acc", column("hit"), has_temperature=False),
+        Metric("p_gt_mean", "p(GT)", "", False, "p_gt_mean", column("p_gt_{T}")),
+        # shown beside them
+        Metric("text_ce", "text CE", "nats", True, "text_ce/loss", tokens="text", has_temperature=False, votes=False),
+        Metric("text_token_acc", "text acc", "", False, "text_token_acc", tokens="text", has_temperature=False, votes=False),
+        Metric("coord_mass", "coord mass", "", False, "coord_diag/coord_mass_mean", column("coord_mass"),
+               has_temperature=False, votes=False),
+        Metric("entropy", "entropy", "nats", None, "entropy_mean", column("entropy_{T}"), votes=False),
+        # never compared across variants
+        Metric("loss", "loss", "nats", True, "loss", tokens="supervised",
+               has_temperature=False, votes=False, across_objectives=False),
+        Metric("base_ce", "base CE", "nats", True, "base_ce/loss", tokens="supervised",
+               has_temperature=False, votes=False, across_objectives=False),
+        Metric("coord_softce_w1", "coordinate terms", "nats", True, "coord_softce_w1/loss",
+               has_temperature=False, votes=False, across_objectives=False),
     )
-}
+}  # fmt: skip
+
+METRICS = {name: m for name, m in REGISTRY.items() if m.votes}
+BESIDE = {name: m for name, m in REGISTRY.items() if not m.votes and m.across_objectives}
 
 TEMPERATURE_PREFIX = {"1": "coord_diag", "own": "coord_diag_own_t", "fitted": "coord_diag_fitted_t"}
-
-NOT_COMPARABLE = ("loss", "base_ce/loss", "coord_softce_w1/loss")
+TEMPERATURE_LABEL = {"1": "t1", "own": "own", "fitted": "fitted"}  # in a token table's columns
 
 
 def metric(name: str) -> Metric:
-    """Raises UserError for a name that is unknown, or that must not rank variants."""
+    """A metric a rule may rank variants by.
+
+    Raises:
+        UserError: the name is unknown, or must not rank variants; the message says why.
+    """
+    if name in METRICS:
+        return METRICS[name]
     plain_name = name.removeprefix("eval_")
-    if plain_name in NOT_COMPARABLE:
-        raise UserError(f"study.rule.metrics: {name} cannot rank variants: each objective sums other terms, so its scale differs")
-    if name not in METRICS:
+    refused = next((m for m in REGISTRY.values() if plain_name in (m.name, m.key)), None)
+    if refused is None:
         raise UserError(f"study.rule.metrics: unknown metric {name}; known are {', '.join(METRICS)}")
-    return METRICS[name]
+    if refused.across_objectives:
+        raise UserError(f"study.rule.metrics: {name} cannot rank variants: it is shown beside the metrics and sets bars, no more")
+    raise UserError(
+        f"study.rule.metrics: {name} cannot rank variants: each objective sums other terms over other tokens, "
+        f"so its scale differs; rank by {', '.join(METRICS)}"
+    )
 
 
 def log_key(name: str, temperature: str) -> str:
     """The eval row's key of a metric at temperature "1", "own" or "fitted"."""
-    found = metric(name)
-    return f"{TEMPERATURE_PREFIX[temperature]}/{found.key}" if found.has_temperature else found.key
+    m = REGISTRY[name]
+    return f"{TEMPERATURE_PREFIX[temperature]}/{m.key}" if m.has_temperature else m.key
 
 
 def metric_values(row: Mapping[str, float], temperature: str) -> dict[str, float]:
-    """The comparable metrics that an eval row holds."""
-    found = {name: row.get(log_key(name, temperature), math.nan) for name in METRICS}
+    """The metrics that an eval row holds and that may be compared across objectives."""
+    found = {name: row.get(log_key(name, temperature), math.nan) for name in (*METRICS, *BESIDE)}
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -142,6 +142,7 @@ class RuleConfig:
     temperature: str = MISSING  # "1", "own" or "fitted"
     metrics: list[str] = MISSING  # plurality among these; ties by this order
     margins: dict[str, float] = MISSING
+    window: float = MISSING  # share of the steps up to the decision step, at its end, over which stability is judged
     eligible: EligibilityConfig = field(default_factory=EligibilityConfig)
 
 

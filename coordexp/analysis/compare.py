@@ -13,15 +13,9 @@ from coordexp.analysis.plateau import plateau
 from coordexp.analysis.statistics import paired_bootstrap, token_frame
 from coordexp.coords import LAST_BIN
 from coordexp.files import write_json, write_text
-from coordexp.metrics import METRICS, log_key, metric, metric_values
+from coordexp.metrics import BESIDE, METRICS, log_key, metric, metric_values
 from coordexp.schema import UserError
 
-EXTRA_KEYS = {
-    "text_ce": "text_ce/loss",
-    "coord_mass": "coord_diag/coord_mass_mean",
-    "text_token_acc": "text_token_acc",
-    "entropy": "coord_diag/entropy_mean",
-}
 AREA_EDGES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}  # px, as COCO
 
 
@@ -72,7 +66,7 @@ def decide_step(steps: list[int], setting: str) -> int | None:
 
 def values_at(runs: Sequence[RunData], step: int, temperature: str) -> dict[str, float]:
     """The comparable metrics of a variant at a step, averaged over its seeds."""
-    found = {name: mean_at(runs, step, log_key(name, temperature)) for name in METRICS}
+    found = {name: mean_at(runs, step, log_key(name, temperature)) for name in (*METRICS, *BESIDE)}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -80,8 +74,7 @@ def snapshot(groups: dict[str, list[RunData]], step: int, temperature: str) -> d
     rows = []
     for variant, runs in groups.items():
         if values := values_at(runs, step, temperature):
-            extra = {name: mean_at(runs, step, key) for name, key in EXTRA_KEYS.items()}
-            rows.append({"variant": variant, "seeds": [r.seed for r in runs], **values, **extra})
+            rows.append({"variant": variant, "seeds": [r.seed for r in runs], **values})
     return {"step": step, "rows": rows}
 
 
