@@ -17,14 +17,25 @@ try:
 except UserError as error:
     sys.exit(f"stage1_ablation: {error}")
 
+NEEDS_LOGS = "compare_logs: give the logs: --config logs='NAME=PATH NAME=PATH …'"
+DECIDED = [
+    f"{STUDY.path}/recommendation.json",
+    f"{STUDY.path}/report.html",
+    f"{STUDY.path}/mlflow.json",
+    str(STUDY.latest),
+]
+
 
 rule stage1_ablation:
     default_target: True
     input:
-        f"{STUDY.path}/recommendation.json",
-        f"{STUDY.path}/report.html",
-        f"{STUDY.path}/mlflow.json",
-        str(STUDY.latest),
+        DECIDED,
+
+
+# The same from runs that exist already; nothing is trained.
+rule compare_logs:
+    input:
+        lambda wildcards: DECIDED if STUDY.sources else sys.exit(NEEDS_LOGS),
 
 
 include: "workflow/rules/inputs.smk"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from coordexp.analysis.card import card
-from coordexp.config import compose
+from coordexp.config import compose, load_rule
 from coordexp.files import point_link, read_json
+from coordexp.registration import preregister
 from coordexp.runs import RESULTS
 from coordexp.schema import UserError
-from coordexp.study import plan_study, preregister
+from coordexp.study import plan_comparison, plan_study
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,18 +44,15 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("prepare", prepare, "make the records and the base model a configuration needs")
     sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides, as for coordexp-train")
     sub.add_argument("--only", choices=("data", "base"), help="just one of the two")
-    sub = verb("preregister", preregister_study, "write down runs and rule of a study before training")
-    sub.add_argument("settings", help="the --config of snakemake, as JSON")
-    for name, function, help_text in (
-        ("audit", audit_study, "audit the finished runs of a study"),
-        ("compare", compare_study, "compare the runs of a study"),
-        ("recommend", recommend_study, "apply the rule and write the card"),
-        ("report", report_study, "draw the figures and write report.html"),
-        ("track", track_study, "import a study into MLflow"),
-        ("publish", publish_study, "make a study the latest one"),
-    ):
-        verb(name, function, help_text).add_argument("study", type=Path, help="a study directory")
-    verb("track-init", track_init, "create the MLflow database and experiment")
+    sub = verb("compare", compare_logs, "audit, compare and decide between runs that exist already")
+    sub.add_argument("runs", nargs="+", metavar="NAME=PATH", help="a logging.jsonl, a TensorBoard, run or study directory")
+    sub.add_argument("--out", type=Path, required=True, help="where the study directory is written")
+    sub.add_argument("--rule", type=Path, help="a file like conf/study/stage1_ablation.yaml, or just what differs")
+    sub.add_argument("--image-side", type=int, metavar="PX", help="of the validation images, where only logs are given")
+    sub.add_argument("--cell", type=int, metavar="PX", help="what one visual token covers, e.g. 32")
+    sub = verb("step", step, "one step of the workflow, by itself")
+    sub.add_argument("step", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
+    sub.add_argument("study", nargs="?", help="a study directory (preregister: the --config of snakemake, as JSON)")
     return top
 
 
@@ -93,64 +92,98 @@ def prepare(args: argparse.Namespace) -> None:
         print(prepare_base(cfg))
 
 
-def preregister_study(args: argparse.Namespace) -> None:
+def compare_logs(args: argparse.Namespace) -> None:
+    """The card of runs that exist already, with the whole study directory behind it. Nothing is trained."""
+    study = plan_comparison(args.runs, load_rule(args.rule), args.image_side, args.cell)
+    if (
+        args.out.exists()
+        and not (args.out / "preregistration.json").exists()
+        and (not args.out.is_dir() or any(args.out.iterdir()))
+    ):
+        raise UserError(f"{args.out}: exists and is not a study directory: choose another --out")
+    preregister(study, args.out)
+    for name in ("audit", "compare", "recommend", "report"):
+        STEPS[name](args.out)
+    print((args.out / "recommendation.md").read_text(), end="")
+
+
+def step(args: argparse.Namespace) -> None:
+    """One step of the workflow; each reads the files of the step before."""
+    if (args.study is None) != (args.step == "track-init"):
+        raise UserError(f"step {args.step}: {'takes no study' if args.study else 'needs a study directory'}")
+    STEPS[args.step](Path(args.study or "") if args.step != "preregister" else args.study)
+
+
+def preregister_study(settings: str) -> None:
     """Write down which runs a study consists of and the rule that decides, before training."""
-    print(preregister(plan_study(json.loads(args.settings))))
+    print(preregister(plan_study(json.loads(settings))))
 
 
-def audit_study(args: argparse.Namespace) -> None:
+def audit_study(study: Path) -> None:
     """Collect the finished runs of a study (runs.json) and audit them (audit.json, audit.csv)."""
     from coordexp.analysis.audit import audit, write_audit
     from coordexp.analysis.inputs import collect
 
-    write_audit(args.study, audit(collect(args.study)))
+    write_audit(study, audit(collect(study)))
 
 
-def compare_study(args: argparse.Namespace) -> None:
+def compare_study(study: Path) -> None:
     """Compare the runs of a study (comparison.json, comparison.csv)."""
     from coordexp.analysis.compare import compare, write_comparison
     from coordexp.analysis.inputs import load_runs
 
-    rule = read_json(args.study / "preregistration.json")["rule"]
-    write_comparison(args.study, compare(load_runs(args.study), rule))
+    plan = read_json(study / "preregistration.json")
+    write_comparison(study, compare(load_runs(study), plan["rule"], plan["vision"]))
 
 
-def recommend_study(args: argparse.Namespace) -> None:
+def recommend_study(study: Path) -> None:
     """Apply the decision rule (recommendation.json, recommendation.md)."""
     from coordexp.analysis.inputs import load_runs
     from coordexp.analysis.recommend import recommend, write_recommendation
 
-    study, audit, comparison = (read_json(args.study / f"{name}.json") for name in ("preregistration", "audit", "comparison"))
-    write_recommendation(args.study, recommend(study, load_runs(args.study), audit, comparison))
+    plan, audit, comparison = (read_json(study / f"{name}.json") for name in ("preregistration", "audit", "comparison"))
+    write_recommendation(study, recommend(plan, load_runs(study), audit, comparison))
 
 
-def report_study(args: argparse.Namespace) -> None:
+def report_study(study: Path) -> None:
     """Draw the figures and write the self-contained report.html."""
     from coordexp.report.html import write_report
 
-    print(write_report(args.study))
+    write_report(study)
 
 
-def track_init(_: argparse.Namespace) -> None:
+def track_init(_: Path) -> None:
     """Create the MLflow database and experiment, once, before anything writes to it in parallel."""
     from coordexp.tracking import create_database
 
     print(create_database())
 
 
-def track_study(args: argparse.Namespace) -> None:
+def track_study(study: Path) -> None:
     """Import a study's runs, comparison and recommended checkpoints into MLflow (mlflow.json)."""
     from coordexp.tracking import import_study
 
-    print(import_study(args.study)["ui_link"])
+    print(import_study(study)["ui_link"])
 
 
-def publish_study(args: argparse.Namespace) -> None:
+def publish_study(study: Path) -> None:
     """Point results/<study>/latest at this study and the registry's aliases at its checkpoints."""
     from coordexp.tracking import import_study
 
-    import_study(args.study)
-    point_link(args.study.parent / "latest", args.study)
+    import_study(study)
+    point_link(study.parent / "latest", study)
+
+
+STEPS: dict[str, Callable[[Any], None]] = {
+    "preregister": preregister_study,
+    "audit": audit_study,
+    "compare": compare_study,
+    "recommend": recommend_study,
+    "report": report_study,
+    "track-init": track_init,
+    "track": track_study,
+    "publish": publish_study,
+}
 
 
 if __name__ == "__main__":

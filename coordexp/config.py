@@ -22,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from coordexp.metrics import metric
 from coordexp.schema import Config, PretrainedQwen3VLConfig, ScenesConfig, TinyQwen3VLConfig, TokenGroups, UserError
@@ -73,18 +74,32 @@ LIMITS: tuple[Limit, ...] = (
             "runtime.processes",
             "runtime.threads",
             "study.seeds",
+            "probe.images",
+            "probe.steps",
+            "probe.images_per_step",
+            "probe.micro_batch",
+            "probe.rollout_batch",
         ),
     ),
     (
         "must be a positive number",
         lambda v: 0 < v < math.inf,
-        ("optim.lr", "optim.eps", "optim.clip_norm", "variant.temperature", "variant.sigma_bins"),
+        (
+            "optim.lr",
+            "optim.eps",
+            "optim.clip_norm",
+            "variant.temperature",
+            "variant.sigma_bins",
+            "probe.lr",
+            "probe.temperature",
+        ),
     ),
     (
         "must be a number that is not negative",
         lambda v: 0 <= v < math.inf,
         (
             "seed",
+            "train.audit_images",
             "optim.lr_vision",
             "optim.lr_aligner",
             "optim.lr_coord",
@@ -94,6 +109,10 @@ LIMITS: tuple[Limit, ...] = (
             "variant.gate",
             "variant.ce",
             "variant.radius_bins",
+            "probe.l1_weight",
+            "probe.giou_weight",
+            "probe.text_weight",
+            "probe.seed",
         ),
     ),
     ("must lie in [0, 1)", lambda v: 0 <= v < 1, ("optim.beta1", "optim.beta2")),
@@ -158,11 +177,40 @@ def check_together(cfg: DictConfig) -> None:
             f"configuration: variant.token_groups={variant.token_groups.name} of {variant.name}: "
             "joint takes no coordinate weights, split at least one"
         )
+    if not (cfg.probe.l1_weight or cfg.probe.giou_weight):
+        raise UserError("configuration: probe.l1_weight=0 and probe.giou_weight=0: a geometric fine-tune needs one of them")
     for name in cfg.study.variants:
         if not (CONF_DIR / "variant" / f"{name}.yaml").exists():
             raise UserError(f"configuration: study.variants: {name} has no file conf/variant/{name}.yaml")
     for name in rule.metrics:
         metric(name)
+        if name not in rule.margins:
+            raise UserError(f"configuration: study.rule.margins.{name} has no value: say which difference is too small to matter")
+
+
+def load_rule(path: Path | None) -> dict[str, Any]:
+    """The default decision rule, with the differences that a file like those in conf/study/ makes (its `rule`, if it has one).
+
+    Raises:
+        UserError: the file cannot be read, or holds what the schema does not know.
+    """
+    cfg = compose()
+    if path is not None:
+        try:
+            found = OmegaConf.load(path)
+            cfg.study.rule = OmegaConf.merge(cfg.study.rule, found.get("rule", found) if isinstance(found, DictConfig) else found)
+        except (OSError, OmegaConfBaseException, YAMLError, AttributeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not a decision rule ({' '.join(str(error).split())})") from error
+        check(cfg)
+    return plain(cfg.study.rule)
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their full key, `rule.margins.p_gt_mean`."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def plain(node: Any) -> Any:

@@ -78,6 +78,7 @@ class Parsed:
     """What a text holds: valid objects, the dropped ones by reason, and how it ended."""
 
     objects: list[CoordObject] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)  # of each object, its first character and the one behind its last
     dropped: Counter[str] = field(default_factory=Counter)
     truncated: bool = False  # the closing `]}` never came
     trailing: str = ""  # what stands behind it
@@ -90,15 +91,19 @@ class Parsed:
 
 _HEAD = '{"objects": ['
 _TAIL = "]}"
-_STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
+# Possessive (`*+`): what a loop has taken is never given back, so that a name of a megabyte takes no memory for going back.
+_STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
 _COORD = r"<\|coord_(?:0|[1-9][0-9]{0,2})\|>"
-_OBJECT = re.compile(rf'\{{"desc": ({_STRING}), "(bbox_2d|poly)": \[({_COORD}(?:, {_COORD})*)\]\}}')
-_OBJECT_END = re.compile(r'\}(?=, \{"desc": |\]\})')
+_OBJECT = re.compile(rf'\{{"desc": ({_STRING}), "(bbox_2d|poly)": \[({_COORD}(?:, {_COORD})*+)\]\}}')
+_NEXT = re.compile(r'(?=, \{"desc": )|(?<=\})(?=\]\})')  # no name can hold the first: its quote would end the name
 _BIN = re.compile(r"<\|coord_([0-9]+)\|>")
+_NAME = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 def parse_coordjson(text: str) -> Parsed:
     """Parse strictly, in linear time, and never raise: what breaks the grammar is dropped and counted.
+
+    Behind a broken object the next `, {"desc": ` or the closing `}]}` is taken up; whatever lies before counts as one.
 
     Reasons: `malformed` (not the grammar of an object), `empty_desc`, `arity` (coordinates that make no box
     or polygon), `inverted_box` (x2 < x1 or y2 < y1), `no_list` (the text does not begin as CoordJSON).
@@ -112,32 +117,32 @@ def parse_coordjson(text: str) -> Parsed:
     if text.startswith(_TAIL, at):
         result.trailing = text[at + len(_TAIL) :]
         return result
-    while True:
+    while at < len(text):
         match = _OBJECT.match(text, at)
-        end = match.end() if match else -1
-        if match and any(separator.startswith(text[end : end + 2]) for separator in (", ", _TAIL)):
+        if match and any(separator.startswith(text[match.end() : match.end() + 2]) for separator in (", ", _TAIL)):
             _keep(match, result)
-        elif resume := _OBJECT_END.search(text, at):
+            end = match.end()
+        elif resume := _NEXT.search(text, at):
             result.dropped["malformed"] += 1
-            end = resume.end()
-        elif text.endswith(_TAIL) and _closes_the_list(text[at:]):  # but what stands there is no object
-            result.dropped["malformed"] += 1
-            return result
+            end = resume.start()
         else:
-            end = len(text)
+            _end_within(text[at:], result)
+            return result
         if text.startswith(_TAIL, end):
             result.trailing = text[end + len(_TAIL) :]
             return result
         at = end + len(", ")
-        if at >= len(text):
-            result.truncated = True
-            return result
+    result.truncated = True
+    return result
 
 
-def _closes_the_list(rest: str) -> bool:
-    """Whether the text behind the last object closes more lists than it opens, names left out."""
-    bare = re.sub(r'"[^"]*"?', "", re.sub(r"\\.", "", rest))
-    return bare.count("]") > bare.count("[")
+def _end_within(rest: str, result: Parsed) -> None:
+    """How a text ends in which nothing whole follows any more: cut within an object, or broken, or both."""
+    bare = _NAME.sub("", rest)
+    closed = rest.endswith(_TAIL) and bare.endswith(_TAIL) and bare.count("]") > bare.count("[")
+    result.truncated = not closed
+    if "}" in bare:  # an object was closed, and it is none
+        result.dropped["malformed"] += 1
 
 
 def _keep(match: re.Match[str], result: Parsed) -> None:
@@ -153,3 +158,4 @@ def _keep(match: re.Match[str], result: Parsed) -> None:
         result.dropped["inverted_box"] += 1
     else:
         result.objects.append(CoordObject(desc, kind, bins))
+        result.spans.append(match.span())

@@ -79,6 +79,27 @@ def evaluate(
     }
 
 
+def evenly_spaced(n_records: int, n_images: int) -> np.ndarray:
+    """Indices of `n_images` records spread over the set, all of them where there are fewer  # [min(n_images, n_records)]"""
+    n = min(n_images, n_records)
+    return np.arange(n) * n_records // max(n, 1)
+
+
+def average_losses(
+    model: Stage1Model, dataset: Dataset, indices: np.ndarray, micro_batch: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """Losses and MAE of these images in eval mode, token-weighted, on every rank; nothing where there are no images."""
+    if not len(indices):
+        return {}
+    sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
+    mine = indices[accelerator.process_index :: accelerator.num_processes]
+    for _, output in forward_only(model, dataset, mine, micro_batch, accelerator.device):
+        sums += output.sums
+    sums = accelerator.reduce(sums, "sum")
+    mae = "coord_diag/expected_bin_mae"
+    return {**loss_values(sums, model.variant), mae: watched_values(sums, None, model.variant)[mae]}
+
+
 def _rows(batch: Batch, output: Output) -> pd.DataFrame:
     """The token table's columns that need no temperature."""
     return pd.DataFrame(

@@ -29,7 +29,8 @@ class PerToken:
 
     def __call__(self, columns: Columns, label: str) -> np.ndarray:
         """float64  # [C]"""
-        return self.value(*(np.asarray(columns[name], dtype=np.float64) for name in self.columns(label)))
+        found = self.value(*(np.asarray(columns[name], dtype=np.float64) for name in self.columns(label)))
+        return np.asarray(found, dtype=np.float64)
 
 
 def column(name: str) -> PerToken:

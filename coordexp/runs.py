@@ -45,6 +45,7 @@ TRAINING_MODULES = (
     "data/records.py",
 )
 VERSIONED = ("torch", "transformers", "accelerate")
+PREFLIGHT_TOLERANCE = 1e-5  # relative, between the training path and the evaluation path
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ class TrainConfig:
     micro_batch: int = MISSING  # images; accumulation = images_per_step / (micro_batch * processes)
     eval_steps: int = MISSING
     eval_micro_batch: int = MISSING
+    audit_images: int = MISSING  # of the train set, evaluated at each eval step beside the validation set; 0: none
     logging_steps: int = MISSING
     state_steps: int = MISSING  # how often the resumable state is written
     checkpoint_steps: int = MISSING  # how often a checkpoint is kept, beside the last
@@ -155,6 +156,23 @@ class StudyConfig:
 
 
 @dataclass
+class ProbeConfig:
+    """The Stage-2 probe: one recipe for every candidate. Does not count towards a run's identity."""
+
+    images: int = MISSING  # of the validation set, rolled out and validated
+    steps: int = MISSING  # of the geometric fine-tune
+    images_per_step: int = MISSING
+    micro_batch: int = MISSING  # images
+    lr: float = MISSING
+    temperature: float = MISSING  # of the expected-coordinate decode
+    l1_weight: float = MISSING
+    giou_weight: float = MISSING
+    text_weight: float = MISSING
+    rollout_batch: int = MISSING  # images generated together
+    seed: int = MISSING  # data order
+
+
+@dataclass
 class Config:
     variant: VariantConfig = field(default_factory=VariantConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -163,4 +181,5 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     seed: int = 0

@@ -1,14 +1,14 @@
 """Which runs a study consists of: variants x seeds x overrides -> run directories. The Snakefile asks this file.
 
 `snakemake --config` hands over plain scalars: `seeds=3`, `experiment=smoke`, `study=…`, and Hydra overrides for
-one variant (`pure_ce="optim.lr=5e-4 train.max_steps=400"`) or for every variant (`all="…"`).
+one variant (`pure_ce="optim.lr=5e-4 train.max_steps=400"`) or for every variant (`all="…"`). With `logs="NAME=PATH …"`
+nothing is trained: the study compares runs that exist already.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from coordexp.config import compose, digest, group_hash, plain, run_hash
-from coordexp.files import read_json, write_json
-from coordexp.logs import read_log
 from coordexp.runs import RESULTS, RunDirectory, base_directory, data_directory, run_directory
 from coordexp.schema import UserError
+from coordexp.sources import Source, parse_sources
 
 EVERY_VARIANT = "all"
+COMPARE_LOGS = "compare_logs"
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
+_KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell")
 _NOT_PER_VARIANT = ("study", "seed", "variant", "experiment")  # what a variant's key must not override
 
 
@@ -61,11 +62,15 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Study:
+    """Runs to train, or sources that exist already, and the rule that decides between them."""
+
     name: str
     hash8: str
     seeds: int
     runs: tuple[PlannedRun, ...]
     rule: dict[str, Any]
+    sources: tuple[Source, ...] = ()
+    vision: dict[str, Any] | None = None  # side_px and cell_px, where no manifest knows them
 
     @property
     def path(self) -> Path:
@@ -74,6 +79,11 @@ class Study:
     @property
     def latest(self) -> Path:
         return RESULTS / self.name / "latest"
+
+    @property
+    def evidence(self) -> list[str]:
+        """The files that everything after training starts from."""
+        return [str(r.directory.manifest) for r in self.runs] + [str(s.run.log if s.run else s.path) for s in self.sources]
 
     def run(self, variant: str, seed: int | str, hash8: str) -> PlannedRun:
         return next(r for r in self.runs if (r.variant, r.seed, r.hash8) == (variant, int(seed), hash8))
@@ -91,9 +101,11 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     """The study that `--config` describes.
 
     Raises:
-        UserError: an unknown key, a seed count below 1, or an override that Hydra refuses or that is not a
-            variant's to make.
+        UserError: an unknown key, a seed count below 1, an override that Hydra refuses or that is not a variant's to
+            make, or logs that cannot be found.
     """
+    if "logs" in settings:
+        return plan_from_settings(settings)
     common = [f"{key}={settings[key]}" for key in ("experiment", "study") if settings.get(key)]
     study = compose(common).study
     known = (*_OWN_KEYS, *study.variants)
@@ -113,6 +125,36 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     rule = plain(study.rule)
     identity = {"runs": sorted(r.key for r in runs), "rule": rule}
     return Study(study.name, digest(identity)[:8], seeds, tuple(runs), rule)
+
+
+def plan_from_settings(settings: Mapping[str, Any]) -> Study:
+    """The comparison that `--config logs="NAME=PATH …"` describes; `study=…` names another rule."""
+    for key in settings:
+        if key not in _KEYS_WITH_LOGS:
+            raise UserError(f"--config {key}=…: means nothing beside logs=…; known are {', '.join(_KEYS_WITH_LOGS)}")
+    logs = settings["logs"].split() if isinstance(settings["logs"], str) else settings["logs"]
+    if not isinstance(logs, list) or not all(isinstance(entry, str) for entry in logs):
+        raise UserError(f"--config logs={logs}: must be NAME=PATH …, or a YAML list of them where a path has blanks")
+    rule = plain(compose([f"study={settings['study']}"] if settings.get("study") else []).study.rule)
+    return plan_comparison(logs, rule, settings.get("image_side"), settings.get("cell"))
+
+
+def plan_comparison(logs: Sequence[str], rule: dict[str, Any], side_px: int | None = None, cell_px: int | None = None) -> Study:
+    """The study of runs that exist already, `NAME=PATH` each, under this rule.
+
+    Its digest is that of the logs' bytes, so a log that has grown makes another study.
+
+    Raises:
+        UserError: a source that cannot be found, or sizes that are not positive.
+    """
+    for name, value in (("image side", side_px), ("cell", cell_px)):
+        if value is not None and not (isinstance(value, int) and value > 1):
+            raise UserError(f"{name} {value}: must be a whole number of pixels above 1")
+    sources = tuple(parse_sources(logs))
+    identity = {"logs": sorted([s.variant, s.seed, s.sha256] for s in sources), "rule": rule, "vision": [side_px, cell_px]}
+    seeds = max(sum(other.variant == s.variant for other in sources) for s in sources)
+    vision = {"side_px": side_px, "cell_px": cell_px} if side_px else None
+    return Study(COMPARE_LOGS, digest(identity)[:8], seeds, (), rule, sources, vision)
 
 
 def split_overrides(key: str, value: Any) -> list[str]:
@@ -145,38 +187,3 @@ def planned_run(cfg: DictConfig, seed: int, overrides: tuple[str, ...]) -> Plann
         cfg.runtime.threads,
         cfg.runtime.processes,
     )
-
-
-def preregister(study: Study) -> Path:
-    """Write down runs and rule before training; what is written stays. Returns the file's path.
-
-    Runs that had results already are named as such (`existing`), and so are earlier studies of the same name.
-    """
-    path = study.path / "preregistration.json"
-    if path.exists():
-        return path
-    earlier = [read_json(p) for p in sorted(study.path.parent.glob("*/preregistration.json")) if not p.parent.is_symlink()]
-    write_json(
-        path,
-        {
-            "study": study.name,
-            "hash8": study.hash8,
-            "written_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "seeds": study.seeds,
-            "rule": study.rule,
-            "rule_sha256": digest(study.rule),
-            "runs": [
-                {
-                    "variant": r.variant,
-                    "seed": r.seed,
-                    "hash8": r.hash8,
-                    "directory": str(r.directory.path),
-                    "overrides": list(r.overrides),
-                    "existing": r.directory.log.exists() and bool(read_log(r.directory.log).evals),
-                }
-                for r in study.runs
-            ],
-            "earlier_studies": [{k: e[k] for k in ("hash8", "written_at", "seeds", "rule_sha256")} for e in earlier],
-        },
-    )
-    return path

@@ -11,7 +11,6 @@ value, a checkpoint by its sha256. So results/mlflow may be removed at any time;
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -26,22 +25,18 @@ os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
-from omegaconf import DictConfig, OmegaConf
 
-from coordexp import __version__
-from coordexp.config import RUN_IDENTITY, plain
 from coordexp.files import locked, read_json, write_json
-from coordexp.logs import EVAL, Log, read_log
-from coordexp.runs import RESULTS, RunDirectory, read_manifest
+from coordexp.runs import RESULTS, RunDirectory
 from coordexp.schema import UserError
+from coordexp.series import NOTE_TAG, Series, run_key, series_of_log, series_of_run
 
 ROOT = RESULTS / "mlflow"
 EXPERIMENT = MODEL = "coordexp-stage1"
 ALIASES = {"primary": "stage2-primary", "secondary": "stage2-secondary"}
 STUDY_FILES = ("recommendation.json", "recommendation.md", "comparison.csv", "audit.csv", "report.html", "figures")
-NOTED_METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_token_acc", "coord_diag/coord_mass_mean")
 RUN_TAG, STUDY_TAG, STEP_TAG = "coordexp.run", "coordexp.study", "coordexp.imported_step"
-NOTE_TAG, NOTE_CHARACTERS = "mlflow.note.content", 8000  # what MLflow takes at most
+NOTE_CHARACTERS = 8000  # what MLflow takes at most
 HOST, PORT = "127.0.0.1", 5000
 
 
@@ -64,31 +59,32 @@ def import_run(run: RunDirectory) -> str:
     Raises:
         UserError: log, configuration or manifest cannot be read.
     """
-    manifest = read_manifest(run)  # before the log: a log read after its manifest is complete
-    log = read_log(run.log) if run.log.exists() else Log(run.log)
-    points = log_points(log)
-    if not points:
+    return import_series(series_of_run(run))
+
+
+def import_series(series: Series) -> str:
+    """Bring MLflow up to date with a run's points; returns the id of its MLflow run, "" where there are none yet."""
+    if not series.points:
         return ""
-    cfg = read_config(run)
+    points = [Metric(*point) for point in series.points]
     with sink() as (client, experiment_id):
-        found = find_run(client, experiment_id, RUN_TAG, run_key(run))
+        found = find_run(client, experiment_id, RUN_TAG, series.key)
         if found and found.info.start_time != points[0].timestamp:  # trained anew since: two curves must not mix
             client.delete_run(found.info.run_id)
             found = None
         if found and found.info.status != "RUNNING":  # the status is written last, so everything is there
             return found.info.run_id
-        found = found or client.create_run(
-            experiment_id, points[0].timestamp, {RUN_TAG: run_key(run)}, run_name=f"{cfg.variant.name} s{cfg.seed}"
-        )
+        found = found or client.create_run(experiment_id, points[0].timestamp, {RUN_TAG: series.key}, run_name=series.name)
         run_id = found.info.run_id
         imported_step = int(found.data.tags.get(STEP_TAG, 0))
         new = [p for p in points if p.step >= imported_step]  # that step's eval row may have come since
-        client.log_batch(run_id, new, run_params(cfg), run_tags(run, cfg, log, manifest))
+        params, tags = [Param(*param) for param in series.params.items()], [RunTag(*tag) for tag in series.tags.items()]
+        client.log_batch(run_id, new, params, tags)
         client.set_tag(run_id, STEP_TAG, points[-1].step)  # once its points are there
-        client.log_artifact(run_id, str(run.config))
-        if manifest:
-            client.log_artifact(run_id, str(run.manifest))
-            client.set_terminated(run_id, "FAILED" if manifest["status"] == "diverged" else "FINISHED", points[-1].timestamp)
+        for path in series.files:
+            client.log_artifact(run_id, str(path))
+        if series.status:
+            client.set_terminated(run_id, series.status, points[-1].timestamp)
     return run_id
 
 
@@ -103,9 +99,9 @@ def import_study(study_dir: Path) -> dict[str, Any]:
     """
     study_dir = study_dir.resolve()  # it may be the link `latest`
     card = read_json(study_dir / "recommendation.json")
-    directories = [entry["directory"] for entry in read_json(study_dir / "runs.json")["runs"]]
-    finished = [run for d in directories if d and (run := RunDirectory(Path(d))).manifest.exists()]
-    run_ids = {run_key(run): run_id for run in finished if (run_id := import_run(run))}
+    entries = read_json(study_dir / "runs.json")["runs"]
+    every = [series_of_run(RunDirectory(Path(e["directory"]))) if e["directory"] else series_of_log(e) for e in entries]
+    run_ids = {series.key: run_id for series in every if (run_id := import_series(series))}
     with sink() as (client, experiment_id):
         comparison_run_id = import_comparison(client, experiment_id, study_dir, card)
         models = {role: point_alias(client, role, card[role], study_dir.name, run_ids) for role in ALIASES}
@@ -150,57 +146,6 @@ def sink() -> Iterator[tuple[MlflowClient, str]]:
 
 def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:
     return next(iter(client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)), None)
-
-
-def run_key(run: RunDirectory) -> str:
-    return f"{run.path.parent.name}/{run.path.name}"
-
-
-def read_config(run: RunDirectory) -> DictConfig:
-    if not run.config.exists():
-        raise UserError(f"{run.config}: no such file")
-    return OmegaConf.load(run.config)  # type: ignore[return-value]
-
-
-def log_points(log: Log) -> list[Metric]:
-    """Every number of a log as an MLflow point, by step, at the time its row was written."""
-    rows = [(step, "", row) for step, row in log.train.items()] + [(step, EVAL, row) for step, row in log.evals.items()]
-    points = []
-    for step, prefix, row in sorted(rows, key=lambda r: r[:2]):
-        time_ms = int(1000 * row.get("time_unix_s", 0)) or max(step, 1)  # MLflow reads 0 as now
-        for key, value in row.items():
-            if key != "time_unix_s":
-                # MLflow stores an infinity as 1.8e308, which flattens every chart; NaN leaves a gap.
-                points.append(Metric(prefix + key, value if math.isfinite(value) else math.nan, time_ms, step))
-    return points
-
-
-def run_params(cfg: DictConfig) -> list[Param]:
-    """What determines a run's result, one parameter a key (`optim.lr`)."""
-    flat = {f"{group}.{key}": value for group in RUN_IDENTITY for key, value in plain(cfg[group]).items()}
-    return [Param(key, str(value)) for key, value in (flat | {"seed": cfg.seed}).items()]
-
-
-def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, Any] | None) -> list[RunTag]:
-    """Identity, state and a note; digests of the inputs once the manifest vouches for them."""
-    manifest = manifest or {"status": "running", "reason": None, "inputs_sha256": {}}
-    step = max(log.evals, default=0)
-    figures = [f"{key} {log.evals[step][key]:.4g}" for key in NOTED_METRICS if key in log.evals.get(step, {})]
-    note = f"""
-- **{cfg.variant.name}**, seed {cfg.seed}: {manifest["reason"] or manifest["status"]}
-- last evaluation: step {step} of {cfg.train.max_steps}: {", ".join(figures) or "none yet"}
-- model `{cfg.model.name}`, data `{cfg.data.name}`; files in `{run.path}`
-"""
-    tags = {
-        "variant": cfg.variant.name,
-        "seed": str(cfg.seed),
-        "hash8": run.path.name.rpartition("-")[2],
-        "status": manifest["status"],
-        "coordexp_version": __version__,
-        **{f"{name}_sha256": sha256 for name, sha256 in manifest["inputs_sha256"].items()},
-        NOTE_TAG: note.strip(),
-    }
-    return [RunTag(*tag) for tag in tags.items()]
 
 
 def import_comparison(client: MlflowClient, experiment_id: str, study_dir: Path, card: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ from coordexp.config import CONF_DIR, check, compose, digest, run_hash
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.data.prepare import data_path
-from coordexp.evaluate import evaluate, forward_only
+from coordexp.evaluate import average_losses, evaluate, evenly_spaced, forward_only
 from coordexp.files import locked, read_json, sha256_file
 from coordexp.logs import LogWriter
 from coordexp.losses.objective import SUMS, Stage1Model, loss_values, watched_values
@@ -44,6 +44,7 @@ from coordexp.model import base_path, load_base, save_checkpoint
 from coordexp.optim import build_optimizer, learning_rate_factor, step_optimizer
 from coordexp.processor import ImageProcessor
 from coordexp.runs import (
+    PREFLIGHT_TOLERANCE,
     RunDirectory,
     holds_results,
     module_digests,
@@ -56,8 +57,6 @@ from coordexp.runs import (
 )
 from coordexp.schema import UserError
 from coordexp.state import load_state, save_state
-
-PREFLIGHT_TOLERANCE = 1e-5  # relative
 
 
 class Diverged(Exception):
@@ -217,8 +216,21 @@ def train_to_end(t: Training) -> None:
         progress = asdict(t.progress)
         facts = {name: value for name, value in progress.items() if not name.startswith("window_")}
         facts |= {"processes": t.accelerator.num_processes, "device": str(t.accelerator.device), "modules_sha256": t.modules}
+        facts |= picture_facts(t)
         write_manifest(t.run, t.cfg, t.digests, status, reason, facts)
         shutil.rmtree(t.run.state.parent)
+
+
+def picture_facts(t: Training) -> dict[str, Any]:
+    """What turns bins into pixels and pixels into visual tokens: the side of the square that a token covers, and the
+    sides of the validation pictures as [smallest, median, largest]."""
+    images, records = t.processor.image_processor, t.val.records
+    sides = {"width": [r.width for r in records], "height": [r.height for r in records]}
+    return {
+        "cell_px": images.patch_size * images.merge_size,
+        "val_images": len(records),
+        "val_sides_px": {side: [min(px), float(np.median(px)), max(px)] for side, px in sides.items()},
+    }
 
 
 def loop(t: Training) -> None:
@@ -328,18 +340,21 @@ def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
     there = torch.tensor(int(log is not None and log.has_eval(step) and t.run.table(step).exists()), device=t.accelerator.device)
     if t.accelerator.reduce(there, "sum"):
         return
-    started = time.perf_counter()
-    row = evaluate(t.model, t.val, t.cfg.train.eval_micro_batch, t.accelerator, t.run.table(step))
+    started, cfg = time.perf_counter(), t.cfg.train
+    row = evaluate(t.model, t.val, cfg.eval_micro_batch, t.accelerator, t.run.table(step))
+    subset = average_losses(t.model, t.train, evenly_spaced(len(t.train), cfg.audit_images), cfg.eval_micro_batch, t.accelerator)
     t.progress.eval_wall_s += time.perf_counter() - started
     loss = float(t.accelerator.reduce(torch.tensor(row["loss"] if row else 0.0, device=t.accelerator.device), "sum"))
-    if not np.isfinite(loss):
-        raise Diverged(f"diverged at step {step} (eval_loss {loss}): this step's weights are of no use")
+    if not np.isfinite([loss, subset.get("loss", 0.0)]).all():
+        losses = f"eval_loss {loss}" + (f", on train images {subset['loss']}" if subset else "")
+        raise Diverged(f"diverged at step {step} ({losses}): this step's weights are of no use")
     if log is None or row is None:
         return
+    row |= {f"train_subset/{key}": value for key, value in subset.items()}
     log.append("eval", step, row | {"time_unix_s": time.time()})
-    left_s = (t.progress.train_wall_s + t.progress.eval_wall_s) / step * (t.cfg.train.max_steps - step)
+    left_s = (t.progress.train_wall_s + t.progress.eval_wall_s) / step * (cfg.max_steps - step)
     print(
-        f"{t.cfg.variant.name} s{t.cfg.seed}  step {step}/{t.cfg.train.max_steps}  eval_loss {row['loss']:.3f}  "
+        f"{t.cfg.variant.name} s{t.cfg.seed}  step {step}/{cfg.max_steps}  eval_loss {row['loss']:.3f}  "
         f"MAE {row['coord_diag/expected_bin_mae']:.1f} bins  coord acc {row['coord_token_acc']:.3f}  "
         f"{left_s / 60:.1f} min left",
         flush=True,

@@ -45,21 +45,22 @@ def write_run(variant: str, final: dict[str, float], seed: int = 0, ratio: float
     run = run_directory(variant, seed, run_hash(cfg))
     run.path.mkdir(parents=True, exist_ok=True)
     run.config.write_text(OmegaConf.to_yaml(cfg))
+    measured = token_table(run.table(STEPS[-1]), final) if tables else {}
     lines = []
     for step in STEPS:
         row = {
             key: collapse(step, value) if key.endswith(("mae", "p90", "w1_to_delta")) else value for key, value in final.items()
         }
         row["coord_diag/enabled"] = float(variant != "pure_ce")
+        if variant != "pure_ce":
+            row |= {"coord_softce_w1/loss": 2.0, "loss": row["base_ce/loss"] + 2.0}
+        row |= measured if step == STEPS[-1] else {}
         train = {"loss": row["loss"] * ratio, "base_ce/loss": row["base_ce/loss"] * ratio, "accum/grad_steps": gas}
         if variant != "pure_ce":
-            row["coord_softce_w1/loss"] = 2.0
             train["coord_softce_w1/loss"] = 2.0 * ratio
         lines.append({"global_step/max_steps": f"{step}/{STEPS[-1]}", **train})
         lines.append({"global_step/max_steps": f"{step}/{STEPS[-1]}", **{f"eval_{k}": v for k, v in row.items()}})
     run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if tables:
-        token_table(run.table(STEPS[-1]), final)
     run.checkpoint(STEPS[-1]).mkdir(parents=True, exist_ok=True)
     (run.checkpoint(STEPS[-1]) / "model.safetensors").write_bytes(f"{variant}{seed}".encode())
     facts: dict[str, Any] = {
@@ -73,22 +74,33 @@ def write_run(variant: str, final: dict[str, float], seed: int = 0, ratio: float
     return run
 
 
-def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> None:
-    """Tokens whose mean error is about the row's MAE; images are the same for every variant."""
+def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict[str, float]:
+    """Tokens whose mean errors are about the row's MAEs; images are the same for every variant.
+
+    Returns the eval row's values that these tokens give.
+    """
     rng = np.random.default_rng(0)
     image = np.repeat(np.arange(n_images), 4)
     gt = rng.integers(100, 900, len(image))
-    error = rng.exponential(final["coord_diag/expected_bin_mae"], len(image)) * rng.choice([-1, 1], len(image))
+    error = rng.exponential(1.0, len(image)) * rng.choice([-1, 1], len(image))
+    hit = rng.random(len(image)) < final["coord_token_acc"]
     columns: dict[str, Any] = {
         "image_id": image, "object_index": 0, "slot": np.tile(["x1", "y1", "x2", "y2"], n_images), "box_area_px": 900.0,
-        "gt_bin": gt, "argmax_bin": gt, "hit": rng.random(len(image)) < final["coord_token_acc"], "coord_mass": 0.99,
+        "gt_bin": gt, "argmax_bin": gt, "hit": hit, "coord_mass": final["coord_diag/coord_mass_mean"],
         "fit_half": image % 2 == 0,
     }  # fmt: skip
-    for label in ("t1", "own", "fitted"):
-        columns |= {f"expected_bin_{label}": gt + error, f"w1_to_delta_{label}": np.abs(error),
-                    f"p_gt_{label}": final["coord_diag/p_gt_mean"], f"entropy_{label}": 4.0}  # fmt: skip
+    values = {"coord_token_acc": float(hit.mean())}
+    for label, prefix in (("t1", "coord_diag"), ("own", "coord_diag_own_t"), ("fitted", "coord_diag_fitted_t")):
+        errors = error * final[f"{prefix}/expected_bin_mae"]
+        p_gt, entropy = final[f"{prefix}/p_gt_mean"], final[f"{prefix}/entropy_mean"]
+        columns |= {f"expected_bin_{label}": gt + errors, f"w1_to_delta_{label}": np.abs(errors),
+                    f"p_gt_{label}": p_gt, f"entropy_{label}": entropy}  # fmt: skip
+        judged = np.abs(errors)[image % 2 == 1] if label == "fitted" else np.abs(errors)
+        values |= {f"{prefix}/expected_bin_mae": float(judged.mean()), f"{prefix}/w1_to_delta": float(judged.mean()),
+                   f"{prefix}/expected_bin_abs_err_p90": float(np.quantile(judged, 0.9))}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(pd.DataFrame(columns), path, {"own_temperature": 1.0, "fitted_temperature": 1.0})
+    return values
 
 
 def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: int = 1) -> Path:
@@ -97,11 +109,12 @@ def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: i
     path = Path("results/stage1_ablation") / digest([str(r.path) for r in runs] + [rule])[:8]
     manifests = [json.loads(r.manifest.read_text()) for r in runs]
     plans = [
-        {key: m[key] for key in ("variant", "seed", "hash8")} | {"directory": str(r.path), "overrides": [], "existing": False}
+        {key: m[key] for key in ("variant", "seed", "hash8")}
+        | {"directory": str(r.path), "overrides": [], "existing": False, "registered": False, "log": None}
         for m, r in zip(manifests, runs, strict=True)
     ]
     write_json(path / "preregistration.json", {
         "study": "stage1_ablation", "hash8": path.name, "written_at": "2026-01-01T00:00:00+00:00", "seeds": seeds,
-        "rule": rule, "rule_sha256": digest(rule), "runs": plans, "earlier_studies": [],
+        "rule": rule, "rule_sha256": digest(rule), "vision": None, "runs": plans, "earlier_studies": [],
     })  # fmt: skip
     return path

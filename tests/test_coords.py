@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import re
-import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +27,10 @@ from coordexp.coords import (
     write_coordjson,
 )
 from coordexp.schema import UserError
+
+SPEC = importlib.util.spec_from_file_location("parser_fuzz", Path(__file__).parents[1] / "benchmarks" / "parser_fuzz.py")
+parser_fuzz = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(parser_fuzz)
 
 BOX = "[<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]"
 GOOD = f'{{"desc": "cup", "bbox_2d": {BOX}}}'
@@ -82,6 +87,14 @@ def test_known_bins():
     assert bin_to_pixel(0, 128) == 0
 
 
+@given(boxes | polygons, st.integers(2, 5000), st.integers(2, 5000))
+def test_bins_to_pixel_boxes_and_back_are_exact(box, width, height):
+    pixels = to_pixels(box, width, height)
+    assert to_bins(pixels, width, height) == list(box)
+    assert all(0 <= x <= width - 1 for x in pixels[0::2])
+    assert all(0 <= y <= height - 1 for y in pixels[1::2])
+
+
 def test_x_uses_the_width_and_y_the_height():
     assert to_bins((10, 10, 99, 49), width=100, height=50) == [101, 204, 999, 999]
     assert to_pixels((999, 999, 0, 500), width=100, height=50) == [99, 49, 0, 500 / 999 * 49]
@@ -114,6 +127,8 @@ def test_brackets_within_a_name_do_not_end_the_text():
     text = text_of(GOOD, GOOD.replace("cup", "a ]} b"))
     for cut in range(len(text)):
         assert parse_coordjson(text[:cut]).truncated, text[:cut]
+        assert not parse_coordjson(text[:cut]).dropped, text[:cut]
+    assert not parse_coordjson('{"objects": [{"desc": "a\\\n} b').dropped
 
 
 def test_what_is_read_can_be_stored():
@@ -163,6 +178,7 @@ def test_random_text_never_raises_and_holds_nothing(text):
         (f'{{"desc": cup, "bbox_2d": {BOX}}}', "malformed"),
         (f'{{"desc": "c\\xp", "bbox_2d": {BOX}}}', "malformed"),
         (f'{{"desc": "c\nup", "bbox_2d": {BOX}}}', "malformed"),
+        (f'{{"desc": "c\x1fup", "bbox_2d": {BOX}}}', "malformed"),
         (f'{{"desc": "cup", "box": {BOX}}}', "malformed"),
         ('{"desc": "cup", "bbox_2d": []}', "malformed"),
         ('{"desc": "cup", "bbox_2d": [1, 2, 3, 4]}', "malformed"),
@@ -219,32 +235,56 @@ def test_what_stands_behind_the_end_is_kept_as_trailing():
     assert parsed.trailing == " and " + text_of(GOOD)
     assert not parsed.strict
     assert parse_coordjson('{"objects": []}x').trailing == "x"
+    broken = parse_coordjson(text_of(GOOD, GOOD.replace("bbox_2d", "box")) + "x")
+    assert (broken.trailing, broken.truncated, broken.dropped) == ("x", False, Counter(malformed=1))
 
 
-@pytest.mark.parametrize(
-    "unit",
-    [
-        '{"desc": "',
-        '{"desc": "a", "bbox_2d": [',
-        "<|coord_1|>, ",
-        "}, ",
-        '}, {"desc": ',
-        "\\",
-        GOOD + "x",
-        GOOD + ", ",
-        '{"desc": "a}, {\\"desc\\": ',
-    ],
-)
-def test_time_grows_linearly_on_a_megabyte_of_malice(unit):
-    def seconds(n_bytes: int) -> float:
-        text = '{"objects": [{"desc": "a", "bbox_2d": [' + unit * (n_bytes // len(unit))
-        started = time.process_time()
-        parse_coordjson(text)
-        return time.process_time() - started
+@given(st.lists(objects, max_size=5))
+def test_spans_are_where_the_objects_stand(written):
+    text = write_coordjson(written)
+    parsed = parse_coordjson(text)
+    assert ", ".join(text[first:behind] for first, behind in parsed.spans) == text[len('{"objects": [') : -len("]}")]
+    assert [parse_coordjson(text_of(text[first:behind])).objects for first, behind in parsed.spans] == [[o] for o in written]
 
-    smaller = min(seconds(500_000) for _ in range(3))
-    larger = min(seconds(1_000_000) for _ in range(3))
-    assert larger < 4 * max(smaller, 1e-3)
+
+def test_spans_are_those_of_the_objects_kept():
+    broken, last = GOOD.replace("<|coord_3|>", "<|coord_0|>"), GOOD.replace("cup", "杯 \\ud83e\\udd64")
+    text = text_of("nonsense", GOOD, broken, last) + f" {GOOD}"
+    parsed = parse_coordjson(text)
+    assert [text[first:behind] for first, behind in parsed.spans] == [GOOD, last]
+    assert parsed.dropped == Counter(malformed=1, inverted_box=1)
+
+
+def test_an_object_left_open_does_not_take_the_next_with_it():
+    assert parse_coordjson(text_of(GOOD[:-1], GOOD, GOOD)).dropped == Counter(malformed=1)
+    assert len(parse_coordjson(text_of(GOOD[:-1], GOOD, GOOD)).objects) == 2
+    assert len(parse_coordjson(text_of(GOOD.replace("]}", ""), GOOD, GOOD)).objects) == 2
+    in_a_name = GOOD.replace("cup", 'a, {\\"desc\\": b')
+    assert parse_coordjson(text_of(in_a_name, GOOD)).strict, "what begins an object ends no name"
+
+
+@pytest.mark.parametrize("end", ["x", f"x, {GOOD[:-1]}", ', {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}', f", {GOOD}x{GOOD}"])
+def test_a_text_that_breaks_and_is_never_closed_is_both(end):
+    parsed = parse_coordjson('{"objects": [' + GOOD + end)
+    assert parsed.dropped == Counter(malformed=1)
+    assert parsed.truncated
+
+
+@pytest.mark.parametrize("rest", ['x]]"]}', 'x]]}"abc', '"]}', "x", '{"desc": "]}', f"{GOOD}x]"])
+def test_an_end_within_an_open_name_closes_nothing(rest):
+    assert parse_coordjson('{"objects": [' + rest).truncated
+
+
+def test_twenty_thousand_hostile_texts():
+    kinds = parser_fuzz.fuzz(20_000, seed=1)
+    assert min(kinds.values()) > 1000, f"each kind of text is met: {kinds}"
+
+
+@pytest.mark.parametrize("shape", parser_fuzz.SHAPES)
+def test_a_hostile_megabyte_costs_little_time_and_memory_and_both_grow_linearly(shape):
+    smaller, larger = (parser_fuzz.seconds(parser_fuzz.SHAPES[shape], n, repeats=2) for n in (500_000, 1_000_000))
+    assert larger < min(1, 4 * max(smaller, 5e-3))
+    assert parser_fuzz.peak_mb(parser_fuzz.SHAPES[shape], 100_000) < 2
 
 
 def test_json_loads_reads_what_is_written_once_tokens_are_numbers():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import gzip
 import json
 import math
 from pathlib import Path
@@ -13,6 +15,46 @@ from hypothesis import strategies as st
 
 from coordexp.logs import EVAL, STEP_KEY, Log, LogWriter, read_log
 from coordexp.schema import UserError
+
+STEPS = range(10, 90, 10)
+METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_diag/expected_bin_abs_err_p90", "coord_token_acc")
+SUMMARY = (
+    {"train_runtime": 9.1, "train_samples_per_second": 7.0, "train_loss": 2.1, STEP_KEY: "80/80", "percentage": "100.00%"},
+    {"model_parameter_info": "4B", "last_model_checkpoint": "v0/checkpoint-80", "best_metric": 0.3, "log_history": [{"loss": 1}]},
+)
+
+
+def values_at(step: int, kind: str) -> dict[str, float]:
+    """Numbers that are different at each step, for each key, and from train to eval."""
+    return {key: round((1 + i) / step + (0.1 if kind == "eval" else 0.0), 8) for i, key in enumerate(METRICS)}
+
+
+def project_rows() -> list[dict]:
+    """A log as the trainer of this project writes it: a train row every 10 steps, an eval row every 20."""
+    rows: list[dict] = []
+    for step in STEPS:
+        values = {kind: values_at(step, kind) for kind in ("train", "eval")}
+        rows.append({STEP_KEY: f"{step}/{STEPS[-1]}", **values["train"]})
+        if step % 20 == 0:
+            rows.append({STEP_KEY: f"{step}/{STEPS[-1]}", **{EVAL + key: value for key, value in values["eval"].items()}})
+    return rows
+
+
+def swift_log(one_row: bool = False, numbers_as_text: bool = False, summary: bool = True) -> list[dict]:
+    """The same log as ms-swift writes it: extra keys, a summary at the end, eval values in a row of their own or not."""
+    rows: list[dict] = []
+    for step in STEPS:
+        train, evals = values_at(step, "train"), {EVAL + key: value for key, value in values_at(step, "eval").items()}
+        extras = {STEP_KEY: f"{step}/{STEPS[-1]}", "percentage": f"{step / 0.8:.2f}%", "elapsed_time": "1h 2m 3s"}
+        if numbers_as_text:
+            train, evals = ({key: repr(value) for key, value in values.items()} for values in (train, evals))
+        found = [train] if step % 20 else [{**train, **evals}] if one_row else [train, evals]
+        rows += [{**values, "remaining_time": "0s", **extras} for values in found]
+    return rows + list(SUMMARY if summary else ())
+
+
+def encode(rows: list[dict], line_end: str = "\n") -> bytes:
+    return "".join(json.dumps(row) + line_end for row in rows).encode()
 
 
 @pytest.fixture
@@ -95,17 +137,131 @@ def full_disk(*_):
 
 @pytest.mark.parametrize(
     ("value", "step", "max_steps"),
-    [("640/720", 640, 720), ("640", 640, None), (640, 640, None), (640.0, 640, None), (" 640 / 720 ", 640, 720)],
+    [
+        ("640/720", 640, 720),
+        ("640", 640, None),
+        (640, 640, None),
+        (640.0, 640, None),
+        (" 640 / 720 ", 640, 720),
+        ("640/-1", 640, None),
+        ("640/0", 640, None),
+        (0, 0, None),
+    ],
 )
 def test_steps_in_every_spelling(tmp_path, value, step, max_steps):
     log = read(tmp_path, {STEP_KEY: value, "loss": 1.0})
-    assert list(log.train) == [step]
+    assert log.train == {step: {"loss": 1.0}}
     assert log.max_steps == max_steps
 
 
-@pytest.mark.parametrize("key", ["global_step", "step"])
+@pytest.mark.parametrize("key", ["global_step", "step", "iteration"])
 def test_other_names_of_the_step(tmp_path, key):
     assert read(tmp_path, {key: 40, "loss": 1.0}).train == {40: {"loss": 1.0}}
+    assert read(tmp_path, {STEP_KEY: None, key: "40", "loss": 1.0}).train == {40: {"loss": 1.0}}
+
+
+def test_of_several_step_keys_the_trainers_own_counts(tmp_path):
+    row = {"iteration": 1, "step": 2, "global_step": 3, STEP_KEY: "4/8", "loss": 1.0}
+    for step, key in ((4, STEP_KEY), (3, "global_step"), (2, "step"), (1, "iteration")):
+        assert read(tmp_path, row).train == {step: {"loss": 1.0}}
+        del row[key]
+
+
+def test_the_planned_steps_stay_known_where_a_row_does_not_say_them(tmp_path):
+    assert read(tmp_path, {STEP_KEY: "4/8", "loss": 1.0}, {"step": 5, "loss": 1.0}).max_steps == 8
+
+
+def test_an_eval_key_needs_a_name(tmp_path):
+    log = read(tmp_path, {"step": 1, "loss": 1.0, "eval_": 2.0})
+    assert (log.train, log.evals) == ({1: {"loss": 1.0}}, {})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "12.5/720",
+        12.5,
+        "-3/720",
+        -3,
+        "640/720/1",
+        "640/",
+        "/720",
+        "1_000",
+        "٣/٧",
+        10**40,
+        1e300,
+        "1" * 400,
+        True,
+        "soon",
+        [1],
+        {},
+    ],
+)
+def test_a_step_that_is_not_a_whole_number_is_none(tmp_path, value):
+    log = read(tmp_path, {STEP_KEY: value, "loss": 1.0}, {STEP_KEY: "1/2", "loss": 1.0})
+    assert log.train == {1: {"loss": 1.0}}
+    assert log.dropped == {"bad step": 1}
+    assert len(log.warnings) == 1
+    assert log.warnings[0].startswith("line 1 carries a step that is not a whole number")
+
+
+def test_what_is_left_out_is_counted_and_said_once_a_reason(tmp_path):
+    stepless, odd, empty = {"loss": 2.0}, {"step": "soon", "eval_loss": 3.0}, {"step": 3, "learning_rate": 0.1, "loss": None}
+    log = read(tmp_path, {"step": 1, "loss": 1.0}, *[stepless, odd, empty] * 1000, *[stepless] * 9000)
+    assert (log.rows, log.dropped) == (1, {"no step": 10_000, "bad step": 1000, "no values": 1000})
+    assert [warning.split()[:2] for warning in log.warnings] == [["line", "2"], ["line", "3"], ["line", "4"]]
+    assert [warning.split("so were ")[1].split()[0] for warning in log.warnings] == ["9999", "999", "999"]
+
+
+def test_the_summary_that_ends_a_log_is_counted_and_no_reason_to_warn(tmp_path):
+    log = read(tmp_path, {STEP_KEY: "80/80", "loss": 1.0}, *SUMMARY)
+    assert (log.train, log.evals, log.rows, log.dropped, log.warnings) == ({80: {"loss": 1.0}}, {}, 1, {"summary": 2}, [])
+
+
+@pytest.mark.parametrize("text", ["0.53", "-1", "1e-3", "2.5E+4", "007"])
+def test_numbers_written_as_text_are_numbers(tmp_path, text):
+    assert read(tmp_path, {"step": 1, "loss": text}).train == {1: {"loss": float(text)}}
+
+
+@pytest.mark.parametrize("value", ["1h 2m", "25%", "1_0", "0x1F", "", " 1", "1,5", "٣", None, True, [1.0], {"a": 1}])
+def test_what_is_no_number_is_left_out(tmp_path, value):
+    assert read(tmp_path, {"step": 1, "loss": 1.0, "other": value, "eval_other": value}).train == {1: {"loss": 1.0}}
+
+
+def test_nan_and_infinity_as_text_and_numbers_beyond_int64(tmp_path):
+    row = read(tmp_path, {"step": 1, "loss": "NaN", "a": "-Infinity", "b": "inf", "c": 10**30}).train[1]
+    assert math.isnan(row.pop("loss"))
+    assert row == {"a": -math.inf, "b": math.inf, "c": 1e30}
+
+
+def test_of_a_key_named_twice_the_last_counts(tmp_path):
+    assert read(tmp_path, '{"step": 1, "loss": 1.0, "step": 2, "loss": 3.0}').train == {2: {"loss": 3.0}}
+
+
+@pytest.mark.parametrize("one_row", [False, True])
+@pytest.mark.parametrize("numbers_as_text", [False, True])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n\n \n"])
+@pytest.mark.parametrize("start", [b"", codecs.BOM_UTF8])
+def test_the_same_content_reads_the_same_in_every_form(tmp_path, one_row, numbers_as_text, line_end, start):
+    path = tmp_path / "logging.jsonl"
+    path.write_bytes(encode(project_rows()))
+    mine = read_log(path)
+    path.write_bytes(start + encode(swift_log(one_row, numbers_as_text), line_end))
+    theirs = read_log(path)
+    assert mine.train == {step: values_at(step, "train") for step in STEPS}
+    assert mine.evals == {step: values_at(step, "eval") for step in STEPS if step % 20 == 0}
+    assert (theirs.train, theirs.evals, theirs.max_steps) == (mine.train, mine.evals, mine.max_steps)
+    assert mine.warnings == theirs.warnings == []
+    assert theirs.dropped == {"summary": 2}
+
+
+@given(st.permutations(swift_log()))
+def test_the_order_of_rows_does_not_matter(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "permuted.jsonl"
+    path.write_bytes(encode(swift_log()))
+    expected = read_log(path)
+    path.write_bytes(encode(rows))
+    assert read_log(path) == expected
 
 
 def test_train_and_eval_in_one_row_or_in_two_read_alike(tmp_path):
@@ -122,6 +278,23 @@ def test_the_last_of_repeated_steps_wins(tmp_path):
     log = read(tmp_path, *rows)
     assert log.train == {40: {"loss": 3.0}, 80: {"loss": 2.0}}
     assert log.evals == {40: {"loss": 30.0}, 80: {"loss": 20.0}}
+    assert (log.rows, log.repeated_steps) == (3, 1)
+
+
+def test_a_restart_is_said_and_so_is_what_stays_from_before_it(tmp_path):
+    rows = [{STEP_KEY: f"{step}/80", "loss": float(step)} for step in (10, 20, 30, 40, 20, 30)]
+    behind, caught_up = read(tmp_path, *rows), read(tmp_path, *rows, rows[3])
+    assert (behind.repeated_steps, caught_up.repeated_steps) == (2, 3)
+    assert "2 steps from 20 to 30" in behind.warnings[0]
+    assert "ends at step 30" in behind.warnings[1]
+    assert "step 40" in behind.warnings[1]
+    assert len(caught_up.warnings) == 1
+
+
+def test_two_eval_rows_of_one_step_with_other_keys_are_no_restart(tmp_path):
+    log = read(tmp_path, {"step": 1, "eval_lvis_loss": 1.0}, {"step": 1, "eval_coco_loss": 2.0}, {"step": 1, "loss": 3.0})
+    assert log.evals == {1: {"lvis_loss": 1.0, "coco_loss": 2.0}}
+    assert (log.repeated_steps, log.warnings) == (0, [])
 
 
 def test_ms_swift_extras_are_tolerated(tmp_path):
@@ -156,10 +329,48 @@ def test_an_unterminated_last_line_is_dropped_with_a_warning(tmp_path):
     assert "line 2" in log.warnings[0]
 
 
-@pytest.mark.parametrize("broken", ['{"loss": 1.0', "nonsense", "[1, 2]", "3", '"text"', "[" * 100_000, '{"a": "\\ud8"}', "{}{}"])
+BROKEN = {
+    '{"loss": 1.0': "delimiter",
+    "nonsense": "column 1",
+    "[1, 2]": "not a JSON object",
+    "3": "not a JSON object",
+    '"text"': "not a JSON object",
+    "[" * 100_000: "nested too deeply",
+    '{"a": "\\ud8"}': "escape",
+    "{}{}": "Extra data",
+    '{"\\ud800": 1.0}': "not valid Unicode",
+    '{"step": ' + "1" * 5000 + "}": "thousands of digits",
+    "\0\0\0\0": "column 1",
+    '{"loss": 1.0, "st{"loss": 1.0, "step": 2}': "delimiter",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_line_in_the_middle_names_the_line(tmp_path, refused, broken):
-    with refused("log.jsonl", "line 3"):
+    with refused("log.jsonl", "line 3 is broken", BROKEN[broken]):
         read(tmp_path, {STEP_KEY: "1/2", "loss": 1.0}, "", broken, {STEP_KEY: "2/2", "loss": 1.0})
+
+
+def test_bytes_that_are_no_text_name_the_line(tmp_path, refused):
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1, "loss": 1}\n{"step": 2, "loss\xff": 1}\n')
+    with refused("log.jsonl", "line 2", "not valid Unicode"):
+        read_log(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "word"),
+    [(gzip.compress, "gzip"), (lambda b: b.decode().encode("utf-16"), "UTF-16"),
+     (lambda b: codecs.BOM_UTF16_BE + b.decode().encode("utf-16-be"), "UTF-16")],
+)  # fmt: skip
+def test_a_log_in_a_wrapping_says_which(tmp_path, refused, wrap, word):
+    (tmp_path / "log.jsonl").write_bytes(wrap(encode(swift_log())))
+    with refused("log.jsonl", word):
+        read_log(tmp_path / "log.jsonl")
+
+
+def test_an_empty_log_is_a_log_without_rows(tmp_path):
+    log = read(tmp_path, end="")
+    assert (log.train, log.evals, log.rows, log.warnings) == ({}, {}, 0, [])
 
 
 def test_a_broken_last_line_that_is_terminated_is_an_error_too(tmp_path, refused):
@@ -201,3 +412,43 @@ def test_arbitrary_bytes_give_a_log_or_a_user_error(tmp_path_factory, content):
     for step, row in [*log.train.items(), *log.evals.items()]:
         assert type(step) is int
         assert all(type(value) is float for value in row.values())
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_damaged_logs_give_a_log_or_name_the_line_and_every_row_is_accounted_for(tmp_path_factory, data):
+    """Oracle: the standard JSON reader, line by line."""
+    path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
+    content = bytearray(encode(data.draw(st.sampled_from([project_rows(), swift_log(), swift_log(one_row=True)]))))
+    for _ in range(data.draw(st.integers(0, 4), "damages")):
+        at = data.draw(st.integers(1, len(content)), "at")  # the first bytes can make it a gzip file
+        until = data.draw(st.integers(at, min(len(content), at + 40)), "until")
+        content[at:until] = data.draw(
+            st.binary(max_size=4) | st.sampled_from([b"\n", b"\r", b'"', b"\\ud800", b"1" * 5000]), "new"
+        )
+    if data.draw(st.booleans(), "truncated"):
+        del content[data.draw(st.integers(1, len(content)), "from") :]
+    path.write_bytes(content)
+
+    lines = bytes(content).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    objects = [is_object(line) for line in lines if line.strip()]
+    broken = [number for number, line in enumerate(lines[:-1], start=1) if line.strip() and not is_object(line)]
+    if broken:
+        with pytest.raises(UserError) as caught:
+            read_log(path)
+        assert str(caught.value).splitlines() == [str(caught.value)]
+        assert f"{path}: line {broken[0]} is broken" in str(caught.value)
+        return
+    log = read_log(path)
+    assert log.rows + sum(log.dropped.values()) == sum(objects)
+    assert len(log.train) + len(log.evals) <= 2 * log.rows
+    torn = [warning for warning in log.warnings if "torn" in warning]
+    assert len(torn) == len(objects) - sum(objects)
+
+
+def is_object(line: bytes) -> bool:
+    try:
+        row = json.loads(line.decode())
+        return isinstance(row, dict) and bool("".join(row).encode() or True)
+    except (ValueError, RecursionError):
+        return False

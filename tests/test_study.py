@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coordexp.files import read_json
 from coordexp.schema import UserError
-from coordexp.study import plan_study, preregister
+from coordexp.study import plan_study
 
 
 def keys(settings):
@@ -72,21 +71,3 @@ def test_a_slip_is_one_line_that_says_what_and_where(settings, says):
         plan_study(settings)
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-def test_preregistration_is_written_once_and_names_what_existed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first = plan_study({})
-    path = preregister(first)
-    written = path.read_bytes()
-    assert [run["existing"] for run in read_json(path)["runs"]] == [False] * 3
-
-    log = first.runs[0].directory.log
-    log.parent.mkdir(parents=True)
-    log.write_text('{"global_step/max_steps": "40/720", "eval_loss": 1.0}\n')
-    assert preregister(first) == path
-    assert path.read_bytes() == written
-
-    more = read_json(preregister(plan_study({"seeds": 2})))
-    assert [run["existing"] for run in more["runs"]] == [True] + [False] * 5
-    assert [study["hash8"] for study in more["earlier_studies"]] == [first.hash8]

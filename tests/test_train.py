@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.slow
 COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
 WATCHED = {"expected_bin_mae", "expected_bin_abs_err_p90", "w1_to_delta", "p_gt_mean", "entropy_mean", "coord_mass_mean",
            "flips_to_text", "flips_to_coord", "enabled"}  # fmt: skip
+
+LOSSES = {f"eval_{name}" for name in ("loss", "base_ce/loss", "text_ce/loss", "coord_softce_w1/loss")}
+SUBSET = {f"eval_train_subset/{name.removeprefix('eval_')}" for name in (*LOSSES, "coord_diag/expected_bin_mae")}
 
 
 def test_multirun_trains_every_variant_and_leaves_nothing_behind(house):
@@ -82,6 +86,41 @@ def test_a_train_row_is_the_token_weighted_mean_of_its_steps(forge, house, empty
         for key, weight in weights.items():
             total = sum(w * step[key] for w, step in zip(weight[window], steps[window], strict=True))
             assert row[key] == pytest.approx(total / sum(weight[window]), rel=1e-6), key
+
+
+def test_train_images_are_evaluated_as_validation_images_are(forge, house, empty):
+    """The validation set replaced by the five train images that are audited: both halves of an eval row must agree."""
+    data = empty / "results" / "data"
+    original = data.resolve()
+    data.unlink()
+    shutil.copytree(original, data)
+    (train,) = data.glob("*/train.jsonl")
+    lines = train.read_text().splitlines(keepends=True)
+    train.with_name("val.jsonl").write_text("".join(lines[index] for index in (0, 2, 4, 7, 9)))  # 12 images, 5 of them
+    assert forge.run(empty, *MIXED).returncode == 0
+    found = [row for row in rows(only(empty / "results/runs/mixed")) if "eval_loss" in row]
+    reference = [row for row in rows(house.run("mixed")) if "eval_loss" in row]
+    for row, expected in zip(found, reference, strict=True):
+        for key in SUBSET:
+            assert row[key] == expected[key], "whatever is validated on, the audited images are the same"
+            assert row[key] == pytest.approx(row[key.replace("train_subset/", "")], rel=1e-5), key
+
+
+def test_without_audited_images_a_run_is_the_same_run(forge, house, empty):
+    """Evaluating train images changes no weight, no other number and no table."""
+    assert forge.run(empty, *MIXED, "train.audit_images=0").returncode == 0
+    run, reference = only(empty / "results/runs/mixed"), house.run("mixed")
+    without = [{key: value for key, value in row.items() if "train_subset" not in key} for row in rows(reference)]
+    assert rows(run) == without != rows(reference)
+    found, expected = artifacts(run), artifacts(reference)
+    del found["config.yaml"], expected["config.yaml"]
+    assert found == expected
+
+
+def test_the_manifest_says_what_turns_bins_into_pixels_and_visual_tokens(house):
+    manifest = json.loads((house.run("mixed") / "run.json").read_text())
+    assert (manifest["cell_px"], manifest["val_images"]) == (32, 8)
+    assert manifest["val_sides_px"] == {"width": [64, 64, 64], "height": [64, 64, 64]}
 
 
 def test_an_unknown_override_costs_one_line_and_nothing_is_written(forge, empty):
@@ -166,9 +205,10 @@ def test_two_processes_take_the_same_images_to_the_same_loss(house, two):
     assert [manifest["processes"] for manifest in manifests] == [1, 2]
     for fact in ("status", "step", "supervised_seen", "token_tables", "checkpoints"):
         assert manifests[0][fact] == manifests[1][fact], fact
+    assert all(set(row) >= SUBSET for row in rows(two) if "eval_loss" in row)
     for row, expected in zip(rows(two), rows(one), strict=True):
         assert row["global_step/max_steps"] == expected["global_step/max_steps"]
-        for key in {"loss", "grad_norm", "eval_loss", "eval_base_ce/loss", "eval_coord_softce_w1/loss"} & set(expected):
+        for key in {"loss", "grad_norm", "eval_loss", *LOSSES, *SUBSET} & set(expected):
             assert row[key] == pytest.approx(expected[key], rel=1e-5), key
     assert [row["accum/grad_steps"] for row in rows(two) if "loss" in row] == [2.0, 2.0, 2.0]
 

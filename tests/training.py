@@ -29,7 +29,8 @@ SMALL = (
     *("model.vision_layers=2", "model.vision_hidden_size=16", "model.vision_heads=2", "model.vision_intermediate_size=24"),
     *("model.vocabulary_size=300", "data.image_size=64", "data.train_images=12", "data.val_images=8"),
     *("train.max_steps=8", "train.images_per_step=4", "train.micro_batch=1", "train.eval_steps=2", "train.logging_steps=3"),
-    *("train.state_steps=2", "train.checkpoint_steps=4", "train.eval_micro_batch=4", "runtime.device=cpu"),
+    *("train.state_steps=2", "train.checkpoint_steps=4", "train.eval_micro_batch=4", "train.audit_images=5"),
+    "runtime.device=cpu",
 )
 MIXED = ("variant=mixed", *SMALL)
 

@@ -1,43 +1,56 @@
-"""Can the logs be believed? Train/eval ratios of every loss family, and what the manifests say of each run.
+"""Can the logs be believed? What each run's own rows say, and what it has in common with the other runs.
 
-Each eval row is paired with the nearest preceding train row (note, section "Quantitative check"). A ratio near 1
-in a log does not prove the gradients; the pre-flight recorded in the manifest does.
+A ratio near 1 in a log does not prove the gradients; the pre-flight recorded in the manifest does.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from coordexp.analysis.identity import Validation, identity_checks, not_checked, train_setting, validation_of
 from coordexp.analysis.inputs import RunData
-from coordexp.analysis.plateau import collapse_end
-from coordexp.files import write_json, write_text
+from coordexp.analysis.ratios import CONSISTENT, FAMILIES, TERMS, family_ratios, judge, overfit_ratio
+from coordexp.analysis.rows import COORDINATES, declared, log_checks, missing_rows, not_finite, other_variant, switch
+from coordexp.files import write_csv, write_json
+from coordexp.logs import Log
 
-FAMILIES = ("loss", "base_ce/loss", "coord_softce_w1/loss")
-CONSISTENT = (0.9, 1.1)  # of a family's median ratio
-FACTOR_TOLERANCE = 0.25  # how near, relatively, to 1/GAS or GAS a median must be to be named so
-DRIFT = 0.15  # between the medians of the first and the last third
+__all__ = ["CONSISTENT", "FAMILIES", "audit", "audit_run", "write_audit"]
+
+PASSING = ("consistent", "not identifiable")
+BOOKKEEPING = {f"train.{key}" for key in ("audit_images", "logging_steps", "state_steps", "checkpoint_steps")}
 
 
 def audit(runs: Sequence[RunData]) -> dict[str, Any]:
-    """The audit of a study: an entry a run, and the differences between runs outside `variant`."""
-    entries = [audit_run(run, runs) for run in runs]
+    """The audit of a study.
+
+    runs: an entry a run (`audit_run`).  differences: settings outside `variant` that are not the same in every run.
+    passed: the names of the runs that may be recommended.
+
+    Raises:
+        UserError: a token table cannot be read.
+    """
+    validation = validation_of(runs)
+    entries = [audit_run(run, runs, validation) for run in runs]
     passed = [f"{e['variant']} s{e['seed']}" for e in entries if e["passed"]]
     return {"runs": entries, "differences": config_differences(runs), "passed": passed}
 
 
-def audit_run(run: RunData, runs: Sequence[RunData]) -> dict[str, Any]:
-    gas = next((row["accum/grad_steps"] for row in run.log.train.values() if "accum/grad_steps" in row), None)
-    start = collapse_end(run.log)
-    families = {family: ratios(run, family, start) for family in FAMILIES if applicable(run, family)}
-    verdict, why = judge(families, gas)
-    checks = [*log_checks(run), *(manifest_checks(run, runs) if run.manifest else [])]
-    failed = [check for check in checks if check["passed"] is False]
+def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> dict[str, Any]:
+    """What is known for and against one run of a study.
+
+    grad_accumulation_steps: from the log, else from the configuration; None where neither says.
+    families: {family: pairs, from_step, n, median, min, max} (`family_ratios`) of every loss family the log holds.
+    verdict, why: "not finite", "swapped" (a log of another variant), one of `ratios.judge`, or "missing".
+    overfit_ratio: eval loss over that of the audited train images at the end; None where there are none.
+    checks: [{name, passed, detail}]; `passed` None is something to know that neither passes nor fails.
+    not_checked: what could not be judged and why.  warnings: the reader's.  passed: nothing failed.
+    """
+    gas = accumulation(run)
+    families = {family: family_ratios(run.log, family) for family in (*FAMILIES, *TERMS) if applicable(run.log, family)}
+    verdict, why = verdict_on(run, families, gas)
+    checks = [*log_checks(run), *identity_checks(run, runs, validation)]
     return {
         "variant": run.variant,
         "seed": run.seed,
@@ -45,115 +58,53 @@ def audit_run(run: RunData, runs: Sequence[RunData]) -> dict[str, Any]:
         "families": families,
         "verdict": verdict,
         "why": why,
+        "overfit_ratio": overfit_ratio(run.log),
         "checks": checks,
+        "not_checked": not_checked(run)
+        + ([] if declared(run) else [f"{run.variant} has no file in conf/variant: whether the log is of it"]),
         "warnings": run.log.warnings,
-        "passed": verdict in ("consistent", "not identifiable") and not failed,
+        "passed": verdict in PASSING and all(c["passed"] is not False for c in checks),
     }
 
 
-def applicable(run: RunData, family: str) -> bool:
-    """Coordinate terms are not applicable (never missing) where the log says they are switched off."""
-    if family != "coord_softce_w1/loss":
+def accumulation(run: RunData) -> float | None:
+    """Micro-batches an optimizer step and process (GAS)."""
+    logged = [row["accum/grad_steps"] for row in run.log.train.values() if "accum/grad_steps" in row]
+    if logged:
+        return logged[0]
+    images, micro_batch = (train_setting(run, key) for key in ("images_per_step", "micro_batch"))
+    processes = (run.manifest or {}).get("processes", 1)
+    return images / (micro_batch * processes) if images and micro_batch else None
+
+
+def applicable(log: Log, family: str) -> bool:
+    """The loss always; coordinate terms where they are not switched off; parts where train and eval rows have them."""
+    trained, evaluated = (any(family in row for row in rows.values()) for rows in (log.train, log.evals))
+    if family == "loss":
         return True
-    enabled = [row.get("coord_diag/enabled") for row in run.log.evals.values()]
-    return not (enabled and all(value == 0.0 for value in enabled))
+    if family.startswith(COORDINATES) and switch(log) == {0.0}:
+        return False
+    if family in TERMS:
+        return trained and evaluated
+    return trained or evaluated or (family.startswith(COORDINATES) and switch(log) == {1.0})
 
 
-def ratios(run: RunData, family: str, start: int) -> dict[str, Any]:
-    """Train over eval at each eval step, each with the nearest preceding train row; summarised from `start` on."""
-    pairs = []
-    train_steps = sorted(run.log.train)
-    for step in sorted(run.log.evals):
-        before = [s for s in train_steps if s <= step]
-        train = run.log.train[before[-1]].get(family) if before else None
-        evaluated = run.log.evals[step].get(family)
-        if train is not None and evaluated and math.isfinite(train / evaluated):
-            pairs.append({"step": step, "train_step": before[-1], "ratio": train / evaluated})
-    values = [pair["ratio"] for pair in pairs if pair["step"] >= start]
-    if not values:
-        return {"pairs": pairs, "from_step": start, "n": 0, "median": None, "min": None, "max": None}
-    return {
-        "pairs": pairs,
-        "from_step": start,
-        "n": len(values),
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-    }
-
-
-def judge(families: dict[str, dict[str, Any]], gas: float | None) -> tuple[str, str]:
-    """The verdict on a run's ratios, and its reason."""
-    for family, found in families.items():
-        if found["median"] is None:
-            return "missing", f"{family}: no eval row has a train row before it with this key"
-    medians = {family: found["median"] for family, found in families.items()}
-    for family, median in medians.items():
-        if gas and gas > 1:
-            for label, factor in (("≈ 1/GAS", 1 / gas), ("≈ GAS", gas)):
-                if abs(median / factor - 1) <= FACTOR_TOLERANCE:
-                    return label, f"{family}: median train/eval ratio {median:.3f}, and GAS is {gas:g}"
-        low, high = CONSISTENT
-        if not low <= median <= high:
-            return "inconsistent", f"{family}: median train/eval ratio {median:.3f} lies outside {low} … {high}"
-        values = [pair["ratio"] for pair in families[family]["pairs"] if pair["step"] >= families[family]["from_step"]]
-        third = len(values) // 3
-        if third >= 2:
-            first, last = statistics.median(values[:third]), statistics.median(values[-third:])
-            if abs(last - first) > DRIFT:
-                return "drift", f"{family}: the ratio moves from {first:.3f} to {last:.3f}"
-    ranges = "; ".join(f"{family} {m:.3f}" for family, m in medians.items())
-    if gas is None or gas <= 1:
-        return "not identifiable", f"median ratios {ranges}: without accumulation a scaling fault cannot show"
-    return "consistent", f"median ratios {ranges}"
-
-
-def log_checks(run: RunData) -> list[dict[str, Any]]:
-    rows = [*run.log.train.items(), *run.log.evals.items()]
-    broken = [f"{key} at step {step}" for step, row in rows for key, value in row.items() if not math.isfinite(value)]
-    return [
-        check("has evaluations", bool(run.log.evals), f"{len(run.log.evals)} eval rows"),
-        check("finite", not broken, broken[0] + " is not finite" if broken else f"{len(rows)} rows"),
-    ]
-
-
-def manifest_checks(run: RunData, runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Identity checks that logs alone cannot give, against the other runs of the study."""
-    assert run.manifest is not None
-    mine, all_of_them = run.manifest, [r.manifest for r in runs if r.manifest]
-    difference = mine["preflight"].get("relative_difference")
-
-    def same(name: str, pick: Callable[[dict[str, Any]], Any], detail: str) -> dict[str, Any]:
-        return check(name, _is_common(pick(mine), [pick(m) for m in all_of_them]), detail)
-
-    data, base = mine["inputs_sha256"]["data"], mine["inputs_sha256"]["base"]
-    agreement = "no pre-flight was recorded" if difference is None else f"the two paths agree to {difference:.1e}"
-    return [
-        check("complete", mine["status"] == "complete", mine["reason"] or f"step {mine['step']} of {mine['max_steps']}"),
-        check("pre-flight", difference is not None, agreement),
-        same("same data", lambda m: m["inputs_sha256"]["data"], data[:12]),
-        same("same base model", lambda m: m["inputs_sha256"]["base"], base[:12]),
-        same("same training code", lambda m: m["modules_sha256"], f"{len(mine['modules_sha256'])} modules"),
-        same("same versions", lambda m: m["versions"], f"torch {mine['versions']['torch']}"),
-        {**same("tokens seen", lambda m: m["tokens_seen"], f"{mine['tokens_seen']:,}"), "passed": None},  # to know, no bar
-    ]
-
-
-def _is_common(value: Any, all_values: Sequence[Any]) -> bool:
-    """Whether a value is the one that most runs share (any of them, where none leads)."""
-    counts = [sum(1 for other in all_values if other == one) for one in all_values]
-    return sum(1 for other in all_values if other == value) == max(counts)
-
-
-def check(name: str, passed: bool, detail: str) -> dict[str, Any]:
-    """A check of a run; `passed` None is something to know that neither passes nor fails."""
-    return {"name": name, "passed": passed, "detail": detail}
+def verdict_on(run: RunData, families: dict[str, dict[str, Any]], gas: float | None) -> tuple[str, str]:
+    """The gravest thing that the log shows, and its reason."""
+    if broken := not_finite(run.log):
+        return "not finite", f"{broken[0]} is not finite" + (f" ({len(broken) - 1} more)" if broken[1:] else "")
+    if reason := other_variant(run):
+        return "swapped", reason
+    verdict, why = judge(run.log, families, gas)
+    if gaps := missing_rows(run.log, families):
+        return ("missing", gaps) if verdict in PASSING else (verdict, f"{why}; {gaps}")
+    return verdict, why
 
 
 def config_differences(runs: Sequence[RunData]) -> list[str]:
     """Settings outside `variant` that are not the same in every run; they confound the comparison."""
     flat = {run.name: _flatten({g: run.config[g] for g in ("model", "data", "optim", "train")}) for run in runs if run.config}
-    keys = sorted({key for settings in flat.values() for key in settings})
+    keys = sorted({key for settings in flat.values() for key in settings} - BOOKKEEPING)
     differences = []
     for key in keys:
         values = {name: settings.get(key) for name, settings in flat.items()}
@@ -178,4 +129,4 @@ def write_audit(study_dir: Path, found: dict[str, Any]) -> None:
         for family, f in e["families"].items()
     ]  # fmt: skip
     write_json(study_dir / "audit.json", found)
-    write_text(study_dir / "audit.csv", pd.DataFrame(rows).to_csv(index=False))
+    write_csv(study_dir / "audit.csv", rows)

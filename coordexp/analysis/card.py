@@ -13,11 +13,13 @@ COLUMNS = ("expected_bin_mae", "expected_bin_abs_err_p90", "coord_token_acc", "p
 
 def card(found: dict[str, Any], study_dir: Path) -> str:
     """The card of a recommendation; `study_dir` is where report and checkpoints are named from."""
-    lines = [f"# {verdict(found)}", "", *role_table(found), ""]
+    lines = [*(f"!! {line}" for line in found["alerts"]), f"# {verdict(found)}", "", *role_table(found), ""]
     for label, key in (("Stage-1 ranking", "stage1_ranking"), ("Stage-2 fitness", "stage2_fitness")):
         grade = found["confidence"][key]
         lines.append(f"- {label}: **{grade['grade']}** ({grade['reason']})")
     lines += ["", "Would overturn it:", *(f"- {line}" for line in found["would_overturn"])]
+    if found["would_take"]:
+        lines += ["", "To be surer:", *(f"- {line}" for line in found["would_take"])]
     if found["ineligible"]:
         lines += ["", "Not eligible:", *(f"- {entry['variant']}: {'; '.join(entry['reasons'])}" for entry in found["ineligible"])]
     if found["caveats"]:

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from coordexp.analysis.inputs import RunData, by_variant, mean_at
-from coordexp.analysis.plateau import plateau
-from coordexp.analysis.statistics import paired_bootstrap, token_frame
-from coordexp.coords import LAST_BIN
-from coordexp.files import write_json, write_text
-from coordexp.metrics import BESIDE, METRICS, log_key, metric, metric_values
+from coordexp.analysis.effects import Tables, bands, differences, read_tables, slices
+from coordexp.analysis.floor import floor, vision_facts
+from coordexp.analysis.inputs import RunData, by_variant
+from coordexp.analysis.plateau import drift, plateaus
+from coordexp.analysis.stability import rank_stability
+from coordexp.files import write_csv, write_json
+from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, metric, metric_values
 from coordexp.schema import UserError
 
-AREA_EDGES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}  # px, as COCO
+Curves = list[dict[str, Any]]  # a row a variant, seed and eval step
 
 
-def compare(runs: Sequence[RunData], rule: dict[str, Any]) -> dict[str, Any]:
-    """The comparison of a study under its rule.
+def compare(runs: Sequence[RunData], rule: dict[str, Any], vision: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The comparison of a study under its rule, ready for comparison.json.
+
+    `vision` gives `side_px` and `cell_px` where no manifest does.
 
     Raises:
         UserError: no step is common to all runs that finished, or the decision step is not one of them.
     """
     finished = [run for run in runs if not run.diverged and run.log.evals]
+    groups = by_variant(finished)
     steps = common_steps(finished)
     decision_step = decide_step(steps, rule["decision_step"])
-    groups = by_variant(finished)
-    shown = [decision_step, *sorted({s for run in finished for s in run.log.evals if s > steps[-1]})] if decision_step else []
+    window = [s for s in steps if decision_step and (1 - rule["window"]) * decision_step < s <= decision_step]
+    tables = read_tables(finished, rule["temperature"])
+    curves = {t: curve_rows(groups, t, tables if t == rule["temperature"] else {}) for t in TEMPERATURE_PREFIX}
+    mine = curves[rule["temperature"]]
+    later = sorted({row["step"] for row in mine if steps and row["step"] > steps[-1]})
+    snapshots = [snapshot(mine, step) for step in ([decision_step, *later] if decision_step else [])]
+    means = {name: mean_curves(mine, name) for name in rule["metrics"]}
+    levels = plateaus(finished, rule["temperature"])
+    drifts = drift(levels)
     return {
         "temperature": rule["temperature"],
         "common_steps": steps,
         "decision_step": decision_step,
-        "snapshots": [snapshot(groups, step, rule["temperature"]) for step in shown],
-        "winners": winners(groups, decision_step, rule["metrics"]),
-        "curves": curves(groups, rule["temperature"]),
-        "plateau": {run.name: plateau(run.log, log_key("expected_bin_mae", rule["temperature"])) for run in finished},
-        "differences": differences(groups, decision_step, rule),
+        "window": {"share": rule["window"], "steps": window},
+        "snapshots": snapshots,
+        "temperatures": {t: temperature_rows(groups, rows, decision_step, t) for t, rows in curves.items()},
+        "winners": {t: winners(snapshot(rows, decision_step), rule["metrics"]) for t, rows in curves.items()},
+        "curves": mine,
+        "bands": bands(groups, tables),
+        "stability": stability(means, steps, window),
+        "plateau": levels,
+        "drift": drifts,
+        "differences": differences(groups, means, tables, decision_step, window, rule),
         "slices": slices(groups, decision_step, rule["temperature"]),
-        "floor": floor(groups, decision_step, rule["temperature"]),
+        "floor": floor(snapshots[0]["rows"] if snapshots else [], drifts, *vision_facts(finished, vision)),
     }
 
 
@@ -64,112 +79,79 @@ def decide_step(steps: list[int], setting: str) -> int | None:
     return int(setting)
 
 
-def values_at(runs: Sequence[RunData], step: int, temperature: str) -> dict[str, float]:
-    """The comparable metrics of a variant at a step, averaged over its seeds."""
-    found = {name: mean_at(runs, step, log_key(name, temperature)) for name in (*METRICS, *BESIDE)}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def snapshot(groups: dict[str, list[RunData]], step: int, temperature: str) -> dict[str, Any]:
-    rows = []
-    for variant, runs in groups.items():
-        if values := values_at(runs, step, temperature):
-            rows.append({"variant": variant, "seeds": [r.seed for r in runs], **values})
-    return {"step": step, "rows": rows}
-
-
-def winners(groups: dict[str, list[RunData]], step: int | None, names: Sequence[str]) -> dict[str, dict[str, str | None]]:
-    """Who is best at each temperature, metric by metric; None where it is exactly equal."""
-    if step is None:
-        return {}
-    found: dict[str, dict[str, str | None]] = {}
-    for temperature in ("1", "own", "fitted"):
-        values = {variant: values_at(runs, step, temperature) for variant, runs in groups.items()}
-        shared = [name for name in names if all(name in v for v in values.values())]
-        found[temperature] = {name: metric(name).best({v: row[name] for v, row in values.items()}) for name in shared}
-    return found
-
-
-def curves(groups: dict[str, list[RunData]], temperature: str) -> list[dict[str, Any]]:
-    """A row a variant, seed and eval step: what the figures and the CSV show."""
+def curve_rows(groups: dict[str, list[RunData]], temperature: str, tables: Tables) -> Curves:
+    """What each run's log says at each eval step; a metric its log lacks comes from its token table."""
     return [
-        {"variant": variant, "seed": run.seed, "step": step, **metric_values(row, temperature)}
+        {"variant": variant, "seed": run.seed, "step": step}
+        | (tables[run.name, step].values if (run.name, step) in tables else {})
+        | metric_values(row, temperature)
         for variant, runs in groups.items()
         for run in runs
         for step, row in sorted(run.log.evals.items())
     ]
 
 
-def differences(groups: dict[str, list[RunData]], step: int | None, rule: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every pair's difference per metric at the decision step, with an interval where token tables are there.
+def snapshot(curves: Curves, step: int | None) -> dict[str, Any]:
+    """The metrics of each variant at a step, averaged over the seeds that have them."""
+    rows = []
+    at_step = [row for row in curves if row["step"] == step]
+    for variant in dict.fromkeys(row["variant"] for row in at_step):
+        mine = [row for row in at_step if row["variant"] == variant]
+        columns = {name: [row[name] for row in mine if name in row] for name in (*METRICS, *BESIDE)}
+        means = {name: math.fsum(values) / len(values) for name, values in columns.items() if values}
+        if means:
+            rows.append({"variant": variant, "seeds": [row["seed"] for row in mine], **means})
+    return {"step": step, "rows": rows}
 
-    Pairs are compared on the seeds they share, so that images and seeds are paired.
-    """
-    if step is None:
-        return []
-    found = []
-    variants = list(groups)
-    for i, first in enumerate(variants):
-        for second in variants[i + 1 :]:
-            seeds = sorted({r.seed for r in groups[first]} & {r.seed for r in groups[second]})
-            sides = [[r for r in groups[v] if r.seed in seeds] for v in (first, second)]
-            frames = [_frames(side, step, rule["temperature"]) for side in sides]
-            values = [values_at(side, step, rule["temperature"]) for side in sides]
-            for name in rule["metrics"]:
-                if name in values[0] and name in values[1]:
-                    entry = {"first": first, "second": second, "metric": name, "difference": values[1][name] - values[0][name]}
-                    interval = paired_bootstrap(frames[0], frames[1], name) if all(frames) else None
-                    found.append({**entry, "margin": rule["margins"].get(name), "interval": interval})
+
+def temperature_rows(groups: dict[str, list[RunData]], curves: Curves, step: int | None, name: str) -> list[dict[str, Any]]:
+    """The decision snapshot at a temperature, and which temperature that was for each seed, where the log names it."""
+    key = f"{TEMPERATURE_PREFIX[name]}/temperature"
+    rows = snapshot(curves, step)["rows"]
+    for row in rows:
+        logged = [run.log.evals[step].get(key) for run in groups[row["variant"]] if step in run.log.evals]
+        row["used"] = [1.0] * len(logged) if name == "1" else [value for value in logged if value is not None]
+    return [row for row in rows if any(METRICS[n].has_temperature for n in row if n in METRICS)]
+
+
+def winners(at_step: dict[str, Any], names: Sequence[str]) -> dict[str, str | None]:
+    """Who is best on each metric that every variant has; None where several are."""
+    values = {row["variant"]: row for row in at_step["rows"]}
+    shared = [name for name in names if values and all(name in row for row in values.values())]
+    return {name: metric(name).best({v: row[name] for v, row in values.items()}) for name in shared}
+
+
+def mean_curves(curves: Curves, name: str) -> dict[str, dict[int, float]]:
+    """Each variant's curve of a metric, averaged over its seeds, at the steps that all of its seeds have."""
+    found: dict[str, dict[int, float]] = {}
+    for variant in dict.fromkeys(row["variant"] for row in curves):
+        mine = [row for row in curves if row["variant"] == variant]
+        seeds = {row["seed"] for row in mine}
+        for step in dict.fromkeys(row["step"] for row in mine):
+            values = [row[name] for row in mine if row["step"] == step and name in row]
+            if len(values) == len(seeds):
+                found.setdefault(variant, {})[step] = math.fsum(values) / len(values)
     return found
 
 
-def _frames(runs: Sequence[RunData], step: int, temperature: str) -> list[pd.DataFrame]:
-    """Token frames of runs, or none unless every run has the table."""
-    paths = [run.run.table(step) for run in runs if run.run]
-    if len(paths) < len(runs) or not all(path.exists() for path in paths):
-        return []
-    return [token_frame(path, temperature) for path in paths]
-
-
-def slices(groups: dict[str, list[RunData]], step: int | None, temperature: str) -> dict[str, Any]:
-    """MAE by slot and by box size, in bins, averaged over seeds. Empty without token tables."""
-    found: dict[str, Any] = {}
-    for variant, runs in groups.items():
-        frames = _frames(runs, step, temperature) if step is not None else []
-        if not frames:
-            continue
-        tokens = pd.concat(frames)
-        sizes = {
-            name: tokens.loc[(tokens["box_area_px"] >= low) & (tokens["box_area_px"] < high), "abs_err"].mean()
-            for name, (low, high) in AREA_EDGES.items()
-        }
-        found[variant] = {
-            "by_slot": {slot: float(value) for slot, value in tokens.groupby("slot", sort=False)["abs_err"].mean().items()},
-            "by_box_size": {name: float(value) for name, value in sizes.items() if pd.notna(value)},
-        }
+def stability(means: dict[str, dict[str, dict[int, float]]], steps: Sequence[int], window: Sequence[int]) -> dict[str, Any]:
+    """Who leads at each common step, since when for good, and whether leaving out a block of the window changes it."""
+    found = {}
+    for name, curves in means.items():
+        if len(curves) > 1 and window and all(step in curve for curve in curves.values() for step in steps):
+            lower = bool(METRICS[name].lower_is_better)
+            whole, inside = rank_stability(curves, steps, lower), rank_stability(curves, window, lower)
+            found[name] = {
+                "winners": [{"step": step, "winner": winner} for step, winner in whole.winners],
+                "last_winner": inside.last_winner,
+                "settled_from": whole.settled_from,
+                "leave_one_block_out": inside.leave_one_block_out,
+                "share": inside.share,
+            }
     return found
-
-
-def floor(groups: dict[str, list[RunData]], step: int | None, temperature: str) -> dict[str, Any] | None:
-    """The best MAE in bins, pixels and patches: px = bins / 999 (side - 1). A hypothesis, and named one."""
-    configs = [run.config for runs in groups.values() for run in runs if run.config]
-    if step is None or not configs or "image_size" not in configs[0]["data"]:
-        return None
-    side, cell = configs[0]["data"]["image_size"], 2 * configs[0]["model"].get("patch_size", 16)
-    maes = [mae for runs in groups.values() if (mae := values_at(runs, step, temperature).get("expected_bin_mae")) is not None]
-    if not maes:
-        return None
-    best_px = min(maes) / LAST_BIN * (side - 1)
-    return {
-        "image_side_px": side,
-        "cell_px": cell,
-        "best_mae_bins": min(maes),
-        "best_mae_px": best_px,
-        "best_mae_cells": best_px / cell,
-    }
 
 
 def write_comparison(study_dir: Path, found: dict[str, Any]) -> None:
     """comparison.json, and comparison.csv with the curves."""
     write_json(study_dir / "comparison.json", found)
-    write_text(study_dir / "comparison.csv", pd.DataFrame(found["curves"]).to_csv(index=False))
+    write_csv(study_dir / "comparison.csv", found["curves"])

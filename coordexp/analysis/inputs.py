@@ -14,6 +14,7 @@ from coordexp.files import read_json, write_json
 from coordexp.logs import Log, read_log
 from coordexp.runs import RunDirectory, read_manifest
 from coordexp.schema import UserError
+from coordexp.sources import Source, read_source, source_sha256
 
 
 @dataclass(frozen=True)
@@ -40,42 +41,47 @@ def collect(study_dir: Path) -> list[RunData]:
     """The runs that the study's preregistration names, noted in `runs.json`.
 
     Raises:
-        UserError: a run is not finished.
+        UserError: a run that the study trains is not finished, or a log has changed since.
     """
-    planned = read_json(study_dir / "preregistration.json")["runs"]
     entries = []
-    for plan in planned:
-        run = RunDirectory(Path(plan["directory"]))
-        manifest = read_manifest(run)
-        if manifest is None:
-            raise UserError(f"{run.path}: not finished: run `snakemake --cores all stage1_ablation`")
-        facts = {key: value for key, value in manifest.items() if key not in ("artifacts", "modules_sha256")}
-        entries.append({"directory": plan["directory"], **facts})
+    for plan in read_json(study_dir / "preregistration.json")["runs"]:
+        named = {key: plan.get(key) for key in ("variant", "seed", "directory", "log", "kind", "sha256")}
+        manifest = read_manifest(RunDirectory(Path(plan["directory"]))) if plan["directory"] else None
+        if manifest is None and plan["log"] is None:
+            raise UserError(f"{plan['directory']}: not finished: run `snakemake --cores all stage1_ablation`")
+        facts = {key: value for key, value in (manifest or {}).items() if key not in ("artifacts", "modules_sha256")}
+        entries.append(facts | named)
     write_json(study_dir / "runs.json", {"runs": entries})
     return load_runs(study_dir)
 
 
 def load_runs(study_dir: Path) -> list[RunData]:
     """The runs noted in `runs.json`, with their logs read."""
-    loaded = []
-    for entry in read_json(study_dir / "runs.json")["runs"]:
-        run = RunDirectory(Path(entry["directory"]))
-        config = OmegaConf.to_container(OmegaConf.load(run.config))
-        log = read_log(run.log) if run.log.exists() else Log(run.log)  # a run may diverge before its first row
-        loaded.append(RunData(entry["variant"], entry["seed"], log, run, read_manifest(run), config))  # type: ignore[arg-type]
-    return loaded
+    return [load_run(entry) for entry in read_json(study_dir / "runs.json")["runs"]]
+
+
+def load_run(entry: dict[str, Any]) -> RunData:
+    if entry["directory"] is None:
+        source = Source(entry["variant"], entry["seed"], Path(entry["log"]), entry["kind"], entry["sha256"], None)
+        if source_sha256(source.path, source.kind) != source.sha256:
+            raise UserError(f"{source.path}: has changed since the study began: start the same command again")
+        return RunData(entry["variant"], entry["seed"], read_source(source))
+    run = RunDirectory(Path(entry["directory"]))
+    config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
+    log = read_log(run.log) if run.log.exists() else Log(run.log)  # a run may diverge before its first row
+    return RunData(entry["variant"], entry["seed"], log, run, read_manifest(run), config)
 
 
 def by_variant(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
-    """Runs of each variant, in the order the study names them."""
+    """Runs of each variant by seed; variants in the order the study names them."""
     groups: dict[str, list[RunData]] = {}
     for run in runs:
         groups.setdefault(run.variant, []).append(run)
-    return groups
+    return {variant: sorted(mine, key=lambda run: run.seed) for variant, mine in groups.items()}
 
 
 def mean_at(runs: Sequence[RunData], step: int, key: str) -> float | None:
     """An eval value at a step, averaged over the seeds that have it. A value that is not finite is none."""
     found = [run.log.evals.get(step, {}).get(key, math.nan) for run in runs]
     values = [value for value in found if math.isfinite(value)]
-    return sum(values) / len(values) if values else None
+    return math.fsum(values) / len(values) if values else None

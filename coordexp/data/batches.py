@@ -135,18 +135,40 @@ class Dataset:
             input_ids[b, : len(ids)] = torch.tensor(ids)
             attention[b, : len(ids)] = 1
             supervised[b, : len(ids)] = torch.tensor(mask, dtype=torch.bool)
+        inputs = self._model_inputs(indices, input_ids, attention)
+        rows = supervised.flatten().nonzero()[:, 0] - 1  # the first token of a sequence is never supervised
+        targets = input_ids.flatten()[rows + 1]
+        bins = torch.tensor([self.bin_of.get(int(t), -1) for t in targets], dtype=torch.long)
+        return Batch(inputs, rows, targets, bins, [token for _, _, tokens in encoded for token in tokens])
+
+    def prompts(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """What stands before the answers, padded on the left, so that every answer begins at the same place.
+
+        The same tensors as `Batch.inputs`, from which an answer is generated.
+        """
+        encoded = [self.encode(i) for i in indices]
+        prompts = [ids[: mask.index(1)] for ids, mask, _ in encoded]
+        length = max(len(ids) for ids in prompts)
+        input_ids = torch.full((len(prompts), length), self.processor.tokenizer.pad_token_id)
+        attention = torch.zeros((len(prompts), length), dtype=torch.long)
+        for b, ids in enumerate(prompts):
+            input_ids[b, length - len(ids) :] = torch.tensor(ids)
+            attention[b, length - len(ids) :] = 1
+        return self._model_inputs(indices, input_ids, attention)
+
+    def _model_inputs(self, indices: Sequence[int], input_ids: Tensor, attention: Tensor) -> dict[str, Tensor]:
         images = self.processor.image_processor(images=[self.picture(i) for i in indices], return_tensors="pt")
-        inputs = {
+        return {
             "input_ids": input_ids,
             "attention_mask": attention,
             "mm_token_type_ids": (input_ids == self.processor.image_token_id).long(),
             "pixel_values": images["pixel_values"],
             "image_grid_thw": images["image_grid_thw"],
         }
-        rows = supervised.flatten().nonzero()[:, 0] - 1  # the first token of a sequence is never supervised
-        targets = input_ids.flatten()[rows + 1]
-        bins = torch.tensor([self.bin_of.get(int(t), -1) for t in targets], dtype=torch.long)
-        return Batch(inputs, rows, targets, bins, [token for _, _, tokens in encoded for token in tokens])
+
+    def answer_length(self, index: int) -> int:
+        """Tokens of a record's answer, its end included."""
+        return sum(self.encode(index)[1])
 
 
 def conversation(record: Record) -> list[dict]:

@@ -23,10 +23,8 @@ COLOURS = {
     "green": (52, 158, 68),
     "blue": (44, 92, 206),
     "yellow": (240, 202, 52),
-    "purple": (136, 62, 168),
-    "orange": (238, 132, 36),
 }
-SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
+SHAPES = ("circle", "square", "triangle")
 CATEGORIES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 
 _SUPERSAMPLE = 4
@@ -141,22 +139,10 @@ def _draw_shape(draw: ImageDraw.ImageDraw, name: str, x1: float, y1: float, x2: 
     draw.polygon([(x1 + u * w, y1 + v * h) for u, v in outline], fill=255)
 
 
-def _star(points: int = 5, inner: float = 0.42) -> list[tuple[float, float]]:
-    """Star outline stretched so that it touches all four sides of the unit square."""
-    radii = [1.0, inner] * points
-    raw = [(r * math.sin(math.pi * i / points), -r * math.cos(math.pi * i / points)) for i, r in enumerate(radii)]
-    xs, ys = [p[0] for p in raw], [p[1] for p in raw]
-    return [((x - min(xs)) / (max(xs) - min(xs)), (y - min(ys)) / (max(ys) - min(ys))) for x, y in raw]
-
-
 _OUTLINES: dict[str, list[tuple[float, float]]] = {
     "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
     "triangle": [(0.5, 0), (1, 1), (0, 1)],
-    "diamond": [(0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)],
-    "star": _star(),
-    "cross": [(t, v) for t, v in ((0.33, 0), (0.67, 0), (0.67, 0.33), (1, 0.33), (1, 0.67), (0.67, 0.67), (0.67, 1),
-                                  (0.33, 1), (0.33, 0.67), (0, 0.67), (0, 0.33), (0.33, 0.33))],
-}  # fmt: skip
+}
 
 
 def _save(picture: Image.Image, path: Path) -> None:

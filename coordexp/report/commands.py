@@ -1,9 +1,10 @@
-"""The command lines that give the same study and the same runs again, from its preregistration."""
+"""The command lines that give the same study, comparison or run again, from the preregistration."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 STUDY_WIDE = ("experiment", "study")
@@ -29,6 +30,16 @@ def study_command(preregistration: dict[str, Any]) -> str:
 def run_commands(preregistration: dict[str, Any]) -> list[str]:
     """One `coordexp-train` line a run; none for runs that were handed over as logs."""
     return [shlex.join(["coordexp-train", *run["overrides"]]) for run in preregistration["runs"] if run.get("overrides")]
+
+
+def compare_command(preregistration: dict[str, Any], study_dir: Path) -> str:
+    """The `coordexp compare` line that makes a study of these logs again, in an empty directory."""
+    runs = sorted(preregistration["runs"], key=lambda run: run["seed"])  # seeds of logs are their order among equal names
+    named = [f"{run['variant'].replace('/', '-')}={run['directory'] or run['log']}" for run in runs]
+    vision = preregistration["vision"] or {}
+    sizes = [("--image-side", vision.get("side_px")), ("--cell", vision.get("cell_px"))]
+    options = [word for option, value in sizes if value for word in (option, str(value))]
+    return shlex.join(["coordexp", "compare", *named, "--out", str(study_dir), *options])
 
 
 def target(override: str) -> str:

@@ -3,108 +3,129 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
-
-from coordexp.analysis.audit import CONSISTENT, FAMILIES
 from coordexp.analysis.inputs import RunData, by_variant
+from coordexp.analysis.ratios import CONSISTENT, FAMILIES
 from coordexp.logs import Row
-from coordexp.report.style import INK, Look, grid, log_axis_if_wide, sheet, steps_axis
+from coordexp.report import plot
+from coordexp.report.plot import Panel, Scale
+from coordexp.report.style import Look, glyph
+from coordexp.report.svg import INK, box, fitted, path, rule, text, text_width
 
 EXPECTED = (0.95, 1.05)  # where sound logs lie: a train row is a window of steps, an eval row the whole set
+ROW = 96.0  # px
 
 
-def ratios(entries: Sequence[dict[str, Any]], step: int | None, look: dict[str, Look]) -> Figure | None:
+def ratios(entries: Sequence[dict[str, Any]], look: dict[str, Look]) -> str | None:
     """Train over eval loss at each eval step: a row a variant with its verdicts, a column a loss family."""
-    every = [pair["ratio"] for entry in entries for family in entry["families"].values() for pair in family["pairs"]]
-    if not every:
+    main = [entry["families"][family] for entry in entries for family in FAMILIES if family in entry["families"]]
+    pairs = [pair for found in main for pair in found["pairs"]]
+    if not pairs:
         return None
     variants = list(dict.fromkeys(entry["variant"] for entry in entries))
-    figure = sheet(0.6 + 1.25 * len(variants))
-    panels = figure.subplots(len(variants), len(FAMILIES), sharex=True, sharey=True, squeeze=False)
-    for row, variant in zip(panels, variants, strict=True):
-        mine = [entry for entry in entries if entry["variant"] == variant]
-        for ax, family in zip(row, FAMILIES, strict=True):
-            ratio_panel(ax, family, mine, look[variant])
-        verdicts = dict.fromkeys(entry["verdict"] for entry in mine)
-        row[0].set_ylabel(f"{variant}\n{', '.join(verdicts)}", rotation=0, ha="right", va="center")
-    ratio_axis(panels[0, 0], every)
-    for ax, family in zip(panels[0], FAMILIES, strict=True):
-        ax.set_title(f"train / eval {family}")
-    for ax in panels[-1]:
-        ax.set_xlabel("step")
-        steps_axis(ax, None)
-    if step is not None:
-        for ax in panels.flat:
-            steps_axis(ax, step)
-    return figure
+    counted = [pair["ratio"] for found in main for pair in found["pairs"] if pair["step"] >= found["from_step"]]
+    y_limits, x_limits = ratio_limits(counted), [pair["step"] for pair in pairs]
+    label = min(
+        190.0, 24 + max(text_width(words) for entry in entries for words in (entry["variant"], entry["verdict"] + " × 9"))
+    )
+    column = (plot.WIDTH - label) / len(FAMILIES)
+    height = 34 + ROW * len(variants) + 26
+
+    def draw() -> Iterator[str]:
+        for i, variant in enumerate(variants):
+            mine = [entry for entry in entries if entry["variant"] == variant]
+            top = 34 + i * ROW
+            yield from row_label(variant, [entry["verdict"] for entry in mine], label, top + ROW / 2 - 10)
+            for j, family in enumerate(FAMILIES):
+                left = label + j * column + 34
+                low, high, log = y_limits
+                y = Scale(low, high, top + ROW - 16, top, log)
+                panel = Panel(plot.step_scale(x_limits, left, left + column - 46), y)
+                if i == 0:
+                    yield fitted(left, 16, family, column - 46, size=13, bold=True)
+                yield from ratio_panel(panel, family, mine, look[variant])
+                if i == len(variants) - 1:
+                    yield from plot.steps_axis(panel, None)
+
+    return plot.sheet(height, "Train over eval loss at each evaluation", draw())
 
 
-def ratio_panel(ax: Axes, family: str, entries: Sequence[dict[str, Any]], look: Look) -> None:
-    """The ratios of one family, a line a seed; steps before the collapse ends are faint, they do not count."""
-    ax.axhspan(*CONSISTENT, color=INK, alpha=0.06, linewidth=0)
-    ax.axhspan(*EXPECTED, color=INK, alpha=0.08, linewidth=0)
-    ax.axhline(1, color=INK, alpha=0.6, linewidth=0.7)
+def row_label(variant: str, verdicts: Sequence[str], width: float, y: float) -> Iterator[str]:
+    """The variant, and under it what the audit says of its runs."""
+    yield fitted(0, y, variant, width - 12, bold=True)
+    for i, verdict in enumerate(dict.fromkeys(verdicts)):
+        n = verdicts.count(verdict)
+        yield fitted(0, y + 17 * (i + 1), verdict + (f" × {n}" if n > 1 else ""), width - 12)
+
+
+def ratio_panel(panel: Panel, family: str, entries: Sequence[dict[str, Any]], look: Look) -> Iterator[str]:
+    """The ratios of one family, a line a seed. Steps before the collapse ends are faint: they do not count."""
+    for low, high in (CONSISTENT, EXPECTED):
+        top, bottom = panel.y(min(high, panel.y.high)), panel.y(max(low, panel.y.low))
+        yield box(panel.left, top, panel.right - panel.left, bottom - top, opacity=0.07)
+    yield from plot.grid_y(panel, plot.ticks(panel.y, 5) if panel.y.log else (0.9, 1, 1.1))
+    yield rule(panel.at(panel.x.low, 1), panel.at(panel.x.high, 1), 0.6)
     found = [entry["families"][family] for entry in entries if family in entry["families"]]
     if not found:
-        ax.text(0.5, 0.62, "not applicable", transform=ax.transAxes, ha="center", alpha=0.7)
+        yield text((panel.left + panel.right) / 2, panel.y(1) - 8, "not applicable", "middle", opacity=0.75)
     for values in found:
-        for counts, alpha in ((False, 0.35), (True, 1.0 if len(found) == 1 else 0.7)):
-            pairs = [pair for pair in values["pairs"] if (pair["step"] >= values["from_step"]) is counts]
-            xs, ys = [pair["step"] for pair in pairs], [pair["ratio"] for pair in pairs]
-            ax.plot(xs, ys, color=look.colour, marker=look.marker, markersize=3, linewidth=1, alpha=alpha)
+        for counts, opacity in ((False, 0.35), (True, 1.0 if len(found) == 1 else 0.75)):
+            points = [pair for pair in values["pairs"] if (pair["step"] >= values["from_step"]) is counts]
+            line = [panel.at(pair["step"], min(max(pair["ratio"], panel.y.low), panel.y.high)) for pair in points]
+            yield path(line, look.colour, 1.2, opacity=opacity)
+            for pair, at in zip(points, line, strict=True) if counts else ():
+                yield glyph(look, at, 2.6, title=f"step {pair['step']}: {pair['ratio']:.3f}")
 
 
-def ratio_axis(ax: Axes, every: Sequence[float]) -> None:
+def ratio_limits(every: Sequence[float]) -> tuple[float, float, bool]:
     """Wide enough to judge ±10 %; logarithmic where a ratio is off by a factor, as a scaling fault is."""
     finite = [ratio for ratio in every if math.isfinite(ratio) and ratio > 0]
     low, high = min(0.85, *finite), max(1.15, *finite)
     if low < 0.5 or high > 2:
-        ax.set_yscale("log", base=2)
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.set_ylim(low / 1.2, high * 1.2)
-    else:
-        ax.set_ylim(low - 0.02, high + 0.02)
+        return low / 1.2, high * 1.2, True
+    return low - 0.02, high + 0.02, False
 
 
-def losses(runs: Sequence[RunData], step: int | None, look: dict[str, Look]) -> Figure | None:
+def losses(runs: Sequence[RunData], step: int | None, look: dict[str, Look]) -> str | None:
     """Train and eval loss of each variant on its own axes: their scales have nothing to do with each other."""
-    groups = {variant: mine for variant, mine in by_variant(runs).items() if any(run.log.train or run.log.evals for run in mine)}
+    groups = {variant: mine for variant, mine in by_variant(runs).items() if any(loss_values(mine))}
     if not groups:
         return None
-    n_columns = min(3, len(groups))
-    n_rows = -(-len(groups) // n_columns)
-    figure = sheet(2.6 * n_rows)
-    panels = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
-    for ax, (variant, mine) in zip(panels, groups.items(), strict=False):
-        loss_panel(ax, mine, look[variant])
-        steps_axis(ax, step)
-        ax.set(title=f"{variant}: loss, nats\nnot comparable across variants", xlabel="step")
-        grid(ax)
-    for empty in panels[len(groups) :]:
-        empty.set_axis_off()
-    return figure
+    height, boxes = plot.small_multiples(len(groups), 150)
+
+    def draw() -> Iterator[str]:
+        for (variant, mine), (left, right, top, bottom) in zip(groups.items(), boxes, strict=False):
+            values = [value for run in mine for value in (*points(run.log.train).values(), *points(run.log.evals).values())]
+            steps = [s for run in mine for s in (*run.log.train, *run.log.evals)]
+            panel = Panel(plot.step_scale(steps, left, right), plot.y_scale(values, top, bottom, from_zero=False))
+            yield plot.heading(panel, f"{variant}, nats")
+            yield from plot.grid_y(panel)
+            yield from plot.steps_axis(panel, step)
+            for run in mine:
+                yield from loss_lines(panel, run, look[variant])
+
+    return plot.sheet(height, "Train and eval loss of each variant", draw())
 
 
-def loss_panel(ax: Axes, runs: Sequence[RunData], look: Look) -> None:
+def loss_values(runs: Sequence[RunData]) -> Iterator[bool]:
+    return (bool(points(run.log.train) or points(run.log.evals)) for run in runs)
+
+
+def loss_lines(panel: Panel, run: RunData, look: Look) -> Iterator[str]:
     """Train as a line, eval as points; a run that diverged ends with a cross at its last finite loss."""
-    shown: list[float] = []
-    for i, run in enumerate(runs):
-        train, evals = loss_points(run.log.train), loss_points(run.log.evals)
-        ax.plot([*train], [*train.values()], color=look.colour, linewidth=1, alpha=0.75, label="" if i else "train")
-        ax.plot([*evals], [*evals.values()], look.marker, color=look.colour, markersize=3.5, label="" if i else "eval")
-        if run.diverged and train:
-            last = max(train)
-            ax.plot(last, train[last], "x", color=INK, markersize=9, markeredgewidth=2, label=f"s{run.seed} diverged")
-        shown += [*train.values(), *evals.values()]
-    log_axis_if_wide(ax, shown)
-    ax.legend(frameon=False, fontsize=8.5, loc="upper center")
+    train, evals = points(run.log.train), points(run.log.evals)
+    yield path([panel.at(*point) for point in train.items()], look.colour, 1.2, opacity=0.8)
+    for step, loss in evals.items():
+        yield glyph(look, panel.at(step, loss), 2.8, title=f"{run.name}, step {step}: eval loss {loss:.4g}")
+    if run.diverged and train:
+        x, y = panel.at(*list(train.items())[-1])
+        for tilt in (-5, 5):
+            yield path([(x - 5, y - tilt), (x + 5, y + tilt)], INK, 2)
+        yield text(x - 8, y - 8, f"s{run.seed} diverged", "end", 11.5)
 
 
-def loss_points(rows: dict[int, Row]) -> dict[int, float]:
+def points(rows: dict[int, Row]) -> dict[int, float]:
     """Finite losses by step, in order."""
     return {step: row["loss"] for step, row in sorted(rows.items()) if math.isfinite(row.get("loss", math.nan))}

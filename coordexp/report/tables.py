@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from coordexp.analysis.compare import values_at
-from coordexp.analysis.inputs import RunData, by_variant
-from coordexp.metrics import METRICS, TEMPERATURE_PREFIX, Metric
+from coordexp.analysis.ratios import FAMILIES
+from coordexp.metrics import BESIDE, METRICS, Metric
 from coordexp.report.leads import Lead
 
-# Logged beside the comparable metrics at the decision step: label, unit, whether lower is better (None: neither).
-EXTRAS = {
-    "text_ce": ("text cross-entropy", "nats", True),
-    "text_token_acc": ("text accuracy", "", False),
-    "coord_mass": ("coordinate mass", "", False),
-    "entropy": ("entropy", "nats", None),
+# How an interval was made, and what it therefore sees.
+METHODS = {
+    "paired bootstrap over images": "a paired bootstrap over the validation images: the same resamples of images for every "
+    "variant. It sees what other images would change, and not what another seed would",
+    "crossed seeds x images": "a t interval in which seeds and images are both random and crossed, with Satterthwaite's degrees "
+    "of freedom: it sees what other seeds and other images would change",
 }
 TEMPERATURES = {"1": "T = 1", "own": "own T", "fitted": "fitted T"}
 
@@ -41,13 +40,13 @@ def snapshot_tables(snapshots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     return [table for table in tables if table["rows"]]
 
 
-def extra_columns(snapshots: Sequence[dict[str, Any]]) -> list[str]:
+def beside_columns(snapshots: Sequence[dict[str, Any]]) -> list[Metric]:
     """What was logged beside the metrics at the decision step (the first snapshot, where there is one)."""
-    return [name for name in EXTRAS if any(row.get(name) is not None for table in snapshots[:1] for row in table["rows"])]
+    return [m for m in BESIDE.values() if any(m.name in row for table in snapshots[:1] for row in table["rows"])]
 
 
 def lead_table(leads: Sequence[Lead]) -> dict[str, Any]:
-    """Leads by pair (rows) and metric (columns), and the margin of each metric."""
+    """Leads by pair (rows) and metric (columns), the margin of each metric, and how the intervals were made."""
     columns = [m for m in METRICS.values() if any(lead.metric == m.name for lead in leads)]
     rows: dict[tuple[str, str], dict[str, Lead]] = {}
     for lead in leads:
@@ -56,46 +55,67 @@ def lead_table(leads: Sequence[Lead]) -> dict[str, Any]:
         "columns": columns,
         "rows": rows,
         "margins": {lead.metric: lead.margin for lead in leads},
-        "has_intervals": any(lead.low is not None for lead in leads),
+        "methods": list(dict.fromkeys(lead.method for lead in leads if lead.method)),
+        "without": [lead for lead in leads if lead.method is None],
+        "windows": max((lead.window.n for lead in leads if lead.window), default=0),
     }
 
 
-def check_columns(audit: dict[str, Any]) -> dict[str, str | None]:
-    """Every check that judged some run, in order of appearance, with its detail where all runs share it."""
-    details: dict[str, set[str]] = {}
-    for entry in audit["runs"]:
-        for check in entry["checks"]:
-            if check["passed"] is not None:
-                details.setdefault(check["name"], set()).add(check["detail"])
-    return {name: next(iter(found)) if len(found) == 1 else None for name, found in details.items()}
+def family_columns(audit: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The loss families of any run: the objective with its two parts, and the terms these parts are made of."""
+    found = list(dict.fromkeys(family for entry in audit["runs"] for family in entry["families"]))
+    return [f for f in FAMILIES if f in found], [f for f in found if f not in FAMILIES]
 
 
-def temperature_tables(runs: Sequence[RunData], step: int | None) -> list[dict[str, Any]]:
+def check_table(audit: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a check, in order of appearance: failed where any run fails, and what it says, runs that agree together."""
+    names = dict.fromkeys(check["name"] for entry in audit["runs"] for check in entry["checks"])
+    table = []
+    for name in names:
+        said = {run_name(entry): check for entry in audit["runs"] for check in entry["checks"] if check["name"] == name}
+        outcomes = [check["passed"] for check in said.values()]
+        table.append({
+            "name": name,
+            "passed": False if False in outcomes else True if True in outcomes else None,
+            "n_failed": outcomes.count(False),
+            "findings": alike({run: (check["passed"], check["detail"]) for run, check in said.items()}, len(audit["runs"])),
+        })  # fmt: skip
+    return table
+
+
+def alike(said: Mapping[str, Any], n_runs: int) -> list[tuple[Any, list[str]]]:
+    """What is said, once, with the runs it is said of; no runs where it is said of all of them."""
+    groups: dict[Any, list[str]] = {}
+    for run, words in said.items():
+        groups.setdefault(words, []).append(run)
+    return [(words, runs if len(runs) < n_runs else []) for words, runs in groups.items()]
+
+
+def unchecked(audit: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """What could not be checked, each line with the runs it is true of; no runs where that is all of them."""
+    lines = dict.fromkeys(line for entry in audit["runs"] for line in entry["not_checked"])
+    of_line = {line: [run_name(e) for e in audit["runs"] if line in e["not_checked"]] for line in lines}
+    return [(line, runs if len(runs) < len(audit["runs"]) else []) for line, runs in of_line.items()]
+
+
+def run_name(entry: dict[str, Any]) -> str:
+    return f"{entry['variant']} s{entry['seed']}"
+
+
+def temperature_tables(comparison: dict[str, Any]) -> list[dict[str, Any]]:
     """The metrics at each temperature at which some variant was read; accuracy, which has none, is left out."""
-    if step is None:
-        return []
-    groups = by_variant([run for run in runs if step in run.log.evals and not run.diverged])
     tables = []
-    for name, label in TEMPERATURES.items():
-        rows = [
-            {"variant": v, "used": temperatures_used(mine, step, name), **values_at(mine, step, name)}
-            for v, mine in groups.items()
-        ]
+    for name, rows in comparison["temperatures"].items():
         columns = [m for m in shared_columns(rows) if m.has_temperature]
         if columns:
-            tables.append({"label": label, "rows": rows, "columns": columns, "best": {m.name: best_of(rows, m) for m in columns}})
+            best = {m.name: best_of(rows, m) for m in columns}
+            tables.append({"label": TEMPERATURES[name], "rows": rows, "columns": columns, "best": best})
     return tables
-
-
-def temperatures_used(runs: Sequence[RunData], step: int, name: str) -> list[float]:
-    """The temperature of each seed that `own` or `fitted` stands for, where the log names it."""
-    key = f"{TEMPERATURE_PREFIX[name]}/temperature"
-    return [1.0] if name == "1" else [run.log.evals[step][key] for run in runs if key in run.log.evals[step]]
 
 
 def temperature_disagreements(winners: dict[str, dict[str, str | None]], rule_temperature: str) -> list[str]:
     """Metrics whose winner is another one at another temperature than the rule's, each as a sentence."""
-    reference = winners.get(rule_temperature, {})
+    reference = winners[rule_temperature]
     return [
         f"{METRICS[name].label}: {reference[name] or 'nobody'} is best at {TEMPERATURES[rule_temperature]}, "
         f"{winner or 'nobody'} at {TEMPERATURES[temperature]}"
@@ -103,6 +123,39 @@ def temperature_disagreements(winners: dict[str, dict[str, str | None]], rule_te
         for name, winner in by_metric.items()
         if name in reference and winner != reference[name]
     ]
+
+
+def plateau_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A row a variant, a column a metric: level (mean over seeds), slopes and how many seeds are flat."""
+    variants = dict.fromkeys(row["variant"] for row in rows)
+    table = []
+    for variant in variants:
+        mine = [row for row in rows if row["variant"] == variant]
+        cells = {name: [row for row in mine if row["metric"] == name] for name in ordered(row["metric"] for row in mine)}
+        table.append({"variant": variant, "cells": {name: plateau_cell(found) for name, found in cells.items()}}
+                     | {key: spread_of([row[key] for row in mine]) for key in ("collapse_ends", "from_step")})  # fmt: skip
+    return {"columns": [METRICS[name] for name in ordered(row["metric"] for row in rows)], "rows": table}
+
+
+def plateau_cell(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One variant's plateau of one metric, a row a seed."""
+    return {
+        "level": sum(row["level"] for row in rows) / len(rows),
+        "slopes": spread_of([row["slope_percent_per_100_steps"] for row in rows]),
+        "n_flat": sum(row["flat"] for row in rows),
+        "n": len(rows),
+    }
+
+
+def spread_of(values: Sequence[float]) -> list[float]:
+    """The smallest and the largest, or the one there is."""
+    return sorted({min(values), max(values)})
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Metrics in the order of the registry."""
+    found = set(names)
+    return [name for name in METRICS if name in found]
 
 
 def versions(runs: Sequence[dict[str, Any]]) -> list[str]:

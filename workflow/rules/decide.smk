@@ -18,13 +18,13 @@ rule preregister:
     params:
         settings=lambda wildcards, output: json.dumps(config),
     shell:
-        "python -m coordexp.cli preregister {params.settings:q} > {log} 2>&1"
+        "python -m coordexp.cli step preregister {params.settings:q} > {log} 2>&1"
 
 
 rule audit:
     input:
         f"{STUDY.path}/preregistration.json",
-        [str(run.directory.manifest) for run in STUDY.runs],
+        STUDY.evidence,
     output:
         f"{STUDY.path}/runs.json",
         f"{STUDY.path}/audit.json",
@@ -42,7 +42,7 @@ rule audit:
     params:
         study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli audit {params.study} > {log} 2>&1"
+        "python -m coordexp.cli step audit {params.study} > {log} 2>&1"
 
 
 rule compare:
@@ -65,7 +65,7 @@ rule compare:
     params:
         study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli compare {params.study} > {log} 2>&1"
+        "python -m coordexp.cli step compare {params.study} > {log} 2>&1"
 
 
 rule recommend:
@@ -89,4 +89,4 @@ rule recommend:
     params:
         study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli recommend {params.study} > {log} 2>&1"
+        "python -m coordexp.cli step recommend {params.study} > {log} 2>&1"

@@ -22,7 +22,7 @@ rule report:
     params:
         study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli report {params.study} > {log} 2>&1"
+        "python -m coordexp.cli step report {params.study} > {log} 2>&1"
 
 
 rule mlflow_database:
@@ -39,7 +39,7 @@ rule mlflow_database:
         mem_mb=2000,
         runtime=30,
     shell:
-        "python -m coordexp.cli track-init > {log} 2>&1"
+        "python -m coordexp.cli step track-init > {log} 2>&1"
 
 
 rule mlflow_import:
@@ -62,7 +62,7 @@ rule mlflow_import:
     params:
         study=subpath(output[0], parent=True),
     shell:
-        "python -m coordexp.cli track {params.study} > {log} 2>&1"
+        "python -m coordexp.cli step track {params.study} > {log} 2>&1"
 
 
 rule latest:
@@ -83,4 +83,4 @@ rule latest:
     params:
         study=subpath(input[0], parent=True),
     shell:
-        "python -m coordexp.cli publish {params.study} > {log} 2>&1"
+        "python -m coordexp.cli step publish {params.study} > {log} 2>&1"

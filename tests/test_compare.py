@@ -1,0 +1,144 @@
+"""The comparison's parts: plateaus, drift, floor, and differences paired on seeds and images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import STEPS, eval_row, write_run
+
+from coordexp.analysis.compare import compare
+from coordexp.analysis.floor import floor, vision_facts
+from coordexp.analysis.inputs import RunData
+from coordexp.analysis.plateau import collapse_end, drift, plateau, plateaus
+from coordexp.config import load_rule
+from coordexp.logs import Log, read_log
+from coordexp.runs import read_manifest
+
+RULE = load_rule(None)
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def log_of(curve: dict[int, float], name: str = "coord_diag/expected_bin_mae") -> Log:
+    return Log(Path("x"), evals={step: {name: value} for step, value in curve.items()})
+
+
+def load(run, variant: str, seed: int = 0) -> RunData:
+    return RunData(variant, seed, read_log(run.log), run, read_manifest(run), None)
+
+
+def test_a_collapse_ends_where_the_curve_settles():
+    steps = range(40, 721, 40)
+    assert collapse_end(log_of({s: 24 + 200 * np.exp(-s / 20) for s in steps})) == 120
+    assert collapse_end(log_of(dict.fromkeys(steps, 24.0))) == 40
+    assert collapse_end(log_of({s: 1000.0 / s for s in steps})) > 400  # never settles before its last third
+    assert collapse_end(Log(Path("x"))) == 0
+
+
+def test_a_plateau_has_level_spread_and_slope_by_least_squares():
+    steps = list(range(40, 721, 40))
+    falling = {s: 30 - s / 100 for s in steps}
+    found = plateau(falling)
+    tail = [s for s in steps if s > 480]
+    assert found["from_step"] == tail[0]
+    assert found["level"] == pytest.approx(np.mean([falling[s] for s in tail]))
+    assert found["spread"] == pytest.approx(falling[tail[0]] - falling[tail[-1]])
+    assert found["slope_percent_per_100_steps"] == pytest.approx(-1 / found["level"] * 100)
+    assert not found["flat"]
+    assert plateau(dict.fromkeys(steps, 24.0))["flat"]
+    assert plateau({40: 1.0, 80: 1.0}) is None
+
+
+def test_variants_differ_only_if_farther_apart_than_one_drifts():
+    def rows(level: float, wobble: float):
+        logs = {
+            v: log_of({s: base + wobble * (s % 80 == 0) for s in range(40, 721, 40)}) for v, base in (("a", 20), ("b", level))
+        }
+        return drift(plateaus([RunData(v, 0, log) for v, log in logs.items()], "1"))
+
+    (near,), (far,) = rows(20.5, 1.0), rows(25.0, 1.0)
+    assert near == {"metric": "expected_bin_mae", "between": pytest.approx(0.5), "within": pytest.approx(1.0), "differ": False}
+    assert far["differ"]
+    assert drift([]) == []
+
+
+@pytest.mark.parametrize(
+    ("mae", "differ", "says"),
+    [
+        (24.0, False, "looks like a floor of the vision"),
+        (24.0, True, "still differ by more than each drifts"),
+        (10.0, False, "below half of one"),
+        (80.0, False, "the cell alone does not explain"),
+    ],
+)
+def test_the_floor_is_a_hypothesis_that_follows_the_numbers(mae, differ, says):
+    drifts = [{"metric": "expected_bin_mae", "differ": differ}]
+    found = floor(
+        [{"variant": "a", "expected_bin_mae": mae}, {"variant": "b", "expected_bin_mae": mae + 1}], drifts, [480, 640, 800], 32
+    )
+    assert says in found["sentence"]
+    assert found["best_mae_px"] == pytest.approx([mae / 999 * (side - 1) for side in (480, 640, 800)])
+    assert found["best_mae_cells"] == pytest.approx(mae / 999 * 639 / 32)
+
+
+def test_without_image_sizes_there_is_no_floor():
+    rows = [{"variant": "a", "expected_bin_mae": 24.0}]
+    assert floor(rows, [], *vision_facts([], None)) is None
+    assert floor(rows, [], *vision_facts([], {"side_px": 640, "cell_px": None}))["best_mae_cells"] is None
+
+
+def test_sizes_come_from_the_manifest():
+    manifest = {"val_sides_px": {"width": [100, 640, 900], "height": [80, 480, 700]}, "cell_px": 32}
+    run = RunData("a", 0, Log(Path("x")), None, manifest)
+    assert vision_facts([run], None) == ([80, 560, 900], 32)
+
+
+def test_differences_are_those_of_the_shared_seeds_and_their_tables():
+    finals = {"a": [20.0, 21.0, 22.0], "b": [25.0, 27.0]}
+    runs = [
+        load(write_run("pure_ce", eval_row(mae, 50, 0.2, 0.2, 30, 3.0), seed=s, tables=True), "a", s)
+        for s, mae in enumerate(finals["a"])
+    ]
+    runs += [
+        load(write_run("mixed", eval_row(mae, 60, 0.1, 0.1, 40, 4.0), seed=s, tables=True), "b", s)
+        for s, mae in enumerate(finals["b"])
+    ]
+    comparison = compare(runs, RULE)
+    (found,) = [d for d in comparison["differences"] if d["metric"] == "expected_bin_mae"]
+    errors = [(t["expected_bin_t1"] - t["gt_bin"]).abs().mean() for t in (pd.read_parquet(r.run.table(STEPS[-1])) for r in runs)]
+    expected = np.mean(errors[3:]) - np.mean(errors[:2])  # seed 2 of `a` has no partner
+    assert found["difference"] == pytest.approx(expected)
+    assert found["interval"]["method"] == "paired bootstrap over images"
+    assert found["interval"]["low"] < expected < found["interval"]["high"]
+    assert found["window"]["n"] == len(comparison["window"]["steps"]) == 5
+    assert comparison["stability"]["expected_bin_mae"]["last_winner"] == "a"
+    bands = [b for b in comparison["bands"] if b["metric"] == "expected_bin_mae"]
+    assert {b["variant"] for b in bands} == {"a", "b"}
+    for band in bands:
+        mean = np.mean(errors[:3] if band["variant"] == "a" else errors[3:])
+        assert band["low"] < mean < band["high"]
+
+
+def test_other_validation_images_cannot_be_paired():
+    runs = [load(write_run(v, eval_row(20, 50, 0.2, 0.2, 30, 3.0), tables=True), v) for v in ("pure_ce", "mixed")]
+    path = runs[1].run.table(STEPS[-1])
+    table = pd.read_parquet(path)
+    table["image_id"] += 1000
+    table.to_parquet(path)
+    assert all(d["interval"] is None for d in compare(runs, RULE)["differences"])
+
+
+def test_later_steps_that_only_some_share_are_shown_and_decide_nothing():
+    def run(name: str, last: int, mae: float) -> RunData:
+        return RunData(name, 0, log_of(dict.fromkeys(range(40, last + 1, 40), mae)))
+
+    found = compare([run("a", 120, 20.0), run("b", 200, 10.0), run("c", 160, 30.0)], RULE)
+    assert found["decision_step"] == 120
+    assert [(s["step"], [r["variant"] for r in s["rows"]]) for s in found["snapshots"]] == [
+        (120, ["a", "b", "c"]), (160, ["b", "c"]), (200, ["b"])]  # fmt: skip

@@ -1,0 +1,183 @@
+"""`coordexp compare NAME=PATH …` and its DAG: the same study directory from runs that exist already."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from note import write_log
+from studies import eval_row, write_run, write_study
+
+from coordexp.cli import main
+from coordexp.files import read_json
+from coordexp.study import plan_study
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("preregistration.json", "runs.json", "audit.json", "audit.csv", "comparison.json", "comparison.csv",
+         "recommendation.json", "recommendation.md", "report.html", "figures")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def logs(tmp_path) -> list[str]:
+    return [f"{v}={write_log(tmp_path / f'{v}.jsonl', v).name}" for v in ("pure_ce", "softce_w1_gate", "mixed")]
+
+
+def test_it_writes_a_whole_study_directory_and_prints_the_card(logs, capsys):
+    main(["compare", *logs, "--out", "out"])
+    assert sorted(path.name for path in Path("out").iterdir()) == sorted(FILES)
+    printed = capsys.readouterr().out
+    assert printed == Path("out/recommendation.md").read_text()
+    assert printed.startswith("# Start Stage-2 from ")
+    main(["show", "out"])
+    assert capsys.readouterr().out == printed
+
+
+def test_again_in_the_same_place_gives_the_same_and_other_logs_are_refused(logs):
+    main(["compare", *logs, "--out", "out"])
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    main(["compare", *logs, "--out", "out"])
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+    with pytest.raises(SystemExit, match="out: holds another study"):
+        main(["compare", *logs[:2], "--out", "out"])
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+def test_a_log_that_grows_while_it_is_compared_is_noticed(logs):
+    main(["compare", *logs, "--out", "out"])
+    with open("mixed.jsonl", "a") as log:
+        log.write(json.dumps({"global_step/max_steps": "720/720", "eval_loss": 1.0}) + "\n")
+    with pytest.raises(SystemExit, match=r"mixed.jsonl: has changed since the study began"):
+        main(["step", "compare", "out"])
+
+
+def broken_middle() -> None:
+    text = Path("pure_ce.jsonl").read_text().splitlines()
+    text[3] = text[3][:20]
+    Path("pure_ce.jsonl").write_text("\n".join(text) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "says"),
+    [
+        (None, ["pure_ce.jsonl", "--out", "out"], "must be NAME=PATH"),
+        (None, ["a=nowhere.jsonl", "--out", "out"], "nowhere.jsonl: no such file"),
+        (None, ["a=pure_ce.jsonl", "--out", "pure_ce.jsonl"], "is not a study directory"),
+        (None, ["a=pure_ce.jsonl", "--out", "taken"], "is not a study directory"),
+        (None, ["a=pure_ce.jsonl", "--out", "out", "--rule", "nowhere.yaml"], "nowhere.yaml: not a decision rule"),
+        (None, ["a=pure_ce.jsonl", "--out", "out", "--rule", "taken/rule.yaml"], "cannot rank variants: each objective"),
+        (None, ["a=pure_ce.jsonl", "--out", "out", "--rule", "taken/typo.yaml"], "margin"),
+        (None, ["a=pure_ce.jsonl", "--out", "out", "--image-side", "0"], "image side 0"),
+        (broken_middle, ["a=pure_ce.jsonl", "--out", "out"], "line 4 is broken"),
+    ],
+)
+@pytest.mark.usefixtures("logs")
+def test_a_slip_costs_one_line(prepare, arguments, says):
+    Path("taken").mkdir()
+    Path("taken/rule.yaml").write_text("rule:\n  metrics: [expected_bin_mae, eval_loss]\n")
+    Path("taken/typo.yaml").write_text("rule:\n  margin: {}\n")
+    if prepare:
+        prepare()
+    with pytest.raises(SystemExit) as refused:
+        main(["compare", *arguments])
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_it_imports_neither_torch_nor_mlflow(logs):
+    program = (
+        "import sys; from coordexp.cli import main; "
+        f"main(['compare', *{logs!r}, '--out', 'out']); print('torch' in sys.modules, 'mlflow' in sys.modules, file=sys.stderr)"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["False", "False"]
+
+
+def run_pair(lr: str):
+    overrides = (f"optim.lr={lr}",)
+    return [
+        write_run("pure_ce", eval_row(23.0, 55, 0.2, 0.2, 30, 3.0), overrides=overrides, tables=True),
+        write_run("mixed", eval_row(25.0, 58, 0.1, 0.1, 33, 4.0), overrides=overrides, tables=True),
+    ]
+
+
+def test_run_directories_keep_their_tables_manifests_and_checkpoints():
+    one, other = run_pair("1e-3")
+    main(["compare", f"a={one.path}", f"b={other.path}", "--out", "out"])
+    found = read_json(Path("out/recommendation.json"))
+    assert found["primary"]["variant"] == "a"
+    assert found["primary"]["checkpoint"] == str(one.checkpoint(360))
+    assert found["confidence"]["stage1_ranking"]["grade"] == "provisional"
+    assert found["confirmatory"][0]["verdict"] in ("superior", "better", "inconclusive")
+
+
+def test_a_study_is_compared_with_an_earlier_one():
+    studies = []
+    for lr in ("1e-3", "5e-4"):
+        study = write_study(run_pair(lr))
+        for verb in ("audit", "compare", "recommend"):
+            main(["step", verb, str(study)])
+        studies.append(study)
+    main(["compare", f"old={studies[0]}", f"new={studies[1]}", "--out", "out"])
+    comparison = read_json(Path("out/comparison.json"))
+    names = [row["variant"] for row in comparison["snapshots"][0]["rows"]]
+    assert names == ["old/pure_ce", "old/mixed", "new/pure_ce", "new/mixed"]
+    found = read_json(Path("out/recommendation.json"))
+    assert any("optim.lr" in caveat for caveat in found["caveats"])
+    assert len(comparison["differences"]) == 6 * 5
+
+
+def test_the_dag_is_named_by_the_bytes_of_the_logs(logs):
+    settings = {"logs": " ".join(logs)}
+    first = plan_study(settings)
+    assert first.path.parent == Path("results/compare_logs")
+    assert plan_study({"logs": logs}).path == first.path
+    with open("mixed.jsonl", "a") as log:
+        log.write(json.dumps({"global_step/max_steps": "720/720", "eval_loss": 1.0}) + "\n")
+    assert plan_study(settings).path != first.path
+
+
+def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A copy of what a clone holds; we stand in it."""
+    (tmp_path / "clone").mkdir()
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(ROOT / name, tmp_path / "clone")
+    for name in ("workflow", "conf", "profiles", "coordexp"):
+        shutil.copytree(ROOT / name, tmp_path / "clone" / name)
+    monkeypatch.chdir(tmp_path / "clone")
+
+
+@pytest.mark.usefixtures("clone")
+def test_compare_logs_without_logs_says_what_is_missing():
+    done = snakemake("-n", "compare_logs")
+    assert done.returncode != 0
+    assert "compare_logs: give the logs: --config logs=" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clone")
+def test_the_dag_goes_from_logs_to_mlflow_and_trains_nothing(logs):
+    given = "logs=" + " ".join(entry.replace("=", "=../") for entry in logs)
+    done = snakemake("compare_logs", "--config", given)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "# Start Stage-2 from " in done.stdout
+    (study,) = [path for path in Path("results/compare_logs").iterdir() if not path.is_symlink()]
+    assert len(read_json(study / "mlflow.json")["runs"]) == 3
+    assert not list(Path("results").glob("runs/*/*"))
+    again = snakemake("compare_logs", "--config", given)
+    assert "Nothing to be done" in again.stdout + again.stderr

@@ -1,0 +1,194 @@
+"""Grades, the confirmatory family and doubts, from estimates whose truth the test chooses."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordexp.analysis.confidence import Facts, confirmatory, ranking_confidence
+from coordexp.analysis.doubts import alerts, caveats, would_overturn, would_take
+from coordexp.analysis.inputs import RunData
+from coordexp.analysis.statistics import bootstrap_estimate, crossed_estimate
+from coordexp.config import digest, load_rule
+from coordexp.logs import Log
+from coordexp.metrics import METRICS
+
+RULE = load_rule(None)  # MAE first, margin 0.5 bins
+N_IMAGES = 200
+
+
+def estimate(difference: float, n_seeds: int, seed_sd: float = 0.05, image_se: float = 0.02):
+    """An estimate of exactly this difference, second minus first."""
+    rng = np.random.default_rng(7)
+    images = rng.normal(size=N_IMAGES)
+    images = (images - images.mean()) / np.sqrt((images**2).sum()) * image_se
+    if n_seeds < 3:
+        draws = rng.normal(difference, image_se, (1, 2000))
+        return bootstrap_estimate(np.zeros((1, 2000)), draws - draws.mean() + difference, difference)
+    seeds = rng.normal(size=n_seeds)
+    seeds = (seeds - seeds.mean()) / seeds.std(ddof=1) * seed_sd
+    return crossed_estimate(difference + seeds, np.tile(images, (n_seeds, 1)))
+
+
+def facts(leads: dict[str, float], n_seeds: int, study: dict[str, Any] | None = None, margins=None, **more: Any) -> Facts:
+    """A study in which `best` leads each rival by so many bins of MAE."""
+    rule = RULE | {"metrics": ["expected_bin_mae"]} | ({"margins": margins} if margins else {})
+    margin = rule["margins"]["expected_bin_mae"]
+    rows = {"best": {"expected_bin_mae": 20.0}} | {v: {"expected_bin_mae": 20.0 + lead} for v, lead in leads.items()}
+    differences = [
+        {"first": "best", "second": v, "metric": "expected_bin_mae", "difference": lead, "margin": margin,
+         "interval": asdict(estimate(lead, n_seeds, **more.get("spread", {}))) if n_seeds else None}
+        for v, lead in leads.items()
+    ]  # fmt: skip
+    runs = [RunData(v, seed, Log(None), None, more.get("manifest")) for v in rows for seed in range(max(n_seeds, 1))]  # type: ignore[arg-type]
+    table = [{"variant": v, **row, "used": [1.0]} for v, row in rows.items()]
+    comparison = {"differences": differences, "temperatures": {"1": table, "own": more.get("own", table)}, "plateau": [],
+                  "stability": more.get("stability", {}), "window": {"share": 0.5, "steps": [40, 80, 120]}}  # fmt: skip
+    plan = {"rule": rule, "rule_sha256": digest(rule), "earlier_studies": [], "runs": [{"variant": "best", "seed": 0,
+            "existing": False, "registered": False}]} | (study or {})  # fmt: skip
+    return Facts(plan, rule, runs, {"differences": more.get("confounds", [])}, comparison, rows, "best")
+
+
+def grade(f: Facts) -> tuple[str, str]:
+    found = ranking_confidence(f, confirmatory(f))
+    return found["grade"], found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("leads", "n_seeds", "expected", "why"),
+    [
+        ({"a": 5.0, "b": 6.0}, 0, "descriptive", "logs only"),
+        ({}, 6, "descriptive", "only one variant is eligible"),
+        ({"a": 5.0, "b": 6.0}, 1, "provisional", "one seed: what another seed would change is unseen"),
+        ({"a": 5.0, "b": 6.0}, 2, "provisional", "2 seeds: too few"),
+        ({"a": 5.0, "b": 6.0}, 3, "supported", "beyond the margin, but 3 seeds are fewer than 6"),
+        ({"a": 0.3, "b": 6.0}, 3, "supported", "not beyond the margin"),
+        ({"a": 5.0, "b": 6.0}, 6, "conclusive", "over every rival is beyond the margin"),
+        ({"a": 0.3, "b": 6.0}, 6, "supported", "not beyond the margin"),
+        ({"a": 0.01, "b": 6.0}, 6, "provisional", "not resolved over a (equivalent)"),
+        ({"a": -0.3, "b": 6.0}, 6, "provisional", "not resolved over a (worse, but negligible)"),
+    ],
+)
+def test_the_grade_follows_seeds_and_intervals(leads, n_seeds, expected, why):
+    found, reason = grade(facts(leads, n_seeds))
+    assert found == expected
+    assert why in reason
+
+
+def test_holm_counts_every_rival():
+    """A lead whose own p is just under .05 is not resolved where a second one is as weak."""
+    spread = {"spread": {"seed_sd": 0.1, "image_se": 0.0}}
+    weak = next(x / 1000 for x in range(1, 1000) if estimate(x / 1000, 6, seed_sd=0.1, image_se=0.0).p_value < 0.045)
+    assert grade(facts({"a": weak}, 6, **spread))[0] == "supported"
+    assert grade(facts({"a": weak, "b": weak}, 6, **spread))[0] == "provisional"
+    family = confirmatory(facts({"a": weak, "b": weak}, 6, **spread))
+    assert all(c["p_holm"] == pytest.approx(2 * estimate(weak, 6, seed_sd=0.1, image_se=0.0).p_value) for c in family)
+
+
+CAPS = {
+    "temperature": ({"own": [{"variant": "best", "expected_bin_mae": 22.0, "used": []},
+                             {"variant": "a", "expected_bin_mae": 21.0, "used": []}]}, "temperature_sensitive"),
+    "confound": ({"confounds": ["optim.lr: best 1, a 2"]}, "differ outside the variant"),
+    "post hoc": ({"study": {"runs": [{"variant": "a", "seed": 0, "existing": True, "registered": False}]}}, "post hoc"),
+    "changed rule": ({"study": {"runs": [{"variant": "a", "seed": 0, "existing": True, "registered": True}],
+                                "earlier_studies": [{"hash8": "1" * 8, "written_at": "2026-01-01", "rule_sha256": "x",
+                                                     "changed": ["margins 1 (now 2)"]}]}}, "changed after results"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_what_keeps_a_conclusive_lead_at_provisional(cap):
+    more, why = CAPS[cap]
+    found, reason = grade(facts({"a": 5.0}, 6, **more))
+    assert found == "provisional"
+    assert why in reason
+    assert reason.endswith("without that: conclusive")
+
+
+def test_more_seeds_under_the_same_rule_are_recorded_and_cap_nothing():
+    f = facts({"a": 5.0}, 6)
+    earlier = {
+        "hash8": "1" * 8,
+        "written_at": "2026-01-01",
+        "changed": ["1 seeds a variant (now 6)"],
+        "rule_sha256": f.study["rule_sha256"],
+    }
+    f.study.update(earlier_studies=[earlier], runs=[{"variant": "a", "seed": 0, "existing": True, "registered": True}])
+    assert grade(f)[0] == "conclusive"
+    assert alerts(f) == [
+        "CHANGED AFTER RESULTS: study 11111111 (2026-01-01) registered these runs with 1 seeds a variant (now 6)"
+    ]
+
+
+def test_an_edited_registration_is_loud():
+    f = facts({"a": 5.0}, 6, study={"rule_sha256": "0" * 64})
+    assert "THE RULE WAS EDITED" in alerts(f)[0]
+    assert alerts(facts({"a": 5.0}, 6)) == []
+
+
+def test_the_lead_is_turned_so_that_positive_means_the_primary_is_better():
+    for name in METRICS:
+        f = facts({"a": 1.0}, 6)
+        f.rule["metrics"] = [name]
+        f.comparison["differences"][0] |= {"metric": name, "margin": 0.5}
+        (found,) = confirmatory(f)
+        sign = 1 if METRICS[name].lower_is_better else -1  # `a` minus `best` is +1
+        assert found["lead"] == sign
+        assert found["low"] < found["lead"] < found["high"]
+        assert (found["share_better"] > 0.99) == (sign > 0)
+
+
+def test_one_seed_names_the_seed_sd_that_flips_it_and_what_it_would_take():
+    manifest = {"status": "complete", "train_wall_s": 3000.0, "eval_wall_s": 600.0}
+    f = facts({"a": 0.4}, 1, manifest=manifest, spread={"image_se": 0.05})
+    (line,) = [line for line in would_overturn(f) if line.startswith("other seeds")]
+    assert line.startswith("other seeds: the MAE lead over a is 0.40 bins; if it is the true one, at a seed SD of 0.28 bins")
+    assert line.endswith("; the margin is 0.50 bins")
+    f.comparison["differences"][0]["interval"]["n_images"] = N_IMAGES
+    (line,) = would_take(f)
+    seeds = int(line.split()[0])
+    assert 3 < seeds < 20
+    assert f"{2 * (seeds - 1)} more runs, about {2 * (seeds - 1)}.0 h" in line
+    assert "if one seed's SD is 0.28 bins (unmeasured)" in line
+
+
+def test_where_images_are_the_limit_it_says_how_many():
+    f = facts({"a": 0.4}, 1, spread={"image_se": 0.5})
+    f.comparison["differences"][0]["interval"]["n_images"] = N_IMAGES
+    (line,) = would_take(f)
+    images = int(line.split()[0].replace(",", ""))
+    assert images == pytest.approx(N_IMAGES * (1.96 * 0.5 / 0.5) ** 2, rel=0.05)
+
+
+def test_several_seeds_give_a_probability_and_a_measured_need():
+    f = facts({"a": 0.4}, 3, spread={"seed_sd": 0.6})
+    assert any("is the probability that best is better on MAE than a" in line for line in would_overturn(f))
+    (line,) = would_take(f)
+    assert "unmeasured" not in line
+
+
+def test_another_stopping_point_is_named():
+    winners = [{"step": 40, "winner": "a"}, {"step": 80, "winner": "best"}, {"step": 120, "winner": "best"}]
+    stability = {
+        "expected_bin_mae": {
+            "winners": winners,
+            "last_winner": "best",
+            "settled_from": 80,
+            "leave_one_block_out": [],
+            "share": 0.67,
+        }
+    }
+    lines = would_overturn(facts({"a": 1.0}, 1, stability=stability))
+    assert "another stopping point: at 1 of the last 3 evaluations a led on MAE" in lines
+
+
+def test_caveats_group_slopes_by_variant():
+    f = facts({"a": 1.0}, 3)
+    f.comparison["plateau"] = [
+        {"variant": "a", "metric": "expected_bin_mae", "flat": False, "slope_percent_per_100_steps": slope}
+        for slope in (-3.0, -5.0)
+    ]
+    assert caveats(f)[-1].endswith("(% per 100 steps: a -5.0 to -3.0)")

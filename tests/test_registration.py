@@ -1,0 +1,98 @@
+"""preregistration.json: written once, before training, and it remembers what was known when it was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coordexp.config import load_rule
+from coordexp.files import read_json
+from coordexp.registration import preregister
+from coordexp.schema import UserError
+from coordexp.study import plan_comparison, plan_study
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def give_results(run) -> None:
+    log = run.directory.log
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text('{"global_step/max_steps": "40/720", "eval_loss": 1.0}\n')
+
+
+def register(settings, **rule):
+    study = plan_study(settings)
+    study.rule.update(rule)
+    return read_json(preregister(study))
+
+
+def test_it_is_written_once_and_names_what_existed():
+    first = plan_study({})
+    path = preregister(first)
+    written = path.read_bytes()
+    assert [run["existing"] for run in read_json(path)["runs"]] == [False] * 3
+    give_results(first.runs[0])
+    assert preregister(first) == path
+    assert path.read_bytes() == written
+
+
+def test_seeds_added_later_are_recorded_and_the_first_stays_registered():
+    first = plan_study({})
+    preregister(first)
+    for run in first.runs:
+        give_results(run)
+    more = register({"seeds": 2})
+    assert [run["existing"] for run in more["runs"]] == [True, False] * 3
+    assert all(run["registered"] for run in more["runs"] if run["existing"])
+    (earlier,) = more["earlier_studies"]
+    assert earlier["changed"] == ["1 seeds a variant (now 2)"]
+
+
+def test_a_run_that_existed_before_any_registration_is_not_registered():
+    for run in plan_study({}).runs:
+        give_results(run)
+    found = register({})
+    assert all(run["existing"] and not run["registered"] for run in found["runs"])
+    again = register({"seeds": 2})  # the first study named them, but after their results
+    assert not any(run["registered"] for run in again["runs"] if run["existing"])
+
+
+def test_a_rule_changed_after_results_is_named_key_by_key():
+    first = plan_study({})
+    preregister(first)
+    give_results(first.runs[0])
+    changed = plan_study({})
+    changed.rule["margins"]["expected_bin_mae"] = 1.0
+    found = read_json(preregister(changed.__class__(**{**vars(changed), "hash8": "12345678"})))
+    assert found["earlier_studies"][0]["changed"] == ["margins.expected_bin_mae 0.5 (now 1.0)"]
+    assert not found["runs"][0]["registered"]
+
+
+def test_studies_that_share_no_run_are_listed_without_changes():
+    preregister(plan_study({}))
+    found = register({"all": "optim.lr=5e-4"})
+    assert [e["changed"] for e in found["earlier_studies"]] == [[]]
+
+
+def test_logs_are_post_hoc_and_never_count_as_an_earlier_registration():
+    Path("a.jsonl").write_text(json.dumps({"step": 40, "eval_loss": 1.0}) + "\n")
+    study = plan_comparison(["a=a.jsonl"], load_rule(None))
+    found = read_json(preregister(study))
+    assert [(run["existing"], run["registered"], run["directory"]) for run in found["runs"]] == [(True, False, None)]
+    assert register({})["earlier_studies"] == []
+
+
+def test_a_directory_that_holds_another_study_is_left_alone():
+    for name in "ab":
+        Path(f"{name}.jsonl").write_text(json.dumps({"step": 40, "eval_loss": 1.0, "name": name}) + "\n")
+    rule = load_rule(None)
+    path = preregister(plan_comparison(["a=a.jsonl"], rule), Path("out"))
+    written = path.read_bytes()
+    with pytest.raises(UserError, match="holds another study"):
+        preregister(plan_comparison(["a=b.jsonl"], rule), Path("out"))
+    assert path.read_bytes() == written

@@ -1,0 +1,182 @@
+"""The decision rule on values alone: each case that a study can bring, and that neither names nor order decide."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordexp.analysis.audit import audit
+from coordexp.analysis.compare import compare
+from coordexp.analysis.inputs import RunData
+from coordexp.analysis.recommend import recommend
+from coordexp.analysis.rule import choose_primary, choose_secondary
+from coordexp.config import digest, load_rule
+from coordexp.logs import Log
+from coordexp.metrics import METRICS, REGISTRY, log_key, metric
+from coordexp.schema import UserError
+
+NAMES = tuple(METRICS)
+RULE = load_rule(None)
+
+
+def row(mae, p90, acc, p_gt, w1, **more):
+    return dict(zip(("expected_bin_mae", "expected_bin_abs_err_p90", "coord_token_acc", "p_gt_mean", "w1_to_delta"),
+                    (mae, p90, acc, p_gt, w1), strict=True)) | more  # fmt: skip
+
+
+def decide(curves: dict[str, dict[int, dict[str, float]]], rule=RULE, seeds: dict[str, tuple[int, ...]] | None = None):
+    """Audit, comparison and recommendation of logs that hold these metrics at these steps, without any file."""
+    runs = []
+    for variant, by_step in curves.items():
+        for seed in (seeds or {}).get(variant, (0,)):
+            log = Log(Path(f"{variant}.jsonl"), max_steps=max(by_step))
+            for step, values in by_step.items():
+                log.train[step] = {"loss": 1.0, "base_ce/loss": 1.0, "accum/grad_steps": 8.0}
+                log.evals[step] = {log_key(name, "1"): value for name, value in values.items()} | {
+                    "loss": 1.0, "base_ce/loss": 1.0, "coord_diag/enabled": 0.0}  # fmt: skip
+            runs.append(RunData(variant, seed, log))
+    plans = [{"variant": r.variant, "seed": r.seed, "existing": True, "registered": False} for r in runs]
+    study = {"study": "compare_logs", "hash8": "00000000", "written_at": "2026-01-01T00:00:00+00:00", "seeds": 1, "rule": rule,
+             "rule_sha256": digest(rule), "runs": plans, "earlier_studies": []}  # fmt: skip
+    found = audit(runs)
+    return recommend(study, runs, found, compare(runs, rule))
+
+
+def test_plurality_then_declared_order_then_none():
+    rows = {"a": row(1, 2, 0.5, 0.5, 2), "b": row(2, 1, 0.5, 0.5, 2)}
+    assert choose_primary(rows, NAMES)[::2] == ("a", "tie in votes, decided by MAE")
+    assert choose_primary(rows, NAMES[::-1])[::2] == ("b", "tie in votes, decided by p90")
+    assert choose_primary({"a": row(1, 1, 1, 1, 1), "b": row(1, 1, 1, 1, 1)}, NAMES)[0] is None
+    assert choose_primary({}, NAMES)[0] is None
+    assert choose_primary({"a": row(9, 9, 0, 0, 9)}, NAMES)[0] == "a"
+
+
+def test_only_metrics_that_all_eligible_runs_have_are_counted():
+    rows = {"a": row(1, 9, 0.1, 0.1, 9), "b": row(2, 1, 0.9, 0.9, 1)}
+    assert choose_primary(rows, NAMES)[0] == "b"
+    for name in NAMES[1:]:
+        del rows["a"][name]
+    assert choose_primary(rows, NAMES)[0] == "a"
+
+
+def test_the_secondary_is_smoother_than_the_primary_or_nobody():
+    rows = {
+        "a": row(1, 1, 1, 0.5, 1, entropy=2.0),
+        "b": row(2, 2, 0, 0.1, 2, entropy=3.0),
+        "c": row(3, 3, 0, 0.2, 3, entropy=4.0),
+    }
+    assert choose_secondary("a", rows, NAMES) == "c"
+    assert choose_secondary("c", rows, NAMES) is None
+    assert choose_secondary(None, rows, NAMES) is None
+    without = {v: {k: x for k, x in r.items() if k != "entropy"} for v, r in rows.items()}
+    assert choose_secondary("a", without, NAMES) == "b"  # the lowest p(GT)
+    equally = {"a": rows["a"], "b": rows["b"], "c": rows["c"] | {"entropy": 3.0}}
+    assert choose_secondary("a", equally, NAMES) == "b"  # of equally smooth ones the better
+    twins = {"a": rows["a"], "b": rows["b"], "c": dict(rows["b"])}
+    assert choose_secondary("a", twins, NAMES) is None  # nothing tells them apart
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_two_or_five_variants(n):
+    curves = {f"v{i}": {40: row(20 + i / 10, 50, 0.2 - i / 100, 0.2 - i / 100, 30)} for i in range(n)}
+    found = decide(curves)
+    assert found["primary"]["variant"] == "v0"
+    assert found["secondary"]["variant"] == f"v{n - 1}"
+    assert [e["variant"] for e in found["optional"]] == [f"v{i}" for i in range(1, n - 1)]
+
+
+def test_runs_of_different_lengths_meet_at_the_last_common_step():
+    curves = {"long": {40: row(20, 50, 0.1, 0.1, 30), 80: row(10, 20, 0.9, 0.9, 5)}, "short": {40: row(19, 49, 0.2, 0.2, 29)}}
+    found = decide(curves)
+    assert found["decision_step"] == 40
+    assert found["primary"]["variant"] == "short"
+
+
+def test_no_common_step_is_refused():
+    with pytest.raises(UserError, match="share no eval step"):
+        decide({"a": {40: row(1, 1, 1, 1, 1)}, "b": {50: row(1, 1, 1, 1, 1)}})
+
+
+def test_the_bar_on_mae_is_held_against_the_best_of_the_others_that_clear():
+    """A run that fails another bar must not drag sound ones below this one."""
+    curves = {"a": {40: row(20, 50, 0.1, 0.1, 30, coord_mass=0.99)}, "b": {40: row(21, 51, 0.1, 0.1, 31, coord_mass=0.99)},
+              "cheat": {40: row(10, 20, 0.9, 0.9, 5, coord_mass=0.2)}}  # fmt: skip
+    found = decide(curves)
+    assert [e["variant"] for e in found["ineligible"]] == ["cheat"]
+    assert found["primary"]["variant"] == "a"
+
+
+def test_equal_inputs_are_tied_and_nobody_wins():
+    same = {40: row(20, 50, 0.1, 0.1, 30), 80: row(19, 49, 0.1, 0.1, 29)}
+    found = decide({"a": same, "b": same, "c": same})
+    assert found["primary"] is found["secondary"] is None
+    assert sorted(e["variant"] for e in found["tied"]) == ["a", "b", "c"]
+    assert found["confidence"]["stage1_ranking"]["grade"] == "descriptive"
+
+
+values = st.integers(1, 4).map(float)  # few values, so that ties are common
+snapshots = st.builds(row, values, values, values, values, values)
+curves_of = st.lists(st.lists(snapshots, min_size=4, max_size=4), min_size=2, max_size=4)
+
+
+def bag(node):
+    """JSON without order: lists sorted, sentences as bags of words."""
+    if isinstance(node, dict):
+        return {key: bag(value) for key, value in sorted(node.items())}
+    if isinstance(node, list):
+        return sorted((bag(value) for value in node), key=lambda value: json.dumps(value, sort_keys=True))
+    return sorted(re.split(r"[\s,;:()]+", node)) if isinstance(node, str) else node
+
+
+@settings(deadline=None, max_examples=250)
+@given(curves_of, st.data())
+def test_permuting_names_and_order_permutes_the_answer_and_nothing_else(rows, data):
+    names = [f"name{i}" for i in range(len(rows))]
+    curves = {name: {40 * (i + 1): r for i, r in enumerate(mine)} for name, mine in zip(names, rows, strict=True)}
+    rule = RULE | {"eligible": RULE["eligible"] | {"max_mae_over_best": 9.0}}
+    expected = json.dumps(decide(curves, rule))
+    order = data.draw(st.permutations(names))
+    renamed = dict(zip(names, data.draw(st.permutations(names)), strict=True))
+    found = json.dumps(decide({renamed[name]: curves[name] for name in order}, rule))
+    back = re.sub(r"name\d", lambda m: next(old for old, new in renamed.items() if new == m[0]), found)
+    assert bag(json.loads(back)) == bag(json.loads(expected))
+
+
+def test_the_order_of_seeds_does_not_matter():
+    curves = {"a": {40: row(20, 50, 0.1, 0.1, 30)}, "b": {40: row(21, 51, 0.1, 0.1, 31)}}
+    one, other = ({"a": order, "b": (0, 1, 2)} for order in ((0, 1, 2), (2, 0, 1)))
+    assert bag(decide(curves, seeds=one)) == bag(decide(curves, seeds=other))
+
+
+@pytest.mark.parametrize("name", ["eval_loss", "loss", "base_ce/loss", "coord_softce_w1/loss", "base_ce"])
+def test_ranking_by_an_objectives_own_loss_is_refused_with_the_reason(name):
+    with pytest.raises(UserError, match="cannot rank variants: each objective sums other terms over other tokens"):
+        metric(name)
+
+
+@pytest.mark.parametrize("name", ["coord_mass", "text_ce", "text_token_acc", "entropy"])
+def test_what_is_shown_beside_sets_bars_and_does_not_vote(name):
+    with pytest.raises(UserError, match="shown beside the metrics"):
+        metric(name)
+
+
+def test_an_unknown_metric_names_the_known_ones():
+    with pytest.raises(UserError, match="unknown metric accuracy; known are expected_bin_mae"):
+        metric("accuracy")
+
+
+def test_every_metric_says_unit_direction_tokens_and_what_it_is_compared_across():
+    for name, m in REGISTRY.items():
+        assert m.name == name
+        assert m.unit in ("bins", "nats", "")
+        assert m.tokens in ("coordinate", "text", "supervised")
+        assert m.across_objectives or not m.votes
+        assert not m.votes or m.lower_is_better is not None
+    assert [m.name for m in itertools.filterfalse(lambda m: m.across_objectives, REGISTRY.values())] == [
+        "loss", "base_ce", "coord_softce_w1"]  # fmt: skip

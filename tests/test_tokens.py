@@ -1,0 +1,206 @@
+"""Token tables: read whole or not at all, only the columns that are needed, and summed up exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import expon
+
+from coordexp.analysis.statistics import bootstrap_draws, image_weights
+from coordexp.analysis.tokens import TokenColumns, image_influence, quantile_influence, read_tokens
+from coordexp.metrics import METRICS, REGISTRY
+
+MAE, P90, ACC = (REGISTRY[name] for name in ("expected_bin_mae", "expected_bin_abs_err_p90", "coord_token_acc"))
+SLOTS = np.array(["x1", "y1", "x2", "y2", "vertex"])
+
+
+def frame(n_images: int = 23, seed: int = 0) -> pd.DataFrame:
+    """Uneven images, from 1 to about 30 tokens, rows in no order."""
+    rng = np.random.default_rng(seed)
+    image = np.repeat(rng.permutation(100)[:n_images], rng.geometric(0.15, n_images))
+    rng.shuffle(image)
+    n = len(image)
+    columns = {
+        "image_id": image, "slot": rng.choice(SLOTS, n), "box_area_px": rng.lognormal(7, 1, n).astype(np.float32),
+        "gt_bin": rng.integers(0, 1000, n).astype(np.int16), "hit": rng.random(n) < 0.2, "fit_half": image % 2 == 0,
+        "coord_mass": rng.random(n).astype(np.float32),
+    }  # fmt: skip
+    for label in ("t1", "own", "fitted"):
+        columns |= {f"expected_bin_{label}": rng.uniform(0, 999, n).astype(np.float32), f"w1_to_delta_{label}": rng.random(n),
+                    f"p_gt_{label}": rng.random(n), f"entropy_{label}": rng.random(n)}  # fmt: skip
+    return pd.DataFrame(columns)
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "step-000720.parquet"
+    frame().to_parquet(path, row_group_size=37, index=False)  # several row groups, each with its own dictionary of slots
+    return path
+
+
+@pytest.mark.parametrize("temperature", ["1", "own", "fitted"])
+def test_columns_and_values_are_those_of_all_tokens(table, temperature):
+    tokens = read_tokens(table, temperature, list(METRICS.values()), slices=True)
+    label = {"1": "t1"}.get(temperature, temperature)
+    rows = frame().sort_values("image_id", kind="stable")
+    rows = rows[~rows["fit_half"]] if temperature == "fitted" else rows
+    error = (rows[f"expected_bin_{label}"].astype(float) - rows["gt_bin"]).abs().to_numpy()
+    assert tokens.images.tolist() == sorted(set(rows["image_id"]))
+    assert tokens.images[tokens.image_index].tolist() == rows["image_id"].tolist()
+    assert tokens.slot.tolist() == rows["slot"].tolist()
+    assert tokens.box_area_px.tolist() == rows["box_area_px"].tolist()
+    assert tokens.values["expected_bin_mae"].tolist() == error.tolist()
+    expected = {
+        "expected_bin_mae": error.mean(),
+        "expected_bin_abs_err_p90": np.quantile(error, 0.9),
+        "coord_token_acc": rows["hit"].mean(),
+        "w1_to_delta": rows[f"w1_to_delta_{label}"].mean(),
+        "p_gt_mean": rows[f"p_gt_{label}"].mean(),
+    }
+    assert image_influence(tokens).values == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_mean_over_tokens_is_no_mean_of_image_means(table):
+    tokens = read_tokens(table, "1", [MAE])
+    means = [tokens.values[MAE.name][tokens.image_index == i].mean() for i in range(len(tokens.images))]
+    assert abs(image_influence(tokens).values[MAE.name] - np.mean(means)) > 1
+
+
+def test_without_slices_neither_slot_nor_area_is_read(tmp_path):
+    frame()[["image_id", "gt_bin", "expected_bin_t1"]].to_parquet(tmp_path / "t.parquet")
+    tokens = read_tokens(tmp_path / "t.parquet", "1", [MAE, P90, REGISTRY["text_ce"]])
+    assert (len(tokens.slot), len(tokens.box_area_px), set(tokens.values)) == (0, 0, {MAE.name, P90.name})
+
+
+def overwrite_column(path, name: str) -> None:
+    """Break the bytes of one column, and leave every other as it is."""
+    groups = pq.ParquetFile(path).metadata
+    index = groups.schema.to_arrow_schema().get_field_index(name)
+    content = bytearray(path.read_bytes())
+    for g in range(groups.num_row_groups):
+        column = groups.row_group(g).column(index)
+        start = min(offset for offset in (column.dictionary_page_offset, column.data_page_offset) if offset is not None)
+        content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(content)
+
+
+def test_only_the_columns_a_metric_needs_are_touched(table, refused):
+    for name in ("w1_to_delta_t1", "entropy_t1", "expected_bin_own", "slot", "fit_half", "p_gt_t1"):
+        overwrite_column(table, name)
+    assert image_influence(read_tokens(table, "1", [MAE, P90, ACC])).values[ACC.name] == pytest.approx(frame()["hit"].mean())
+    with refused(str(table), "not a readable parquet file"):
+        read_tokens(table, "1", [REGISTRY["w1_to_delta"]])
+    with refused(str(table), "not a readable parquet file"):
+        read_tokens(table, "fitted", [MAE])
+
+
+def write_changed(path, **columns) -> None:
+    frame().assign(**columns).to_parquet(path, index=False)
+
+
+def test_what_cannot_be_read_is_one_line_that_names_the_file(tmp_path, table, refused):
+    missing = tmp_path / "nothing.parquet"
+    with refused(str(missing), "no such file"):
+        read_tokens(missing, "1", [MAE])
+    with refused(str(tmp_path), "not a readable parquet file"):
+        read_tokens(tmp_path, "1", [MAE])
+    content = table.read_bytes()
+    for broken in (b"", b"PAR1", content[: len(content) // 2], content[:-1]):
+        table.write_bytes(broken)
+        with refused(str(table), "not a readable parquet file"):
+            read_tokens(table, "1", [MAE])
+    frame().drop(columns=["gt_bin", "slot"]).to_parquet(table)
+    with refused(str(table), "no column gt_bin, slot"):
+        read_tokens(table, "1", [MAE], slices=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, None])
+def test_values_that_are_not_finite_are_refused(table, value, refused):
+    errors = frame()["expected_bin_t1"].astype(object)
+    errors[5] = value
+    column = pa.array(errors, type=pa.float32(), from_pandas=value is None)
+    content = pa.Table.from_pandas(frame().drop(columns="expected_bin_t1")).append_column("expected_bin_t1", column)
+    pq.write_table(content, table)
+    with refused(str(table), "expected_bin_t1", "empty or non-finite"):
+        read_tokens(table, "1", [MAE])
+    assert len(read_tokens(table, "own", [MAE]).images) == 23  # the column is not needed there
+
+
+def test_an_empty_slot_is_refused(table, refused):
+    write_changed(table, slot=frame()["slot"].where(frame().index != 3, None))
+    with refused(str(table), "column slot"):
+        read_tokens(table, "1", [MAE], slices=True)
+
+
+def test_one_image_is_too_few(table, refused):
+    write_changed(table, image_id=7)
+    with refused(str(table), "fewer than two images at temperature 1"):
+        read_tokens(table, "1", [MAE])
+    write_changed(table, fit_half=True)
+    with refused(str(table), "fewer than two images at temperature fitted"):
+        read_tokens(table, "fitted", [MAE])
+
+
+def test_influence_of_a_mean_is_its_derivative_by_an_images_weight(table):
+    tokens = read_tokens(table, "1", [MAE])
+    found = image_influence(tokens)
+    step = 1e-6
+    for i in range(len(tokens.images)):
+        weights = np.where(tokens.image_index == i, 1 + step, 1.0)
+        moved = np.average(tokens.values[MAE.name], weights=weights) - found.values[MAE.name]
+        assert found.influence[MAE.name][i] == pytest.approx(moved / step, rel=1e-4, abs=1e-6)
+
+
+def test_influence_of_a_quantile_has_the_density_of_the_truth():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 40, 3000)
+    index = np.repeat(np.arange(3000), counts)
+    errors = rng.exponential(1.0, len(index))
+    value, influence = quantile_influence(errors, index, counts, 0.9)
+    assert value == np.quantile(errors, 0.9)
+    below = np.bincount(index[errors <= value], minlength=3000)
+    truth = (0.9 * counts - below) / len(errors) / expon.pdf(expon.ppf(0.9))
+    assert influence.std() / truth.std() == pytest.approx(1, abs=0.05)
+    assert np.corrcoef(influence, truth)[0, 1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["expected_bin_mae", "expected_bin_abs_err_p90"])
+def test_influence_foretells_resamples(name):
+    """Σ (w - 1) influence against the exact metric of each resample."""
+    rng = np.random.default_rng(1)
+    index = np.repeat(np.arange(300), rng.integers(1, 30, 300))
+    easy = rng.normal(0, 0.5, 300)[index]
+    tokens = TokenColumns(np.arange(300), index, {name: np.exp(easy + rng.normal(0, 1, len(index)))})
+    found, weights = image_influence(tokens), image_weights(300)
+    exact = bootstrap_draws(tokens, METRICS[name], weights)
+    linear = found.values[name] + (weights - 1.0) @ found.influence[name]
+    assert np.corrcoef(exact, linear)[0, 1] > 0.95
+    assert linear.std() / exact.std() == pytest.approx(1, abs=0.1)
+    assert found.influence[name].sum() == pytest.approx(0, abs=0.02 * exact.std())
+
+
+def test_a_quantile_of_equal_errors_has_no_influence():
+    tokens = TokenColumns(np.arange(5), np.repeat(np.arange(5), 3), {P90.name: np.full(15, 7.0)})
+    found = image_influence(tokens)
+    assert found.values[P90.name] == 7
+    assert not found.influence[P90.name].any()
+
+
+def test_image_order_and_ids_do_not_matter(table):
+    tokens = read_tokens(table, "1", [MAE, P90])
+    turned = replace(tokens, image_index=(len(tokens.images) - 1 - tokens.image_index))
+    for name in (MAE.name, P90.name):
+        assert image_influence(turned).influence[name] == pytest.approx(image_influence(tokens).influence[name][::-1])
+
+
+def test_in_a_small_table_the_density_is_taken_over_what_there_is():
+    errors = np.linspace(0, 1, 6)  # the density is 1 everywhere, and 0.9 + h lies beyond the last token
+    counts = np.array([2, 3, 1])
+    value, influence = quantile_influence(errors, np.repeat(np.arange(3), counts), counts, 0.9)
+    assert value == pytest.approx(0.9)
+    assert influence == pytest.approx((0.9 * counts - [2, 3, 0]) / 6)
