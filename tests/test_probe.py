@@ -1,0 +1,347 @@
+"""The Stage-2 probe: what it trains on, what it writes, and that a kill costs no rollout."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from coordexp.config import compose, run_hash
+from coordexp.coords import write_coordjson
+from coordexp.data.batches import Dataset, step_indices
+from coordexp.data.records import read_records
+from coordexp.evaluate import evenly_spaced
+from coordexp.files import sha256_directory, sha256_file
+from coordexp.model import save_pretrained
+from coordexp.stage2.finetune import batch_losses, count, fine_tune, means, objective, validate
+from coordexp.stage2.probe import run_probe, weights_sha256
+from coordexp.stage2.rollout import Answer
+from coordexp.stage2.scores import figures, read_rollouts, score_rollouts
+
+SMALL = ("images=6", "steps=3", "images_per_step=5", "micro_batch=2", "rollout_batch=4", "lr=1e-3")
+
+
+def settings(*overrides: str):
+    return compose([f"probe.{override}" for override in (*SMALL, *overrides)]).probe
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("candidate") / "step-000003"
+    save_pretrained(copy.deepcopy(tiny.vlm).float(), tiny.processor, path)
+    return path
+
+
+class Truth:
+    """A generator that writes the truth, in place of a model; remembers the images, and may stop as if killed."""
+
+    def __init__(self, die_at: int | None = None) -> None:
+        self.calls: list[list[int]] = []
+        self.die_at = die_at
+
+    def __call__(self, vlm, dataset: Dataset, budget: int):
+        assert budget > 0
+        assert not vlm.training
+
+        def generate(image_ids: Sequence[int]) -> list[Answer]:
+            self.calls.append(list(image_ids))
+            if len(self.calls) == self.die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            texts = [write_coordjson(dataset.records[i].coord_objects()) for i in image_ids]
+            return [Answer(text, True, [len(text)], [-0.5]) for text in texts]
+
+        return generate
+
+
+@pytest.fixture(scope="module")
+def probed(checkpoint, scenes, tmp_path_factory) -> Path:
+    """A finished probe, its rollouts written by the model."""
+    out = tmp_path_factory.mktemp("probed")
+    run_probe(checkpoint, scenes.path, out, settings())
+    return out
+
+
+def manifest(out: Path) -> dict:
+    return json.loads((out / "probe.json").read_text())
+
+
+def step_rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "probe.jsonl").read_text().splitlines()]
+
+
+# The losses
+
+
+def by_hand(vlm, dataset: Dataset, image_ids: Sequence[int], temperature: float = 1.0) -> dict[int, list[float]]:
+    """L1 + 1 - GIoU of every box of each image, from the logits of one picture at a time, in plain numpy."""
+    found: dict[int, list[float]] = {}
+    first = list(dataset.bin_of)[0]
+    for i in image_ids:
+        batch = dataset.batch([i])
+        with torch.no_grad():
+            logits = vlm(**batch.inputs).logits.flatten(0, 1)[batch.rows][batch.bins >= 0].double().numpy()
+        p = np.exp(logits[:, first : first + 1000] / temperature)
+        pred = (p / p.sum(1, keepdims=True)) @ np.arange(1000) / 999
+        gt = batch.bins[batch.bins >= 0].numpy() / 999
+        for a, b in zip(pred.reshape(-1, 4), gt.reshape(-1, 4), strict=True):
+            w, h = max(0.0, a[2] - a[0]), max(0.0, a[3] - a[1])
+            shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+            union = w * h + (b[2] - b[0]) * (b[3] - b[1]) - shared
+            width = max(a[2], b[2]) - min(a[0], b[0]) + max(0.0, a[0] - a[2])
+            height = max(a[3], b[3]) - min(a[1], b[1]) + max(0.0, a[1] - a[3])
+            giou = shared / union - (width * height - union) / (width * height)
+            found.setdefault(i, []).append(float(np.abs(a - b).sum() + 1 - giou))
+    return found
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_validation_is_the_mean_over_boxes(tiny, scenes, temperature):
+    val = scenes.dataset("val", tiny.processor)
+    images = [7, 2, 5, 0]
+    table, whole = validate(copy.deepcopy(tiny.vlm), val, images, settings(f"temperature={temperature}", "micro_batch=3"))
+    expected = by_hand(tiny.vlm, val, images, temperature)
+    assert table["image_id"].tolist() == sorted(images)
+    assert table["n_boxes"].tolist() == [len(expected[i]) for i in sorted(images)]
+    assert table["geo_loss"].tolist() == pytest.approx([np.mean(expected[i]) for i in sorted(images)], abs=1e-5)
+    assert whole["geo_loss"] == pytest.approx(np.mean([loss for losses in expected.values() for loss in losses]), abs=1e-5)
+    assert whole["geo_loss"] == pytest.approx(whole["l1"] + whole["giou_loss"], abs=1e-5)
+    assert whole["geo_loss"] == pytest.approx(np.average(table["geo_loss"], weights=table["n_boxes"]), abs=1e-5)
+
+
+def test_text_is_judged_by_cross_entropy(tiny, scenes):
+    val = scenes.dataset("val", tiny.processor)
+    batch = val.batch([1, 4])
+    with torch.no_grad():
+        logits = tiny.vlm(**batch.inputs).logits.flatten(0, 1)[batch.rows]
+    on_text = batch.bins < 0
+    expected = torch.nn.functional.cross_entropy(logits[on_text], batch.targets[on_text])
+    _, whole = validate(copy.deepcopy(tiny.vlm), val, [1, 4], settings())
+    assert whole["text_ce"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_step_does_not_depend_on_how_it_is_cut(tiny, record_file, tmp_path):
+    """Boxes, polygons and empty pictures: losses and gradients of 6 images at once, in twos and one by one."""
+    box, polygon = ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0)), ("leaf", "poly", (5.0, 3.0, 9.0, 6.0, 4.0, 9.0, 1.0, 7.0))
+    path = record_file(tmp_path, [[box], [polygon], [], [box, polygon], [box, box], [polygon, polygon]])
+    dataset, cfg, grads, rows = Dataset(path, tiny.processor), settings("l1_weight=2", "text_weight=0.5"), [], []
+    for size in (6, 2, 1):
+        model = copy.deepcopy(tiny.vlm)
+        batches = [dataset.batch(range(i, i + size)) for i in range(0, 6, size)]
+        counts = torch.stack([count(dataset, batch) for batch in batches]).sum(0)
+        assert counts[:2].tolist() == [8, 4]
+        sums = torch.zeros(3, dtype=torch.float64)
+        for batch in batches:
+            found = batch_losses(model, batch, dataset, 1.0).sums
+            objective(found, counts, cfg).backward()
+            sums += found.detach()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        rows.append([float(objective(sums, counts, cfg)), *means(sums, counts).values()])
+    for grad, row in zip(grads[1:], rows[1:], strict=True):
+        assert torch.allclose(grad, grads[0], rtol=1e-6, atol=1e-9)
+        assert row == pytest.approx(rows[0], rel=1e-8)
+    loss, geo_loss, l1, giou_loss, text_ce = rows[0]
+    assert loss == pytest.approx(2 * l1 + giou_loss + 0.5 * text_ce)
+    assert geo_loss == pytest.approx(l1 + giou_loss * 4 / 8), "4 of 8 objects are boxes"
+
+
+def test_only_what_has_a_weight_is_trained(tiny, scenes):
+    dataset = scenes.dataset("train", tiny.processor)
+    batch = dataset.batch([0, 1])
+    for weights, name in (((1, 0, 0), "l1"), ((0, 1, 0), "giou"), ((0, 0, 1), "text_ce")):
+        model = copy.deepcopy(tiny.vlm)
+        cfg = (
+            settings(*(f"{key}_weight={w}" for key, w in zip(("l1", "giou", "text"), weights, strict=True)))
+            if any(weights[:2])
+            else None
+        )
+        losses = batch_losses(model, batch, dataset, 1.0)
+        if cfg is None:
+            continue
+        (gradient,) = torch.autograd.grad(objective(losses.sums, count(dataset, batch), cfg), model.lm_head.weight)
+        again = batch_losses(model, batch, dataset, 1.0)
+        (expected,) = torch.autograd.grad(getattr(again, name).sum() / len(again.l1), model.lm_head.weight)
+        assert torch.allclose(gradient, expected)
+
+
+def test_the_fine_tune_learns(tiny, scenes, tmp_path):
+    """The same four pictures over and over: both terms and the text fall."""
+    model, train = copy.deepcopy(tiny.vlm), scenes.dataset("train", tiny.processor)
+    train.records = train.records[:4]
+    rows, reason = fine_tune(
+        model, train, settings("steps=25", "images_per_step=4", "micro_batch=4", "lr=5e-3"), tmp_path / "log"
+    )
+    assert reason is None
+    for name in ("l1", "giou_loss", "geo_loss", "text_ce", "loss"):
+        assert np.mean([row[name] for row in rows[-3:]]) < 0.9 * rows[0][name]
+
+
+def test_steps_take_the_images_of_seed_and_step_alone(tiny, scenes, tmp_path):
+    train, seen = scenes.dataset("train", tiny.processor), []
+    batch = train.batch
+    train.batch = lambda indices: seen.append(list(indices)) or batch(indices)
+    fine_tune(copy.deepcopy(tiny.vlm), train, settings("seed=3"), tmp_path / "log")
+    expected = [step_indices(12, 5, 3, step).tolist() for step in (1, 2, 3)]
+    assert seen == [part for step in expected for part in (step[:2], step[2:4], step[4:])]
+
+
+# The directory
+
+
+def test_what_a_probe_leaves(probed, checkpoint, scenes, tiny):
+    found, table, rows = manifest(probed), pd.read_parquet(probed / "images.parquet"), step_rows(probed)
+    records = read_records(scenes.path / "val.jsonl")
+    images = evenly_spaced(9, 6).tolist()
+    assert found["status"] == "complete"
+    assert found["reason"] is None
+    assert found["checkpoint_sha256"] == sha256_directory(checkpoint)
+    assert found["data_sha256"] == {split: sha256_file(scenes.path / f"{split}.jsonl") for split in ("train", "val")}
+    assert found["settings"]["lr"] == 1e-3
+    assert found["images"] == 6
+    assert found["boxes"] == sum(len(records[i].objects) for i in images) == table["n_boxes"].sum()
+    parts = ["load", "rollouts_before", "validation_before", "fine_tune", "validation_after", "rollouts_after"]
+    assert list(found["wall_s"]) == parts
+    assert list(table.columns) == ["image_id", "n_boxes", "geo_loss_before", "geo_loss_after"]
+    assert table["image_id"].tolist() == images
+    for when in ("before", "after"):
+        assert np.average(table[f"geo_loss_{when}"], weights=table["n_boxes"]) == pytest.approx(found[when]["geo_loss"], abs=1e-5)
+        written = read_rollouts(sorted((probed / when).glob("rollouts-*.jsonl")))
+        assert [row["image_id"] for row in written] == images
+        assert score_rollouts(written, records).images.tolist() == images
+    val = scenes.dataset("val", tiny.processor)
+    expected = by_hand(copy.deepcopy(tiny.vlm).float(), val, images)
+    assert table["geo_loss_before"].tolist() == pytest.approx([np.mean(expected[i]) for i in images], abs=1e-4)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert {"loss", "l1", "giou_loss", "geo_loss", "text_ce", "grad_norm"} < set(rows[0])
+    slope = np.polynomial.Polynomial.fit([0, 1, 2], [row["geo_loss"] for row in rows], 1).convert().coef[1]
+    assert found["geo_loss_slope_per_step"] == pytest.approx(slope)
+    assert found["before"] != found["after"]
+
+
+def test_two_probes_are_the_same_bit_for_bit(probed, checkpoint, scenes, tmp_path):
+    run_probe(checkpoint, scenes.path, tmp_path, settings())
+    for name in ("probe.jsonl", "images.parquet", "before/rollouts-0-of-1.jsonl", "after/rollouts-0-of-1.jsonl"):
+        assert (tmp_path / name).read_bytes() == (probed / name).read_bytes(), name
+    assert manifest(tmp_path)["after_sha256"] == manifest(probed)["after_sha256"]
+    assert manifest(tmp_path)["artifacts"] == manifest(probed)["artifacts"]
+
+
+def test_the_checkpoint_stays_as_it_is(probed, checkpoint):
+    assert manifest(probed)["checkpoint_sha256"] == sha256_directory(checkpoint)
+    assert not [path for path in probed.rglob("*") if path.suffix in (".safetensors", ".pt", ".tmp")]
+
+
+def test_a_perfect_generator_scores_perfectly(checkpoint, scenes, tmp_path):
+    run_probe(checkpoint, scenes.path, tmp_path, settings("steps=1"), generator=Truth())
+    records = read_records(scenes.path / "val.jsonl")
+    for when in ("before", "after"):
+        found = figures(score_rollouts(read_rollouts((tmp_path / when).glob("rollouts-*.jsonl")), records))
+        assert found["parse_rate"] == found["f1"] == found["count_ratio"] == found["mean_matched_iou"] == 1.0
+    assert manifest(tmp_path)["geo_loss_slope_per_step"] is None, "no slope through one point"
+
+
+@pytest.mark.parametrize("die_at", [2, 3, 4])  # of four calls: before, before, after, after
+def test_a_killed_probe_repeats_no_rollout(checkpoint, scenes, tmp_path, die_at):
+    pid = os.fork()
+    if pid == 0:
+        run_probe(checkpoint, scenes.path, tmp_path / "cut", settings(), generator=Truth(die_at))
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    assert not (tmp_path / "cut" / "probe.json").exists()
+    whole, rest = Truth(), Truth()
+    run_probe(checkpoint, scenes.path, tmp_path / "whole", settings(), generator=whole)
+    run_probe(checkpoint, scenes.path, tmp_path / "cut", settings(), generator=rest)
+    assert rest.calls == whole.calls[die_at - 1 :]
+    assert manifest(tmp_path / "cut")["artifacts"] == manifest(tmp_path / "whole")["artifacts"]
+
+
+def test_a_finished_probe_is_left_as_it_is(probed, checkpoint, scenes, tmp_path):
+    out = Path(shutil.copytree(probed, tmp_path / "copy"))
+    os.utime(out / "probe.json", (1, 1))
+    generator = Truth()
+    run_probe(checkpoint, scenes.path, out, settings(), generator=generator)
+    assert generator.calls == []
+    assert (out / "probe.json").stat().st_mtime > 1, "touched, so that a workflow sees a fresh output"
+    assert (out / "probe.json").read_bytes() == (probed / "probe.json").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["settings", "artifact", "data"])
+def test_a_probe_of_something_else_is_made_again(probed, checkpoint, scenes, tmp_path, change):
+    out, data, cfg = Path(shutil.copytree(probed, tmp_path / "copy")), scenes.path, settings()
+    if change == "settings":
+        cfg = settings("lr=2e-3")
+    elif change == "artifact":
+        (out / "images.parquet").unlink()
+    else:
+        data = Path(shutil.copytree(scenes.path, tmp_path / "data"))
+        lines = (data / "train.jsonl").read_bytes().splitlines(keepends=True)
+        (data / "train.jsonl").write_bytes(b"".join(lines[1:]))
+    generator = Truth()
+    run_probe(checkpoint, data, out, cfg, generator=generator)
+    same_weights = manifest(out)["after_sha256"] == manifest(probed)["after_sha256"]
+    assert same_weights == (change == "artifact")
+    assert len(generator.calls) == (0 if same_weights else 2), "rollouts of the same weights stand"
+    assert manifest(out)["before"] == manifest(probed)["before"]
+
+
+def test_a_probe_that_diverges_says_so(checkpoint, scenes, tmp_path):
+    run_probe(checkpoint, scenes.path, tmp_path, settings(), generator=Truth())
+    run_probe(checkpoint, scenes.path, tmp_path, settings("lr=1e30"), generator=Truth())
+    found, table = manifest(tmp_path), pd.read_parquet(tmp_path / "images.parquet")
+    assert found["status"] == "diverged"
+    assert "not finite" in found["reason"]
+    assert found["after"] is None
+    assert table["geo_loss_after"].isna().all()
+    assert table["geo_loss_before"].notna().all()
+    assert not (tmp_path / "after").exists(), "nothing of other settings stays"
+
+
+def test_a_run_directory_stands_for_its_last_checkpoint(checkpoint, scenes, tmp_path, refused):
+    run = tmp_path / "run" / "s0-12345678"
+    shutil.copytree(checkpoint, run / "checkpoints" / "step-000080")
+    shutil.copytree(checkpoint, run / "checkpoints" / "step-000720")
+    run_probe(run, scenes.path, tmp_path / "out", settings("steps=1"), generator=Truth())
+    assert manifest(tmp_path / "out")["checkpoint"] == str(run / "checkpoints" / "step-000720")
+    (tmp_path / "empty").mkdir()
+    for nothing in (tmp_path / "empty", tmp_path / "missing"):
+        with refused(nothing.name, "checkpoint"):
+            run_probe(nothing, scenes.path, tmp_path / "other", settings())
+
+
+# The settings
+
+
+def test_the_probe_is_no_part_of_a_runs_identity():
+    assert run_hash(compose(["probe.lr=1", "probe.steps=7"])) == run_hash(compose())
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["steps=0", "images=0", "images_per_step=0", "micro_batch=0", "rollout_batch=0", "lr=0", "lr=inf", "temperature=0"]
+    + ["l1_weight=-1", "giou_weight=nan", "text_weight=-1", "seed=-1"],
+)
+def test_impossible_settings_are_refused(override, refused):
+    with refused(f"probe.{override.split('=')[0]}"):
+        compose([f"probe.{override}"])
+
+
+def test_a_probe_without_geometry_is_refused(refused):
+    with refused("probe.l1_weight=0"):
+        compose(["probe.l1_weight=0", "probe.giou_weight=0"])
+
+
+def test_weights_are_told_apart(tiny):
+    model = copy.deepcopy(tiny.vlm)
+    before = weights_sha256(model)
+    assert weights_sha256(copy.deepcopy(tiny.vlm)) == before
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1e-9
+    assert weights_sha256(model) != before
