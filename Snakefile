@@ -40,6 +40,7 @@ rule compare_logs:
 
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/probe.smk"
 include: "workflow/rules/decide.smk"
 include: "workflow/rules/publish.smk"
 

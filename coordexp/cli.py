@@ -11,7 +11,7 @@ from typing import Any
 
 from coordexp.analysis.card import card
 from coordexp.config import compose, load_rule
-from coordexp.files import point_link, read_json
+from coordexp.files import point_link, read_json, write_json
 from coordexp.registration import preregister
 from coordexp.runs import RESULTS
 from coordexp.schema import UserError
@@ -50,6 +50,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--rule", type=Path, help="a file like conf/study/stage1_ablation.yaml, or just what differs")
     sub.add_argument("--image-side", type=int, metavar="PX", help="of the validation images, where only logs are given")
     sub.add_argument("--cell", type=int, metavar="PX", help="what one visual token covers, e.g. 32")
+    sub = verb("probe", probe_run, "roll out and fine-tune a run's checkpoint: the Stage-2 probe")
+    sub.add_argument("run", type=Path, help="a run directory")
+    sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides, such as probe.steps=10")
+    sub.add_argument("--step", type=int, help="of the checkpoint; default: the last")
     sub = verb("step", step, "one step of the workflow, by itself")
     sub.add_argument("step", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
     sub.add_argument("study", nargs="?", help="a study directory (preregister: the --config of snakemake, as JSON)")
@@ -102,9 +106,17 @@ def compare_logs(args: argparse.Namespace) -> None:
     ):
         raise UserError(f"{args.out}: exists and is not a study directory: choose another --out")
     preregister(study, args.out)
-    for name in ("audit", "compare", "recommend", "report"):
+    for name in ("audit", "compare", "fitness", "recommend", "report"):
         STEPS[name](args.out)
     print((args.out / "recommendation.md").read_text(), end="")
+
+
+def probe_run(args: argparse.Namespace) -> None:
+    """Rollouts, a short geometric fine-tune, rollouts again; what is finished is not done again."""
+    from coordexp.runs import RunDirectory
+    from coordexp.stage2 import job
+
+    print(job.probe_run(RunDirectory(args.run), args.step, compose(args.overrides)))
 
 
 def step(args: argparse.Namespace) -> None:
@@ -136,13 +148,24 @@ def compare_study(study: Path) -> None:
     write_comparison(study, compare(load_runs(study), plan["rule"], plan["vision"]))
 
 
+def fitness_study(study: Path) -> None:
+    """Collect the Stage-2 probes of a study's runs (probe.json)."""
+    from coordexp.analysis.fitness import probe_study, read_probes
+    from coordexp.analysis.inputs import load_runs
+
+    step, settings = read_json(study / "comparison.json")["decision_step"], read_json(study / "preregistration.json")["probe"]
+    runs = load_runs(study)
+    write_json(study / "probe.json", probe_study(runs, read_probes(runs, step, settings), step, settings))
+
+
 def recommend_study(study: Path) -> None:
     """Apply the decision rule (recommendation.json, recommendation.md)."""
     from coordexp.analysis.inputs import load_runs
     from coordexp.analysis.recommend import recommend, write_recommendation
 
-    plan, audit, comparison = (read_json(study / f"{name}.json") for name in ("preregistration", "audit", "comparison"))
-    write_recommendation(study, recommend(plan, load_runs(study), audit, comparison))
+    names = ("preregistration", "audit", "comparison", "probe")
+    plan, audit, comparison, probe = (read_json(study / f"{name}.json") for name in names)
+    write_recommendation(study, recommend(plan, load_runs(study), audit, comparison, probe))
 
 
 def report_study(study: Path) -> None:
@@ -178,6 +201,7 @@ STEPS: dict[str, Callable[[Any], None]] = {
     "preregister": preregister_study,
     "audit": audit_study,
     "compare": compare_study,
+    "fitness": fitness_study,
     "recommend": recommend_study,
     "report": report_study,
     "track-init": track_init,

@@ -26,6 +26,7 @@ from yaml import YAMLError
 
 from coordexp.metrics import metric
 from coordexp.schema import Config, PretrainedQwen3VLConfig, ScenesConfig, TinyQwen3VLConfig, TokenGroups, UserError
+from coordexp.signals import signal
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
@@ -117,6 +118,7 @@ LIMITS: tuple[Limit, ...] = (
     ),
     ("must lie in [0, 1)", lambda v: 0 <= v < 1, ("optim.beta1", "optim.beta2")),
     ("must lie in (0, 1]", lambda v: 0 < v <= 1, ("study.rule.window",)),
+    ("must be a number that is not negative", lambda v: 0 <= v < math.inf, ("study.rule.probe.margin",)),
     ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ("optim.warmup_fraction", "optim.floor_fraction")),
     ("must be float32, bfloat16 or float64", lambda v: v in ("float32", "bfloat16", "float64"), ("train.dtype",)),
     ("must be auto or cpu", lambda v: v in ("auto", "cpu"), ("runtime.device",)),
@@ -182,6 +184,7 @@ def check_together(cfg: DictConfig) -> None:
     for name in cfg.study.variants:
         if not (CONF_DIR / "variant" / f"{name}.yaml").exists():
             raise UserError(f"configuration: study.variants: {name} has no file conf/variant/{name}.yaml")
+    signal(rule.probe.signal)
     for name in rule.metrics:
         metric(name)
         if name not in rule.margins:

@@ -36,6 +36,7 @@ def preregister(study: Study, study_dir: Path | None = None) -> Path:
         "rule": study.rule,
         "rule_sha256": digest(study.rule),
         "vision": study.vision,
+        "probe": study.probe,
         "runs": [planned(run) for run in study.runs] + [handed_over(source) for source in study.sources],
     }
     for run in mine["runs"]:

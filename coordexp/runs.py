@@ -6,6 +6,7 @@ eval/step-000040.parquet    token table: a row per supervised coordinate token o
 checkpoints/step-000720/    a complete Hugging Face directory
 state/                      resumable trainer state, gone when the run is finished
 .lock                       held by the one writer
+stage2/step-000720-<hash8>/ Stage-2 probe of a checkpoint; hash8 stands for its recipe
 run.json                    manifest: status, hashes, versions, timings, sha256 of each artifact
 """
 
@@ -16,6 +17,7 @@ import hashlib
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +25,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from coordexp.config import run_hash
+from coordexp.config import digest, run_hash
 from coordexp.files import read_json, sha256_directory, sha256_file, write_json, write_text
 from coordexp.schema import UserError
 
@@ -97,6 +99,11 @@ def data_directory(name: str, hash8: str) -> Path:
 
 def base_directory(name: str, hash8: str) -> Path:
     return RESULTS / "base" / f"{name}-{hash8}"
+
+
+def probe_directory(run: RunDirectory, step: int, recipe: Mapping[str, Any]) -> Path:
+    """Where the Stage-2 probe of a checkpoint lies; another recipe, another place."""
+    return run.path / "stage2" / f"step-{step:06d}-{digest(dict(recipe))[:8]}"
 
 
 def artifact_digests(run: RunDirectory) -> dict[str, str]:

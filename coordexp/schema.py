@@ -133,6 +133,16 @@ class EligibilityConfig:
     min_coord_mass: float = MISSING
     min_text_token_acc: float = MISSING
     max_mae_over_best: float = MISSING
+    min_parse_rate: float = MISSING  # of rollouts, where they were probed
+
+
+@dataclass
+class ProbeRuleConfig:
+    """What the Stage-2 probe may do to the roles."""
+
+    signal: str = MISSING  # candidates are judged by this one
+    margin: float = MISSING
+    may_change_roles: bool = MISSING  # where Stage-1 cannot tell two variants apart and the probe can
 
 
 @dataclass
@@ -145,6 +155,7 @@ class RuleConfig:
     margins: dict[str, float] = MISSING
     window: float = MISSING  # share of the steps up to the decision step, at its end, over which stability is judged
     eligible: EligibilityConfig = field(default_factory=EligibilityConfig)
+    probe: ProbeRuleConfig = field(default_factory=ProbeRuleConfig)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from coordexp.config import compose, digest, group_hash, plain, run_hash
-from coordexp.runs import RESULTS, RunDirectory, base_directory, data_directory, run_directory
+from coordexp.runs import RESULTS, RunDirectory, base_directory, data_directory, probe_directory, run_directory
 from coordexp.schema import UserError
 from coordexp.sources import Source, parse_sources
 
@@ -39,6 +39,7 @@ class PlannedRun:
     base: Path  # directory of the base model
     threads: int
     processes: int
+    eval_steps: frozenset[int]
 
     @property
     def directory(self) -> RunDirectory:
@@ -71,6 +72,7 @@ class Study:
     rule: dict[str, Any]
     sources: tuple[Source, ...] = ()
     vision: dict[str, Any] | None = None  # side_px and cell_px, where no manifest knows them
+    probe: dict[str, Any] | None = None  # the recipe of the Stage-2 probe
 
     @property
     def path(self) -> Path:
@@ -84,6 +86,20 @@ class Study:
     def evidence(self) -> list[str]:
         """The files that everything after training starts from."""
         return [str(r.directory.manifest) for r in self.runs] + [str(s.run.log if s.run else s.path) for s in self.sources]
+
+    @property
+    def decision_step(self) -> int | None:
+        """The step at which the runs will be compared, if they finish; None where they share none."""
+        common = frozenset.intersection(*(run.eval_steps for run in self.runs)) if self.runs else frozenset()
+        setting = self.rule["decision_step"]
+        return max(common, default=None) if setting == "last_common" else int(setting)
+
+    @property
+    def probes(self) -> list[str]:
+        """The manifests of the candidates' Stage-2 probes."""
+        if self.decision_step is None or self.probe is None:
+            return []
+        return [str(probe_directory(run.directory, self.decision_step, self.probe) / "probe.json") for run in self.runs]
 
     def run(self, variant: str, seed: int | str, hash8: str) -> PlannedRun:
         return next(r for r in self.runs if (r.variant, r.seed, r.hash8) == (variant, int(seed), hash8))
@@ -122,9 +138,9 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
         overrides = (*common, f"variant={variant}", *for_all, *own)
         cfg = compose(overrides)
         runs += [planned_run(cfg, seed, (*overrides, f"seed={seed}")) for seed in range(seeds)]
-    rule = plain(study.rule)
-    identity = {"runs": sorted(r.key for r in runs), "rule": rule}
-    return Study(study.name, digest(identity)[:8], seeds, tuple(runs), rule)
+    rule, probe = plain(study.rule), plain(compose((*common, *for_all)).probe)
+    identity = {"runs": sorted(r.key for r in runs), "rule": rule, "probe": probe}
+    return Study(study.name, digest(identity)[:8], seeds, tuple(runs), rule, probe=probe)
 
 
 def plan_from_settings(settings: Mapping[str, Any]) -> Study:
@@ -154,7 +170,7 @@ def plan_comparison(logs: Sequence[str], rule: dict[str, Any], side_px: int | No
     identity = {"logs": sorted([s.variant, s.seed, s.sha256] for s in sources), "rule": rule, "vision": [side_px, cell_px]}
     seeds = max(sum(other.variant == s.variant for other in sources) for s in sources)
     vision = {"side_px": side_px, "cell_px": cell_px} if side_px else None
-    return Study(COMPARE_LOGS, digest(identity)[:8], seeds, (), rule, sources, vision)
+    return Study(COMPARE_LOGS, digest(identity)[:8], seeds, (), rule, sources, vision, plain(compose().probe))
 
 
 def split_overrides(key: str, value: Any) -> list[str]:
@@ -171,7 +187,8 @@ def split_overrides(key: str, value: Any) -> list[str]:
         raise UserError(f'--config {key}={shown}: must be Hydra overrides, such as "optim.lr=5e-4 train.max_steps=400"')
     for override in overrides:
         target = override.lstrip("+~").split("=")[0]
-        if target in _NOT_PER_VARIANT or target.startswith("study.") or target == "variant.name":
+        one_recipe = key != EVERY_VARIANT and target.partition(".")[0] == "probe"
+        if target in _NOT_PER_VARIANT or target.startswith("study.") or target == "variant.name" or one_recipe:
             raise UserError(f"--config {key}: {override} is the study's to decide: use conf/study, seeds= or experiment=")
     return overrides
 
@@ -186,4 +203,5 @@ def planned_run(cfg: DictConfig, seed: int, overrides: tuple[str, ...]) -> Plann
         base_directory(cfg.model.name, group_hash(cfg.model)),
         cfg.runtime.threads,
         cfg.runtime.processes,
+        frozenset({*range(cfg.train.eval_steps, cfg.train.max_steps + 1, cfg.train.eval_steps), cfg.train.max_steps}),
     )

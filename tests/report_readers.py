@@ -81,6 +81,7 @@ QUESTIONS = [
     "plateau",
     "slices",
     "losses",
+    "rollouts",
     "caveats",
     "rule",
     "runs",

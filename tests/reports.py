@@ -35,6 +35,10 @@ MAIN = ("loss", "base_ce/loss", "coord_softce_w1/loss")
 TERMS = ("text_ce/loss", *(f"coord_softce_w1/{term}" for term in ("soft_ce", "w1", "gate", "ce")))
 BOOTSTRAP, CROSSED = "paired bootstrap over images", "crossed seeds x images"
 
+NO_PROBE = {
+    "step": None, "settings": None, "candidates": [], "not_probed": [], "means": {}, "differences": [], "aggregates": None,
+}  # fmt: skip
+
 
 def value(variant: str, seed: int, step: int, metric: str) -> float:
     """A curve that collapses to its level, and ripples there."""
@@ -58,6 +62,7 @@ def study_files(
     write_json(study / "runs.json", {"runs": runs})
     write_json(study / "audit.json", audit_of(runs, own))
     write_json(study / "comparison.json", comparison)
+    write_json(study / "probe.json", NO_PROBE)
     write_json(study / "recommendation.json", recommendation_of(comparison, seeds, bare))
     kept = ("variant", "seed", "hash8", "directory", "log", "kind", "sha256")
     plans = [{key: run.get(key) for key in kept} | {"existing": bare, "registered": False, "overrides": []} for run in runs]
@@ -243,6 +248,7 @@ def recommendation_of(comparison: dict[str, Any], seeds: int, bare: bool) -> dic
         "tied": [], "ineligible": [], "alerts": [], "evidence": [], "caveats": [],
         "confirmatory": [{"variant": variant, **claim} for variant in order[1:] if comparison["bands"]],
         "audit": {"passed": [], "verdicts": {}},
+        "stage2": None,
         "would_overturn": ["a Stage-2 probe in which another variant descends better"],
         "would_take": [] if bare else ["5 seeds a variant for a MAE interval of ± 0.50 bins"],
         "rule": {"text": "Decision step last_common, T = 1.", "sha256": "a" * 64},

@@ -115,6 +115,7 @@ def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: i
     ]
     write_json(path / "preregistration.json", {
         "study": "stage1_ablation", "hash8": path.name, "written_at": "2026-01-01T00:00:00+00:00", "seeds": seeds,
-        "rule": rule, "rule_sha256": digest(rule), "vision": None, "runs": plans, "earlier_studies": [],
+        "rule": rule, "rule_sha256": digest(rule), "vision": None,
+        "probe": plain(compose().probe), "runs": plans, "earlier_studies": [],
     })  # fmt: skip
     return path

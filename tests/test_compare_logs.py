@@ -17,7 +17,7 @@ from coordexp.files import read_json
 from coordexp.study import plan_study
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("preregistration.json", "runs.json", "audit.json", "audit.csv", "comparison.json", "comparison.csv",
+FILES = ("preregistration.json", "runs.json", "audit.json", "audit.csv", "comparison.json", "comparison.csv", "probe.json",
          "recommendation.json", "recommendation.md", "report.html", "figures")  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_a_study_is_compared_with_an_earlier_one():
     studies = []
     for lr in ("1e-3", "5e-4"):
         study = write_study(run_pair(lr))
-        for verb in ("audit", "compare", "recommend"):
+        for verb in ("audit", "compare", "fitness", "recommend"):
             main(["step", verb, str(study)])
         studies.append(study)
     main(["compare", f"old={studies[0]}", f"new={studies[1]}", "--out", "out"])

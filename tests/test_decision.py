@@ -26,7 +26,7 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 def decide(study):
-    for verb in ("audit", "compare", "recommend"):
+    for verb in ("audit", "compare", "fitness", "recommend"):
         main(["step", verb, str(study)])
     found = json.loads((study / "recommendation.json").read_text())
     jsonschema.validate(found, json.loads(SCHEMA.read_text()))

@@ -39,7 +39,7 @@ FLOORS = (
     ("coords",),
     ("files",),
     ("config",),
-    ("metrics",),
+    ("metrics", "signals"),
     ("schema",),
 )
 

@@ -161,14 +161,14 @@ def test_a_different_validation_set_is_found_by_its_table(tmp_path):
     directories = [RunDirectory(tmp_path / str(i)) for i in range(9)]
     token_table(directories[0].table(40), ROW)
     table = pd.read_parquet(directories[0].table(40))
-    for i, directory in enumerate(directories[1:]):
-        changed = table.copy()
-        column = ("image_id", "object_index", "gt_bin")[i % 3]
-        changed.loc[len(changed) - 1 - i, column] += 1
-        changed = changed[:-1] if i == 6 else changed
-        changed = changed.assign(slot=changed["slot"].where(changed.index > 0, "vertex")) if i == 7 else changed
+    changes = [table[:-1], table.assign(slot=table["slot"].where(table.index > 0, "vertex"))]
+    for row in (0, 17):
+        for column in ("image_id", "object_index", "gt_bin"):
+            changes.append(table.copy())
+            changes[-1].loc[len(table) - 1 - row, column] += 1
+    for directory, changed in zip(directories[1:], changes, strict=True):
         directory.table(40).parent.mkdir(parents=True)
-        write_table(changed.assign(expected_bin_t1=0.0), directory.table(40), {})
+        write_table(changed.assign(expected_bin_t1=0.0), directory.table(40), {})  # what the model made of it is no matter
 
     def drawn(rng: np.random.Generator) -> bool:
         common, odd = rng.choice(9, 2, replace=False)
@@ -259,6 +259,17 @@ def test_a_wrong_weighting_is_diagnosed(tmp_path):
         assert check["passed"] is False
         assert says in check["detail"]
         assert f"eval_{next(iter(changed))} at step 40" in check["detail"]
+
+
+def test_batches_are_those_of_each_process(tmp_path):
+    """Two processes take every second image each."""
+    run = replace(with_table(tmp_path, batch=8), manifest=read_manifest(write_run("mixed", ROW, processes=2)))
+    table = pd.read_parquet(tmp_path / "run/eval/step-000040.parquet")
+    batches = table["image_id"].map({image: (rank, i // 8) for rank in (0, 1) for i, image in enumerate(range(rank, 100, 2))})
+    mean = image_means((table["expected_bin_t1"] - 100).abs(), batches)
+    run.log.evals[40]["coord_diag/expected_bin_mae"] = mean
+    (found,) = [c for c in entry_of(run)["checks"] if c["name"] == "eval weighting"]
+    assert "it is the mean of means of batches" in found["detail"]
 
 
 def test_a_nearly_equal_number_is_not_equal(tmp_path):

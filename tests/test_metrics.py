@@ -41,7 +41,7 @@ def test_the_entry_in_the_docs_is_all_that_a_new_metric_takes(tmp_path, monkeypa
     ]
     margins = {"expected_bin_mae": 0.5, "within_8_bins": 0.02}
     study = write_study(runs, {"metrics": [*margins], "margins": margins})
-    for verb in ("audit", "compare", "recommend", "report"):
+    for verb in ("audit", "compare", "fitness", "recommend", "report"):
         main(["step", verb, str(study)])
     comparison = read_json(study / "comparison.json")
     for row, run in zip(comparison["snapshots"][0]["rows"], runs, strict=True):

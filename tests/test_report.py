@@ -32,7 +32,7 @@ FIGURES = {"effects", "curves", "ranks", "leads", "ratios", "slices", "losses"}
 
 def decided(runs: list[RunDirectory], **study: Any) -> Path:
     path = write_study(runs, **study)
-    for step in ("audit", "compare", "recommend"):
+    for step in ("audit", "compare", "fitness", "recommend"):
         main(["step", step, str(path)])
     return path
 

@@ -20,6 +20,7 @@ from coordexp.data.records import Record, RecordObject, write_records
 from coordexp.evaluate import evenly_spaced
 from coordexp.files import sha256_directory, write_json
 from coordexp.model import save_pretrained
+from coordexp.processor import build_tokenizer
 from coordexp.stage2.rollout import (
     Answer,
     decode,
@@ -181,6 +182,9 @@ def test_every_token_spells_what_the_tokenizer_decodes(tiny):
     for token_id in range(len(tokenizer)):
         assert token_bytes(tokenizer, token_id).decode("utf-8", "replace") == tokenizer.decode([token_id])
     assert token_bytes(tokenizer, len(tokenizer) + 5) == b""
+    grown = build_tokenizer(300)
+    grown.add_tokens(["<a cup>"])  # is spelt as it stands, blank and all
+    assert token_bytes(grown, len(grown) - 1) == b"<a cup>" == grown.decode([len(grown) - 1]).encode()
 
 
 @given(st.lists(st.integers(0, 2**16), max_size=30))
@@ -247,8 +251,10 @@ def test_a_killed_shard_goes_on_behind_its_last_row(dataset, tmp_path):
     whole = roll_out(tmp_path / "whole", {}, dataset, everything(dataset), stub(dataset), batch=2).read_bytes()
     pid = os.fork()
     if pid == 0:
-        roll_out(tmp_path / "cut", {}, dataset, everything(dataset), stub(dataset, [], die_at=3), batch=2)
-        os._exit(1)
+        try:
+            roll_out(tmp_path / "cut", {}, dataset, everything(dataset), stub(dataset, [], die_at=3), batch=2)
+        finally:
+            os._exit(1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
     path = tmp_path / "cut" / "rollouts-0-of-1.jsonl"
     assert len(lines(path)) == 4
@@ -276,6 +282,15 @@ def test_other_shards_do_not_repeat_what_is_there(dataset, tmp_path):
     roll_out(tmp_path, {}, dataset, everything(dataset), stub(dataset, calls), batch=9)
     assert calls == [[0, 2, 4, 6]]
     assert [row["image_id"] for row in read_rollouts(shard_files(tmp_path))] == everything(dataset)
+
+
+def test_a_row_that_another_shard_is_just_writing_does_not_count(dataset, tmp_path):
+    path = roll_out(tmp_path, {}, dataset, everything(dataset), stub(dataset), batch=2, shard=(1, 2))
+    path.write_bytes(path.read_bytes()[:-5])
+    calls: list[list[int]] = []
+    roll_out(tmp_path, {}, dataset, everything(dataset), stub(dataset, calls), batch=9)
+    assert calls == [[0, 2, 4, 5, 6]]
+    assert not path.read_bytes().endswith(b"\n"), "it is the other shard's to mend"
 
 
 @pytest.mark.parametrize("change", ["model", "records", "budget", "images"])
@@ -307,8 +322,10 @@ def test_another_writer_of_a_shard_is_named(dataset, tmp_path, refused):
 
     pid = os.fork()
     if pid == 0:
-        roll_out(tmp_path, {}, dataset, [0], stuck, batch=1)
-        os._exit(1)
+        try:
+            roll_out(tmp_path, {}, dataset, [0], stuck, batch=1)
+        finally:
+            os._exit(1)
     os.read(read, 1)
     try:
         with refused("shard 0 of 1", str(pid)):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from coordexp.analysis.audit import audit
 from coordexp.analysis.compare import compare
+from coordexp.analysis.fitness import probe_study
 from coordexp.analysis.inputs import RunData
 from coordexp.analysis.recommend import recommend
 from coordexp.analysis.rule import choose_primary, choose_secondary
@@ -45,7 +46,7 @@ def decide(curves: dict[str, dict[int, dict[str, float]]], rule=RULE, seeds: dic
     study = {"study": "compare_logs", "hash8": "00000000", "written_at": "2026-01-01T00:00:00+00:00", "seeds": 1, "rule": rule,
              "rule_sha256": digest(rule), "runs": plans, "earlier_studies": []}  # fmt: skip
     found = audit(runs)
-    return recommend(study, runs, found, compare(runs, rule))
+    return recommend(study, runs, found, compare(runs, rule), probe_study(runs, {}, None, None))
 
 
 def test_plurality_then_declared_order_then_none():

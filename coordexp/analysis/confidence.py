@@ -151,7 +151,3 @@ def changed_after_results(study: dict[str, Any]) -> list[dict[str, Any]]:
 def unregistered(study: dict[str, Any]) -> list[str]:
     """Runs that had results before any registration of this rule named them."""
     return [f"{run['variant']} s{run['seed']}" for run in study["runs"] if run["existing"] and not run["registered"]]
-
-
-def stage2_confidence() -> dict[str, str]:
-    return {"grade": "descriptive", "reason": "no Stage-2 probe has been run: rollouts may rank the variants otherwise"}

@@ -26,7 +26,7 @@ Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 TEMPERATURE_NAME = {"1": "T = 1", "own": "each variant's own temperature", "fitted": "fitted temperatures"}
 
 
-def would_overturn(facts: Facts) -> list[str]:
+def would_overturn(facts: Facts, probed: bool) -> list[str]:
     """What would change the primary, from the numbers."""
     if facts.primary is None:
         return ["any metric on which one variant leads" if facts.rows else "a run that passes the audit and the bars"]
@@ -34,7 +34,7 @@ def would_overturn(facts: Facts) -> list[str]:
     for temperature, leader in leaders_by_temperature(facts).items():
         if leader and leader != facts.primary:
             lines.append(f"judging at {TEMPERATURE_NAME[temperature]}: {leader} would lead")
-    return [*lines, "a Stage-2 probe in which another variant parses, matches or descends better"]
+    return lines if probed else [*lines, "a Stage-2 probe in which another variant parses, matches or descends better"]
 
 
 def closest(facts: Facts) -> tuple[Metric, list[dict[str, Any]]]:

@@ -57,6 +57,8 @@ def suggestion(cells: float | None, drifted: dict[str, Any] | None) -> str:
         return f"{where}, well above half of one: the cell alone does not explain an error of this size"
     if cells < low:
         return f"{where}, below half of one: localisation is already finer than the cell, which is then not what limits it"
+    if drifted is None:
+        return f"{where}, about half of one; whether the variants have come to rest cannot be said"
     if alike:
         return (
             f"{where}, and the variants differ by less than each drifts: this looks like a floor of the vision, not of the loss"

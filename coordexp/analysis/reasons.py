@@ -71,7 +71,7 @@ def standing(variant: str, rows: Values, names: Sequence[str]) -> list[str]:
     """On which metrics it is first, last, or between the others; nothing to say of two variants."""
     if len(rows) < 3:
         return []
-    found: dict[str, list[str]] = {"first": [], "between the others": [], "last": []}
+    found: dict[str, list[str]] = {"first": [], "between the others": [], "level with another": [], "last": []}
     metrics = shared_metrics(rows, names)
     for m in metrics:
         found[place(m, variant, rows)].append(m.label)
@@ -81,9 +81,10 @@ def standing(variant: str, rows: Values, names: Sequence[str]) -> list[str]:
 
 def place(m: Metric, variant: str, rows: Values) -> str:
     mine, others = rows[variant][m.name], [row[m.name] for v, row in rows.items() if v != variant]
-    if all(m.better(mine, other) for other in others):
-        return "first"
-    return "last" if all(m.better(other, mine) for other in others) else "between the others"
+    ahead, behind = [m.better(mine, other) for other in others], [m.better(other, mine) for other in others]
+    if all(ahead) or all(behind):
+        return "first" if all(ahead) else "last"
+    return "between the others" if all(a or b for a, b in zip(ahead, behind, strict=True)) else "level with another"
 
 
 def evidence(facts: Facts) -> list[str]:

@@ -9,11 +9,12 @@ from typing import Any
 import jsonschema
 
 from coordexp.analysis.card import card
-from coordexp.analysis.confidence import Facts, confirmatory, ranking_confidence, stage2_confidence
+from coordexp.analysis.confidence import Facts, confirmatory, ranking_confidence
 from coordexp.analysis.doubts import alerts, caveats, would_overturn, would_take
 from coordexp.analysis.inputs import RunData
 from coordexp.analysis.reasons import evidence, optional_reasons, primary_reasons, secondary_reasons
 from coordexp.analysis.rule import Values, choose_primary, choose_secondary, eligibility
+from coordexp.analysis.verdict import fitness_grade, fitness_verdict, parse_failures, reconsider
 from coordexp.config import digest
 from coordexp.files import read_json, sha256_directory, write_json, write_text
 from coordexp.metrics import METRICS, Metric
@@ -23,22 +24,28 @@ SCHEMA = Path(__file__).resolve().parents[2] / "workflow" / "schemas" / "recomme
 
 
 def recommend(
-    study: dict[str, Any], runs: Sequence[RunData], audit: dict[str, Any], comparison: dict[str, Any]
+    study: dict[str, Any], runs: Sequence[RunData], audit: dict[str, Any], comparison: dict[str, Any], probe: dict[str, Any]
 ) -> dict[str, Any]:
     """The recommendation of a study, ready for recommendation.json.
 
-    `study` is its preregistration. Roles are null where no run may hold them, and the reasons say why.
+    `study` is its preregistration. Roles are null where no run may hold them, and the reasons say why. The confirmatory
+    family is always that of the Stage-1 choice, also where the probe puts another variant first.
     """
     rule = study["rule"]
     names = rule["metrics"]
     rows: Values = {row["variant"]: row for snapshot in comparison["snapshots"][:1] for row in snapshot["rows"]}
     verdicts = eligibility(runs, audit, rows, rule)
+    for variant, reason in parse_failures(probe, rule["eligible"]["min_parse_rate"]).items():
+        verdicts[variant].append(reason)
     eligible = {variant: rows[variant] for variant, reasons in verdicts.items() if not reasons}
-    primary, votes, decided_by = choose_primary(eligible, names)
-    secondary = choose_secondary(primary, eligible, names)
-    rest = [variant for variant in eligible if variant not in (primary, secondary)]
-    facts = Facts(study, rule, runs, audit, comparison, eligible, primary)
+    stage1, votes, decided_by = choose_primary(eligible, names)
+    facts = Facts(study, rule, runs, audit, comparison, eligible, stage1)
     family = confirmatory(facts)
+    changed = reconsider(stage1, eligible, family, probe, rule)
+    primary = changed[0] if changed else stage1
+    secondary = choose_secondary(primary, eligible, names)
+    fitness = fitness_verdict(stage1, choose_secondary(stage1, eligible, names), eligible, probe, rule)
+    rest = [variant for variant in eligible if variant not in (primary, secondary)]
 
     def entry(variant: str, reasons: list[str]) -> dict[str, Any]:
         return role_entry(variant, runs, eligible[variant], comparison, METRICS[names[0]], reasons)
@@ -47,8 +54,10 @@ def recommend(
         "schema_version": SCHEMA_VERSION,
         "study": {"name": study["study"], "hash8": study["hash8"], "seeds": study["seeds"]},
         "decision_step": comparison["decision_step"],
-        "confidence": {"stage1_ranking": ranking_confidence(facts, family), "stage2_fitness": stage2_confidence()},
-        "primary": entry(primary, primary_reasons(primary, eligible, votes, decided_by)) if primary else None,
+        "confidence": {"stage1_ranking": ranking_confidence(facts, family), "stage2_fitness": fitness_grade(fitness, probe)},
+        "primary": entry(primary, [*([changed[1]] if changed else []), *primary_reasons(primary, eligible, votes, decided_by)])
+        if primary
+        else None,
         "secondary": entry(secondary, secondary_reasons(secondary, primary, eligible, names)) if primary and secondary else None,
         "optional": [entry(v, optional_reasons(v, primary, eligible, names)) for v in rest] if primary else [],
         "tied": [
@@ -57,9 +66,10 @@ def recommend(
         "ineligible": [{"variant": variant, "reasons": reasons} for variant, reasons in verdicts.items() if reasons],
         "alerts": alerts(facts),
         "confirmatory": family,
+        "stage2": None if fitness is None else fitness | {"changed_roles": changed is not None},
         "evidence": evidence(facts),
         "audit": {"passed": audit["passed"], "verdicts": {f"{e['variant']} s{e['seed']}": e["verdict"] for e in audit["runs"]}},
-        "would_overturn": would_overturn(facts),
+        "would_overturn": would_overturn(facts, probed=fitness is not None and not fitness["confounds"]),
         "would_take": would_take(facts),
         "caveats": caveats(facts),
         "rule": {"text": rule_text(rule, comparison["decision_step"]), "sha256": digest(rule)},

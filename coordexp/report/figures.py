@@ -11,8 +11,10 @@ from typing import Any
 from coordexp.analysis.inputs import RunData
 from coordexp.report.curves import lead_curves, metric_curves
 from coordexp.report.effects import effects
+from coordexp.report.gallery import gallery
 from coordexp.report.leads import Lead
 from coordexp.report.log_figures import losses, ratios
+from coordexp.report.probes import probe_curves
 from coordexp.report.ranks import ranks
 from coordexp.report.slices import slices
 from coordexp.report.style import Look
@@ -30,6 +32,8 @@ def draw(
         "leads": lead_curves(comparison, primary, look),
         "ratios": ratios(study["audit"]["runs"], look),
         "slices": slices(comparison["slices"], comparison["decision_step"], look),
+        "probe": probe_curves(study["probe"], look),
+        "gallery": gallery(study["probe"], look),
         "losses": losses(runs, comparison["decision_step"], look),
     }
     return {name: figure for name, figure in figures.items() if figure}

@@ -18,8 +18,10 @@ from coordexp.report import commands, numbers, tables
 from coordexp.report.figures import draw
 from coordexp.report.leads import leads
 from coordexp.report.log_figures import EXPECTED
+from coordexp.report.probes import signal_table
 from coordexp.report.style import Look, glyph, looks
 from coordexp.report.svg import INK, PAPER, element
+from coordexp.signals import SIGNALS
 
 GRADES = ("descriptive", "provisional", "supported", "conclusive")
 
@@ -48,7 +50,7 @@ def write_report(study_dir: Path, runs: Sequence[RunData] | None = None) -> Path
 
 def read_study(study_dir: Path) -> dict[str, Any]:
     """The study's files by name. MLflow is filled after the report, or never: its file may be missing."""
-    names = ("audit", "comparison", "recommendation", "runs", "preregistration")
+    names = ("audit", "comparison", "probe", "recommendation", "runs", "preregistration")
     mlflow = study_dir / "mlflow.json"
     return {name: read_json(study_dir / f"{name}.json") for name in names} | {
         "mlflow": read_json(mlflow) if mlflow.exists() else None
@@ -90,9 +92,18 @@ def page_values(study: dict[str, Any]) -> dict[str, Any]:
         "plateaus": tables.plateau_table(comparison["plateau"]),
         "versions": tables.versions(study["runs"]["runs"]),
         "looks": looks(run["variant"] for run in study["runs"]["runs"]),
+        "signal_table": signal_table(study["probe"], stage1_primary(found)),
+        "signals": SIGNALS,
         "metrics": METRICS,
         "commands": commands,
     }
+
+
+def stage1_primary(found: dict[str, Any]) -> str | None:
+    """Whom Stage-1 put first, also where the probe put another one before it."""
+    if found["stage2"]:
+        return found["stage2"]["stage1_ranking"][0]
+    return found["primary"]["variant"] if found["primary"] else None
 
 
 def environment() -> Environment:

@@ -71,7 +71,7 @@ def run_probe(
         finished_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         versions = {"python": platform.python_version()} | {name: version(name) for name in VERSIONED}
         facts = {"device": device, "finished_at": finished_at, "versions": versions, "artifacts": artifacts(out)}
-        write_json(manifest, {"checkpoint": str(checkpoint), **inputs, **found, **facts})
+        write_json(manifest, {"checkpoint": str(checkpoint), "records": str(data / "val.jsonl"), **inputs, **found, **facts})
     return manifest
 
 

@@ -68,11 +68,35 @@ rule compare:
         "python -m coordexp.cli step compare {params.study} > {log} 2>&1"
 
 
+rule fitness:
+    input:
+        f"{STUDY.path}/preregistration.json",
+        f"{STUDY.path}/comparison.json",
+        STUDY.probes,
+    output:
+        f"{STUDY.path}/probe.json",
+    log:
+        f"results/logs/{STUDY.name}/{STUDY.hash8}/fitness.log",
+    benchmark:
+        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/fitness.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        study=subpath(output[0], parent=True),
+    shell:
+        "python -m coordexp.cli step fitness {params.study} > {log} 2>&1"
+
+
 rule recommend:
     input:
         f"{STUDY.path}/preregistration.json",
         f"{STUDY.path}/audit.json",
         f"{STUDY.path}/comparison.json",
+        f"{STUDY.path}/probe.json",
     output:
         f"{STUDY.path}/recommendation.json",
         f"{STUDY.path}/recommendation.md",

@@ -1,0 +1,219 @@
+"""The Stage-2 verdict: per-image probe data that turn the card, that do not, and aggregates that never may."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from studies import eval_row, write_run, write_study
+
+from coordexp.analysis.fitness import paired
+from coordexp.analysis.recommend import SCHEMA
+from coordexp.analysis.statistics import bootstrap_estimate, crossed_estimate, image_weights
+from coordexp.analysis.verdict import aggregate_verdict, fitness_grade, fitness_verdict, reconsider
+from coordexp.cli import main
+from coordexp.config import compose, load_rule, plain
+from coordexp.coords import CoordObject, write_coordjson
+from coordexp.data.records import Record, RecordObject, write_records
+from coordexp.files import read_json, write_json, write_text
+from coordexp.runs import probe_directory
+
+RULE = load_rule(None)
+N_IMAGES = 200
+BOX = (10.0, 10.0, 60.0, 60.0)
+TIED = eval_row(24.0, 55, 0.2, 0.15, 39, 4.0)  # Stage-1 metrics that cannot tell two variants apart
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def records() -> Path:
+    found = [Record(f"{i}.png", 128, 128, (RecordObject("red circle", "bbox_2d", BOX),)) for i in range(N_IMAGES)]
+    Path("records").mkdir(exist_ok=True)
+    for record in found:
+        if not (path := Path("records") / record.image).exists():
+            Image.new("RGB", (128, 128), "grey").save(path)
+    write_records(Path("records/val.jsonl"), found)
+    return Path("records/val.jsonl")
+
+
+def write_probe(run, share_right: float, rng: np.random.Generator, parse: float = 1.0, geo: float = 0.2) -> None:
+    """A finished probe in which this share of the pictures is right, before and after."""
+    out = probe_directory(run, 360, plain(compose().probe))
+    path = records()
+    right = write_coordjson([CoordObject("red circle", "bbox_2d", (79, 79, 472, 472))])
+    wrong = write_coordjson([CoordObject("red circle", "bbox_2d", (600, 600, 900, 900))])
+    for moment in ("before", "after"):
+        rows = []
+        for i in range(N_IMAGES):
+            text = (right if rng.random() < share_right else wrong) if rng.random() < parse else "no list"
+            rows.append({"image_id": i, "image": f"{i}.png", "text": text, "finished": True, "n_tokens": 1,
+                         "token_ends": [len(text)], "token_logprobs": [-0.5]})  # fmt: skip
+        for row in rows:  # one token a character, so that every object has some
+            row |= {"token_ends": list(range(1, len(row["text"]) + 1)), "token_logprobs": [-0.5] * len(row["text"]),
+                    "n_tokens": len(row["text"])}  # fmt: skip
+        write_text(out / moment / "rollouts-0-of-1.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    losses = rng.normal(geo, 0.02, N_IMAGES)
+    table = {"image_id": range(N_IMAGES), "n_boxes": 1, "geo_loss_before": losses + 0.1, "geo_loss_after": losses}
+    pd.DataFrame(table).to_parquet(out / "images.parquet", index=False)
+    write_text(out / "probe.jsonl", json.dumps({"step": 1, "geo_loss": 0.3, "l1": 0.1, "giou_loss": 0.2, "text_ce": 0.1}) + "\n")
+    write_json(out / "probe.json", {"status": "complete", "reason": None, "records": str(path), "wall_s": {"load": 1.0},
+                                    "geo_loss_slope_per_step": -0.001})  # fmt: skip
+
+
+def decide(shares: dict[str, tuple[float, float]], rows=None):
+    """A one-seed study whose variants have these (share of pictures right, parse rate)."""
+    rng = np.random.default_rng(3)
+    runs = []
+    for i, (variant, (share, parse)) in enumerate(shares.items()):
+        final = (rows or {}).get(variant) or TIED | {"coord_diag/expected_bin_mae": 24.0 + i / 1000}
+        runs.append(write_run(variant, final, tables=True))
+        write_probe(runs[-1], share, rng, parse)
+    study = write_study(runs)
+    for verb in ("audit", "compare", "fitness", "recommend", "report"):
+        main(["step", verb, str(study)])
+    found = read_json(study / "recommendation.json")
+    jsonschema.validate(found, read_json(SCHEMA))
+    return found, study
+
+
+def test_a_clear_lead_in_rollouts_turns_the_card_where_stage_1_cannot_tell():
+    found, study = decide({"pure_ce": (0.5, 1.0), "mixed": (0.75, 1.0)})
+    assert found["confirmatory"][0]["verdict"] == "better, but negligible"
+    assert found["primary"]["variant"] == "mixed"
+    assert found["primary"]["reasons"][0].startswith("put before pure_ce by the probe: F1@.5, end +0.")
+    assert found["stage2"]["verdict"] == "overturned"
+    assert found["stage2"]["changed_roles"]
+    assert found["stage2"]["stage1_ranking"] == ["pure_ce", "mixed"]
+    assert found["stage2"]["probe_ranking"] == ["mixed", "pure_ce"]
+    assert found["confidence"]["stage2_fitness"]["grade"] == "provisional"
+    page = (study / "report.html").read_text()
+    assert "Does it hold in rollouts?" in page
+    assert "Overturned." in page
+
+
+def test_a_candidate_whose_rollouts_do_not_parse_loses_its_role():
+    found, _ = decide({"pure_ce": (0.9, 0.5), "mixed": (0.5, 1.0)})
+    assert found["primary"]["variant"] == "mixed"
+    (entry,) = found["ineligible"]
+    assert entry["variant"] == "pure_ce"
+    assert "of its rollouts is below the bar 0.9" in entry["reasons"][0]
+
+
+def test_a_superior_stage_1_lead_is_overturned_in_words_and_keeps_its_role():
+    worse = TIED | {key: value + 2.0 for key, value in TIED.items() if key.endswith("expected_bin_mae")}
+    found, _ = decide({"pure_ce": (0.5, 1.0), "mixed": (0.75, 1.0)}, {"pure_ce": TIED, "mixed": worse})
+    if found["confirmatory"][0]["verdict"] in ("superior", "better"):
+        assert found["primary"]["variant"] == "pure_ce"
+        assert not found["stage2"]["changed_roles"]
+    assert found["stage2"]["verdict"] == "overturned"
+
+
+ROWS = {"mixed": {"expected_bin_mae": 24.0}, "pure_ce": {"expected_bin_mae": 23.9}}
+
+
+def probe_with(f1_lead: float, noise: float) -> dict:
+    """Per-image F1 of 200 images in which mixed leads by this much."""
+    rng = np.random.default_rng(5)
+    weights = image_weights(N_IMAGES)
+    gaps = rng.normal(0, noise, N_IMAGES)
+    gaps += f1_lead - gaps.mean()
+    draws = (weights @ gaps) / N_IMAGES
+    estimate = bootstrap_estimate(np.zeros_like(draws), draws, f1_lead)
+    difference = {"first": "pure_ce", "second": "mixed", "signal": "f1_50_after", **asdict(estimate)}
+    means = {"pure_ce": {"f1_50_after": 0.5, "parse_rate": 1.0}, "mixed": {"f1_50_after": 0.5 + f1_lead, "parse_rate": 1.0}}
+    candidates = [{"variant": v, "seed": 0} for v in means]
+    return {"differences": [difference], "means": means, "aggregates": None, "candidates": candidates}
+
+
+@pytest.mark.parametrize(
+    ("lead", "noise", "stage1", "turns"),
+    [
+        (0.08, 0.35, "inconclusive", True),
+        (0.08, 0.35, "equivalent", True),
+        (0.08, 0.35, "better, but negligible", True),
+        (0.08, 0.35, "superior", False),
+        (0.08, 0.35, "better", False),
+        (0.04, 0.6, "inconclusive", False),  # the effect halved, and noisy
+        (-0.08, 0.35, "inconclusive", False),
+    ],
+)
+def test_when_the_probe_may_change_the_primary(lead, noise, stage1, turns):
+    family = [{"variant": "mixed", "verdict": stage1}]
+    changed = reconsider("pure_ce", ROWS, family, probe_with(lead, noise), RULE)
+    assert (changed is not None and changed[0] == "mixed") == turns
+    forbidden = RULE | {"probe": RULE["probe"] | {"may_change_roles": False}}
+    assert reconsider("pure_ce", ROWS, family, probe_with(lead, noise), forbidden) is None
+
+
+@pytest.mark.parametrize(
+    ("lead", "noise", "verdict"),
+    [(0.08, 0.35, "overturned"), (-0.08, 0.35, "confirmed"), (0.02, 0.6, "unresolved"), (0.0, 0.3, "unresolved")],
+)
+def test_the_verdict_follows_the_interval(lead, noise, verdict):
+    found = fitness_verdict("pure_ce", None, ROWS, probe_with(lead, noise), RULE)
+    assert found["verdict"] == verdict
+    grade = fitness_grade(found, probe_with(lead, noise))
+    assert grade["grade"] == "provisional"
+    assert "1 seed" in grade["reason"]
+
+
+PUBLISHED = {
+    "source": "the public comparison of 2026-02-26",
+    "images": 200,
+    "variants": {
+        "softce_w1_gate": {"final_step": 1832, "expected_bin_mae": 20.88, "ap": 0.240, "f1_50": 0.561},
+        "pure_ce": {"final_step": 1932, "expected_bin_mae": 20.90, "ap": 0.271, "f1_50": 0.564},
+        "mixed": {"final_step": 1344, "expected_bin_mae": 21.37, "ap": 0.421, "f1_50": 0.648},
+    },
+}
+
+
+def test_published_aggregates_are_shown_with_their_confounds_and_change_nothing():
+    rows = {v: {"expected_bin_mae": entry["expected_bin_mae"]} for v, entry in PUBLISHED["variants"].items()}
+    probe = {"differences": [], "means": {}, "aggregates": PUBLISHED, "candidates": []}
+    found = fitness_verdict("softce_w1_gate", "mixed", rows, probe, RULE)
+    assert found == aggregate_verdict("softce_w1_gate", rows, PUBLISHED, RULE)
+    assert found["verdict"] == "unresolved"
+    assert found["probe_ranking"] == ["mixed", "pure_ce", "softce_w1_gate"]
+    assert found["stage1_ranking"] == ["softce_w1_gate", "pure_ce", "mixed"]
+    assert "different final steps: softce_w1_gate 1832, pure_ce 1932, mixed 1344" in found["confounds"]
+    assert any(line.startswith("200 images") for line in found["confounds"])
+    assert any("without per-image data" in line for line in found["confounds"])
+    assert reconsider("softce_w1_gate", rows, [], probe, RULE) is None
+    assert fitness_grade(found, probe)["grade"] == "descriptive"
+
+
+class Stub:
+    """A probe of one figure per image, without files."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.images = values, np.arange(len(values))
+
+    def figures(self, weights=None):
+        found = self.values.mean() if weights is None else (weights @ self.values) / weights.sum(1)
+        return {"f1_50": found}
+
+    def influence(self):
+        return {"f1_50": (self.values - self.values.mean()) / len(self.values)}
+
+
+def test_pairs_use_the_bootstrap_for_few_seeds_and_cross_seeds_and_images_for_three():
+    rng = np.random.default_rng(0)
+    first, second = ([Stub(rng.normal(mean, 0.1, 50)) for _ in range(3)] for mean in (0.5, 0.6))
+    apart = np.array([b.values.mean() - a.values.mean() for a, b in zip(first, second, strict=True)])
+    influence = np.stack([b.influence()["f1_50"] - a.influence()["f1_50"] for a, b in zip(first, second, strict=True)])
+    assert paired(first, second) == {"f1_50": crossed_estimate(apart, influence)}
+    one = paired(first[:1], second[:1])["f1_50"]
+    assert one.method == "paired bootstrap over images"
+    assert one.difference == pytest.approx(apart[0])
+    assert one.low < apart[0] < one.high
+    assert paired(first, [Stub(np.zeros(49)) for _ in range(3)]) == {}

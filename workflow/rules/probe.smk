@@ -1,0 +1,26 @@
+# The Stage-2 probe of one run at the decision step: rollouts, a short geometric fine-tune, rollouts again.
+
+
+rule probe:
+    input:
+        "results/runs/{variant}/s{seed}-{hash8}/run.json",
+    output:
+        update("results/runs/{variant}/s{seed}-{hash8}/stage2/{recipe}/probe.json"),
+    log:
+        "results/logs/probe/{variant}-s{seed}-{hash8}-{recipe}.log",
+    benchmark:
+        "results/benchmarks/probe/{variant}-s{seed}-{hash8}-{recipe}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        run=subpath(input[0], parent=True),
+        step=lambda wildcards, output: STUDY.decision_step,
+        overrides=lambda wildcards, output: STUDY.run(
+            wildcards.variant, wildcards.seed, wildcards.hash8
+        ).overrides,
+    shell:
+        "python -m coordexp.cli probe {params.run} {params.overrides:q} runtime.wait=true --step {params.step} > {log} 2>&1"
