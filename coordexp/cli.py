@@ -54,6 +54,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=Path, help="a run directory")
     sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides, such as probe.steps=10")
     sub.add_argument("--step", type=int, help="of the checkpoint; default: the last")
+    sub = verb("evaluate", evaluate_outside, "look at a checkpoint that was trained elsewhere as one of this project's")
+    sub.add_argument("checkpoint", type=Path, help="a Hugging Face directory: a Qwen3-VL with the coordinate tokens")
+    sub.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="val.jsonl; a train.jsonl beside it lets it be probed"
+    )
+    sub.add_argument("--name", required=True, help="what to call it in a comparison")
+    sub.add_argument("--step", type=int, default=1, help="at which its training stopped")
+    sub.add_argument("--temperature", type=float, default=1.0, help="of the coordinate slice in its training")
     sub = verb("step", step, "one step of the workflow, by itself")
     sub.add_argument("step", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
     sub.add_argument("study", nargs="?", help="a study directory (preregister: the --config of snakemake, as JSON)")
@@ -117,6 +125,13 @@ def probe_run(args: argparse.Namespace) -> None:
     from coordexp.stage2 import job
 
     print(job.probe_run(RunDirectory(args.run), args.step, compose(args.overrides)))
+
+
+def evaluate_outside(args: argparse.Namespace) -> None:
+    """Token table, eval row and Stage-2 probe of a checkpoint; prints the directory that `coordexp compare` takes."""
+    from coordexp.stage2.outside import evaluate_checkpoint
+
+    print(evaluate_checkpoint(args.checkpoint, args.data, args.name, args.step, args.temperature, compose()).path)
 
 
 def step(args: argparse.Namespace) -> None:

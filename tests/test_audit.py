@@ -268,6 +268,25 @@ def test_a_family_without_its_rows_is_missing(family):
     assert not entry["passed"]
 
 
+def test_coordinate_terms_that_are_on_but_nowhere_logged_are_missing():
+    run = sound(np.random.default_rng(4), "softce_w1_gate")
+    for row in [*run.log.train.values(), *run.log.evals.values()]:
+        for key in [key for key in row if key.startswith("coord_softce_w1")]:
+            del row[key]
+    entry = verdict(run)
+    assert entry["verdict"] == "missing"
+    assert entry["why"].startswith("coord_softce_w1/loss")
+
+
+def test_a_fault_of_the_scale_hides_no_missing_rows():
+    run = sound(np.random.default_rng(12), "pure_ce", scale=times(lambda _, gas: 1 / gas))
+    step = sorted(run.log.evals)[3]
+    del run.log.evals[step]
+    entry = verdict(run)
+    assert entry["verdict"] == "≈ 1/GAS"
+    assert entry["why"].endswith(f"no eval row at step {step}")
+
+
 def test_one_value_that_is_not_finite_is_named():
     def poisoned(rng: np.random.Generator) -> bool:
         run = sound(rng)

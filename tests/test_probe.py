@@ -172,6 +172,19 @@ def test_the_first_step_is_a_fifth_of_the_learning_rate(tiny, scenes, tmp_path):
     assert moved.item() == pytest.approx(1e-2 / 5, rel=1e-3)
 
 
+def test_each_step_has_its_own_gradient(tiny, scenes, tmp_path):
+    """The norm logged at step 2 is that of a fresh gradient, on step 2's images, at the weights after step 1."""
+    train, cfg = scenes.dataset("train", tiny.processor), settings("steps=1")
+    rows, _ = fine_tune(copy.deepcopy(tiny.vlm), train, settings("steps=2"), tmp_path / "log")
+    model = copy.deepcopy(tiny.vlm)
+    fine_tune(model, train, cfg, tmp_path / "log")
+    batch = train.batch(step_indices(12, 5, 0, 2).tolist())
+    model.zero_grad()
+    objective(batch_losses(model, batch, train, 1.0).sums, count(train, batch), cfg).backward()
+    squares = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
+    assert rows[1]["grad_norm"] == pytest.approx(squares**0.5, rel=1e-6)
+
+
 def test_dropout_is_off(tiny, scenes, tmp_path):
     train, rows = scenes.dataset("train", tiny.processor), []
     for dropout in (0.0, 0.5):
@@ -261,20 +274,24 @@ def test_a_perfect_generator_scores_perfectly(checkpoint, scenes, tmp_path):
     assert manifest(tmp_path)["geo_loss_slope_per_step"] is None, "no slope through one point"
 
 
-@pytest.mark.parametrize("die_at", [2, 3, 4])  # of four calls: before, before, after, after
-def test_a_killed_probe_repeats_no_rollout(checkpoint, scenes, tmp_path, die_at):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run_probe(checkpoint, scenes.path, tmp_path / "cut", settings(), generator=Truth(die_at))
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
-    assert not (tmp_path / "cut" / "probe.json").exists()
+def test_a_killed_probe_repeats_no_rollout(checkpoint, scenes, tmp_path):
+    """Of four batches, before, before, after, after, it is killed in the second; then in the fourth."""
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "probe.json").write_text("{}")  # of an earlier probe
+    for die_at in (2, 3):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                run_probe(checkpoint, scenes.path, tmp_path / "cut", settings(), generator=Truth(die_at))
+            finally:
+                os._exit(1)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+        assert not (tmp_path / "cut" / "probe.json").exists()
     whole, rest = Truth(), Truth()
     run_probe(checkpoint, scenes.path, tmp_path / "whole", settings(), generator=whole)
     run_probe(checkpoint, scenes.path, tmp_path / "cut", settings(), generator=rest)
-    assert rest.calls == whole.calls[die_at - 1 :]
+    assert len(whole.calls) == 4
+    assert rest.calls == whole.calls[3:]
     assert manifest(tmp_path / "cut")["artifacts"] == manifest(tmp_path / "whole")["artifacts"]
 
 
@@ -301,6 +318,8 @@ def test_a_probe_of_something_else_is_made_again(probed, checkpoint, scenes, tmp
         (data / "train.jsonl").write_bytes(b"".join(lines[1:]))
     generator = Truth()
     run_probe(checkpoint, data, out, cfg, generator=generator)
+    assert manifest(out)["artifacts"].keys() == manifest(probed)["artifacts"].keys()
+    assert (out / "images.parquet").exists()
     same_weights = manifest(out)["after_sha256"] == manifest(probed)["after_sha256"]
     assert same_weights == (change == "artifact")
     assert len(generator.calls) == (0 if same_weights else 2), "rollouts of the same weights stand"

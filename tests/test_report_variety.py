@@ -37,7 +37,7 @@ def test_a_page_of_bare_logs_reads_naturally() -> None:
         "plateau": "image size is not known",
         "slices": "Without token tables",
         "rule": "after 3 of 3 runs had results: softce_w1_gate s0, pure_ce s0, mixed s0. For these the choice",
-        "runs": "These were handed over as logs",
+        "runs": "These were handed over without a manifest",
         "again": "coordexp compare softce_w1_gate=logs/softce_w1_gate-0.jsonl",
     }.items():
         assert words in found.section(question), question

@@ -13,6 +13,7 @@ from coordexp.analysis.identity import Validation, identity_checks, not_checked,
 from coordexp.analysis.inputs import RunData
 from coordexp.analysis.ratios import CONSISTENT, FAMILIES, TERMS, family_ratios, judge, overfit_ratio
 from coordexp.analysis.rows import COORDINATES, declared, log_checks, missing_rows, not_finite, other_variant, switch
+from coordexp.config import flatten
 from coordexp.files import write_csv, write_json
 from coordexp.logs import Log
 
@@ -78,15 +79,12 @@ def accumulation(run: RunData) -> float | None:
 
 
 def applicable(log: Log, family: str) -> bool:
-    """The loss always; coordinate terms where they are not switched off; parts where train and eval rows have them."""
+    """The loss always; a family that some row has, or should have; parts of one where train and eval rows have them."""
     trained, evaluated = (any(family in row for row in rows.values()) for rows in (log.train, log.evals))
-    if family == "loss":
-        return True
-    if family.startswith(COORDINATES) and switch(log) == {0.0}:
-        return False
     if family in TERMS:
         return trained and evaluated
-    return trained or evaluated or (family.startswith(COORDINATES) and switch(log) == {1.0})
+    switched_on = family.startswith(COORDINATES) and 1.0 in switch(log)
+    return family == "loss" or trained or evaluated or switched_on
 
 
 def verdict_on(run: RunData, families: dict[str, dict[str, Any]], gas: float | None) -> tuple[str, str]:
@@ -95,6 +93,8 @@ def verdict_on(run: RunData, families: dict[str, dict[str, Any]], gas: float | N
         return "not finite", f"{broken[0]} is not finite" + (f" ({len(broken) - 1} more)" if broken[1:] else "")
     if reason := other_variant(run):
         return "swapped", reason
+    if run.log.evals and not run.log.train:
+        return "not identifiable", "there are no train rows: whether the loss was scaled soundly cannot be told"
     verdict, why = judge(run.log, families, gas)
     if gaps := missing_rows(run.log, families):
         return ("missing", gaps) if verdict in PASSING else (verdict, f"{why}; {gaps}")
@@ -103,21 +103,17 @@ def verdict_on(run: RunData, families: dict[str, dict[str, Any]], gas: float | N
 
 def config_differences(runs: Sequence[RunData]) -> list[str]:
     """Settings outside `variant` that are not the same in every run; they confound the comparison."""
-    flat = {run.name: _flatten({g: run.config[g] for g in ("model", "data", "optim", "train")}) for run in runs if run.config}
+    flat = {run.name: flatten({g: run.config[g] for g in ("model", "data", "optim", "train")}) for run in runs if run.config}
     keys = sorted({key for settings in flat.values() for key in settings} - BOOKKEEPING)
     differences = []
     for key in keys:
         values = {name: settings.get(key) for name, settings in flat.items()}
-        if len({repr(v) for v in values.values()}) > 1:
-            differences.append(f"{key}: " + ", ".join(f"{name} {value}" for name, value in values.items()))
+        holders: dict[str, list[str]] = {}
+        for name, value in values.items():
+            holders.setdefault(str(value), []).append(name)
+        if len(holders) > 1:
+            differences.append(f"{key}: " + ", ".join(f"{' and '.join(names)} {value}" for value, names in holders.items()))
     return differences
-
-
-def _flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def write_audit(study_dir: Path, found: dict[str, Any]) -> None:

@@ -56,16 +56,16 @@ def other_seeds(facts: Facts) -> list[str]:
         return []
     lead, rivals = leads[0], ", ".join(lead["variant"] for lead in leads)
     size, word = abs(lead["lead"]), "lead over" if lead["lead"] >= 0 else "deficit to"
-    margin = lead["margin"]
+    margin, whose = lead["margin"], "" if lead["lead"] >= 0 else f" of {facts.primary}"
     small = f"; the margin is {amount(m, margin)}" if margin and size < margin else ""
     if shared_seeds(facts) < CROSSED_FROM:
         sd = amount(m, flip_seed_sd(size))
         flips = f"if it is the true one, at a seed SD of {sd} one repeat in six flips it"
-        return [f"other seeds: the {m.label} {word} {rivals} is {amount(m, size)}; {flips}{small}"]
+        return [f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}; {flips}{small}"]
     if lead["interval"]:
         share = f"{lead['share_better']:.2f} is the probability that {facts.primary} is better on {m.label} than {rivals}"
         return [f"other seeds and images: {share} ({m.label} {word} it {amount(m, size)}{small})"]
-    return [f"other seeds: the {m.label} {word} {rivals} is {amount(m, size)}{small}"]
+    return [f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}{small}"]
 
 
 def other_stopping_points(facts: Facts) -> list[str]:

@@ -1,0 +1,82 @@
+"""A checkpoint trained elsewhere, looked at as one of this project's: token table, eval row, Stage-2 probe.
+
+results/evaluated/<name>-<hash8>/ is a run directory without a training log or a manifest; `coordexp compare` takes it.
+hash8 stands for the checkpoint's bytes, the records, the step and the temperature.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+
+from coordexp.config import digest
+from coordexp.coords import coord_token_ids
+from coordexp.data.batches import Dataset
+from coordexp.evaluate import evaluate
+from coordexp.files import locked, sha256_directory, sha256_file, write_text
+from coordexp.logs import LogWriter
+from coordexp.losses.objective import Stage1Model
+from coordexp.model import load_base, save_pretrained
+from coordexp.processor import ImageProcessor, build_processor
+from coordexp.runs import RESULTS, RunDirectory, probe_directory
+from coordexp.schema import TokenGroups, UserError, VariantConfig
+from coordexp.stage2.probe import run_probe
+
+
+def evaluate_checkpoint(
+    checkpoint: Path, records: Path, name: str, step: int, temperature: float, cfg: DictConfig
+) -> RunDirectory:
+    """Evaluate a checkpoint on a validation file (val.jsonl) and, where a train.jsonl lies beside it, probe it.
+
+    `temperature` is the one it was trained at (1 for plain cross-entropy). What is done already is not done again.
+
+    Raises:
+        UserError: no Qwen3-VL with coordinate tokens lies there, or the records are broken.
+    """
+    if not (records.is_file() and (checkpoint / "config.json").is_file()):
+        raise UserError(
+            f"{checkpoint if records.is_file() else records}: no such {'checkpoint' if records.is_file() else 'file'}"
+        )
+    identity = [sha256_directory(checkpoint), sha256_file(records), step, temperature]
+    run = RunDirectory(RESULTS / "evaluated" / f"{name}-{digest(identity)[:8]}")
+    torch.set_num_threads(cfg.runtime.threads)
+    with locked(run.lock, "being evaluated", wait=True):
+        if not run.checkpoint(step).exists():
+            model, processor = load_outside(checkpoint)
+            save_pretrained(model, processor, run.checkpoint(step))
+        log = LogWriter(run.log, step)
+        if not (log.has_eval(step) and run.table(step).exists()):
+            vlm, processor = load_base(run.checkpoint(step), torch.float32)
+            variant = VariantConfig(name=name, token_groups=TokenGroups.joint, temperature=temperature)
+            judged = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer))
+            row = evaluate(
+                judged, Dataset(records, processor), cfg.train.eval_micro_batch, Accelerator(cpu=True), run.table(step)
+            )
+            assert row is not None
+            settings = {"variant": {"name": name, "temperature": temperature}, "seed": 0, "checkpoint": str(checkpoint)}
+            groups = {"model": {}, "data": {"records": str(records)}, "optim": {}, "train": {}}
+            write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(settings | groups)))
+            log.append("eval", step, row | {"time_unix_s": time.time()})
+    if records.name == "val.jsonl" and records.with_name("train.jsonl").exists():
+        run_probe(run.checkpoint(step), records.parent, probe_directory(run, step, OmegaConf.to_container(cfg.probe)), cfg.probe)  # type: ignore[arg-type]
+    return run
+
+
+def load_outside(checkpoint: Path) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """Model and processor of a directory that plain transformers wrote: its weights and tokens, this project's prompt.
+
+    Raises:
+        UserError: it is not a Qwen3-VL, or has no coordinate tokens.
+    """
+    try:
+        model = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint}: no Qwen3-VL could be loaded ({str(error).splitlines()[0]})") from error
+    coord_token_ids(tokenizer)
+    return model, build_processor(tokenizer, model.config.vision_config.patch_size)
