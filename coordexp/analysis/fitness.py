@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,16 +19,24 @@ from coordexp.analysis.inputs import RunData, by_variant
 from coordexp.analysis.statistics import bootstrap_estimate, crossed_estimate, image_weights
 from coordexp.runs import probe_directory
 from coordexp.signals import SIGNALS
-from coordexp.stage2.candidates import Probed, read_probe
 
-Probes = Mapping[str, Probed]  # by run name
+if TYPE_CHECKING:
+    from coordexp.stage2.candidates import Probed
+
+Probes = Mapping[str, "Probed"]  # by run name
 
 
 def read_probes(runs: Sequence[RunData], step: int | None, settings: dict[str, Any] | None) -> dict[str, Probed]:
     """The finished probes of these runs at the decision step."""
     if step is None or settings is None:
         return {}
-    found = {run.name: read_probe(probe_directory(run.run, step, settings)) for run in runs if run.run}
+    places = {run.name: probe_directory(run.run, step, settings) for run in runs if run.run}
+    there = {name: place for name, place in places.items() if (place / "probe.json").exists()}
+    if not there:
+        return {}  # and what reads probes (matching, and scipy's optimisers under it) is not imported
+    from coordexp.stage2.candidates import read_probe
+
+    found = {name: read_probe(place) for name, place in there.items()}
     return {name: probed for name, probed in found.items() if probed}
 
 

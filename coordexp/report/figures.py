@@ -11,7 +11,6 @@ from typing import Any
 from coordexp.analysis.inputs import RunData
 from coordexp.report.curves import lead_curves, metric_curves
 from coordexp.report.effects import effects
-from coordexp.report.gallery import gallery
 from coordexp.report.leads import Lead
 from coordexp.report.log_figures import losses, ratios
 from coordexp.report.probes import probe_curves
@@ -33,7 +32,16 @@ def draw(
         "ratios": ratios(study["audit"]["runs"], look),
         "slices": slices(comparison["slices"], comparison["decision_step"], look),
         "probe": probe_curves(study["probe"], look),
-        "gallery": gallery(study["probe"], look),
+        "gallery": pictures(study["probe"], look),
         "losses": losses(runs, comparison["decision_step"], look),
     }
     return {name: figure for name, figure in figures.items() if figure}
+
+
+def pictures(probe: dict[str, Any], look: dict[str, Look]) -> str | None:
+    """The gallery; what reads pictures and matches boxes is imported only where something was probed."""
+    if not probe["candidates"]:
+        return None
+    from coordexp.report.gallery import gallery
+
+    return gallery(probe, look)
