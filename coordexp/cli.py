@@ -50,6 +50,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--rule", type=Path, help="a file like conf/study/stage1_ablation.yaml, or just what differs")
     sub.add_argument("--image-side", type=int, metavar="PX", help="of the validation images, where only logs are given")
     sub.add_argument("--cell", type=int, metavar="PX", help="what one visual token covers, e.g. 32")
+    sub.add_argument(
+        "--evidence", type=Path, metavar="FILE", help="published rollout figures (JSON), shown beside, with their confounds"
+    )
     sub = verb("probe", probe_run, "roll out and fine-tune a run's checkpoint: the Stage-2 probe")
     sub.add_argument("run", type=Path, help="a run directory")
     sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides, such as probe.steps=10")
@@ -116,6 +119,11 @@ def compare_logs(args: argparse.Namespace) -> None:
     preregister(study, args.out)
     for name in ("audit", "compare", "fitness", "recommend", "report"):
         STEPS[name](args.out)
+        if name == "fitness" and args.evidence:
+            from coordexp.analysis.fitness import read_aggregates
+
+            probe = read_json(args.out / "probe.json")
+            write_json(args.out / "probe.json", probe | {"aggregates": read_aggregates(args.evidence)})
     print((args.out / "recommendation.md").read_text(), end="")
 
 

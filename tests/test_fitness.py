@@ -10,6 +10,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+from note import write_log
 from PIL import Image
 from studies import eval_row, write_run, write_study
 
@@ -190,6 +191,23 @@ def test_published_aggregates_are_shown_with_their_confounds_and_change_nothing(
     assert any("without per-image data" in line for line in found["confounds"])
     assert reconsider("softce_w1_gate", rows, [], probe, RULE) is None
     assert fitness_grade(found, probe)["grade"] == "descriptive"
+
+
+def test_published_aggregates_go_through_compare_to_a_card_whose_roles_they_do_not_change(tmp_path):
+    logs = [f"{v}={write_log(tmp_path / f'{v}.jsonl', v)}" for v in PUBLISHED["variants"]]
+    write_json(Path("published.json"), PUBLISHED)
+    main(["compare", *logs, "--out", "plain"])
+    main(["compare", *logs, "--out", "beside", "--evidence", "published.json"])
+    plain_card, beside = (read_json(Path(name) / "recommendation.json") for name in ("plain", "beside"))
+    assert beside["stage2"]["verdict"] == "unresolved"
+    assert [beside[role] for role in ("primary", "secondary", "optional")] == [
+        plain_card[role] for role in ("primary", "secondary", "optional")
+    ]
+    assert "different final steps" in beside["confidence"]["stage2_fitness"]["reason"]
+    assert "different final steps" in Path("beside/report.html").read_text()
+    write_json(Path("broken.json"), {"variants": {"mixed": {"f1_50": "high"}}})
+    with pytest.raises(SystemExit, match="must be"):
+        main(["compare", *logs, "--out", "broken", "--evidence", "broken.json"])
 
 
 class Stub:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,9 @@ import numpy as np
 from coordexp.analysis.effects import CROSSED_FROM, shared_seeds
 from coordexp.analysis.inputs import RunData, by_variant
 from coordexp.analysis.statistics import bootstrap_estimate, crossed_estimate, image_weights
+from coordexp.files import read_json
 from coordexp.runs import probe_directory
+from coordexp.schema import UserError
 from coordexp.signals import SIGNALS
 
 if TYPE_CHECKING:
@@ -119,4 +122,22 @@ def paired(first: Sequence[Probed], second: Sequence[Probed]) -> dict[str, Any]:
         sides = [np.stack([d[name] for d in side]) for side in (before, after)]  # [S, D] each
         estimate = bootstrap_estimate(sides[0], sides[1], float(apart[name].mean()))
         found[name] = replace(estimate, n_images=len(every[0].images))
+    return found
+
+
+def read_aggregates(path: Path) -> dict[str, Any]:
+    """Figures published elsewhere, to be shown beside: {"source", "images", "variants": {name: {"final_step", signal: value}}}.
+
+    Raises:
+        UserError: the file is not of that form.
+    """
+    found = read_json(path)
+    variants = found.get("variants") if isinstance(found, dict) else None
+    numbers = isinstance(variants, dict) and all(
+        isinstance(v, dict) and all(type(x) in (int, float) for x in v.values()) for v in variants.values()
+    )
+    if not variants or not numbers or not isinstance(found.get("source"), str):
+        raise UserError(
+            f'{path}: must be {{"source": "…", "variants": {{"pure_ce": {{"f1_50": 0.564, "final_step": 1932}}, …}}}}'
+        )
     return found

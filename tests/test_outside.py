@@ -1,0 +1,83 @@
+"""A checkpoint that plain transformers saved goes through `coordexp evaluate` and `coordexp compare` to a card."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from coordexp import cli
+from coordexp.cli import main
+from coordexp.config import compose
+from coordexp.files import read_json
+from coordexp.logs import read_log
+
+SMALL = ("probe.images=4", "probe.steps=2", "probe.images_per_step=2", "probe.micro_batch=2", "probe.rollout_batch=4")
+
+
+@pytest.fixture
+def theirs(tiny, in_tmp) -> list[Path]:
+    """Two checkpoints as another trainer leaves them: weights and tokenizer, no processor of ours, no log."""
+    found = []
+    for i in range(2):
+        vlm = copy.deepcopy(tiny.vlm).float()
+        with torch.no_grad():
+            vlm.model.language_model.norm.weight.mul_(1 + i / 5)
+        found.append(in_tmp / f"theirs-{i}")
+        vlm.save_pretrained(found[-1])
+        tiny.processor.tokenizer.save_pretrained(found[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, monkeypatch, capsys):
+    shutil.copytree(scenes.path, in_tmp / "records")
+    small = compose(SMALL)
+    monkeypatch.setattr(cli, "compose", lambda *_: small)
+    runs = []
+    for i, checkpoint in enumerate(theirs):
+        main(
+            [
+                "evaluate",
+                str(checkpoint),
+                "--data",
+                "records/val.jsonl",
+                "--name",
+                f"m{i}",
+                "--step",
+                "500",
+                "--temperature",
+                "0.7",
+            ]
+        )
+        runs.append(Path(capsys.readouterr().out.strip().splitlines()[-1]))
+    (row,) = read_log(runs[0] / "logging.jsonl").evals.values()
+    assert row["coord_diag_own_t/temperature"] == 0.7
+    assert (runs[0] / "eval" / "step-000500.parquet").exists()
+    before = {path: path.stat().st_mtime_ns for path in runs[0].rglob("*.parquet")}
+    main(["evaluate", str(theirs[0]), "--data", "records/val.jsonl", "--name", "m0", "--step", "500", "--temperature", "0.7"])
+    assert {path: path.stat().st_mtime_ns for path in runs[0].rglob("*.parquet")} == before
+
+    monkeypatch.setattr("coordexp.study.compose", lambda *_: small)
+    Path("rule.yaml").write_text(
+        "eligible: {min_coord_mass: 0, min_text_token_acc: 0, max_mae_over_best: 9, min_parse_rate: 0}\n"
+    )
+    main(["compare", f"a={runs[0]}", f"b={runs[1]}", "--out", "card", "--rule", "rule.yaml"])
+    found = read_json(Path("card/recommendation.json"))
+    assert set(found["audit"]["verdicts"].values()) == {"not identifiable"}
+    assert found["ineligible"] == []
+    assert found["confidence"]["stage1_ranking"]["grade"] in ("provisional", "descriptive")
+    assert {c["variant"] for c in read_json(Path("card/probe.json"))["candidates"]} == {"a", "b"}
+
+
+def test_what_is_no_checkpoint_costs_one_line(in_tmp):
+    Path("val.jsonl").write_text("")
+    with pytest.raises(SystemExit, match="nowhere: no such checkpoint"):
+        main(["evaluate", "nowhere", "--data", "val.jsonl", "--name", "x"])
+    (in_tmp / "empty").mkdir()
+    (in_tmp / "empty" / "config.json").write_text("{}")
+    with pytest.raises(SystemExit, match="no Qwen3-VL could be loaded"):
+        main(["evaluate", "empty", "--data", "val.jsonl", "--name", "x"])
