@@ -32,12 +32,12 @@ def sound(rng: np.random.Generator, variant: str | None = None, overfit: float |
     """A run as it should be: noisy train rows that look back, exact eval rows, mild overfitting.
 
     9 to 60 evaluations; noise of a train row 1 to 8 %, some of it common to all terms; the loss falls fast, then slowly.
-    `overfit`: by how much the eval value ends above what it would be (default: up to 10 %). `subset`: the eval rows hold
+    `overfit`: by how much the eval value ends above what it would be (default: up to 15 %). `subset`: the eval rows hold
     train images too, which may be a little easier or harder. `scale(parts, progress, gas)` works on the train rows.
     """
     variant = variant or str(rng.choice([*TERMS]))
     n_evals, gap, noise = n_evals or int(rng.integers(9, 61)), int(rng.choice([10, 20, 40])), rng.uniform(0.01, 0.08)
-    gas, overfit = gas or int(rng.choice(GAS)), rng.uniform(0, 0.1) if overfit is None else overfit
+    gas, overfit = gas or int(rng.choice(GAS)), rng.uniform(0, 0.15) if overfit is None else overfit
     last, window, every = n_evals * gap, rng.uniform(0, gap), int(rng.choice([gap, gap // 5, gap // 2]))
     names = ("text", *TERMS[variant])
     shape = {name: (rng.uniform(*LEVELS[name]), rng.uniform(0.2, 6), rng.uniform(0, 0.3)) for name in names}

@@ -31,7 +31,7 @@ def test_the_table_in_the_docs_is_the_registry():
 
 def test_the_entry_in_the_docs_is_all_that_a_new_metric_takes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (snippet,) = re.findall(r"```python\n(.*?),\n```", DOCS, re.S)
+    (snippet,) = re.findall(r"```python\n(.*?)\n```", DOCS, re.S)
     new = eval(snippet, {"Metric": Metric, "PerToken": PerToken, "np": np})
     for registry in (REGISTRY, METRICS):
         monkeypatch.setitem(registry, new.name, new)

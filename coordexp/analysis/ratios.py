@@ -26,7 +26,7 @@ SUBSET = "train_subset/"
 
 CONSISTENT = (0.9, 1.1)  # where a sound family's median ratio lies, but for its own noise
 FACTOR_TOLERANCE = 1.25  # how near, as a factor, to 1/GAS or GAS a median must be to be named so
-RISE, FALL = math.log(1.1), math.log(1.16)  # of the ratio over a run that are no drift; overfitting makes it fall
+RISE, FALL = math.log(1.1), math.log(1.2)  # of the ratio over a run that are no drift; overfitting makes it fall
 SUBSET_TOLERANCE = math.log(1.25)  # the audited train images may be that much easier or harder than the others
 MATERIAL = 0.05  # of the loss: a smaller term is accused of GAS or 1/GAS, never of drift or an odd level
 LAG = 0.05  # relative: how far the eval value may fall over a train row's window for the pair to count
@@ -176,9 +176,9 @@ def judge_family(log: Log, family: str, found: dict[str, Any], gas: float | None
         overfit = fault is None or subset.median * series.median < 0  # a fault of the scale moves both alike
         why += f"; over an evaluation of train images {over_subset}"
         return Judged(family, None if overfit else fault, why, overfit)
-    if fault == "drift" and series.change < 0:
-        if eval_rise(log, family) > max(math.log1p(LAG), -series.change / 5):
-            return Judged(family, None, f"{why}, while the eval value itself rises", overfit=True)
+    if fault == "drift" and series.change < 0 and eval_rise(log, family) > max(math.log1p(LAG), -series.change / 5):
+        return Judged(family, None, f"{why}, while the eval value itself rises", overfit=True)
+    if (fault == "drift" and series.change < 0) or (fault == "inconsistent" and series.median < 0):
         why += "; overfitting looks like this too, and the log has no evaluation of train images to tell"
     return Judged(family, fault, why)
 
