@@ -24,6 +24,8 @@ from coordexp.coords import CoordObject, write_coordjson
 from coordexp.data.records import Record, RecordObject, write_records
 from coordexp.files import read_json, write_json, write_text
 from coordexp.runs import probe_directory
+from coordexp.schema import UserError
+from coordexp.stage2.candidates import read_probe
 
 RULE = load_rule(None)
 N_IMAGES = 200
@@ -208,6 +210,21 @@ def test_published_aggregates_go_through_compare_to_a_card_whose_roles_they_do_n
     write_json(Path("broken.json"), {"variants": {"mixed": {"f1_50": "high"}}})
     with pytest.raises(SystemExit, match="must be"):
         main(["compare", *logs, "--out", "broken", "--evidence", "broken.json"])
+
+
+def test_a_picture_without_objects_has_rollouts_and_weighs_nothing_in_the_loss():
+    run = write_run("mixed", TIED, tables=True)
+    write_probe(run, 0.5, np.random.default_rng(0))
+    out = probe_directory(run, 360, plain(compose().probe))
+    table = pd.read_parquet(out / "images.parquet")
+    table[table["image_id"] != 7].to_parquet(out / "images.parquet", index=False)
+    found = read_probe(out)
+    assert found.n_boxes[7] == 0
+    assert found.n_boxes.sum() == N_IMAGES - 1
+    assert found.figures()["geo_loss_after"] == pytest.approx(table.loc[table["image_id"] != 7, "geo_loss_after"].mean())
+    table.assign(image_id=table["image_id"] + 1).to_parquet(out / "images.parquet", index=False)
+    with pytest.raises(UserError, match="not of the same images"):
+        read_probe(out)
 
 
 class Stub:

@@ -57,7 +57,7 @@ class Series:
     def moves(self) -> bool:
         """Whether the ratio changes over the run by more than its noise and mild overfitting explain."""
         allowed = RISE if self.change > 0 else FALL
-        return self.n >= MIN_FOR_DRIFT and abs(self.change) > allowed + 2.5 * self.change_se
+        return self.n >= MIN_FOR_DRIFT and abs(self.change) > allowed + (2.5 + 5 / self.n) * self.change_se
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,14 @@ def read_probe(directory: Path) -> Probed | None:
     rows = {m: read_rollouts(sorted(directory.glob(f"{m}/rollouts-*.jsonl"))) for m in moments}
     scores = {m: score_rollouts(rows[m], records) for m in moments}
     table = pq.read_table(directory / "images.parquet").to_pydict()
-    images, n_boxes = np.array(table["image_id"]), np.array(table["n_boxes"])
-    if any(not np.array_equal(s.images, images) for s in scores.values()):
+    images = scores["before"].images
+    at = np.searchsorted(images, table["image_id"]).clip(max=len(images) - 1)
+    if any(not np.array_equal(s.images, images) for s in scores.values()) or not np.array_equal(images[at], table["image_id"]):
         raise UserError(f"{directory}: rollouts and losses are not of the same images: remove the directory and probe again")
-    geo_loss = {m: np.array(table[f"geo_loss_{m}"], dtype=np.float64) for m in moments}
+    n_boxes = np.zeros(len(images), dtype=np.int64)  # a picture without objects has rollouts and no loss
+    n_boxes[at] = table["n_boxes"]
+    geo_loss = {moment: np.zeros(len(images)) for moment in moments}
+    for moment, loss in geo_loss.items():
+        loss[at] = table[f"geo_loss_{moment}"]
     ap = average_precision(rows["before"], records)["ap"]
     return Probed(directory, manifest, scores, images, n_boxes, geo_loss, ap)

@@ -4,7 +4,8 @@
 <out>/rollouts-<i>-of-<n>.jsonl     the rollouts of the images with image_id % n == i (the row: stage2/scores.py)
 
 A batch's rows are appended together. A killed job continues behind the last whole row, also with other shards or
-another batch size: of equal images the text is the same however they are batched, padded or shared out.
+another batch size: on a CPU an image's text does not depend on what it is batched with, how far it is padded or who
+writes it, but for two tokens that are as likely as each other to the last digits of float32.
 """
 
 from __future__ import annotations
