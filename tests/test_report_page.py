@@ -47,7 +47,7 @@ def test_sections_come_in_the_order_a_doubter_would_ask_and_ids_are_unique() -> 
     assert [attributes.get("id") for tag, attributes in found.tags if tag == "h2"] == QUESTIONS
     links = [str(attributes["href"]) for tag, attributes in found.tags if tag == "a" and str(attributes["href"]).startswith("#")]
     assert links == [f"#{name}" for name in QUESTIONS]
-    assert re.findall(r"<h2[^>]*>(\d+)\. ", found.html) == [str(number) for number in range(1, 13)]
+    assert re.findall(r"<h2[^>]*>(\d+)\. ", found.html) == [str(number + 1) for number in range(len(QUESTIONS))]
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
     assert len(ids) == len(set(ids)) > 12
 

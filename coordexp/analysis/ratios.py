@@ -55,7 +55,7 @@ class Series:
 
     @property
     def moves(self) -> bool:
-        """Whether the ratio changes over the run by more than its noise and mild overfitting explain."""
+        """Whether the ratio changes over the run by more than mild overfitting and its noise, guessed from few pairs, explain."""
         allowed = RISE if self.change > 0 else FALL
         return self.n >= MIN_FOR_DRIFT and abs(self.change) > allowed + (2.5 + 5 / self.n) * self.change_se
 
