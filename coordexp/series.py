@@ -14,7 +14,7 @@ from coordexp.config import RUN_IDENTITY, plain
 from coordexp.logs import EVAL, Log, read_log
 from coordexp.runs import RunDirectory, read_manifest
 from coordexp.schema import UserError
-from coordexp.sources import Source, read_source
+from coordexp.sources import LOG, Source, read_source
 
 NOTED_METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_token_acc", "coord_diag/coord_mass_mean")
 NOTE_TAG = "mlflow.note.content"
@@ -39,6 +39,14 @@ def run_key(run: RunDirectory) -> str:
     return f"{run.path.parent.name}/{run.path.name}"
 
 
+def series_of_entry(entry: dict[str, Any]) -> Series | None:
+    """An entry of a study's runs.json: a finished run, else the log that was handed over, if one was."""
+    run = RunDirectory(Path(entry["directory"])) if entry["directory"] else None
+    if run and run.manifest.exists():
+        return series_of_run(run)
+    return series_of_log(entry) if entry.get("log") else None
+
+
 def series_of_run(run: RunDirectory) -> Series:
     """A run directory, finished or not.
 
@@ -59,7 +67,8 @@ def series_of_run(run: RunDirectory) -> Series:
 
 def series_of_log(entry: dict[str, Any]) -> Series:
     """A log that was handed over, an entry of a study's runs.json; another content makes another run."""
-    source = Source(entry["variant"], entry["seed"], Path(entry["log"]), entry["kind"], entry["sha256"], None)
+    kind = LOG if entry["directory"] else entry["kind"]  # of a run directory without a manifest its log
+    source = Source(entry["variant"], entry["seed"], Path(entry["log"]), kind, entry["sha256"], None)
     log = read_source(source)
     note = f"""
 - **{source.variant}**, seed {source.seed}: {source.kind} `{source.path}`

@@ -29,7 +29,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from coordexp.files import locked, read_json, write_json
 from coordexp.runs import RESULTS, RunDirectory
 from coordexp.schema import UserError
-from coordexp.series import NOTE_TAG, Series, run_key, series_of_log, series_of_run
+from coordexp.series import NOTE_TAG, Series, run_key, series_of_entry, series_of_run
 
 ROOT = RESULTS / "mlflow"
 EXPERIMENT = MODEL = "coordexp-stage1"
@@ -100,8 +100,8 @@ def import_study(study_dir: Path) -> dict[str, Any]:
     study_dir = study_dir.resolve()  # it may be the link `latest`
     card = read_json(study_dir / "recommendation.json")
     entries = read_json(study_dir / "runs.json")["runs"]
-    every = [series_of_run(RunDirectory(Path(e["directory"]))) if e["directory"] else series_of_log(e) for e in entries]
-    run_ids = {series.key: run_id for series in every if (run_id := import_series(series))}
+    every = [series_of_entry(entry) for entry in entries]
+    run_ids = {series.key: run_id for series in every if series and (run_id := import_series(series))}
     with sink() as (client, experiment_id):
         comparison_run_id = import_comparison(client, experiment_id, study_dir, card)
         models = {role: point_alias(client, role, card[role], study_dir.name, run_ids) for role in ALIASES}

@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 
 from coordexp import tracking, ui
 from coordexp.config import UserError, compose
-from coordexp.files import read_json, sha256_directory, write_json, write_text
+from coordexp.files import read_json, sha256_directory, sha256_file, write_json, write_text
 from coordexp.logs import LogWriter
 from coordexp.runs import RunDirectory, run_directory, write_config
 
@@ -93,8 +93,7 @@ def role(run: RunDirectory, step: int, mae: float = 37.0) -> dict[str, Any]:
 
 def make_study(hash8: str, runs: list[RunDirectory], primary: dict | None, secondary: dict | None) -> Path:
     study = Path("results/stage1_ablation") / hash8
-    directories = [str(run.path) for run in runs] + [None]
-    write_json(study / "runs.json", {"runs": [{"directory": directory} for directory in directories]})
+    write_json(study / "runs.json", {"runs": [{"directory": str(run.path)} for run in runs]})
     write_json(study / "recommendation.json", {"primary": primary, "secondary": secondary})
     write_text(study / "recommendation.md", "# Take pure CE")
     write_text(study / "figures" / "mae.svg", "<svg/>")
@@ -301,10 +300,21 @@ def test_aliases_follow_the_study_and_are_removed() -> None:
     assert counts()["model_versions"] == 3
 
 
-def test_study_of_logs_alone_has_no_models() -> None:
+def test_logs_that_were_handed_over_are_imported_once_and_have_no_models() -> None:
     entry = {"variant": "pure_ce", "seed": 0, "step": 8, "checkpoint": None, "sha256": None, "metrics": {}, "reasons": []}
-    result = tracking.import_study(make_study("11111111", [], entry, None))
-    assert (result["runs"], result["models"]) == ({}, {"primary": None, "secondary": None})
+    study = make_study("11111111", [], entry, None)
+    write_text(Path("theirs.jsonl"), '{"step": 4, "loss": 2.0}\n{"step": 4, "eval_loss": 2.5, "eval_coord_token_acc": 0.25}\n')
+    sha256 = sha256_file(Path("theirs.jsonl"))
+    log = {"variant": "pure_ce", "seed": 0, "directory": None, "log": "theirs.jsonl", "kind": "log", "sha256": sha256}
+    write_json(study / "runs.json", {"runs": [log]})
+    result = tracking.import_study(study)
+    assert result["models"] == {"primary": None, "secondary": None}
+    ((key, run_id),) = result["runs"].items()
+    assert key == f"logs/pure_ce/s0-{sha256[:8]}"
+    imported = client().get_run(run_id)
+    assert imported.data.metrics == {"loss": 2.0, "eval_loss": 2.5, "eval_coord_token_acc": 0.25}
+    assert (imported.info.status, imported.data.tags["variant"]) == ("FINISHED", "pure_ce")
+    assert tracking.import_study(study) == result
 
 
 def test_missing_checkpoint_is_one_clear_line() -> None:
