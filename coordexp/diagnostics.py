@@ -21,7 +21,7 @@ def distribution_columns(coord_logits: Tensor, bins: Tensor, temperature: float)
     expected_bin: E_p[k].  w1_to_delta: E_p|k - t|, the W1 distance to a delta at the GT bin t.
     p_gt: p(t).  entropy: -sum p log p, nats.
     """
-    log_p = torch.log_softmax(coord_logits.float() / temperature, -1)
+    log_p = torch.log_softmax(at_least_float32(coord_logits) / temperature, -1)
     p = log_p.exp()
     k = torch.arange(N_BINS, device=p.device, dtype=p.dtype)
     return {
@@ -32,9 +32,14 @@ def distribution_columns(coord_logits: Tensor, bins: Tensor, temperature: float)
     }
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def coord_mass(logits: Tensor, coord_logits: Tensor) -> Tensor:
     """Probability, over the whole vocabulary at T = 1, that the next token is a coordinate  # [N, V], [N, K] -> [N]"""
-    return (torch.logsumexp(coord_logits.float(), -1) - torch.logsumexp(logits.float(), -1)).exp()
+    coord_logits, logits = at_least_float32(coord_logits), at_least_float32(logits)
+    return (torch.logsumexp(coord_logits, -1) - torch.logsumexp(logits, -1)).exp()
 
 
 def fit_temperature(coord_logits: Tensor, bins: Tensor) -> float:

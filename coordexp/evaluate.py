@@ -19,7 +19,8 @@ from torch import Tensor
 from coordexp.data.batches import Batch, Dataset
 from coordexp.diagnostics import distribution_columns, fit_temperature
 from coordexp.files import replacing
-from coordexp.losses.objective import SUMS, Output, Stage1Model, loss_values, watched_values
+from coordexp.losses.objective import Stage1Model
+from coordexp.losses.terms import SUMS, Output, loss_values, watched_values
 from coordexp.schema import UserError, VariantConfig
 
 
@@ -60,6 +61,7 @@ def evaluate(
     for batch, output in forward_only(model, dataset, mine, micro_batch, accelerator.device):
         sums += output.sums.cpu()
         columns.append(_rows(batch, output))
+        assert output.coord_logits is not None, "kept by a pass that forms no gradients"
         slices.append(output.coord_logits.float().cpu())
     parts = gather_object([(sums, pd.concat(columns), torch.cat(slices))])
     if not accelerator.is_main_process:
@@ -109,9 +111,9 @@ def _rows(batch: Batch, output: Output) -> pd.DataFrame:
             "slot": [t.slot for t in batch.coord_tokens],
             "box_area_px": np.array([t.box_area_px for t in batch.coord_tokens], dtype=np.float32),
             "gt_bin": batch.bins[batch.bins >= 0].cpu().numpy().astype(np.int16),
-            "argmax_bin": output.coord_rows["argmax_bin"].cpu().numpy().astype(np.int16),
-            "hit": output.coord_rows["hit"].cpu().numpy(),
-            "coord_mass": output.coord_rows["coord_mass"].float().cpu().numpy(),
+            "argmax_bin": output.columns["argmax_bin"].cpu().numpy().astype(np.int16),
+            "hit": output.columns["hit"].cpu().numpy(),
+            "coord_mass": output.columns["coord_mass"].float().cpu().numpy(),
         }
     )
 

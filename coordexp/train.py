@@ -39,7 +39,8 @@ from coordexp.data.prepare import data_path
 from coordexp.evaluate import average_losses, evaluate, evenly_spaced, forward_only
 from coordexp.files import locked, read_json, sha256_file
 from coordexp.logs import LogWriter
-from coordexp.losses.objective import SUMS, Stage1Model, loss_values, watched_values
+from coordexp.losses.objective import Stage1Model
+from coordexp.losses.terms import SUMS, loss_values, watched_values
 from coordexp.model import base_path, load_base, save_checkpoint
 from coordexp.optim import build_optimizer, learning_rate_factor, step_optimizer
 from coordexp.processor import ImageProcessor
@@ -296,7 +297,7 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
             t.accelerator.backward(output.loss)
         losses.append(output.loss.detach())
         sums += output.sums
-        p.window_abs_errs += output.coord_rows["abs_err"].tolist()
+        p.window_abs_errs += output.columns["abs_err"].tolist()
     grad_norm = float(t.accelerator.clip_grad_norm_(t.model.parameters(), t.cfg.optim.clip_norm))
     n_tokens = torch.tensor([sum(batch.n_tokens for batch in window)], device=t.accelerator.device)
     mine = torch.cat([torch.stack(losses).sum()[None].double(), n_tokens.double(), sums])

@@ -128,10 +128,10 @@ def fail_sync_of(word: str) -> None:
 
 def divide_loss_again() -> None:
     """The bug the note audits: the loss is divided by the accumulation count once more."""
-    from coordexp.losses import objective
+    from coordexp.losses import fused
 
-    total_loss = objective.total_loss
-    objective.total_loss = lambda *arguments: total_loss(*arguments) / 4
+    total_loss = fused.total_loss
+    fused.total_loss = lambda *arguments: total_loss(*arguments) / 4
 
 
 FAULTS = {f.__name__: f for f in (die_before, fill_disk_before, fail_sync_of, divide_loss_again)}

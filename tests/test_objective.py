@@ -20,7 +20,7 @@ from two_ranks import gradient, one_step, training
 from coordexp.data.batches import Batch, Dataset
 from coordexp.evaluate import evaluate
 from coordexp.losses import reference
-from coordexp.losses.objective import SUMS, loss_values
+from coordexp.losses.terms import SUMS, loss_values
 from coordexp.schema import TokenGroups
 from coordexp.train import PREFLIGHT_TOLERANCE, count_tokens, preflight
 

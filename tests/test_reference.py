@@ -13,7 +13,8 @@ from scipy.stats import wasserstein_distance
 
 from coordexp.coords import N_BINS
 from coordexp.losses import reference
-from coordexp.losses.objective import coordinate_sums, total_loss
+from coordexp.losses.reference import coordinate_sums
+from coordexp.losses.terms import total_loss
 from coordexp.schema import TokenGroups, VariantConfig
 
 V = N_BINS + 7  # the coordinate slice stands at 3 … 1002, text on both sides of it

@@ -1,6 +1,7 @@
-"""The formulas of the objective, one function each, to be read.
+"""The objective to be read: its formulas, one function each, and all of it put together on full logits.
 
 N rows, vocabulary V, K = 1000 bins. Everything is computed in at least float32. Source: note, section "Experiments".
+What runs is `fused`, which gives the same numbers without the logits; this is what it is tested against.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coordexp.coords import N_BINS
+from coordexp.diagnostics import coord_mass, distribution_columns
+from coordexp.losses.terms import SUMS, WATCHED, Output, total_loss
+from coordexp.schema import TokenGroups, VariantConfig
 
 
 def token_ce(logits: Tensor, targets: Tensor) -> Tensor:
@@ -46,3 +50,85 @@ def gate(logits: Tensor, coord_logits: Tensor, temperature: float) -> Tensor:
 def slice_ce(coord_logits: Tensor, bins: Tensor) -> Tensor:
     """-log softmax over the bins at T = 1, at the GT bin  # [N, K], [N] -> [N]"""
     return F.cross_entropy(coord_logits, bins, reduction="none")
+
+
+def objective(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bins: Tensor,
+    coord_ids: Tensor,
+    variant: VariantConfig,
+    denominators: Tensor,
+    *,
+    world: int = 1,
+    coord_weight: Tensor | None = None,
+) -> Output:
+    """Loss, sums and columns of supervised rows, as `fused.objective`, which documents the arguments."""
+    if coord_weight is not None:
+        weight = weight.index_copy(0, coord_ids, coord_weight.to(weight))
+    logits = hidden @ weight.T  # [N, V]
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    on_coord = bins >= 0
+    text_logits, text_targets = logits[~on_coord], targets[~on_coord]
+    full_logits, bins = logits[on_coord], bins[on_coord]
+    coord_logits = full_logits[:, coord_ids]  # [C, K]
+    terms = {
+        "text_ce": token_ce(text_logits, text_targets).sum(),
+        **coordinate_sums(full_logits, coord_logits, targets[on_coord], bins, variant),
+    }
+    loss = world * total_loss(terms, denominators, variant).to(logits.dtype)
+    with torch.no_grad():
+        watched, columns = watch(text_logits, text_targets, full_logits, coord_logits, bins, coord_ids, variant)
+        found = {"n_text": (~on_coord).sum(), "n_coord": on_coord.sum(), **terms, **watched}
+        zero = torch.zeros((), device=loss.device)
+        sums = torch.stack([found.get(name, zero).detach().double() for name in SUMS])
+    return Output(loss, sums, columns, coord_logits.detach())
+
+
+def coordinate_sums(
+    logits: Tensor, coord_logits: Tensor, targets: Tensor, bins: Tensor, variant: VariantConfig
+) -> dict[str, Tensor]:
+    """Unweighted sums of the terms the variant uses  # [C, V], [C, K], [C], [C] -> {term: scalar}"""
+    if variant.token_groups is TokenGroups.joint:
+        return {"coord_token_ce": token_ce(logits, targets).sum()}
+    t = variant.temperature
+    q = soft_target(bins, variant.sigma_bins, variant.radius_bins, coord_logits.dtype)
+    formulas = {
+        "soft_ce": lambda: soft_ce(coord_logits, q, t),
+        "w1": lambda: w1(coord_logits, q, t),
+        "gate": lambda: gate(logits, coord_logits, t),
+        "ce": lambda: slice_ce(coord_logits, bins),
+    }
+    return {term: formula().sum() for term, formula in formulas.items() if getattr(variant, term)}
+
+
+def watch(
+    text_logits: Tensor,
+    text_targets: Tensor,
+    full_logits: Tensor,
+    coord_logits: Tensor,
+    bins: Tensor,
+    coord_ids: Tensor,
+    variant: VariantConfig,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What carries no gradient: sums over rows, and a value for each coordinate row."""
+    text_top, coord_top = text_logits.argmax(-1), full_logits.argmax(-1)
+    columns = {
+        "hit": coord_top == coord_ids[bins],
+        "argmax_bin": coord_logits.argmax(-1),
+        "coord_mass": coord_mass(full_logits, coord_logits),
+    }
+    sums = {
+        "text_hits": (text_top == text_targets).sum(),
+        "coord_hits": columns["hit"].sum(),
+        "coord_mass": columns["coord_mass"].double().sum(),
+        "to_text": (~torch.isin(coord_top, coord_ids)).sum(),
+        "to_coord": torch.isin(text_top, coord_ids).sum(),
+    }
+    for label, temperature in (("own", variant.temperature), ("t1", 1.0)):
+        found = distribution_columns(coord_logits, bins, temperature)
+        found["abs_err"] = (found["expected_bin"] - bins).abs()
+        sums |= {f"{name}_{label}": found[name].double().sum() for name in WATCHED}
+    columns["abs_err"] = found["abs_err"]  # at T = 1
+    return sums, columns
