@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import socket
@@ -19,10 +20,10 @@ from two_ranks import gradient, one_step, training
 
 from coordexp.data.batches import Batch, Dataset
 from coordexp.evaluate import evaluate
-from coordexp.losses import reference
+from coordexp.losses import fused, reference
 from coordexp.losses.terms import SUMS, loss_values
 from coordexp.schema import TokenGroups
-from coordexp.train import PREFLIGHT_TOLERANCE, count_tokens, preflight
+from coordexp.train import PREFLIGHT_TOLERANCE, count_tokens, load_window, optimizer_step, preflight, train_row
 
 CUTS = {"1x8": [8], "2x4": [4, 4], "8x1": [1] * 8, "3+5": [3, 5], "5+3": [5, 3]}
 
@@ -194,6 +195,26 @@ def test_preflight_agrees_and_stops_a_broken_normalisation(tiny, scenes, variant
     monkeypatch.setattr("coordexp.train.count_tokens", lambda *a: count_tokens(*a) * (1 + 3 * PREFLIGHT_TOLERANCE))
     with refused("pre-flight"):
         preflight(t)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_with_the_reference_follows_the_same_curve(tiny, scenes, variant):
+    """In float32, through the trainer's own steps: what rounds differently stays five digits below the loss."""
+    curves = []
+    for objective in (fused.objective, reference.objective):
+        t = training(
+            replace(tiny, vlm=copy.deepcopy(tiny.vlm).float()), scenes, variant, "train.max_steps=50", "train.micro_batch=4"
+        )
+        t.model.objective = objective
+        losses = []
+        for step in range(1, 51):
+            optimizer_step(t, load_window(t, step), step)
+            losses.append(train_row(t)["loss"])
+            t.progress.reset_window()
+        curves.append(losses)
+    assert curves[0][-1] < 0.9 * curves[0][0], "something is learnt"
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,16 @@ from transformers import Qwen3VLForConditionalGeneration
 from coordexp.coords import LAST_BIN, coord_token_ids
 from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.data.records import RecordObject
+from coordexp.diagnostics import at_least_float32
 from coordexp.files import naming_full_disk
-from coordexp.losses import reference
-from coordexp.schema import ProbeConfig
+from coordexp.losses import fused
+from coordexp.schema import ProbeConfig, TokenGroups, VariantConfig
 from coordexp.stage2.geometry import expected_coordinates, object_losses
 
 WARMUP_STEPS = 5  # AdamW's first steps know no second moments, and would all be of full length
 BETAS = (0.9, 0.98)
 CLIP_NORM = 1.0
+TEXT_ONLY = VariantConfig("text", TokenGroups.split)  # no coordinate row is given to it
 
 
 @dataclass
@@ -128,19 +130,19 @@ def count(dataset: Dataset, batch: Batch) -> Tensor:
 
 def batch_losses(vlm: Qwen3VLForConditionalGeneration, batch: Batch, dataset: Dataset, temperature: float) -> Losses:
     hidden = vlm.model(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)[batch.rows]  # [R, d]
-    logits = vlm.lm_head(hidden)  # [R, V]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    on_coord = batch.bins >= 0
-    coord_logits = logits[on_coord][:, coord_token_ids(dataset.processor.tokenizer)]  # [C, K]
+    head, on_coord = vlm.lm_head.weight, batch.bins >= 0  # [V, d]
+    ids = torch.tensor(coord_token_ids(dataset.processor.tokenizer), device=hidden.device)
+    coord_logits = at_least_float32(hidden[on_coord] @ head[ids].T)  # [C, K]
     objects = objects_of(dataset, batch)
     l1, giou_loss = object_losses(
         expected_coordinates(coord_logits, temperature),
-        (batch.bins[on_coord] / LAST_BIN).to(logits),
+        (batch.bins[on_coord] / LAST_BIN).to(coord_logits),
         [len(obj.pixels) for _, obj in objects],
-        torch.tensor([obj.kind == "bbox_2d" for _, obj in objects], dtype=torch.bool, device=logits.device),
+        torch.tensor([obj.kind == "bbox_2d" for _, obj in objects], dtype=torch.bool, device=hidden.device),
     )
-    text_ce = reference.token_ce(logits[~on_coord], batch.targets[~on_coord]).sum()
-    return Losses([image_id for image_id, _ in objects], l1, giou_loss, text_ce)
+    text = ~on_coord
+    asked = (batch.targets[text], batch.bins[text], ids, TEXT_ONLY, torch.ones(2, device=hidden.device))
+    return Losses([image_id for image_id, _ in objects], l1, giou_loss, fused.objective(hidden[text], head, *asked).loss)
 
 
 def objective(sums: Tensor, counts: Tensor, cfg: ProbeConfig) -> Tensor:
