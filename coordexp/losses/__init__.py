@@ -1,1 +1,1 @@
-"""The objective: the formulas (reference), the same fast (fused, chunk, slices), what they sum to (terms), the module (objective)."""
+"""The objective: formulas to be read (reference), the same fast (fused, chunk, slices), their sums (terms), the module (objective)."""
