@@ -4,7 +4,7 @@
 
 A whole step: read and encode a window of images, count its tokens, forward and backward of each micro-batch, diagnostics, clip,
 AdamW. The bare one: forward, backward and AdamW over the same micro-batches. Interleaved, in CPU seconds of the whole process
-(reading runs beside the step, but on cores that other variants would use). Data and base model are made where they lie missing, in results/.
+(reading runs beside the step, but on cores that other variants would use). Data and base model are made where they are missing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from calibration import table
@@ -30,10 +31,10 @@ VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
 STEPS = 30
 
 
-def cpu_s(work: Callable[[], object]) -> float:
+def cpu_s(work: Callable, *arguments: object) -> tuple[float, Any]:
     started = time.process_time()
-    work()
-    return time.process_time() - started
+    result = work(*arguments)
+    return time.process_time() - started, result
 
 
 def bare_step(t: train.Training, window: list[Batch]) -> None:
@@ -51,11 +52,11 @@ def measure(variant: str, overrides: list[str], run: Path) -> list[str]:
     t = train.set_up(cfg, RunDirectory(run), {}, Accelerator(cpu=True))
     spent: dict[str, list[float]] = {"load": [], "step": [], "bare": []}
     for step in range(1, STEPS + 1):
-        windows: list[list[Batch]] = []
-        spent["load"].append(cpu_s(lambda: windows.append(train.load_window(t, step))))
-        both = [("step", lambda: train.optimizer_step(t, windows[0], step)), ("bare", lambda: bare_step(t, windows[0]))]
-        for name, work in both if step % 2 else both[::-1]:
-            spent[name].append(cpu_s(work))
+        took, window = cpu_s(train.load_window, t, step)
+        spent["load"].append(took)
+        for name in ("step", "bare")[:: 1 if step % 2 else -1]:
+            work = (train.optimizer_step, t, window, step) if name == "step" else (bare_step, t, window)
+            spent[name].append(cpu_s(*work)[0])
     load, step_s, bare = (statistics.median(spent[name][3:]) for name in ("load", "step", "bare"))
     return [variant, f"{(load + step_s) / bare:.3f}", f"{step_s / bare:.3f}", f"{load / bare:.3f}", f"{1000 * bare:.0f}"]
 
