@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from coordexp.metrics import metric
-from coordexp.schema import Config, PretrainedQwen3VLConfig, ScenesConfig, TinyQwen3VLConfig, TokenGroups, UserError
+from coordexp.schema import CocoConfig, Config, PretrainedQwen3VLConfig, ScenesConfig, TinyQwen3VLConfig, TokenGroups, UserError
 from coordexp.signals import signal
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
@@ -37,6 +37,7 @@ _store.store(name="schema", node=Config)
 _store.store(group="model", name="tiny_qwen3vl_schema", node=TinyQwen3VLConfig)
 _store.store(group="model", name="pretrained_qwen3vl_schema", node=PretrainedQwen3VLConfig)
 _store.store(group="data", name="scenes_schema", node=ScenesConfig)
+_store.store(group="data", name="coco_schema", node=CocoConfig)
 
 
 def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> DictConfig:
@@ -89,6 +90,7 @@ LIMITS: tuple[Limit, ...] = (
             "optim.lr",
             "optim.eps",
             "optim.clip_norm",
+            "optim.adapter.alpha",
             "variant.temperature",
             "variant.sigma_bins",
             "probe.lr",
@@ -101,6 +103,8 @@ LIMITS: tuple[Limit, ...] = (
         (
             "seed",
             "train.audit_images",
+            "train.micro_batch_tokens",
+            "optim.adapter.rank",
             "optim.lr_vision",
             "optim.lr_aligner",
             "optim.lr_coord",
@@ -116,7 +120,7 @@ LIMITS: tuple[Limit, ...] = (
             "probe.seed",
         ),
     ),
-    ("must lie in [0, 1)", lambda v: 0 <= v < 1, ("optim.beta1", "optim.beta2")),
+    ("must lie in [0, 1)", lambda v: 0 <= v < 1, ("optim.beta1", "optim.beta2", "optim.adapter.dropout")),
     ("must lie in (0, 1]", lambda v: 0 < v <= 1, ("study.rule.window",)),
     ("must be a number that is not negative", lambda v: 0 <= v < math.inf, ("study.rule.probe.margin",)),
     ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ("optim.warmup_fraction", "optim.floor_fraction")),
@@ -132,6 +136,15 @@ LIMITS: tuple[Limit, ...] = (
     ),
 )
 
+COCO_LIMITS: tuple[Limit, ...] = (
+    ("must not be negative", lambda v: v >= 0, ("data.seed",)),
+    ("must be at least 1", lambda v: v is None or v >= 1, ("data.train_images", "data.val_images", "data.max_objects")),
+    ("must be at least 3", lambda v: v >= 3, ("data.max_vertices",)),
+    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ("data.min_polygon_iou",)),
+    ("must lie in (0, 1)", lambda v: 0 < v < 1, ("data.val_fraction",)),
+    ("must be at least 1024, a cell of 32 x 32", lambda v: v >= 1024, ("data.pixel_budget",)),
+)
+
 
 def check(cfg: DictConfig) -> None:
     """Refuse settings that are well typed but impossible.
@@ -145,12 +158,30 @@ def check(cfg: DictConfig) -> None:
     refuse_unknown_keys(cfg, Config)
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"configuration: {missing[0]} has no value: set it with {missing[0]}=…")
-    for must, holds, keys in LIMITS:
+    real_data = OmegaConf.get_type(cfg.data) is CocoConfig
+    for must, holds, keys in LIMITS + (COCO_LIMITS if real_data else ()):
         for key in keys:
             value = OmegaConf.select(cfg, key)
             if not holds(value):
                 raise UserError(f"configuration: {key}={value} {must}")
     check_together(cfg)
+    if real_data:
+        check_sources(cfg.data)
+
+
+def check_sources(data: DictConfig) -> None:
+    """Annotations are one file to be split, or one each; pictures lie somewhere, or may be drawn."""
+    both = bool(data.train_annotations) + bool(data.val_annotations)
+    if (data.annotations and both) or not (data.annotations or both == 2):
+        raise UserError(
+            "configuration: data.annotations: give either data.annotations=FILE, which is split, "
+            "or both data.train_annotations=FILE and data.val_annotations=FILE"
+        )
+    if not (data.images or data.render_missing):
+        raise UserError(
+            "configuration: data.images has no value: set the directory of the pictures, "
+            "or data.render_missing=true to rehearse without them"
+        )
 
 
 def refuse_unknown_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
@@ -167,12 +198,13 @@ def refuse_unknown_keys(node: DictConfig, schema: type, prefix: str = "") -> Non
 def check_together(cfg: DictConfig) -> None:
     """What no single key can say."""
     train, variant, rule = cfg.train, cfg.variant, cfg.study.rule
-    per_pass = train.micro_batch * cfg.runtime.processes
+    by_tokens = train.micro_batch_tokens > 0
+    per_pass = cfg.runtime.processes * (1 if by_tokens else train.micro_batch)
     if train.images_per_step % per_pass:
-        raise UserError(
-            f"configuration: train.images_per_step={train.images_per_step} is not a multiple of "
-            f"train.micro_batch x runtime.processes = {per_pass}"
-        )
+        unit = "runtime.processes" if by_tokens else "train.micro_batch x runtime.processes"
+        raise UserError(f"configuration: train.images_per_step={train.images_per_step} is not a multiple of {unit} = {per_pass}")
+    if cfg.optim.adapter.dora and not cfg.optim.adapter.rank:
+        raise UserError("configuration: optim.adapter.dora=true needs adapters: set optim.adapter.rank to 1 or more")
     weights = (variant.soft_ce, variant.w1, variant.gate, variant.ce)
     if (variant.token_groups is TokenGroups.joint) == any(weights):
         raise UserError(

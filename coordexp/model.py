@@ -6,20 +6,25 @@ starts from those bytes.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers.utils import is_flash_attn_2_available
 
+from coordexp.adapters import add_adapters, is_adapted, save_adapted
 from coordexp.config import group_hash, plain
-from coordexp.coords import COORD_TOKENS, N_BINS, coord_token_ids
+from coordexp.coords import COORD_TOKENS, coord_token_ids
+from coordexp.embeddings import set_coordinate_rows, set_position_rows
 from coordexp.files import locked, replacing_directory, sha256_directory, write_json
 from coordexp.processor import ImageProcessor, build_processor, build_tokenizer, load_processor
 from coordexp.runs import base_directory
-from coordexp.schema import UserError
+from coordexp.schema import CoordInit, UserError
+
+FLASH = "flash_attention_2"
+HEAD_ROWS_MULTIPLE = 64  # a grown vocabulary is padded to it: matrix products are faster on whole tiles
 
 MODEL_CARD = """---
 library_name: transformers
@@ -112,30 +117,35 @@ def build_tiny(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageP
     )
     torch.manual_seed(cfg.init_seed)
     model = Qwen3VLForConditionalGeneration(config)
-    _set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies)
-    _set_position_rows(model, cfg.coord_init_frequencies)
+    set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies)
+    set_position_rows(model.model.visual.pos_embed.weight, cfg.coord_init_frequencies)
     _set_generation_tokens(model, tokenizer)
     return model, processor
 
 
 def grow_pretrained(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """Load a Qwen3-VL and add the coordinate tokens it does not have yet.
+    """Load a Qwen3-VL, in the precision it was published in, and add the coordinate tokens it does not have yet.
+
+    A release's embedding has more rows than its tokenizer has tokens (151,936 for 151,669); those are used up first.
 
     Raises:
         UserError: `model.path` is neither a local directory nor a reachable hub name.
     """
     try:
-        model = Qwen3VLForConditionalGeneration.from_pretrained(cfg.path)
+        model = Qwen3VLForConditionalGeneration.from_pretrained(cfg.path, dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(cfg.path)
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"model.path={cfg.path}: no Qwen3-VL could be loaded ({first}): give a local directory") from error
-    missing = [token for token in COORD_TOKENS if token not in tokenizer.get_vocab()]
+    vocabulary = tokenizer.get_vocab()  # a copy of all of it, each time
+    missing = [token for token in COORD_TOKENS if token not in vocabulary]
     tokenizer.add_tokens(missing, special_tokens=False)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=HEAD_ROWS_MULTIPLE, mean_resizing=False)
     if missing:
-        _set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies)
+        digit_ids = tokenizer.convert_tokens_to_ids(list("0123456789"))
+        digits = digit_ids if cfg.coord_init is CoordInit.digits else None
+        set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies, digits)
     _set_generation_tokens(model, tokenizer)
     return model, build_processor(tokenizer, model.config.vision_config.patch_size)
 
@@ -146,36 +156,6 @@ def _mrope_section(head_dim: int) -> list[int]:
     return [head_dim // 2 - 2 * third, third, third]
 
 
-def _set_coordinate_rows(model: Qwen3VLForConditionalGeneration, ids: list[int], n_frequencies: int) -> None:
-    """Smooth rows: neighbouring bins start alike, so that a gradient at one bin teaches the bins around it."""
-    for weight in {id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}.values():
-        std = weight.detach().float().std()
-        rows = fourier_rows(N_BINS, weight.shape[1], n_frequencies)
-        weight.data[ids] = (rows / rows.std() * std).to(weight)
-
-
-def _set_position_rows(model: Qwen3VLForConditionalGeneration, n_frequencies: int) -> None:
-    """Where a patch lies, as strong as what it shows: noise of std 0.02 would take hundreds of steps to be heard."""
-    weight = model.model.visual.pos_embed.weight  # [side * side, d]
-    side = math.isqrt(weight.shape[0])
-    down, across = (fourier_rows(side, weight.shape[1], n_frequencies, seed) for seed in (1, 2))
-    rows = (down[:, None] + across[None]).flatten(0, 1)
-    weight.data[:] = rows / rows.std() * 0.5
-
-
-def fourier_rows(n_rows: int, width: int, n_frequencies: int, seed: int = 0) -> Tensor:
-    """`n_rows` points on a smooth random curve in `width` dimensions  # [n_rows, width]
-
-    sin and cos of pi j k / (n_rows - 1), j = 1 … n_frequencies, amplitude 1/j, through a fixed random projection.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    k = torch.arange(n_rows) / (n_rows - 1)
-    j = torch.arange(1, n_frequencies + 1)
-    waves = math.pi * j * k[:, None]  # [n_rows, n_frequencies]
-    features = torch.cat([waves.sin() / j, waves.cos() / j], dim=1)
-    return features @ torch.randn(2 * n_frequencies, width, generator=generator)
-
-
 def _set_generation_tokens(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
     """Greedy by default, ending at the end of the turn."""
     model.generation_config.do_sample = False
@@ -184,10 +164,53 @@ def _set_generation_tokens(model: Qwen3VLForConditionalGeneration, tokenizer: Pr
     model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
 
-def load_base(path: Path, dtype: torch.dtype) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+def load_base(path: Path, dtype: torch.dtype, attention: str = "sdpa") -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """Model and processor from a Hugging Face directory of this project."""
-    model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation=attention)
+    model.model.visual.patch_embed.proj.__class__ = PatchProjection
     return model, load_processor(path)
+
+
+class PatchProjection(nn.Conv3d):
+    """Where a kernel covers its whole patch a convolution is a matrix product, and much slower when it is not told so."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """[n, channels, time, height, width] -> [n, d, 1, 1, 1]"""
+        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
+
+
+def attention_kernel(device: torch.device, dtype: torch.dtype) -> str:
+    """FlashAttention 2 where it is installed and can run, else PyTorch's own."""
+    fits = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    return FLASH if fits and is_flash_attn_2_available() else "sdpa"
+
+
+def takes_packs(vlm: Qwen3VLForConditionalGeneration) -> bool:
+    """Whether samples may be laid end to end: FlashAttention skips what lies between them, others would compute it."""
+    return vlm.config._attn_implementation == FLASH
+
+
+def load_for_training(cfg: DictConfig, device: torch.device) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """The base model as `cfg.optim` and `cfg.train` want it trained, still on the CPU, in training mode."""
+    dtype = getattr(torch, cfg.train.dtype)
+    vlm, processor = load_base(base_path(cfg) / "model", dtype, attention_kernel(device, dtype))
+    if cfg.optim.adapter.rank:
+        add_adapters(vlm, cfg.optim.adapter, coord_token_ids(processor.tokenizer), cfg.seed)
+    if cfg.train.gradient_checkpointing:
+        vlm.activation_checkpointing_enable({"use_reentrant": False})
+    return vlm.train(), processor
+
+
+def trained_weights(vlm: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes, by name; a shared one once."""
+    return {name: parameter.detach() for name, parameter in vlm.named_parameters() if parameter.requires_grad}
+
+
+@torch.no_grad()
+def restore_weights(vlm: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put back what `trained_weights` gave."""
+    for name, weight in trained_weights(vlm).items():
+        weight.copy_(weights[name])
 
 
 def save_pretrained(model: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path) -> None:
@@ -198,21 +221,28 @@ def save_pretrained(model: Qwen3VLForConditionalGeneration, processor: ImageProc
 
 
 def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters by part: vision, aligner (the mergers) and language (with the embeddings)."""
-    found: dict[str, list[nn.Parameter]] = {"vision": [], "aligner": [], "language": []}
+    """Trainable parameters by part: vision, aligner (the mergers), language (with the embeddings), and the coordinate
+    rows where they are parameters of their own (see adapters.py)."""
+    found: dict[str, list[nn.Parameter]] = {"vision": [], "aligner": [], "language": [], "coord": []}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "language" if "visual." not in name else "aligner" if "merger" in name else "vision"
+        if "trainable_tokens" in name:
+            part = "coord"
+        else:
+            part = "language" if "visual." not in name else "aligner" if "merger" in name else "vision"
         found[part].append(parameter)
     return found
 
 
 def save_checkpoint(vlm: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path, what: str) -> None:
-    """A complete Hugging Face directory, with a model card; one that is there already is left as it is."""
+    """A complete Hugging Face directory, with a model card; one that is there already is left as it is.
+
+    Adapters are folded into it, so that it loads like any other; they are kept beside, in adapter/.
+    """
     if path.exists():
         return
     with replacing_directory(path) as temporary:
-        vlm.save_pretrained(temporary)
+        save_adapted(vlm, temporary) if is_adapted(vlm) else vlm.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         (temporary / "README.md").write_text(MODEL_CARD.format(what=what))

@@ -37,6 +37,7 @@ TRAINING_MODULES = (
     "train.py",
     "evaluate.py",
     "model.py",
+    "adapters.py",
     "processor.py",
     "optim.py",
     "diagnostics.py",
@@ -48,10 +49,12 @@ TRAINING_MODULES = (
     "losses/terms.py",
     "losses/reference.py",
     "data/batches.py",
+    "data/packing.py",
     "data/records.py",
 )
-VERSIONED = ("torch", "transformers", "accelerate")
+VERSIONED = ("torch", "transformers", "accelerate", "peft")
 PREFLIGHT_TOLERANCE = 1e-5  # relative, between the training path and the evaluation path
+PREFLIGHT_TOLERANCE_BFLOAT16 = 2.0**-8  # the rounding of one logit; a mean over thousands errs less. A lost factor is 1/2 or so
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,15 @@ def artifact_digests(run: RunDirectory) -> dict[str, str]:
     for step in run.checkpoint_steps():
         digests[str(run.checkpoint(step).relative_to(run.path))] = sha256_directory(run.checkpoint(step))
     return digests
+
+
+def preflight_tolerance(dtype: str) -> float:
+    """How far apart, relatively, the loss of the training path and that of the evaluation path may be.
+
+    The two pad differently. In float32 that shows in the eighth digit; in bfloat16 every activation is rounded to its
+    eighth bit, differently for every shape of a matrix product.
+    """
+    return PREFLIGHT_TOLERANCE_BFLOAT16 if dtype == "bfloat16" else PREFLIGHT_TOLERANCE
 
 
 def damaged_artifacts(run: RunDirectory, manifest: dict[str, Any]) -> list[str]:

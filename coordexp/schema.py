@@ -58,12 +58,20 @@ class TinyQwen3VLConfig(ModelConfig):
     coord_init_frequencies: int = MISSING  # of the smooth (Fourier) coordinate embeddings
 
 
+class CoordInit(Enum):
+    """Where the rows of new coordinate tokens start; smooth over the bins either way."""
+
+    fourier = "fourier"  # random waves
+    digits = "digits"  # the embeddings of the ten digits, from 0 to 9 over the picture, and weaker waves
+
+
 @dataclass
 class PretrainedQwen3VLConfig(ModelConfig):
     """A Qwen3-VL checkpoint: a local directory or a hub name."""
 
     path: str = MISSING
-    coord_init_frequencies: int = MISSING
+    coord_init: CoordInit = MISSING
+    coord_init_frequencies: int = MISSING  # of the waves
 
 
 @dataclass
@@ -85,6 +93,51 @@ class ScenesConfig(DataConfig):
     max_side: float = MISSING
 
 
+class Geometry(Enum):
+    """What an object of real data is written as."""
+
+    bbox = "bbox"  # always its box
+    poly_prefer = "poly_prefer"  # its outline, where that is one polygon of few enough vertices, else its box
+
+
+class ObjectOrder(Enum):
+    """In which order the objects of a picture are written."""
+
+    yx = "yx"  # by (y1, x1)
+    random = "random"  # shuffled once, by the data's seed and the picture's id
+
+
+@dataclass
+class CocoConfig(DataConfig):
+    """COCO or LVIS annotations and the pictures they speak of (docs/data.md)."""
+
+    seed: int = MISSING  # of split, samples and random order
+    annotations: str | None = MISSING  # one file, split by val_fraction; or one each:
+    train_annotations: str | None = MISSING
+    val_annotations: str | None = MISSING
+    val_fraction: float = MISSING
+    images: str | None = MISSING  # directory of the pictures
+    render_missing: bool = MISSING  # draw the annotated shapes where a picture is not there
+    train_images: int | None = MISSING  # at most; null: all
+    val_images: int | None = MISSING
+    geometry: Geometry = MISSING
+    max_vertices: int = MISSING  # of a polygon, after simplification
+    min_polygon_iou: float = MISSING  # of a simplified polygon with the annotated one
+    max_objects: int = MISSING  # a picture with more is left out
+    order: ObjectOrder = MISSING
+    pixel_budget: int = MISSING  # px of a picture; its sides are multiples of 32
+
+
+@dataclass
+class AdapterConfig:
+    """LoRA or DoRA on every linear layer, and the coordinate rows; all other weights stay as they are."""
+
+    rank: int = 0  # 0: no adapters, every weight is trained
+    alpha: int = 32  # an adapter's output is scaled by alpha / rank
+    dropout: float = 0.0  # of an adapter's input
+    dora: bool = False  # also train the length of each row of a weight
+
+
 @dataclass
 class OptimConfig:
     """AdamW, one learning rate per part of the model, warm-up then cosine to a floor."""
@@ -98,8 +151,9 @@ class OptimConfig:
     eps: float = MISSING
     weight_decay: float = MISSING
     warmup_fraction: float = MISSING
-    floor_fraction: float = MISSING  # of the peak, at the last step
+    floor_fraction: float = MISSING  # of each part's peak, at the last step
     clip_norm: float = MISSING
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
 
 
 @dataclass
@@ -113,7 +167,9 @@ class TrainConfig:
     logging_steps: int = MISSING
     state_steps: int = MISSING  # how often the resumable state is written
     checkpoint_steps: int = MISSING  # how often a checkpoint is kept, beside the last
-    dtype: str = MISSING
+    dtype: str = MISSING  # of the weights; adapters around bfloat16 are kept and trained in float32
+    micro_batch_tokens: int = MISSING  # cuts a step's images into micro-batches instead of micro_batch; 0: it does not
+    gradient_checkpointing: bool = MISSING  # recompute a layer's activations in the backward pass: less memory, more time
 
 
 @dataclass

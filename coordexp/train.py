@@ -36,19 +36,20 @@ from coordexp.config import CONF_DIR, check, compose, digest, run_hash
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.data.prepare import data_path
+from coordexp.estimate import estimate
 from coordexp.evaluate import average_losses, evaluate, evenly_spaced, forward_only
 from coordexp.files import locked, read_json, sha256_file
 from coordexp.logs import LogWriter
 from coordexp.losses.objective import Stage1Model
 from coordexp.losses.terms import SUMS, loss_values, watched_values
-from coordexp.model import base_path, load_base, save_checkpoint
+from coordexp.model import base_path, load_for_training, restore_weights, save_checkpoint, takes_packs, trained_weights
 from coordexp.optim import build_optimizer, learning_rate_factor, step_optimizer
 from coordexp.processor import ImageProcessor
 from coordexp.runs import (
-    PREFLIGHT_TOLERANCE,
     RunDirectory,
     holds_results,
     module_digests,
+    preflight_tolerance,
     remove_leftovers,
     run_directory,
     set_aside,
@@ -146,13 +147,15 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
     """Model, optimizer, data and progress: fresh from the base model, or as the state file left them."""
     hf_logging.disable_progress_bar()
     torch.set_num_threads(cfg.runtime.threads)
-    vlm, processor = load_base(base_path(cfg) / "model", getattr(torch, cfg.train.dtype))
-    vlm.train()
+    vlm, processor = load_for_training(cfg, accelerator.device)
     variant: Any = OmegaConf.to_object(cfg.variant)
     model = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer))
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(vlm, cfg.optim))
     train_set, val_set = (Dataset(data_path(cfg) / f"{split}.jsonl", processor) for split in ("train", "val"))
     t = Training(cfg, run, digests, accelerator, model, wrapped, optimizer, processor, train_set, val_set, Progress())
+    if accelerator.is_main_process:
+        largest = max(load_window(t, step=1), key=lambda batch: batch.inputs["input_ids"].numel()).to(accelerator.device)
+        print(estimate(vlm, largest, accelerator.num_processes, cfg.train.micro_batch_tokens).told(), flush=True)
 
     state = load_state(run.state) if run.state.exists() else None
     accelerator.wait_for_everyone()
@@ -161,7 +164,7 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
     if state is None and accelerator.is_main_process and holds_results(run):
         set_aside(run)  # of other data or another base model, or its state was removed: a new run inherits nothing
     if state is not None:
-        model.vlm.load_state_dict(state["weights"])
+        restore_weights(model.vlm, state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         t.progress = Progress(**state["progress"])
         return t
@@ -175,7 +178,7 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
 def remember(t: Training) -> None:
     """Write the state from which a killed run continues."""
     progress = {name: getattr(t.progress, name) for name in Progress.__dataclass_fields__}
-    weights, optimizer = t.model.vlm.state_dict(), t.optimizer.state_dict()
+    weights, optimizer = trained_weights(t.model.vlm), t.optimizer.state_dict()
     save_state(t.run.state, {"digests": t.digests, "progress": progress, "weights": weights, "optimizer": optimizer})
 
 
@@ -183,7 +186,7 @@ def preflight(t: Training) -> dict[str, float]:
     """The first accumulation window through the training path and the evaluation path, dropout off.
 
     Raises:
-        UserError: the two losses differ by more than PREFLIGHT_TOLERANCE: the normalisation is broken.
+        UserError: the two losses differ by more than `preflight_tolerance`: the normalisation is broken.
     """
     window = load_window(t, step=1)
     denominators = count_tokens(t, window)
@@ -197,10 +200,11 @@ def preflight(t: Training) -> dict[str, float]:
     sums = torch.stack([output.sums for _, output in passes]).sum(0)
     evaluated = loss_values(sums, t.model.variant)["loss"]
     difference = abs(trained - evaluated) / abs(evaluated)
-    if not difference <= PREFLIGHT_TOLERANCE:
+    allowed = preflight_tolerance(t.cfg.train.dtype)
+    if not difference <= allowed:
         raise UserError(
             f"pre-flight: the training path gives loss {trained:.8g}, the evaluation path {evaluated:.8g} on the same images "
-            f"({difference:.1e} apart, allowed {PREFLIGHT_TOLERANCE:.0e}): the loss normalisation is broken"
+            f"({difference:.1e} apart, allowed {allowed:.0e}): the loss normalisation is broken"
         )
     return {"train_loss": trained, "eval_loss": evaluated, "relative_difference": difference}
 
@@ -267,11 +271,13 @@ def loop(t: Training) -> None:
 
 
 def load_window(t: Training, step: int) -> list[Batch]:
-    """This process's micro-batches of optimizer step `step`."""
-    indices = step_indices(len(t.train), t.cfg.train.images_per_step, t.cfg.seed, step)
-    mine = np.array_split(indices, t.accelerator.num_processes)[t.accelerator.process_index]
-    size = t.cfg.train.micro_batch
-    return [t.train.batch(mine[i : i + size].tolist()) for i in range(0, len(mine), size)]
+    """This process's micro-batches of optimizer step `step`, cut by tokens or by images; then neighbours are alike in length."""
+    cfg, ranks, rank = t.cfg.train, t.accelerator.num_processes, t.accelerator.process_index
+    indices = step_indices(len(t.train), cfg.images_per_step, t.cfg.seed, step).tolist()
+    if cfg.micro_batch_tokens:
+        return t.train.micro_batches(indices, ranks, rank, cfg.micro_batch_tokens, takes_packs(t.model.vlm))
+    mine = sorted(indices[rank::ranks], key=t.train.length)
+    return [t.train.batch(mine[i : i + cfg.micro_batch]) for i in range(0, len(mine), cfg.micro_batch)]
 
 
 def count_tokens(t: Training, window: list[Batch]) -> Tensor:
@@ -309,11 +315,11 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
         raise Diverged(f"diverged at step {step} (loss {loss}, gradient norm {grad_norm}): the step was not taken")
     optim = t.cfg.optim
     factor = learning_rate_factor(step, t.cfg.train.max_steps, optim.warmup_fraction, optim.floor_fraction)
-    step_optimizer(t.optimizer, t.model.vlm.get_input_embeddings().weight, t.model.coord_ids, optim, factor)
+    step_optimizer(t.optimizer, t.model.vlm, t.model.coord_ids, optim, factor)
     t.optimizer.zero_grad()
     p.tokens_seen += tokens
     p.supervised_seen += int(denominators.sum())
-    return {"learning_rate": optim.lr * factor, "grad_norm": grad_norm}
+    return {"learning_rate": optim.lr * factor, "grad_norm": grad_norm, "accum/grad_steps": float(len(window))}
 
 
 def seed_randomness(t: Training, step: int, micro_batch: int) -> None:
@@ -330,7 +336,6 @@ def train_row(t: Training) -> dict[str, float]:
     return {
         **loss_values(p.window_sums, t.model.variant),
         **watched_values(p.window_sums, p90 if ranks == 1 else None, t.model.variant),
-        "accum/grad_steps": float(t.cfg.train.images_per_step // (t.cfg.train.micro_batch * ranks)),
         "tokens_per_s": p.window_tokens / max(p.window_wall_s, 1e-9),
         "time_unix_s": time.time(),
     }

@@ -14,6 +14,7 @@ from PIL import Image
 
 from coordexp.coords import BOX_SLOTS, COORD_TOKENS, coord_token_ids, pixel_to_bin, write_coordjson
 from coordexp.data.batches import PROMPT, Batch, Dataset, step_indices
+from coordexp.data.records import Record, write_records
 from coordexp.schema import UserError
 
 ODD = [
@@ -185,3 +186,29 @@ def test_a_steps_images_depend_on_seed_and_step_only(seed, step):
     assert not np.array_equal(step_indices(30, 8, seed + 1, step), alone)
     pairs = [step_indices(30, 4, seed, 2 * step - 1), step_indices(30, 4, seed, 2 * step)]
     assert np.array_equal(np.concatenate(pairs), alone), "the order of images does not depend on the size of a step"
+
+
+def test_pictures_are_the_image_processors_own_bit_for_bit(tiny, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 64, 3), dtype=np.uint8)
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), (16, 16, 3)).repeat(4, 0).repeat(6, 1)
+    records = []
+    for i, pixels in enumerate((noise, ramp)):
+        Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"{i}.png")
+        records.append(Record(f"{i}.png", pixels.shape[1], pixels.shape[0], ()))
+    write_records(tmp_path / "some.jsonl", records)
+    dataset = Dataset(tmp_path / "some.jsonl", tiny.processor)
+    pictures = [Image.open(tmp_path / f"{i}.png") for i in range(2)]
+    expected = tiny.processor.image_processor(images=pictures, return_tensors="pt")
+    for _ in range(2):  # decoded, and kept
+        found = dataset.batch([0, 1]).inputs
+        assert torch.equal(found["pixel_values"], expected["pixel_values"])
+        assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
+
+
+def test_pictures_are_kept_up_to_a_budget(tiny, scenes, monkeypatch):
+    monkeypatch.setattr("coordexp.data.batches.KEPT_BYTES", 3 * 3 * 64 * 64)
+    dataset = scenes.dataset("val", tiny.processor)
+    first = [dataset.picture(i) for i in range(5)]
+    again = [dataset.picture(i) for i in range(5)]
+    assert [a is b for a, b in zip(first, again, strict=True)] == [True] * 3 + [False] * 2
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))

@@ -11,7 +11,13 @@ from coordexp.config import CONF_DIR, RUN_IDENTITY, check, compose, digest, grou
 from coordexp.schema import TokenGroups
 
 # What a choice needs beside its name, because only the user knows it.
-NEEDED = {"model=qwen3vl": ["model.path=/models/Qwen3-VL"]}
+NEEDED = {
+    "model=qwen3vl": ["model.path=/models/Qwen3-VL"],
+    "data=coco": ["data.annotations=instances.json", "data.images=/pictures"],
+    "data=lvis": ["data.annotations=lvis.json", "data.images=/pictures"],
+    "experiment=lvis_rehearsal": ["data.annotations=lvis.json"],
+    "experiment=lvis_4b": ["model.path=/models/Qwen3-VL", "data.annotations=lvis.json", "data.images=/pictures"],
+}
 
 
 def choices() -> list[str]:

@@ -24,10 +24,12 @@ FLOORS = (
     ("evaluate",),
     ("tracking",),
     ("series",),
+    ("estimate",),
     ("losses",),
     ("diagnostics",),
     ("optim",),
     ("model",),
+    ("adapters", "embeddings"),
     ("processor",),
     ("data",),
     ("registration",),
@@ -86,6 +88,11 @@ def test_imports_point_one_way(path):
 def test_only_tracking_knows_mlflow():
     knows = [p.name for p in (ROOT / "coordexp").rglob("*.py") if re.search(r"^\s*(import|from) mlflow", p.read_text(), re.M)]
     assert knows == ["tracking.py"]
+
+
+def test_only_adapters_knows_peft():
+    knows = [p.name for p in (ROOT / "coordexp").rglob("*.py") if re.search(r"^\s*(import|from) peft", p.read_text(), re.M)]
+    assert knows == ["adapters.py"]
 
 
 def test_analysis_report_and_planning_do_not_import_torch():

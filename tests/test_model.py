@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from omegaconf import OmegaConf
+from conftest import TINY_OVERRIDES
+from omegaconf import DictConfig, OmegaConf
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp import processor as processors
+from coordexp.config import compose
 from coordexp.coords import COORD_TOKENS, coord_token_ids
-from coordexp.model import base_path, fourier_rows, grow_pretrained, load_base, parts, prepare_base, save_pretrained
-from coordexp.schema import UserError
+from coordexp.embeddings import digit_rows, fourier_rows
+from coordexp.model import (
+    PatchProjection,
+    attention_kernel,
+    base_path,
+    grow_pretrained,
+    load_base,
+    load_for_training,
+    parts,
+    prepare_base,
+    save_pretrained,
+)
+from coordexp.schema import CoordInit, UserError
+
+
+def settings(path, coord_init: CoordInit = CoordInit.fourier) -> DictConfig:
+    return OmegaConf.create({"path": str(path), "coord_init": coord_init, "coord_init_frequencies": 16})
 
 
 @pytest.fixture
@@ -26,9 +45,10 @@ def released(tiny, tmp_path, monkeypatch):
     return tmp_path / "release", bare
 
 
-def test_growing_adds_the_coordinate_tokens_and_leaves_every_other_row_alone(released):
+@pytest.mark.parametrize("coord_init", list(CoordInit))
+def test_growing_adds_the_coordinate_tokens_and_leaves_every_other_row_alone(released, coord_init):
     path, bare = released
-    model, processor = grow_pretrained(OmegaConf.create({"path": str(path), "coord_init_frequencies": 16}))
+    model, processor = grow_pretrained(settings(path, coord_init))
     ids = coord_token_ids(processor.tokenizer)
     assert [processor.tokenizer.tokenize(token) for token in COORD_TOKENS] == [[token] for token in COORD_TOKENS]
     assert model.get_input_embeddings().num_embeddings > max(ids)
@@ -39,7 +59,7 @@ def test_growing_adds_the_coordinate_tokens_and_leaves_every_other_row_alone(rel
 
 def test_a_grown_model_reloads_with_the_same_bytes(released, tmp_path):
     path, _ = released
-    model, processor = grow_pretrained(OmegaConf.create({"path": str(path), "coord_init_frequencies": 16}))
+    model, processor = grow_pretrained(settings(path))
     save_pretrained(model, processor, tmp_path / "grown")
     again, reloaded = load_base(tmp_path / "grown", torch.float32)
     assert coord_token_ids(reloaded.tokenizer) == coord_token_ids(processor.tokenizer)
@@ -50,13 +70,47 @@ def test_a_grown_model_reloads_with_the_same_bytes(released, tmp_path):
 def test_a_model_that_has_the_tokens_keeps_their_rows(tiny, tmp_path):
     model, processor = tiny.vlm, tiny.processor
     save_pretrained(model, processor, tmp_path / "has")
-    grown, _ = grow_pretrained(OmegaConf.create({"path": str(tmp_path / "has"), "coord_init_frequencies": 16}))
-    assert torch.equal(grown.get_input_embeddings().weight, model.get_input_embeddings().weight.to(torch.float32))
+    grown, _ = grow_pretrained(settings(tmp_path / "has"))
+    assert torch.equal(grown.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+def test_growing_keeps_the_precision_and_fills_the_releases_own_spare_rows_first(released, tmp_path):
+    """A release whose embedding has room for all of them keeps its size."""
+    path, bare = released
+    bare.to(torch.bfloat16).resize_token_embeddings(1500)
+    save_pretrained(bare, processors.load_processor(path), tmp_path / "roomy")
+    model, processor = grow_pretrained(settings(tmp_path / "roomy", CoordInit.digits))
+    assert model.dtype == torch.bfloat16
+    assert len(model.get_input_embeddings().weight) == 1500 > max(coord_token_ids(processor.tokenizer))
+    grown, _ = grow_pretrained(settings(path))
+    assert len(grown.get_input_embeddings().weight) % 64 == 0
+
+
+def test_digit_rows_run_through_the_digits_in_order_and_evenly():
+    digits = torch.randn(10, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = digit_rows(1000, digits)
+    assert all(torch.allclose(rows[111 * d], digits[d], rtol=0, atol=1e-12) for d in range(10))
+    for d in range(9):
+        steps = (rows[1:] - rows[:-1])[111 * d : 111 * (d + 1)]
+        torch.testing.assert_close(steps, ((digits[d + 1] - digits[d]) / 111).expand(111, -1), rtol=0, atol=1e-12)
+
+
+def test_rows_from_digits_are_smooth_distinct_and_as_large_as_digits(released):
+    path, _ = released
+    model, processor = grow_pretrained(settings(path, CoordInit.digits))
+    weight, tokenizer = model.get_input_embeddings().weight.detach().float(), processor.tokenizer
+    rows, digits = weight[coord_token_ids(tokenizer)], weight[tokenizer.convert_tokens_to_ids(list("0123456789"))]
+    assert rows.std() == pytest.approx(float(digits.std()), rel=0.01)
+    assert torch.cosine_similarity(rows[:-1], rows[1:]).min() > 0.95
+    nearest = torch.cosine_similarity(rows[::111][:, None], digits[None], dim=-1).argmax(1)
+    assert nearest.tolist() == list(range(10)), "each digit's own bin is likest to it"
+    bend = (rows[:-40] + rows[40:] - 2 * rows[20:-20]).norm(dim=1) / (rows[40:] - rows[:-40]).norm(dim=1)
+    assert bend.min() > 0.05, "nowhere straight: every bin can be the highest"
 
 
 def test_a_path_that_holds_no_model_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^model\.path=.*nowhere: no Qwen3-VL could be loaded") as refused:
-        grow_pretrained(OmegaConf.create({"path": str(tmp_path / "nowhere"), "coord_init_frequencies": 16}))
+        grow_pretrained(settings(tmp_path / "nowhere"))
     assert "\n" not in str(refused.value)
 
 
@@ -80,12 +134,36 @@ def test_every_parameter_has_one_part(tiny):
     model, _ = tiny.vlm, tiny.processor
     found = [id(p) for group in parts(model).values() for p in group]
     assert len(found) == len(set(found)) == sum(1 for _ in model.parameters())
-    assert all(parts(model).values())
+    assert [part for part, parameters in parts(model).items() if not parameters] == ["coord"], "rows of the embedding, here"
+
+
+def test_flash_attention_is_taken_only_where_it_runs(monkeypatch):
+    monkeypatch.setattr("coordexp.model.is_flash_attn_2_available", lambda: True)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert attention_kernel(cuda, torch.bfloat16) == "flash_attention_2"
+    assert attention_kernel(cuda, torch.float32) == attention_kernel(cpu, torch.bfloat16) == "sdpa"
+    monkeypatch.setattr("coordexp.model.is_flash_attn_2_available", lambda: False)
+    assert attention_kernel(cuda, torch.bfloat16) == "sdpa"
+
+
+@pytest.mark.parametrize("optim", ["adamw", "lora"])
+def test_checkpointing_changes_no_gradient(tmp_path, monkeypatch, scenes, optim):
+    monkeypatch.chdir(tmp_path)
+    gradients = []
+    for on in ("false", "true"):
+        cfg = compose([*TINY_OVERRIDES, f"optim={optim}", "train.dtype=float32", f"train.gradient_checkpointing={on}"])
+        prepare_base(cfg)
+        vlm, processor = load_for_training(cfg, torch.device("cpu"))
+        assert vlm.is_activation_checkpointing == (on == "true")
+        batch = scenes.dataset("val", processor).batch([0, 1])
+        vlm.model(**batch.inputs, use_cache=False).last_hidden_state.square().mean().backward()
+        gradients.append({name: p.grad for name, p in vlm.named_parameters() if p.requires_grad})
+    assert len(gradients[0]) > 30
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_preparing_again_leaves_the_bytes_alone(tmp_path, monkeypatch):
-    from coordexp.config import compose
-
     monkeypatch.chdir(tmp_path)
     cfg = compose(["model.text_layers=1", "model.vision_layers=2"])
     manifest = prepare_base(cfg)
@@ -93,3 +171,22 @@ def test_preparing_again_leaves_the_bytes_alone(tmp_path, monkeypatch):
     before = (manifest.read_bytes(), weights.stat().st_mtime_ns)
     assert prepare_base(cfg) == manifest
     assert (manifest.read_bytes(), weights.stat().st_mtime_ns) == before
+
+
+def test_patches_are_embedded_by_a_product_as_by_the_convolution(tiny):
+    convolution = copy.deepcopy(tiny.vlm.model.visual.patch_embed.proj)
+    patches = torch.randn(7, *convolution.weight.shape[1:], dtype=convolution.weight.dtype)
+    product = copy.deepcopy(convolution)
+    product.__class__ = PatchProjection
+    with torch.no_grad():
+        product.weight *= 2  # the copy's own weights count
+        convolution.weight *= 2
+    outcomes = []
+    for module in (convolution, product):
+        module.zero_grad()
+        out = module(patches)
+        out.square().sum().backward()
+        outcomes.append((out, module.weight.grad, module.bias.grad))
+    for a, b in zip(*outcomes, strict=True):
+        assert a.shape == b.shape
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)

@@ -22,8 +22,9 @@ from coordexp.data.batches import Batch, Dataset
 from coordexp.evaluate import evaluate
 from coordexp.losses import fused, reference
 from coordexp.losses.terms import SUMS, loss_values
+from coordexp.runs import PREFLIGHT_TOLERANCE
 from coordexp.schema import TokenGroups
-from coordexp.train import PREFLIGHT_TOLERANCE, count_tokens, load_window, optimizer_step, preflight, train_row
+from coordexp.train import count_tokens, load_window, optimizer_step, preflight, train_row
 
 CUTS = {"1x8": [8], "2x4": [4, 4], "8x1": [1] * 8, "3+5": [3, 5], "5+3": [5, 3]}
 

@@ -20,7 +20,7 @@ from coordexp.analysis.tokens import read_columns, read_tokens
 from coordexp.config import digest
 from coordexp.files import sha256_file
 from coordexp.metrics import REGISTRY, Metric, log_key
-from coordexp.runs import PREFLIGHT_TOLERANCE
+from coordexp.runs import preflight_tolerance
 
 Check = dict[str, Any]  # {name, passed, detail}
 
@@ -102,11 +102,12 @@ def manifest_checks(run: RunData, runs: Sequence[RunData]) -> list[Check | None]
     def same(name: str, pick: Callable[[dict[str, Any]], Any]) -> Check | None:
         return common(name, run, {other: pick(manifest) for other, manifest in manifests.items()})
 
+    allowed = preflight_tolerance(train_setting(run, "dtype"))
     difference = mine["preflight"].get("relative_difference")
     agreement = "no pre-flight was recorded" if difference is None else f"the two paths agree to {difference:.1e}"
     alike = {r.name: r.manifest["tokens_seen"] for r in runs if r.manifest and schedule(r) == schedule(run)}
     return [
-        check("pre-flight", difference is not None and difference <= PREFLIGHT_TOLERANCE, agreement),
+        check("pre-flight", difference is not None and difference <= allowed, agreement),
         same("same data", lambda m: m["inputs_sha256"]["data"]),
         same("same base model", lambda m: m["inputs_sha256"]["base"]),
         common("tokens seen", run, alike),

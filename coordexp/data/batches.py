@@ -1,15 +1,18 @@
 """Records to batches: what the model sees, what it is supervised on, and what each coordinate token is.
 
-Which images a step takes is a function of (seed, step) alone, so that a resumed run sees what it would have seen.
+Which images a step takes is a function of (seed, step) alone, so that a resumed run sees what it would have seen. How
+they are cut into micro-batches, padded or laid end to end, changes nothing but time and memory.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +21,15 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from coordexp.coords import BOX_SLOTS, coord_token_ids, write_coordjson
+from coordexp.data.packing import cut_by_tokens, text_and_mrope
 from coordexp.data.records import Record, read_records
 from coordexp.schema import UserError
 
 PROMPT = "Detect every object."
+KEPT_BYTES = 256 << 20  # of decoded pictures a dataset keeps: every one of the default study, few of a real one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CoordToken:
     """Where a supervised coordinate token comes from."""
 
@@ -34,14 +39,25 @@ class CoordToken:
     box_area_px: float
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One record as tokens."""
+
+    ids: np.ndarray  # [L] int32
+    supervised: np.ndarray  # [L] bool
+    image_at: int  # where the picture's tokens begin
+    coord_tokens: tuple[CoordToken, ...]
+
+
 @dataclass
 class Batch:
-    """A padded micro-batch. B images, L tokens; R supervised rows, C of them coordinates.
+    """A micro-batch, padded or packed. B images, L tokens; R supervised rows, C of them coordinates.
 
-    A row is a position whose *next* token is supervised, in reading order of the flattened [B, L].
+    A row is a position whose *next* token is supervised, in reading order of the flattened [B, L]. A pack has one row
+    of tokens, B samples end to end, and says by their positions where one begins; it needs no mask.
     """
 
-    inputs: dict[str, Tensor]  # input_ids, attention_mask, mm_token_type_ids [B, L]; pixel_values; image_grid_thw
+    inputs: dict[str, Tensor]  # input_ids [B, L]; attention_mask, mm_token_type_ids or position_ids; pixel_values; image_grid_thw
     rows: Tensor  # [R] flat index of the position that predicts
     targets: Tensor  # [R] token id
     bins: Tensor  # [R] GT bin, or -1 on text
@@ -58,7 +74,8 @@ class Batch:
     @property
     def n_tokens(self) -> int:
         """Tokens that are not padding."""
-        return int(self.inputs["attention_mask"].sum())
+        mask = self.inputs.get("attention_mask")
+        return self.inputs["input_ids"].numel() if mask is None else int(mask.sum())
 
     def to(self, device: torch.device) -> Batch:
         inputs = {name: value.to(device) for name, value in self.inputs.items()}
@@ -74,6 +91,9 @@ class Dataset:
         self.bin_of = {token_id: k for k, token_id in enumerate(coord_token_ids(processor.tokenizer))}
         self._refuse_names_that_spell_tokens()
         self.encode = lru_cache(maxsize=50_000)(self._encode)
+        self._pixel_values = pixel_value_table(processor.image_processor)
+        self._kept: dict[int, Image.Image] = {}  # decoded pictures, the first ones seen
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -86,8 +106,7 @@ class Dataset:
                 if spelt := next((token for token in re.findall(r"<\|[^|]*\|>", obj.desc) if token in added), None):
                     raise UserError(f"{self.path}: {record.image}: the name {obj.desc!r} spells the token {spelt}: rename it")
 
-    def _encode(self, index: int) -> tuple[list[int], list[int], list[CoordToken]]:
-        """Token ids, 1 where a token is supervised, and the coordinate tokens of one record."""
+    def _encode(self, index: int) -> Sample:
         record = self.records[index]
         encoded = self.processor.tokenizer.apply_chat_template(
             conversation(record),
@@ -98,22 +117,33 @@ class Dataset:
         )
         ids, mask = encoded["input_ids"], encoded["assistant_masks"]
         image_at = ids.index(self.processor.image_token_id)
-        n_image = self._n_image_tokens(record)
+        n_image = math.prod(self.grid(index))
         ids = ids[:image_at] + [self.processor.image_token_id] * n_image + ids[image_at + 1 :]
         mask = mask[:image_at] + [0] * n_image + mask[image_at + 1 :]
-        return ids, mask, list(coord_tokens(record, index))
+        return Sample(np.array(ids, np.int32), np.array(mask, bool), image_at, tuple(coord_tokens(record, index)))
 
-    def _n_image_tokens(self, record: Record) -> int:
-        side = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
+    def grid(self, index: int) -> tuple[int, int]:
+        """Rows and columns of the picture's tokens."""
+        record, side = self.records[index], self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
         if record.width % side or record.height % side:
             raise UserError(
                 f"{self.path.parent / record.image}: {record.width} x {record.height} px is not a multiple of {side}: "
                 "pictures are never resized while training, resize them when preparing the data"
             )
-        return (record.width // side) * (record.height // side)
+        return record.height // side, record.width // side
+
+    def length(self, index: int) -> int:
+        """Tokens of a record, those of its picture included."""
+        return len(self.encode(index).ids)
 
     def picture(self, index: int) -> Image.Image:
-        """Raises UserError if the picture is missing, not a picture, or not of the size the record says."""
+        """As RGB; decoded once, as long as KEPT_BYTES holds them.
+
+        Raises:
+            UserError: the picture is missing, not a picture, or not of the size the record says.
+        """
+        if index in self._kept:
+            return self._kept[index]
         record = self.records[index]
         path = self.path.parent / record.image
         try:
@@ -123,52 +153,93 @@ class Dataset:
             raise UserError(f"{path}: the picture cannot be read ({error})") from error
         if picture.size != (record.width, record.height):
             raise UserError(f"{path}: {picture.size} px, the record says {(record.width, record.height)}")
+        if self._kept_bytes < KEPT_BYTES:
+            self._kept[index] = picture
+            self._kept_bytes += 3 * record.width * record.height
         return picture
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        encoded = [self.encode(i) for i in indices]
-        length = max(len(ids) for ids, _, _ in encoded)
-        shape = (len(encoded), length)
+        """These records, padded to the longest of them."""
+        samples = [self.encode(i) for i in indices]
+        shape = (len(samples), max(len(sample.ids) for sample in samples))
         input_ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
         attention, supervised = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
-        for b, (ids, mask, _) in enumerate(encoded):
-            input_ids[b, : len(ids)] = torch.tensor(ids)
-            attention[b, : len(ids)] = 1
-            supervised[b, : len(ids)] = torch.tensor(mask, dtype=torch.bool)
-        inputs = self._model_inputs(indices, input_ids, attention)
+        for b, sample in enumerate(samples):
+            input_ids[b, : len(sample.ids)] = torch.from_numpy(sample.ids)
+            attention[b, : len(sample.ids)] = 1
+            supervised[b, : len(sample.ids)] = torch.from_numpy(sample.supervised)
+        return self._labelled(self._model_inputs(indices, input_ids, attention), supervised, samples)
+
+    def pack(self, indices: Sequence[int]) -> Batch:
+        """These records end to end; positions begin again with each, so that attention keeps them apart."""
+        samples = [self.encode(i) for i in indices]
+        input_ids = torch.from_numpy(np.concatenate([sample.ids for sample in samples])).long()[None]
+        supervised = torch.from_numpy(np.concatenate([sample.supervised for sample in samples]))
+        grids = [self.grid(i) for i in indices]
+        positions = [text_and_mrope(len(s.ids), s.image_at, grid) for s, grid in zip(samples, grids, strict=True)]
+        inputs = {
+            "input_ids": input_ids,
+            "position_ids": torch.from_numpy(np.concatenate(positions, axis=1))[:, None],  # [4, 1, L]
+            **self._pictures(indices),
+        }
+        return self._labelled(inputs, supervised, samples)
+
+    def _labelled(self, inputs: dict[str, Tensor], supervised: Tensor, samples: Sequence[Sample]) -> Batch:
         rows = supervised.flatten().nonzero()[:, 0] - 1  # the first token of a sequence is never supervised
-        targets = input_ids.flatten()[rows + 1]
+        targets = inputs["input_ids"].flatten()[rows + 1]
         bins = torch.tensor([self.bin_of.get(int(t), -1) for t in targets], dtype=torch.long)
-        return Batch(inputs, rows, targets, bins, [token for _, _, tokens in encoded for token in tokens])
+        return Batch(inputs, rows, targets, bins, [token for sample in samples for token in sample.coord_tokens])
+
+    def micro_batches(self, indices: Sequence[int], ranks: int, rank: int, budget: int, packed: bool) -> list[Batch]:
+        """This rank's share of a step's records, in micro-batches of at most `budget` tokens (see packing.py)."""
+        groups = cut_by_tokens([self.length(i) for i in indices], ranks, budget, packed)[rank]
+        return [(self.pack if packed else self.batch)([int(indices[i]) for i in group]) for group in groups]
 
     def prompts(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """What stands before the answers, padded on the left, so that every answer begins at the same place.
 
         The same tensors as `Batch.inputs`, from which an answer is generated.
         """
-        encoded = [self.encode(i) for i in indices]
-        prompts = [ids[: mask.index(1)] for ids, mask, _ in encoded]
+        samples = [self.encode(i) for i in indices]
+        prompts = [sample.ids[: sample.supervised.argmax()] for sample in samples]
         length = max(len(ids) for ids in prompts)
         input_ids = torch.full((len(prompts), length), self.processor.tokenizer.pad_token_id)
         attention = torch.zeros((len(prompts), length), dtype=torch.long)
         for b, ids in enumerate(prompts):
-            input_ids[b, length - len(ids) :] = torch.tensor(ids)
+            input_ids[b, length - len(ids) :] = torch.from_numpy(ids)
             attention[b, length - len(ids) :] = 1
         return self._model_inputs(indices, input_ids, attention)
 
     def _model_inputs(self, indices: Sequence[int], input_ids: Tensor, attention: Tensor) -> dict[str, Tensor]:
-        images = self.processor.image_processor(images=[self.picture(i) for i in indices], return_tensors="pt")
         return {
             "input_ids": input_ids,
             "attention_mask": attention,
             "mm_token_type_ids": (input_ids == self.processor.image_token_id).long(),
-            "pixel_values": images["pixel_values"],
-            "image_grid_thw": images["image_grid_thw"],
+            **self._pictures(indices),
         }
+
+    def _pictures(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        patches = [patches_of(self.picture(i), self.processor.image_processor, self._pixel_values) for i in indices]
+        side = self.processor.image_processor.merge_size
+        grids = [(1, side * rows, side * columns) for rows, columns in map(self.grid, indices)]
+        return {"pixel_values": torch.from_numpy(np.concatenate(patches)), "image_grid_thw": torch.tensor(grids)}
 
     def answer_length(self, index: int) -> int:
         """Tokens of a record's answer, its end included."""
-        return sum(self.encode(index)[1])
+        return int(self.encode(index).supervised.sum())
+
+
+def pixel_value_table(images: Any) -> np.ndarray:
+    """What the image processor makes of each byte of a channel, by its own arithmetic  # [3, 256] float32"""
+    bytes_ = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
+    return images.normalize(images.rescale(bytes_, images.rescale_factor), images.image_mean, images.image_std)[:, 0]
+
+
+def patches_of(picture: Image.Image, images: Any, table: np.ndarray) -> np.ndarray:
+    """`pixel_values` of one picture, bit for bit the image processor's, which looks at each pixel in float64 instead  # [n, d]"""
+    pixels = np.asarray(picture).transpose(2, 0, 1)
+    values = np.stack([of_byte[channel] for of_byte, channel in zip(table, pixels, strict=True)])
+    return images.patchify(values, images.patch_size, images.merge_size, images.temporal_patch_size)[0]
 
 
 def conversation(record: Record) -> list[dict]:

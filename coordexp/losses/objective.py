@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coordexp.adapters import head_weights
 from coordexp.data.batches import Batch
 from coordexp.losses import fused
 from coordexp.losses.terms import Output
@@ -32,6 +33,7 @@ class Stage1Model(nn.Module):
     def forward(self, batch: Batch, denominators: Tensor, world: int = 1) -> Output:
         """`denominators` [2]: text and coordinate tokens of the whole optimizer step."""
         hidden = self.vlm.model(**batch.inputs, use_cache=False).last_hidden_state  # [B, L, d]
-        hidden, head = hidden.flatten(0, 1)[batch.rows], self.vlm.lm_head.weight  # [R, d], [V, d]
+        hidden = hidden.flatten(0, 1)[batch.rows]  # [R, d]
+        weight, coord_weight = head_weights(self.vlm)  # [V, d], and with adapters [K, d]
         asked = (batch.targets, batch.bins, self.coord_ids, self.variant, denominators)
-        return self.objective(hidden, head, *asked, world=world)
+        return self.objective(hidden, weight, *asked, world=world, coord_weight=coord_weight)

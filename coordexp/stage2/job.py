@@ -36,4 +36,5 @@ def probe_run(run: RunDirectory, step: int | None, cfg: DictConfig) -> Path:
         return out / "probe.json"
     own: Any = OmegaConf.load(run.config)
     torch.set_num_threads(cfg.runtime.threads)
-    return run_probe(run.checkpoint(at), data_path(own), out, cfg.probe, wait=cfg.runtime.wait)
+    device = "cuda" if cfg.runtime.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return run_probe(run.checkpoint(at), data_path(own), out, cfg.probe, device, wait=cfg.runtime.wait)

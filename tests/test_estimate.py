@@ -1,0 +1,116 @@
+"""The memory estimate: exact where it can be counted, near where it is measured, and it leaves the model alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TINY_OVERRIDES
+from omegaconf import OmegaConf
+from torch.profiler import ProfilerActivity, profile
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from coordexp.config import compose
+from coordexp.coords import coord_token_ids
+from coordexp.estimate import amount, estimate
+from coordexp.losses.objective import Stage1Model
+from coordexp.model import load_for_training, prepare_base
+from coordexp.optim import build_optimizer
+
+pytestmark = pytest.mark.usefixtures("in_tmp")
+
+# Large enough that activations outweigh what a kernel needs in passing.
+OVERRIDES = (
+    *(o for o in TINY_OVERRIDES if "hidden" not in o and "layers" not in o and "intermediate" not in o),
+    *("model.text_layers=4", "model.text_hidden_size=64", "model.text_intermediate_size=160"),
+    *("model.vision_layers=4", "model.vision_hidden_size=48", "model.vision_intermediate_size=120", "train.dtype=float32"),
+)
+LORA, CHECKPOINTING = ("optim=lora", "optim.adapter.rank=8"), ("train.gradient_checkpointing=true",)
+CASES = {"full": (), "checkpointed": CHECKPOINTING, "lora": LORA, "lora, checkpointed": (*LORA, *CHECKPOINTING),
+         "dora": (*LORA, "optim.adapter.dora=true"), "bfloat16": ("train.dtype=bfloat16",)}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
+def case(request, scenes):
+    """A model as it is trained, its objective, and a micro-batch of nine images."""
+    cfg = compose([*OVERRIDES, *request.param])
+    prepare_base(cfg)
+    vlm, processor = load_for_training(cfg, torch.device("cpu"))
+    objective = Stage1Model(vlm, OmegaConf.to_object(cfg.variant), coord_token_ids(processor.tokenizer))
+    return cfg, vlm, objective, scenes.dataset("val", processor).batch(range(9))
+
+
+def peak_bytes(run) -> int:
+    """The most that torch had allocated while `run` ran, beyond what it had before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [(e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    allocated = peak = 0
+    for _, n_bytes in sorted(events, key=lambda event: event[0]):
+        allocated += n_bytes
+        peak = max(peak, allocated)
+    return peak
+
+
+def test_against_what_torch_allocates_in_a_step(case):
+    cfg, vlm, objective, batch = case
+    counts = torch.tensor([float(batch.n_text), float(batch.n_coord)])
+    optimizer = build_optimizer(vlm, cfg.optim)
+    found = estimate(vlm, batch, ranks=1)
+
+    def backward() -> None:
+        objective(batch, counts).loss.backward()
+
+    backward()
+    optimizer.step()
+    trained = [p for p in vlm.parameters() if p.requires_grad]
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert found.weights == sum(p.nbytes for p in vlm.parameters())
+    assert found.gradients == sum(p.grad.nbytes for p in trained)
+    assert found.moments == sum(m.nbytes for m in moments)
+    assert found.activations + found.head == pytest.approx(peak_bytes(backward), rel=0.35)
+
+
+def test_it_leaves_the_model_as_it_was(case):
+    _, vlm, _, batch = case
+    before = {name: p.detach().clone() for name, p in vlm.named_parameters()}
+    flags = [m.gradient_checkpointing for m in vlm.modules() if isinstance(m, GradientCheckpointingLayer)]
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in vlm.modules()]
+    estimate(vlm, batch, ranks=1)
+    assert vlm.training
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in vlm.named_parameters())
+    assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in vlm.modules()]
+    assert flags == [m.gradient_checkpointing for m in vlm.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
+def test_checkpointing_and_adapters_save_what_they_are_for(scenes):
+    found = {}
+    for name in ("full", "checkpointed", "lora"):
+        cfg = compose([*OVERRIDES, *CASES[name]])
+        prepare_base(cfg)
+        vlm, processor = load_for_training(cfg, torch.device("cpu"))
+        batches = [scenes.dataset("val", processor).batch(range(n)) for n in (4, 8)]
+        found[name] = [estimate(vlm, batch, ranks=1) for batch in batches]
+    full, checkpointed, lora = (found[name][1] for name in ("full", "checkpointed", "lora"))
+    assert checkpointed.activations < 0.6 * full.activations
+    assert lora.gradients < 0.5 * full.gradients
+    assert lora.moments == 2 * lora.gradients
+    assert full.activations == pytest.approx(2 * found["full"][0].activations, rel=0.2)
+
+
+def test_longer_micro_batches_and_more_ranks_are_counted(case):
+    _, vlm, _, batch = case
+    one, n_tokens = estimate(vlm, batch, ranks=1), batch.inputs["input_ids"].numel()
+    longer = estimate(vlm, batch, ranks=2, tokens=3 * n_tokens)
+    assert longer.activations == pytest.approx(3 * one.activations, rel=1e-6)
+    assert longer.gradients == 2 * one.gradients
+    assert estimate(vlm, batch, ranks=1, tokens=n_tokens // 2) == one
+    assert amount(longer.peak) in longer.told()
+
+
+def test_amounts_are_told_in_two_units():
+    assert (amount(8.87e9), amount(265.4e6), amount(0)) == ("8.9 GB", "265 MB", "0 MB")
