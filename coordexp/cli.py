@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("prepare", prepare, "make the records and the base model a configuration needs")
     sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides, as for coordexp-train")
     sub.add_argument("--only", choices=("data", "base"), help="just one of the two")
+    sub = verb("validate", validate_records, "check a record file against the contract, and say every problem")
+    sub.add_argument("records", type=Path, metavar="FILE", help="JSON lines, of this project or another's CoordExp file")
+    sub.add_argument("--no-pictures", action="store_true", help="do not look at the pictures")
     sub = verb("compare", compare_logs, "audit, compare and decide between runs that exist already")
     sub.add_argument("runs", nargs="+", metavar="NAME=PATH", help="a logging.jsonl, a TensorBoard, run or study directory")
     sub.add_argument("--out", type=Path, required=True, help="where the study directory is written")
@@ -105,6 +109,18 @@ def prepare(args: argparse.Namespace) -> None:
         from coordexp.model import prepare_base
 
         print(prepare_base(cfg))
+
+
+def validate_records(args: argparse.Namespace) -> None:
+    """Print every problem of a record file with its line, then what the file holds; exit code 1 where there is one."""
+    from coordexp.data.validate import told, validate
+
+    counts: Counter[str] = Counter()
+    for problem in validate(args.records, counts, not args.no_pictures):
+        print(problem)
+    print(f"{args.records}: {told(counts)}")
+    if counts["problems"]:
+        sys.exit(1)
 
 
 def compare_logs(args: argparse.Namespace) -> None:

@@ -33,9 +33,7 @@ def learning_rate_factor(step: int, max_steps: int, warmup_fraction: float, floo
     return floor_fraction + (1 - floor_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def step_optimizer(
-    optimizer: torch.optim.Optimizer, vlm: Any, coord_ids: Tensor, cfg: OptimConfig, factor: float
-) -> None:
+def step_optimizer(optimizer: torch.optim.Optimizer, vlm: Any, coord_ids: Tensor, cfg: OptimConfig, factor: float) -> None:
     """One AdamW step at `factor` of the peak rates; the coordinate rows move at their own.
 
     With adapters they are a parameter with a group of its own. Without, they are part of one (tied) embedding matrix: an

@@ -24,6 +24,7 @@ EVERY_VARIANT = "all"
 COMPARE_LOGS = "compare_logs"
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
 _KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell")
+_ANNOTATIONS = ("annotations", "train_annotations", "val_annotations")  # of `data`, where it is real
 _NOT_PER_VARIANT = ("study", "seed", "variant", "experiment")  # what a variant's key must not override
 
 
@@ -36,6 +37,7 @@ class PlannedRun:
     hash8: str
     overrides: tuple[str, ...]
     data: Path  # directory of the records
+    annotations: tuple[str, ...]  # which they are made from
     base: Path  # directory of the base model
     threads: int
     processes: int
@@ -108,6 +110,11 @@ class Study:
         """Overrides of any run that uses the records of this digest."""
         return next(r.overrides for r in self.runs if r.data.name.endswith(f"-{hash8}"))
 
+    def annotations(self, hash8: str) -> list[str]:
+        """The annotation files that the records of this digest are made from; none where they are generated."""
+        files = next(r.annotations for r in self.runs if r.data.name.endswith(f"-{hash8}"))
+        return [file for file in files if Path(file).exists()]  # once the records are made, they may go
+
     def overrides_for_base(self, hash8: str) -> tuple[str, ...]:
         """Overrides of any run that starts from the base model of this digest."""
         return next(r.overrides for r in self.runs if r.base.name.endswith(f"-{hash8}"))
@@ -118,12 +125,14 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
 
     Raises:
         UserError: an unknown key, a seed count below 1, an override that Hydra refuses or that is not a variant's to
-            make, or logs that cannot be found.
+            make, or logs or annotations that cannot be found.
     """
     if "logs" in settings:
         return plan_from_settings(settings)
     common = [f"{key}={settings[key]}" for key in ("experiment", "study") if settings.get(key)]
-    study = compose(common).study
+    for_all = split_overrides(EVERY_VARIANT, settings.get(EVERY_VARIANT))
+    shared = compose((*common, *for_all))
+    study = shared.study
     known = (*_OWN_KEYS, *study.variants)
     for key in settings:
         if key not in known:
@@ -131,14 +140,13 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     seeds = settings.get("seeds", study.seeds)
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise UserError(f"--config seeds={seeds}: must be a whole number of at least 1")
-    for_all = split_overrides(EVERY_VARIANT, settings.get(EVERY_VARIANT))
     runs = []
     for variant in study.variants:
         own = split_overrides(variant, settings.get(variant))
         overrides = (*common, f"variant={variant}", *for_all, *own)
         cfg = compose(overrides)
         runs += [planned_run(cfg, seed, (*overrides, f"seed={seed}")) for seed in range(seeds)]
-    rule, probe = plain(study.rule), plain(compose((*common, *for_all)).probe)
+    rule, probe = plain(study.rule), plain(shared.probe)
     identity = {"runs": sorted(r.key for r in runs), "rule": rule, "probe": probe}
     return Study(study.name, digest(identity)[:8], seeds, tuple(runs), rule, probe=probe)
 
@@ -194,12 +202,18 @@ def split_overrides(key: str, value: Any) -> list[str]:
 
 
 def planned_run(cfg: DictConfig, seed: int, overrides: tuple[str, ...]) -> PlannedRun:
+    data = data_directory(cfg.data.name, group_hash(cfg.data))
+    annotations = tuple(cfg.data[key] for key in _ANNOTATIONS if cfg.data.get(key))
+    for file in annotations:
+        if not Path(file).exists() and not (data / "data.json").exists():
+            raise UserError(f"{file}: no such annotation file")
     return PlannedRun(
         cfg.variant.name,
         seed,
         run_hash(cfg),
         overrides,
-        data_directory(cfg.data.name, group_hash(cfg.data)),
+        data,
+        annotations,
         base_directory(cfg.model.name, group_hash(cfg.model)),
         cfg.runtime.threads,
         cfg.runtime.processes,

@@ -15,7 +15,17 @@ from coordexp.schema import UserError
 CUP = {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}
 GOOD = {"images": ["a.png"], "width": 64, "height": 64, "objects": [CUP]}
 NAN = float("nan")
-BOXES = ([], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, "3", 4], [1, 2, True, 4], [1, 2, None, 4], [1, 2, NAN, 4], [-1, 2, 3, 4])
+BOXES = (
+    [],
+    [1, 2, 3],
+    [1, 2, 3, 4, 5],
+    [1, 2, "3", 4],
+    [1, 2, True, 4],
+    [1, 2, None, 4],
+    [1, 2, NAN, 4],
+    [1, 2, 10**400, 4],
+    [-1, 2, 3, 4],
+)
 EMPTY_BOXES = ([3, 2, 3, 4], [3, 2, 1, 4], [1, 4, 3, 2], [1, 2, 3, 2])
 POLYGONS = ([], [1, 1, 5, 1], [1, 1, 5, 1, 5], [1, 1, 5, 1, 9, 1], [1, 1, 5, 1, 5, NAN], [1, 1, 5, -1, 5, 5])
 BROKEN_OBJECTS = [
@@ -72,6 +82,7 @@ def test_records_come_back_as_they_were_written(tmp_path):
         ({"height": None}, "height"),
         ({"objects": {}}, "objects"),
         ({"metadata": [1]}, "metadata"),
+        *(({"metadata": {"order": order}}, "metadata.order") for order in ([], [1], [0, 0], [0, 1], ["0"], 0, None)),
         *(({"objects": [CUP, broken]}, "object 1") for broken in BROKEN_OBJECTS),
     ],
 )
@@ -99,6 +110,19 @@ def test_another_order_than_the_contracts_is_mended_or_refused(tmp_path, objects
     with contextlib.suppress(UserError):
         (record,) = read_records(tmp_path / "some.jsonl")
         assert [list(o.pixels) for o in record.objects] == contracts
+
+
+def test_another_order_of_writing_stands_in_the_metadata_of_a_sorted_file(tmp_path):
+    a_picture(tmp_path)
+    cup, cap, bat = (RecordObject(name, "bbox_2d", box) for name, box in (
+        ("cup", (1.0, 1.0, 5.0, 5.0)), ("cap", (1.0, 1.0, 9.0, 9.0)), ("bat", (2.0, 2.0, 5.0, 5.0))))  # fmt: skip
+    for order, objects in (([0, 1, 2], (cup, cap, bat)), ([1, 0, 2], (cap, cup, bat)), ([2, 0, 1], (bat, cup, cap))):
+        record = Record("a.png", 64, 64, objects, {"order": order})
+        write_records(tmp_path / "some.jsonl", [record])
+        (row,) = map(json.loads, (tmp_path / "some.jsonl").read_text().splitlines())
+        assert [o["desc"] for o in row["objects"]] == ["cup", "cap", "bat"]
+        assert read_records(tmp_path / "some.jsonl") == [record]
+        assert [o.desc for o in record.coord_objects()] == [o.desc for o in objects]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "3", '"x"', "null", "{}", "[" * 100_000, '{"images": ["a.png"]}', "\x00"])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from coordexp.config import group_hash, plain
+from coordexp.data.account import summary
 from coordexp.data.coco import coco_records
-from coordexp.data.records import read_records, write_records
+from coordexp.data.conversion import convert_annotations
+from coordexp.data.records import iter_records, write_records
+from coordexp.data.samples import draw_samples
 from coordexp.data.scenes import make_scenes
+from coordexp.data.splits import SPLITS, annotation_files
 from coordexp.files import locked, sha256_directory, sha256_file, write_json
 from coordexp.runs import data_directory
-from coordexp.schema import ScenesConfig
+from coordexp.schema import CocoConfig, ScenesConfig
 
 
 def data_path(cfg: DictConfig) -> Path:
@@ -28,18 +33,39 @@ def prepare_data(cfg: DictConfig) -> Path:
         UserError: a setting that cannot be drawn, or pictures and annotations that do not fit the contract.
     """
     out = data_path(cfg)
-    scenes: ScenesConfig = OmegaConf.to_object(cfg.data)  # type: ignore[assignment]
+    settings: ScenesConfig | CocoConfig = OmegaConf.to_object(cfg.data)  # type: ignore[assignment]
     with locked(out / ".lock", "being prepared", wait=True):
-        counts: dict[str, Any] = {}
-        for split, n_images in (("train", scenes.train_images), ("val", scenes.val_images)):
-            annotations = make_scenes(scenes, out, split, n_images)
-            write_records(out / f"{split}.jsonl", coco_records(annotations, out))
-            records = read_records(out / f"{split}.jsonl")
-            counts[split] = {
-                "images": len(records),
-                "objects": sum(len(r.objects) for r in records),
-                "records_sha256": sha256_file(out / f"{split}.jsonl"),
-                "images_sha256": sha256_directory(out / "images" / split),
-            }
-        write_json(out / "data.json", {"data": plain(cfg.data), **counts})
+        if isinstance(settings, ScenesConfig):
+            draw_records(settings, out)
+        elif (out / "data.json").exists() and (gone := [path for path in annotation_files(settings) if not path.exists()]):
+            print(f"{gone[0]} is gone: the records made from it stay as they are", file=sys.stderr)
+            return out / "data.json"
+        else:
+            convert_records(settings, out)
+        write_json(out / "data.json", {"data": plain(cfg.data), **{split: counts(out, split) for split in SPLITS}})
     return out / "data.json"
+
+
+def draw_records(scenes: ScenesConfig, out: Path) -> None:
+    for split, n_images in (("train", scenes.train_images), ("val", scenes.val_images)):
+        annotations = make_scenes(scenes, out, split, n_images)
+        write_records(out / f"{split}.jsonl", coco_records(annotations, out))
+
+
+def convert_records(settings: CocoConfig, out: Path) -> None:
+    """Records and pictures, conversion.json, which accounts for every instance, and samples.png, to look at."""
+    accounts = convert_annotations(settings, out)
+    write_json(out / "conversion.json", {split: account.report() for split, account in accounts.items()})
+    draw_samples(out / "val.jsonl", out / "samples.png")
+    print("\n".join(summary(split, account) for split, account in accounts.items()), file=sys.stderr)
+
+
+def counts(out: Path, split: str) -> dict[str, Any]:
+    """What the manifest tells of a split."""
+    n_objects = [len(record.objects) for record in iter_records(out / f"{split}.jsonl")]
+    return {
+        "images": len(n_objects),
+        "objects": sum(n_objects),
+        "records_sha256": sha256_file(out / f"{split}.jsonl"),
+        "images_sha256": sha256_directory(out / "images" / split),
+    }

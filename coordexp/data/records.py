@@ -4,21 +4,26 @@
      "objects": [{"desc": "red circle", "bbox_2d": [x1, y1, x2, y2]}], "metadata": {…}}
 
 Coordinates are pixel floats. An object holds exactly one of `bbox_2d` and `poly` ([x1, y1, …], at least three
-points, clockwise from the top-most, then left-most vertex). Objects are sorted by (y1, x1).
+points, clockwise from the top-most, then left-most vertex). Objects are sorted by (y1, x1) in the file; where
+`metadata.order` is [2, 0, 1], the third of them is written first as CoordJSON, then the first, then the second.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coordexp.coords import CoordObject, to_bins
-from coordexp.files import write_text
+from coordexp.files import replacing
 from coordexp.schema import UserError
+
+REQUIRED = ("images", "width", "height", "objects")
+KINDS = ("bbox_2d", "poly")
+ORDER = "order"
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Record:
     image: str  # path relative to the record file
     width: int
     height: int
-    objects: tuple[RecordObject, ...]
+    objects: tuple[RecordObject, ...]  # in the order in which they are written as CoordJSON
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def coord_objects(self) -> list[CoordObject]:
@@ -49,6 +54,17 @@ class Record:
 def reading_order(objects: Iterable[RecordObject]) -> tuple[RecordObject, ...]:
     """Sorted by (y1, x1); what remains equal keeps its order."""
     return tuple(sorted(objects, key=lambda o: (o.box[1], o.box[0])))
+
+
+def in_order(objects: Sequence[RecordObject], order: Sequence[int] | None) -> tuple[RecordObject, ...]:
+    """The objects of a file, put into the order in which they are written as CoordJSON."""
+    return tuple(objects if order is None else (objects[i] for i in order))
+
+
+def in_file_order(record: Record) -> tuple[RecordObject, ...]:
+    """The inverse of `in_order`."""
+    order = record.metadata.get(ORDER, range(len(record.objects)))
+    return tuple(o for _, o in sorted(zip(order, record.objects, strict=True), key=lambda pair: pair[0]))
 
 
 def clockwise(pixels: Sequence[float]) -> tuple[float, ...]:
@@ -61,27 +77,77 @@ def clockwise(pixels: Sequence[float]) -> tuple[float, ...]:
     return tuple(value for point in points[first:] + points[:first] for value in point)
 
 
-def check_geometry(kind: str, pixels: Sequence[Any], where: str) -> None:
-    """Refuse a box or polygon that no model should learn.
+def all_numbers(values: Iterable[Any]) -> bool:
+    """Whole or floating-point numbers, truth values not among them."""
+    return set(map(type, values)) <= {int, float}
 
-    Raises:
-        UserError: not numbers, not finite, negative, wrong count or no area; `where` names the place.
-    """
-    shown = json.dumps(list(pixels))
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in pixels):
-        raise UserError(f"{where}: {kind} {shown} holds something that is not a number")
-    if not all(math.isfinite(v) for v in pixels):
-        raise UserError(f"{where}: {kind} {shown} is not finite: remove the annotation or mend it")
-    if kind == "bbox_2d" and len(pixels) != 4:
-        raise UserError(f"{where}: bbox_2d {shown} needs four numbers x1, y1, x2, y2")
-    if kind == "poly" and (len(pixels) < 6 or len(pixels) % 2):
-        raise UserError(f"{where}: poly {shown} needs at least three x, y pairs")
-    if min(pixels) < 0:
-        raise UserError(f"{where}: {kind} {shown} has a negative coordinate: clip it to the picture")
-    xs, ys = pixels[0::2], pixels[1::2]
-    empty = pixels[2] <= pixels[0] or pixels[3] <= pixels[1] if kind == "bbox_2d" else max(xs) <= min(xs) or max(ys) <= min(ys)
-    if empty:
-        raise UserError(f"{where}: {kind} {shown} has no area: remove the annotation or mend it")
+
+def all_finite(values: Iterable[Any]) -> bool:
+    """Numbers, none of them NaN, infinite, or whole beyond every float."""
+    try:
+        return all_numbers(values) and all(map(math.isfinite, values))
+    except OverflowError:
+        return False
+
+
+def geometry_problem(kind: str, values: Sequence[Any], may_be_flat: bool = False) -> str | None:
+    """Why no model should learn this box or polygon; None where it may. Bins, being rounded, `may_be_flat`."""
+    fault = _geometry_fault(kind, values, may_be_flat)
+    return fault and f"{kind} {json.dumps(list(values))} {fault}"
+
+
+def _geometry_fault(kind: str, values: Sequence[Any], may_be_flat: bool) -> str | None:
+    if not all_numbers(values):
+        return "holds something that is not a number"
+    if not all_finite(values):
+        return "is not finite: remove the annotation or mend it"
+    if kind == "bbox_2d" and len(values) != 4:
+        return "needs four numbers x1, y1, x2, y2"
+    if kind == "poly" and (len(values) < 6 or len(values) % 2):
+        return "needs at least three x, y pairs"
+    if min(values) < 0:
+        return "has a negative coordinate: clip it to the picture"
+    xs, ys = values[0::2], values[1::2]
+    width, height = (xs[1] - xs[0], ys[1] - ys[0]) if kind == "bbox_2d" else (max(xs) - min(xs), max(ys) - min(ys))
+    if min(width, height) < 0:
+        return "is inverted: x1, y1 is the upper left corner"
+    if min(width, height) == 0 and not may_be_flat:
+        return "has no area: remove the annotation or mend it"
+    return None
+
+
+def object_problem(raw: Any) -> str | None:
+    """Why this is no object of a record; None where it is one."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("desc"), str) or not raw["desc"].strip():
+        return "needs a desc that is not empty"
+    kinds = [kind for kind in KINDS if kind in raw]
+    if len(kinds) != 1 or not isinstance(raw[kinds[0]], list):
+        return "needs exactly one of bbox_2d and poly, as a list"
+    return None
+
+
+def frame_problems(raw: Any) -> Iterator[str]:
+    """What keeps a line from being a record, its objects left out."""
+    if not isinstance(raw, dict) or (missing := [key for key in REQUIRED if key not in raw]):
+        lacks = f"it lacks {', '.join(missing)}" if isinstance(raw, dict) else f"it is {type(raw).__name__}"
+        yield f"not a record ({lacks}): it needs images, width, height and objects"
+        return
+    images, width, height, objects = (raw[key] for key in REQUIRED)
+    metadata = raw.get("metadata", {})
+    if not (isinstance(images, list) and len(images) == 1 and isinstance(images[0], str)):
+        yield f"images must be a list of one path, not {images!r}"
+    if not all(isinstance(side, int) and side > 1 for side in (width, height)):
+        yield f"width and height must be whole pixels above 1, not {width!r} x {height!r}"
+    if not isinstance(objects, list):
+        yield f"objects must be a list, not {objects!r}"
+    if not isinstance(metadata, dict):
+        yield f"metadata must be an object, not {metadata!r}"
+    elif isinstance(objects, list) and ORDER in metadata and not is_permutation(metadata[ORDER], len(objects)):
+        yield f"metadata.{ORDER} must hold each of 0 … {len(objects) - 1} once, not {metadata[ORDER]!r}"
+
+
+def is_permutation(order: Any, n: int) -> bool:
+    return isinstance(order, list) and all(type(i) is int for i in order) and sorted(order) == list(range(n))
 
 
 def parse_record(line: str, where: str) -> Record:
@@ -92,66 +158,69 @@ def parse_record(line: str, where: str) -> Record:
     """
     try:
         raw = json.loads(line)
-        images, width, height, objects = raw["images"], raw["width"], raw["height"], raw["objects"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not a record ({error!r}): it needs images, width, height and objects") from error
-    if not (isinstance(images, list) and len(images) == 1 and isinstance(images[0], str)):
-        raise UserError(f"{where}: images must be a list of one path, not {images!r}")
-    if not all(isinstance(side, int) and side > 1 for side in (width, height)):
-        raise UserError(f"{where}: width and height must be whole pixels above 1, not {width!r} x {height!r}")
-    if not isinstance(objects, list):
-        raise UserError(f"{where}: objects must be a list, not {objects!r}")
+    for problem in frame_problems(raw):
+        raise UserError(f"{where}: {problem}")
     metadata = raw.get("metadata", {})
-    if not isinstance(metadata, dict):
-        raise UserError(f"{where}: metadata must be an object, not {metadata!r}")
-    parsed = [_parse_object(o, f"{where}, object {i}") for i, o in enumerate(objects)]
-    return Record(images[0], width, height, reading_order(parsed), metadata)
+    objects = reading_order(_parse_object(o, f"{where}, object {i}") for i, o in enumerate(raw["objects"]))
+    return Record(raw["images"][0], raw["width"], raw["height"], in_order(objects, metadata.get(ORDER)), metadata)
 
 
 def _parse_object(raw: Any, where: str) -> RecordObject:
-    if not isinstance(raw, dict) or not isinstance(raw.get("desc"), str) or not raw["desc"].strip():
-        raise UserError(f"{where}: needs a desc that is not empty")
-    kinds = [kind for kind in ("bbox_2d", "poly") if kind in raw]
-    if len(kinds) != 1 or not isinstance(raw[kinds[0]], list):
-        raise UserError(f"{where}: needs exactly one of bbox_2d and poly, as a list")
-    check_geometry(kinds[0], raw[kinds[0]], where)
-    pixels = tuple(float(v) for v in raw[kinds[0]])
-    return RecordObject(raw["desc"], kinds[0], clockwise(pixels) if kinds[0] == "poly" else pixels)
+    if problem := object_problem(raw):
+        raise UserError(f"{where}: {problem}")
+    kind = next(kind for kind in KINDS if kind in raw)
+    if problem := geometry_problem(kind, raw[kind]):
+        raise UserError(f"{where}: {problem}")
+    pixels = tuple(float(v) for v in raw[kind])
+    return RecordObject(raw["desc"], kind, clockwise(pixels) if kind == "poly" else pixels)
 
 
-def read_records(path: Path) -> list[Record]:
-    """Every record of a file, and every picture they name is there.
+def iter_records(path: Path) -> Iterator[Record]:
+    """The records of a file, one after the other; every picture they name is there.
 
     Raises:
         UserError: naming file and line of the first fault.
     """
     try:
-        lines = path.read_bytes().decode("utf-8").split("\n")  # and at no other kind of line end, which a name may hold
+        with open(path, "rb") as lines:  # which end at line feeds alone: a name may hold other kinds of line end
+            for n, line in enumerate(lines, start=1):
+                if line.strip():
+                    record = parse_record(line.decode("utf-8"), f"{path}:{n}")
+                    if not (path.parent / record.image).is_file():
+                        raise UserError(f"{path}:{n}: the picture {path.parent / record.image} is missing")
+                    yield record
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    records = []
-    for n, line in enumerate(lines, start=1):
-        if line.strip():
-            record = parse_record(line, f"{path}:{n}")
-            if not (path.parent / record.image).is_file():
-                raise UserError(f"{path}:{n}: the picture {path.parent / record.image} is missing")
-            records.append(record)
+        raise UserError(f"{path}:{n}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from error
+
+
+def read_records(path: Path) -> list[Record]:
+    """All of `iter_records`, at least one.
+
+    Raises:
+        UserError: naming file and line of the first fault.
+    """
+    records = list(iter_records(path))
     if not records:
         raise UserError(f"{path}: holds no record")
     return records
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    rows = [
-        {
-            "images": [r.image],
-            "width": r.width,
-            "height": r.height,
-            "objects": [{"desc": o.desc, o.kind: list(o.pixels)} for o in r.objects],
-            "metadata": r.metadata,
-        }
-        for r in records
-    ]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Written as they come, so that a generator of any length takes the memory of one."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as out:
+        for record in records:
+            out.write(json.dumps(record_row(record), ensure_ascii=False) + "\n")
+
+
+def record_row(record: Record) -> dict[str, Any]:
+    return {
+        "images": [record.image],
+        "width": record.width,
+        "height": record.height,
+        "objects": [{"desc": o.desc, o.kind: list(o.pixels)} for o in in_file_order(record)],
+        "metadata": record.metadata,
+    }

@@ -1,7 +1,10 @@
 # What every run starts from: records and base model, each in a directory named by its configuration's digest.
 
 
+# Real data wants every core and holds its whole annotation file in memory; scenes are drawn by one.
 rule data:
+    input:
+        lambda wildcards: STUDY.annotations(wildcards.hash8),
     output:
         update("results/data/{name}-{hash8}/data.json"),
     log:
@@ -10,10 +13,10 @@ rule data:
         "results/benchmarks/data/{name}-{hash8}.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: lambda wildcards: 1 if wildcards.name == "scenes" else workflow.cores
     resources:
-        mem_mb=1000,
-        runtime=60,
+        mem_mb=lambda wildcards: 1000 if wildcards.name == "scenes" else 16000,
+        runtime=lambda wildcards: 60 if wildcards.name == "scenes" else 720,
     params:
         overrides=lambda wildcards, output: STUDY.overrides_for_data(wildcards.hash8),
     shell:

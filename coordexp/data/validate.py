@@ -1,0 +1,190 @@
+"""Every problem of a record file, each with its line: what reading it would refuse, mend silently or not notice.
+
+Coordinates are pixels, or bins written as "<|coord_12|>" strings, as the field's public CoordExp files hold them. Bins
+are rounded, so a box of bins may be flat; an inverted one may not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from coordexp.coords import LAST_BIN
+from coordexp.data.coco import TOKEN_SPELT, is_text
+from coordexp.data.pictures import UNREADABLE
+from coordexp.data.records import KINDS, RecordObject, clockwise, frame_problems, geometry_problem, object_problem
+
+COORD_TOKEN = re.compile(r"<\|coord_(0|[1-9][0-9]{0,2})\|>")
+
+Size = tuple[int, int]  # width, height in px
+
+
+def validate(path: Path, counts: Counter[str], pictures: bool = True) -> Iterator[str]:
+    """Problems of the record file `path`, in its order, each beginning with file and line; `counts` what it holds.
+
+    With `pictures`, they must be there, readable, and of the size the record says.
+    """
+    line_of: dict[str, int] = {}  # by picture
+    try:
+        with open(path, "rb") as lines:
+            for n, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                counts["records"] += 1
+                raw, problems = parse_line(line)
+                problems += record_problems(raw, path.parent if pictures else None, counts)
+                if (name := picture_of(raw)) is not None and (first := line_of.setdefault(name, n)) != n:
+                    problems.append(f"the picture {name} stands in line {first} already")
+                counts.update({"problems": len(problems), "lines with problems": bool(problems)})
+                yield from (f"{path}:{n}: {problem}" for problem in problems)
+    except OSError as error:
+        counts["problems"] += 1
+        yield f"{path}: cannot be read ({error.strerror})"
+        return
+    if not counts["records"]:
+        counts["problems"] += 1
+        yield f"{path}: holds no record"
+
+
+def parse_line(line: bytes) -> tuple[Any, list[str]]:
+    """The value of a line, and what keeps it from being a record (its objects are looked at elsewhere)."""
+    try:
+        raw = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return None, [f"not UTF-8 ({error.reason} at byte {error.start} of the line)"]
+    except (ValueError, RecursionError) as error:
+        return None, [f"not JSON ({error})"]
+    return raw, list(frame_problems(raw))
+
+
+def picture_of(raw: Any) -> str | None:
+    images = raw.get("images") if isinstance(raw, dict) else None
+    return images[0] if isinstance(images, list) and len(images) == 1 and isinstance(images[0], str) else None
+
+
+def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterator[str]:
+    """Of the picture (below `root`, if it is to be looked at), of each object, and of their order."""
+    if not isinstance(raw, dict):
+        return
+    width, height = raw.get("width"), raw.get("height")
+    size = (width, height) if type(width) is int and type(height) is int else None
+    if (name := picture_of(raw)) is not None:
+        yield from picture_problems(name, size, root)
+    objects = raw["objects"] if isinstance(raw.get("objects"), list) else []
+    first_of: dict[RecordObject, int] = {}
+    corners = []
+    for i, entry in enumerate(objects):
+        counts["objects"] += 1
+        yield from (f"object {i}: {problem}" for problem in problems_of_object(entry, size, counts))
+        if (obj := sound_object(entry)) is not None:
+            corners.append((i, (obj.box[1], obj.box[0])))
+            if (first := first_of.setdefault(obj, i)) != i:
+                yield f"object {i}: is object {first} again"
+    for (i, corner), (j, following) in pairwise(corners):
+        if following < corner:
+            yield f"object {j}: its (y1, x1) comes before that of object {i}: objects are sorted by it"
+
+
+def picture_problems(name: str, size: Size | None, root: Path | None) -> Iterator[str]:
+    if Path(name).is_absolute() or "\0" in name or not is_text(name):
+        yield f"the picture's path {name!r} is not relative to the record file"
+        return
+    if root is None:
+        return
+    path = root / name
+    if not path.is_file():
+        yield f"the picture {path} is missing"
+        return
+    try:
+        with Image.open(path) as opened:
+            if size and opened.size != size:
+                yield f"the picture {path} has {opened.width} x {opened.height} px, the record says {size[0]} x {size[1]}"
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        yield f"the picture {path} is not readable ({error})"
+
+
+def problems_of_object(raw: Any, size: Size | None, counts: Counter[str]) -> Iterator[str]:
+    """Of its name, its geometry, each by itself. `size` is the picture's, where it is known."""
+    if problem := object_problem(raw):
+        yield problem
+    if not isinstance(raw, dict):
+        return
+    if isinstance(raw.get("desc"), str):
+        yield from name_problems(raw["desc"])
+    for kind in KINDS:
+        if isinstance(raw.get(kind), list):
+            counts[kind] += 1
+            counts["with tokens"] += any(isinstance(value, str) for value in raw[kind])
+            yield from geometry_problems(kind, raw[kind], size)
+
+
+def name_problems(name: str) -> Iterator[str]:
+    if spelt := TOKEN_SPELT.search(name):
+        yield f"the name {name!r} spells the token {spelt[0]}: rename it"
+    if not is_text(name):
+        yield f"the name {name!r} is no text (half a surrogate pair)"
+    elif unicodedata.normalize("NFC", name) != name:
+        yield f"the name {name!r} is not in Unicode's NFC, in which tokenizers write it"
+
+
+def geometry_problems(kind: str, values: list[Any], size: Size | None) -> Iterator[str]:
+    strings = [value for value in values if isinstance(value, str)]
+    for value in strings:
+        if not COORD_TOKEN.fullmatch(value):
+            yield f"{kind} holds {value!r}, which is no coordinate token <|coord_0|> … <|coord_{LAST_BIN}|>"
+            return
+    if strings and len(strings) < len(values):
+        yield f"{kind} mixes coordinate tokens and numbers"
+        return
+    numbers = as_numbers(values)
+    if problem := geometry_problem(kind, numbers, may_be_flat=bool(strings)):
+        yield problem
+        return
+    if size and not strings and any(value > size[i % 2] for i, value in enumerate(numbers)):
+        yield f"{kind} {numbers} reaches beyond the picture of {size[0]} x {size[1]} px: clip it"
+    if kind == "poly":
+        yield from vertex_problems(numbers)
+
+
+def vertex_problems(numbers: list[Any]) -> Iterator[str]:
+    if numbers[:2] == numbers[-2:]:
+        yield f"poly {numbers} repeats its first vertex at its end"
+        return
+    contracts = list(clockwise(numbers))
+    if contracts == numbers:
+        return
+    turns = (numbers[i:] + numbers[:i] for i in range(0, len(numbers), 2))
+    if contracts in turns:
+        yield f"poly {numbers} does not begin at its top-most, then left-most vertex"
+    else:
+        yield f"poly {numbers} is not clockwise"
+
+
+def as_numbers(values: list[Any]) -> list[Any]:
+    """Tokens as their bins; everything else as it is."""
+    return [int(token[1]) if isinstance(v, str) and (token := COORD_TOKEN.fullmatch(v)) else v for v in values]
+
+
+def sound_object(raw: Any) -> RecordObject | None:
+    """The object, where it can be compared with others."""
+    if object_problem(raw):
+        return None
+    kind = next(kind for kind in KINDS if kind in raw)
+    numbers = as_numbers(raw[kind])
+    return None if geometry_problem(kind, numbers, may_be_flat=True) else RecordObject(raw["desc"], kind, tuple(numbers))
+
+
+def told(counts: Counter[str]) -> str:
+    """The last line: what the file holds."""
+    kinds = f"{counts['bbox_2d']} boxes, {counts['poly']} polygons"
+    kinds += f", {counts['with tokens']} in coordinate tokens" if counts["with tokens"] else ""
+    found = f"{counts['problems']} problems in {counts['lines with problems']} lines"
+    return f"{counts['records']} records, {counts['objects']} objects ({kinds}): {found}"

@@ -1,0 +1,65 @@
+"""Settings of real data: what is impossible costs one line, before anything is converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from coco_files import many
+
+from coordexp.config import compose
+from coordexp.study import plan_study
+
+GIVEN = ("data=lvis", "data.annotations=lvis.json", "data.images=pictures")
+
+
+IMPOSSIBLE = (
+    "seed=-1 seed=null max_objects=0 max_objects=null train_images=0 val_images=-5 max_vertices=2 min_polygon_iou=0 "
+    "min_polygon_iou=1.1 val_fraction=0 val_fraction=1 val_fraction=nan pixel_budget=1023 geometry=circle order=xy image_size=64"
+)
+
+
+@pytest.mark.parametrize("override", IMPOSSIBLE.split())
+def test_impossible_values_are_named(refused, override):
+    with refused(f"data.{override.split('=')[0]}"):
+        compose([*GIVEN, f"data.{override}"])
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        [],
+        ["data.train_annotations=a.json"],
+        ["data.val_annotations=a.json"],
+        ["data.annotations=a.json", "data.train_annotations=b.json", "data.val_annotations=c.json"],
+    ],
+)
+def test_annotations_are_one_file_or_one_each(refused, sources):
+    with refused("data.annotations", "data.train_annotations", "data.val_annotations"):
+        compose(["data=coco", "data.images=pictures", *sources])
+
+
+def test_pictures_lie_somewhere_or_may_be_drawn(refused):
+    with refused("data.images", "data.render_missing=true"):
+        compose(["data=coco", "data.annotations=a.json"])
+    assert compose(["data=coco", "data.annotations=a.json", "data.render_missing=true"]).data.images is None
+
+
+@pytest.mark.usefixtures("in_tmp")
+def test_a_study_waits_for_its_annotations_and_outlives_them(refused):
+    rehearsal = {"experiment": "lvis_rehearsal", "all": "data.annotations=coco.json"}
+    with refused("coco.json: no such annotation file"):
+        plan_study(rehearsal)
+    with refused("data.annotations"):
+        plan_study({"experiment": "lvis_rehearsal"})
+    many(Path("coco.json"), 4)
+    study = plan_study(rehearsal)
+    assert {run.variant for run in study.runs} == {"softce_w1_gate", "pure_ce", "mixed"}
+    (data,) = {run.data for run in study.runs}
+    assert study.annotations(data.name[-8:]) == ["coco.json"]
+    data.mkdir(parents=True)
+    (data / "data.json").write_text("{}")
+    Path("coco.json").unlink()
+    assert plan_study(rehearsal).annotations(data.name[-8:]) == []
+    scenes = plan_study({})
+    assert scenes.annotations(scenes.runs[0].data.name[-8:]) == []

@@ -1,0 +1,217 @@
+"""`coordexp validate`: every problem of a record file, with its line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from coco_files import many, picture, settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordexp.cli import main
+from coordexp.coords import COORD_TOKENS
+from coordexp.data.conversion import convert_annotations
+from coordexp.data.records import clockwise, read_records
+from coordexp.data.validate import validate
+from coordexp.schema import UserError
+
+CUP = {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}
+GOOD = {"images": ["a.png"], "width": 64, "height": 48, "objects": [CUP]}
+POLY = {"desc": "leaf", "poly": [10, 10, 30, 12, 28, 30]}
+NAN = float("nan")
+
+
+def problems(path: Path, *lines: object, pictures: bool = False) -> list[str]:
+    """Of a file of these lines, without the file's name."""
+    text = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    path.write_bytes(b"\n".join(text) + b"\n")
+    found = list(validate(path, Counter(), pictures))
+    assert all(problem.startswith(str(path)) for problem in found)
+    return [problem.removeprefix(str(path)) for problem in found]
+
+
+def tokens(*bins: int) -> list[str]:
+    return [COORD_TOKENS[k] for k in bins]
+
+
+def with_objects(*objects: object) -> dict:
+    return GOOD | {"objects": list(objects)}
+
+
+SOUND = [
+    GOOD,
+    GOOD | {"objects": []},
+    GOOD | {"metadata": {"image_id": 5}, "summary": "a cup"},
+    with_objects(CUP, CUP | {"desc": "bat_(animal)"}),
+    with_objects({"desc": "杯子 \n", "bbox_2d": [0, 0, 64, 48.0]}),
+    with_objects(POLY, POLY | {"desc": "b", "poly_points": 3}),
+    with_objects({"desc": "a", "bbox_2d": tokens(0, 5, 999, 999)}, {"desc": "b", "poly": tokens(4, 6, 9, 8, 1, 9)}),
+    with_objects({"desc": "a", "bbox_2d": tokens(5, 5, 5, 5)}),  # bins are rounded
+    with_objects(CUP, POLY) | {"metadata": {"order": [1, 0]}},
+]
+
+
+@pytest.mark.parametrize("record", SOUND)
+def test_sound_records_have_no_problem(tmp_path, record):
+    assert problems(tmp_path / "a.jsonl", b"", record) == []
+
+
+BROKEN = [
+    (b"{", ["not JSON"]),
+    (b"[" * 100_000, ["not JSON"]),
+    (b'{"images": "\xff"}', ["not UTF-8"]),
+    (b"[]", ["not a record", "list"]),
+    (b"null", ["not a record"]),
+    ({"images": ["a.png"], "width": 5}, ["lacks height, objects"]),
+    (GOOD | {"images": []}, ["images must be"]),
+    (GOOD | {"images": ["/a.png"]}, ["not relative"]),
+    (GOOD | {"images": ["a\0.png"]}, ["not relative"]),
+    (GOOD | {"width": 64.5}, ["width and height"]),
+    (GOOD | {"height": None}, ["width and height"]),
+    (GOOD | {"objects": {}}, ["objects must be"]),
+    (GOOD | {"metadata": 5}, ["metadata must be"]),
+    *((with_objects(CUP, POLY) | {"metadata": {"order": order}}, ["metadata.order"])
+      for order in ([0], [0, 0], [1, 2], "01", [0.0, 1.0], None)),
+    (with_objects("cup"), ["object 0", "desc"]),
+    (with_objects({"bbox_2d": [1, 2, 3, 4]}), ["object 0", "desc"]),
+    (with_objects({"desc": "cup"}), ["exactly one of"]),
+    (with_objects(CUP | {"poly": [10, 10, 30, 12, 28, 30]}), ["exactly one of"]),
+    (with_objects({"desc": "<|coord_5|>", "bbox_2d": [1, 2, 3, 4]}), ["spells the token <|coord_5|>"]),
+    (with_objects({"desc": "a <|im_end|>", "bbox_2d": [1, 2, 3, 4]}), ["spells the token <|im_end|>"]),
+    (with_objects({"desc": "cre\u0300me", "bbox_2d": [1, 2, 3, 4]}), ["NFC"]),
+    (with_objects({"desc": "\ud83e", "bbox_2d": [1, 2, 3, 4]}), ["surrogate"]),
+    *((with_objects({"desc": "cup", "bbox_2d": box}), [word]) for box, word in (
+        ([3, 2, 1, 4], "inverted"), ([1, 4, 3, 2], "inverted"), ([1, 2, 1, 4], "no area"), ([1, 2, 3], "four numbers"),
+        ([1, 2, None, 4], "not a number"), ([1, 2, True, 4], "not a number"), ([1, 2, NAN, 4], "not finite"),
+        ([1, 2, 10**400, 4], "not finite"), ([-1, 2, 3, 4], "negative"), ([1, 2, 64.5, 4], "beyond the picture"),
+        ([1, 2, 3, 48.5], "beyond the picture"), ([1, 2, 3, "4"], "'4'"), (tokens(3, 2, 1, 4), "inverted"),
+        ([*tokens(1, 2, 3), "<|coord_1000|>"], "<|coord_1000|>"), ([*tokens(1, 2, 3), "<|coord_05|>"], "<|coord_05|>"),
+        ([*tokens(1, 2, 3), 4], "mixes"), (tokens(1, 2, 3), "four numbers"))),
+    *((with_objects({"desc": "leaf", "poly": poly}), [word]) for poly, word in (
+        ([1, 1, 5, 1], "three x, y pairs"), ([1, 1, 5, 1, 5, 5, 5], "three x, y pairs"), ([1, 1, 5, 1, 9, 1], "no area"),
+        ([30, 12, 28, 30, 10, 10], "begin at its top-most"), ([10, 10, 28, 30, 30, 12], "not clockwise"),
+        ([10, 10, 30, 12, 28, 30, 10, 10], "repeats its first vertex"), (tokens(9, 8, 1, 9, 4, 6), "begin at its top-most"))),
+    (with_objects(POLY, CUP), ["object 1", "(y1, x1)", "object 0"]),
+    (with_objects({"desc": "b", "bbox_2d": [5, 2, 9, 9]}, CUP), ["object 1", "(y1, x1)"]),
+    (with_objects(CUP, CUP), ["object 1: is object 0 again"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "named"), BROKEN)
+def test_each_problem_is_said_once_with_its_line(tmp_path, line, named):
+    other = GOOD | {"images": ["b.png"]}
+    (problem,) = problems(tmp_path / "a.jsonl", other, b"", line)
+    assert problem.startswith(":3: ")
+    assert "\n" not in problem
+    for word in named:
+        assert word in problem
+
+
+def test_every_problem_of_every_line_is_said(tmp_path):
+    lines = [
+        with_objects({"desc": "", "bbox_2d": [1, 2, 3, 4]}, {"desc": "<|coord_1|>", "bbox_2d": [5, 5, 1, 1]}, POLY, CUP),
+        GOOD | {"images": ["b.png"], "width": 1, "metadata": []},
+        b"{",
+        GOOD | {"images": ["b.png"]},
+        GOOD,
+    ]
+    found = problems(tmp_path / "a.jsonl", *lines)
+    assert Counter(problem.split(":")[1] for problem in found) == {"1": 4, "2": 3, "3": 1, "4": 1, "5": 1}
+    assert [p for p in found if "already" in p] == [
+        ":4: the picture b.png stands in line 2 already",
+        ":5: the picture a.png stands in line 1 already",
+    ]
+
+
+def test_pictures_must_be_there_readable_and_of_the_size_told(tmp_path):
+    picture(tmp_path / "a.png", (64, 48))
+    picture(tmp_path / "b.png", (48, 64))
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    records = [GOOD | {"images": [name]} for name in ("a.png", "b.png", "c.png", "d.png")]
+    found = problems(tmp_path / "a.jsonl", *records, pictures=True)
+    for problem, words in zip(found, ("48 x 64 px, the record says 64 x 48", "not readable", "missing"), strict=True):
+        assert words in problem
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n\n"])
+def test_a_file_that_holds_nothing_is_a_problem(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.jsonl").write_bytes(content)
+    counts: Counter[str] = Counter()
+    (problem,) = validate(tmp_path / "a.jsonl", counts)
+    assert str(tmp_path / "a.jsonl") in problem
+    assert counts["problems"] == 1
+
+
+@pytest.mark.usefixtures("in_tmp")
+@pytest.mark.parametrize("geometry", ["bbox", "poly_prefer"])
+@pytest.mark.parametrize("order", ["yx", "random"])
+def test_what_is_converted_is_sound(geometry, order):
+    many(Path("coco.json"), 20, objects=6)
+    convert_annotations(settings(f"data.geometry={geometry}", f"data.order={order}"), Path("out"), 1)
+    for split in ("train", "val"):
+        counts: Counter[str] = Counter()
+        assert list(validate(Path(f"out/{split}.jsonl"), counts)) == []
+    assert counts["objects"] == 24
+
+
+def test_scenes_are_sound(scenes):
+    for split in ("train", "val"):
+        assert list(validate(scenes.path / f"{split}.jsonl", Counter())) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=3, max_size=8))
+def test_a_polygon_in_the_contracts_order_is_sound_and_any_turn_of_it_is_not(tmp_path_factory, points):
+    flat = list(clockwise([v for p in points for v in p]))
+    path = tmp_path_factory.mktemp("turns") / "a.jsonl"
+    told = problems(path, with_objects({"desc": "leaf", "poly": flat}))
+    assert not [p for p in told if "clockwise" in p or "top-most" in p]
+    if not told:
+        turned = flat[2:] + flat[:2]
+        assert problems(path, with_objects({"desc": "leaf", "poly": turned})) or turned == flat
+
+
+def test_the_command_prints_all_and_fails_where_there_is_one(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(with_objects(CUP, CUP, {"desc": "leaf", "poly": tokens(9, 9, 12, 10, 8, 11)})) + "\n{\n")
+    with pytest.raises(SystemExit) as left:
+        main(["validate", str(path), "--no-pictures"])
+    assert left.value.code == 1
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in told] == [f"{path}:1", f"{path}:2", str(path)]
+    assert told[-1] == f"{path}: 2 records, 3 objects (2 boxes, 1 polygons, 1 in coordinate tokens): 2 problems in 2 lines"
+    path.write_text(json.dumps(GOOD) + "\n")
+    main(["validate", str(path), "--no-pictures"])
+    assert "0 problems" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["validate", str(path)])
+    assert "a.png is missing" in capsys.readouterr().out
+
+
+def test_it_imports_no_torch():
+    program = "import sys, coordexp.cli, coordexp.data.validate, coordexp.data.conversion; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    assert done.stdout.strip() == "False"
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["cup", "a.png", "<|coord_5|>"]),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(
+        ["images", "width", "height", "objects", "metadata", "desc", "bbox_2d", "poly", "order"]), inner, max_size=6),
+    max_leaves=20,
+))  # fmt: skip
+def test_no_json_makes_it_raise(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("any") / "a.jsonl"
+    for line in (value, GOOD | {"objects": value}, with_objects(value), GOOD | {"metadata": value}):
+        told = problems(path, line, pictures=True)
+        try:
+            read_records(path)
+        except UserError:
+            assert told, "what reading refuses is a problem"
