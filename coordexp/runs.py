@@ -50,6 +50,7 @@ TRAINING_MODULES = (
     "losses/reference.py",
     "data/batches.py",
     "data/packing.py",
+    "data/patches.py",
     "data/records.py",
 )
 VERSIONED = ("torch", "transformers", "accelerate", "peft")

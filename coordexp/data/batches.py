@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from transformers import ProcessorMixin
 
 from coordexp.coords import BOX_SLOTS, coord_token_ids, write_coordjson
 from coordexp.data.packing import cut_by_tokens, text_and_mrope
+from coordexp.data.patches import patches_of, pixel_value_table
 from coordexp.data.records import Record, read_records
 from coordexp.schema import UserError
 
@@ -227,19 +227,6 @@ class Dataset:
     def answer_length(self, index: int) -> int:
         """Tokens of a record's answer, its end included."""
         return int(self.encode(index).supervised.sum())
-
-
-def pixel_value_table(images: Any) -> np.ndarray:
-    """What the image processor makes of each byte of a channel, by its own arithmetic  # [3, 256] float32"""
-    bytes_ = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
-    return images.normalize(images.rescale(bytes_, images.rescale_factor), images.image_mean, images.image_std)[:, 0]
-
-
-def patches_of(picture: Image.Image, images: Any, table: np.ndarray) -> np.ndarray:
-    """`pixel_values` of one picture, bit for bit the image processor's, which looks at each pixel in float64 instead  # [n, d]"""
-    pixels = np.asarray(picture).transpose(2, 0, 1)
-    values = np.stack([of_byte[channel] for of_byte, channel in zip(table, pixels, strict=True)])
-    return images.patchify(values, images.patch_size, images.merge_size, images.temporal_patch_size)[0]
 
 
 def conversation(record: Record) -> list[dict]:
