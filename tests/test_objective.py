@@ -151,6 +151,21 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(tiny, scenes, variant
         assert [int(t.progress.window_sums[SUMS.index(n)]) for n in ("n_text", "n_coord")] == counts(*cut(t.train, [8])).tolist()
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_gradient_does_not_depend_on_a_budget_of_tokens(tiny, scenes, variant, packed, monkeypatch):
+    """The trainer's own windows: cut by images, and by tokens."""
+    monkeypatch.setattr("coordexp.train.takes_packs", lambda _: packed)
+    by_images = training(tiny, scenes, variant, "train.micro_batch=8")
+    by_tokens = training(tiny, scenes, variant, "train.micro_batch_tokens=150")
+    windows = [load_window(t, step=3) for t in (by_images, by_tokens)]
+    assert [len(window) for window in windows] == [1, len(windows[1])]
+    assert len(windows[1]) > 2
+    assert ("position_ids" in windows[1][0].inputs) == packed
+    whole, cut_up = (gradient(t, window) for t, window in zip((by_images, by_tokens), windows, strict=True))
+    assert relative(cut_up, whole) < 1e-10
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", ["no coordinates", "no text", "nothing"])
 def test_an_empty_group_contributes_nothing(tiny, scenes, variant, kind):
