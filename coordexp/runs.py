@@ -35,6 +35,7 @@ PACKAGE = Path(__file__).resolve().parent
 # What can change a trained weight or a logged number. Digests go into the manifest, and the audit compares them.
 TRAINING_MODULES = (
     "train.py",
+    "step.py",
     "evaluate.py",
     "model.py",
     "adapters.py",

@@ -20,7 +20,7 @@ from coordexp.data.batches import Dataset
 from coordexp.diagnostics import FIT_RANGE, coord_mass, distribution_columns, fit_temperature
 from coordexp.evaluate import abs_err, add_distributions, evaluate, in_fit_half
 from coordexp.schema import UserError, VariantConfig
-from coordexp.train import train_row
+from coordexp.step import train_row
 
 COLUMNS = {
     *("image_id", "object_index", "slot", "box_area_px", "gt_bin", "argmax_bin", "hit", "coord_mass", "fit_half"),

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("cli",),
     ("train",),
+    ("step",),
     ("ui",),
     ("report",),
     ("analysis",),

@@ -24,7 +24,8 @@ from coordexp.losses import fused, reference
 from coordexp.losses.terms import SUMS, loss_values
 from coordexp.runs import PREFLIGHT_TOLERANCE
 from coordexp.schema import TokenGroups
-from coordexp.train import count_tokens, load_window, optimizer_step, preflight, train_row
+from coordexp.step import count_tokens, load_window, optimizer_step, train_row
+from coordexp.train import preflight
 
 CUTS = {"1x8": [8], "2x4": [4, 4], "8x1": [1] * 8, "3+5": [3, 5], "5+3": [5, 3]}
 
@@ -155,7 +156,7 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(tiny, scenes, variant
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_gradient_does_not_depend_on_a_budget_of_tokens(tiny, scenes, variant, packed, monkeypatch):
     """The trainer's own windows: cut by images, and by tokens."""
-    monkeypatch.setattr("coordexp.train.takes_packs", lambda _: packed)
+    monkeypatch.setattr("coordexp.step.takes_packs", lambda _: packed)
     by_images = training(tiny, scenes, variant, "train.micro_batch=8")
     by_tokens = training(tiny, scenes, variant, "train.micro_batch_tokens=150")
     windows = [load_window(t, step=3) for t in (by_images, by_tokens)]

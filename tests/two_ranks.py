@@ -18,16 +18,16 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from conftest import TINY_OVERRIDES, VARIANTS, Scenes, Tiny, keep_float64
 
-from coordexp import train
 from coordexp.config import compose
 from coordexp.data.batches import Batch
 from coordexp.evaluate import evaluate
 from coordexp.model import build_tiny
 from coordexp.optim import build_optimizer
 from coordexp.runs import RunDirectory
+from coordexp.step import Progress, Training, load_window, optimizer_step, train_row
 
 
-def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> train.Training:
+def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> Training:
     """What `train.set_up` puts together, around the tiny model. Gradients are not clipped."""
     cfg = compose([f"variant={variant}", *TINY_OVERRIDES, "optim.clip_norm=1e9", *overrides])
     AcceleratorState._reset_state(reset_partial_state=False)
@@ -35,28 +35,26 @@ def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> train
     model = tiny.stage1(variant, *overrides)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(tiny.vlm, cfg.optim))
     sets = [scenes.dataset(split, tiny.processor) for split in ("train", "val")]
-    return train.Training(
-        cfg, RunDirectory(scenes.root), {}, accelerator, model, wrapped, optimizer, tiny.processor, *sets, train.Progress()
-    )
+    return Training(cfg, RunDirectory(scenes.root), {}, accelerator, model, wrapped, optimizer, tiny.processor, *sets, Progress())
 
 
-def gradient(t: train.Training, window: list[Batch]) -> torch.Tensor:
+def gradient(t: Training, window: list[Batch]) -> torch.Tensor:
     """The gradient `optimizer_step` would hand to AdamW, all parameters in one vector."""
     kept = []
 
     def keep(*_):
         kept.append(torch.cat([p.grad.flatten() for p in t.model.parameters()]))
 
-    with mock.patch.object(train, "step_optimizer", keep):
-        train.optimizer_step(t, window, step=1)
+    with mock.patch("coordexp.step.step_optimizer", keep):
+        optimizer_step(t, window, step=1)
     return kept[0]
 
 
-def one_step(t: train.Training) -> dict[str, Any]:
+def one_step(t: Training) -> dict[str, Any]:
     """Gradient, train row and facts of step 1 of this configuration."""
-    found = gradient(t, train.load_window(t, step=1))
+    found = gradient(t, load_window(t, step=1))
     facts = {"tokens_seen": t.progress.tokens_seen, "supervised_seen": t.progress.supervised_seen}
-    return {"gradient": found, "row": train.train_row(t), "facts": facts}
+    return {"gradient": found, "row": train_row(t), "facts": facts}
 
 
 def main(scenes_path: Path, out: Path) -> None:
