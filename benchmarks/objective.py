@@ -213,9 +213,13 @@ def ways_of(letter: str, p: Problem) -> dict[str, Callable]:
         found["… chunked, default options"] = torch_linear(torch.nn.LinearCrossEntropyOptions())
         best = min(CHUNKS, key=lambda c: forward_backward(torch_linear(chunked(c)), p, None))  # type: ignore[arg-type]
         found[f"… chunked by {best} rows (fastest of {CHUNKS[0]} … {CHUNKS[-1]})"] = torch_linear(chunked(best))
-        if p.every.is_cuda and importlib.util.find_spec("liger_kernel"):
+        if liger_runs_on(p.every.device.type):
             found["Liger fused linear cross-entropy"] = liger
     return found
+
+
+def liger_runs_on(device: str) -> bool:
+    return device != "cpu" and importlib.util.find_spec("liger_kernel") is not None
 
 
 def chunked(rows: int) -> torch.nn.LinearCrossEntropyOptions:
@@ -295,7 +299,7 @@ def drawing(found: dict[tuple[str, str], Measured]) -> str:
     width, left, line = 860.0, 380.0, 20.0
     highest = max(max(m.median_s / found[k[0], "fused"].median_s, m.mb / found[k[0], "fused"].mb) for k, m in found.items())
     half = (width - left - 100) / 2
-    parts = [text(left, 18, "time", bold=True), text(left + half + 60, 18, "peak memory", bold=True)]
+    parts = [text(left, 18, "time (logarithmic)", bold=True), text(left + half + 60, 18, "peak memory (logarithmic)", bold=True)]
     y = 30.0
     for (letter, name), one in found.items():
         own = found[letter, "fused"]
@@ -324,12 +328,14 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="into docs/performance.md and docs/objective.svg")
     args = parser.parse_args(arguments)
+    if args.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch sees no GPU on this machine")
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", message=".*linear_cross_entropy.*")
     shape = (args.hidden, args.vocabulary, args.rows, args.positions)
     found, products_s = measure(make_problem(*shape, getattr(torch, args.dtype), args.device), args.rounds)
-    if args.device == "cpu":
-        print("Liger's kernel needs a GPU: left out", flush=True)
+    if not liger_runs_on(args.device):
+        print("Liger's kernel needs a GPU and the package liger_kernel: left out", flush=True)
     pieces = {"speed": speed_table(found, products_s), "shares": shares(found)}
     pieces["flat"] = flat_table(args.hidden, args.vocabulary, getattr(torch, args.dtype), args.device)
     print(f"three products alone: {products_s:.3f} s; fused A: {found['A', 'fused'].median_s:.3f} s")
