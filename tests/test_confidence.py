@@ -141,6 +141,11 @@ def test_the_lead_is_turned_so_that_positive_means_the_primary_is_better():
         assert (found["share_better"] > 0.99) == (sign > 0)
 
 
+def test_a_lead_too_small_for_two_decimals_is_not_told_as_none():
+    (line,) = [line for line in would_overturn(facts({"a": 0.0031}, 1), probed=False) if line.startswith("other seeds")]
+    assert line.startswith("other seeds: the MAE lead over a is 0.003 bins; if it is the true one, at a seed SD of 0.002 bins")
+
+
 def test_one_seed_names_the_seed_sd_that_flips_it_and_what_it_would_take():
     manifest = {"status": "complete", "train_wall_s": 3000.0, "eval_wall_s": 600.0}
     f = facts({"a": 0.4}, 1, manifest=manifest, spread={"image_se": 0.05})

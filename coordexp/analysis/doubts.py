@@ -46,7 +46,10 @@ def closest(facts: Facts) -> tuple[Metric, list[dict[str, Any]]]:
 
 
 def amount(m: Metric, value: float) -> str:
-    return f"{value:.2f} {m.unit}" if m.unit else f"{value:.3f}"
+    """In its usual decimals; where they would be zeros, its first digit: a lead of 0.00 is none."""
+    usual = f"{value:.2f}" if m.unit else f"{value:.3f}"
+    told = f"{value:.1g}" if float(usual) == 0 else usual
+    return f"{told} {m.unit}".strip()
 
 
 def other_seeds(facts: Facts) -> list[str]:
