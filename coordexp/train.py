@@ -35,6 +35,7 @@ from coordexp.config import CONF_DIR, check, compose, digest, run_hash
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset, step_indices
 from coordexp.data.prepare import data_path
+from coordexp.data.records import RENDERED
 from coordexp.estimate import estimate
 from coordexp.evaluate import average_losses, evaluate, evenly_spaced, forward_only
 from coordexp.files import locked, read_json, sha256_file
@@ -184,12 +185,13 @@ def train_to_end(t: Training) -> None:
 
 def picture_facts(t: Training) -> dict[str, Any]:
     """What turns bins into pixels and pixels into visual tokens: the side of the square that a token covers, and the
-    sides of the validation pictures as [smallest, median, largest]."""
+    sides of the validation pictures as [smallest, median, largest]; and how many of these were drawn from annotations."""
     images, records = t.processor.image_processor, t.val.records
     sides = {"width": [r.width for r in records], "height": [r.height for r in records]}
     return {
         "cell_px": images.patch_size * images.merge_size,
         "val_images": len(records),
+        "val_images_rendered": sum(bool(r.metadata.get(RENDERED)) for r in records),
         "val_sides_px": {side: [min(px), float(np.median(px)), max(px)] for side, px in sides.items()},
     }
 

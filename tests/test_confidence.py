@@ -190,6 +190,13 @@ def test_another_stopping_point_is_named():
     assert "another stopping point: at 1 of the last 3 evaluations a led on MAE" in lines
 
 
+def test_a_rehearsal_on_drawn_pictures_says_so():
+    manifest = {"status": "complete", "val_images": 15, "val_images_rendered": 12}
+    line = "a rehearsal: 12 of 15 validation pictures are shapes drawn from the annotations"
+    assert caveats(facts({"a": 1.0}, 1, manifest=manifest)) == [line]
+    assert caveats(facts({"a": 1.0}, 1, manifest=manifest | {"val_images_rendered": 0})) == []
+
+
 def test_caveats_group_slopes_by_variant():
     f = facts({"a": 1.0}, 3)
     f.comparison["plateau"] = [

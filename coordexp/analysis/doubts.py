@@ -133,8 +133,11 @@ def alerts(facts: Facts) -> list[str]:
 
 
 def caveats(facts: Facts) -> list[str]:
-    """What a careful reader must know: confounds, results that existed before the rule, curves still falling."""
+    """What a careful reader must know: confounds, drawn pictures, results that existed before the rule, curves still falling."""
     lines = [f"runs differ outside the variant: {difference}" for difference in facts.audit["differences"]]
+    manifests = [run.manifest for run in facts.runs if run.manifest]
+    if drawn := [(m["val_images_rendered"], m["val_images"]) for m in manifests if m.get("val_images_rendered")]:
+        lines.append("a rehearsal: {} of {} validation pictures are shapes drawn from the annotations".format(*max(drawn)))
     if existing := unregistered(facts.study):
         lines.append(f"post hoc for {', '.join(existing)}: results existed when the rule was written down")
     m = METRICS["expected_bin_mae"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from coordexp.coords import COORD_TOKENS, write_coordjson
 from coordexp.data.instances import Instance
-from coordexp.data.records import Record
+from coordexp.data.records import RENDERED, Record
 
 SIDE_EDGES_BINS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 MAX_FAULTS = 100  # pictures named one by one
@@ -58,7 +58,7 @@ class Account:
 
     def keep(self, record: Record, instances: Iterable[Instance], resized: bool) -> None:
         """A picture that became a record, with these instances."""
-        self.pictures.update({"kept": 1, "resized": int(resized), "rendered": int("rendered" in record.metadata)})
+        self.pictures.update({"kept": 1, "resized": int(resized), "rendered": int(RENDERED in record.metadata)})
         for instance in instances:
             self.objects["polygon" if instance.object.kind == "poly" else "box"] += 1
             self.objects.update({"clipped": int(instance.clipped), "polygon simplified": int(instance.simplified)})

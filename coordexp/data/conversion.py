@@ -23,7 +23,7 @@ from coordexp.data.instances import Dropped, Frame, Instance, convert_instance, 
 from coordexp.data.parallel import in_parallel, n_cores
 from coordexp.data.pictures import LeftOut, fitted_size, read_picture, rendered, resized, save_picture
 from coordexp.data.polygons import PolygonLimits
-from coordexp.data.records import ORDER, Record, in_order, reading_order, write_records
+from coordexp.data.records import ORDER, RENDERED, Record, in_order, reading_order, write_records
 from coordexp.data.splits import Split, read_splits, source_digests
 from coordexp.files import read_json, write_json
 from coordexp.schema import CocoConfig, Geometry, ObjectOrder, UserError
@@ -172,7 +172,7 @@ def record_of(
     objects = reading_order(k.instance.object for k in kept)
     metadata = image.metadata | {"annotated_size_px": list(frame.annotated)}
     if is_drawn:
-        metadata["rendered"] = True
+        metadata[RENDERED] = True
     if settings.order is ObjectOrder.random:
         rng = np.random.default_rng([settings.seed, zlib.crc32(repr(image.id).encode())])
         metadata[ORDER] = rng.permutation(len(objects)).tolist()

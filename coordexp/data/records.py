@@ -24,6 +24,7 @@ from coordexp.schema import UserError
 REQUIRED = ("images", "width", "height", "objects")
 KINDS = ("bbox_2d", "poly")
 ORDER = "order"
+RENDERED = "rendered"  # in the metadata of a record whose picture was drawn from its annotations
 
 
 @dataclass(frozen=True)
