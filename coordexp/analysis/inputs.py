@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +77,3 @@ def by_variant(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
     for run in runs:
         groups.setdefault(run.variant, []).append(run)
     return {variant: sorted(mine, key=lambda run: run.seed) for variant, mine in groups.items()}
-
-
-def mean_at(runs: Sequence[RunData], step: int, key: str) -> float | None:
-    """An eval value at a step, averaged over the seeds that have it. A value that is not finite is none."""
-    found = [run.log.evals.get(step, {}).get(key, math.nan) for run in runs]
-    values = [value for value in found if math.isfinite(value)]
-    return math.fsum(values) / len(values) if values else None
