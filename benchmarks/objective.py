@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,7 @@ def as_published(p: Problem, v: VariantConfig) -> Tensor:
     return base + sum(getattr(v, term) * value for term, value in sums.items()) / on_coord.sum()
 
 
-def torch_linear(options: torch.nn.LinearCrossEntropyOptions | None) -> Callable[[Problem, VariantConfig], Tensor]:
+def torch_linear(options: Any) -> Callable[[Problem, VariantConfig], Tensor]:
     def loss(p: Problem, _: VariantConfig) -> Tensor:
         return F.linear_cross_entropy(p.every[p.supervised], p.weight, p.targets, options=options)
 
@@ -167,11 +168,13 @@ def synchronise(p: Problem) -> None:
 def matrix_products(p: Problem) -> float:
     """Seconds for the three products alone, all rows at once: what no way of forming this loss can undercut."""
     hidden, weight = p.every.detach()[p.supervised], p.weight.detach()
+    logits = fused.buffer(len(hidden), len(weight), hidden.device, hidden.dtype).to(hidden.dtype)
 
     def products() -> None:
-        logits = hidden @ weight.T
-        torch.mm(logits, weight)
-        torch.mm(logits.T, hidden)
+        fused.product(hidden, weight, logits)
+        for some in fused.whole_tiles(len(weight), weight.dtype):
+            torch.mm(logits[:, some], weight[some])
+            torch.mm(logits[:, some].T, hidden)
 
     return seconds(p, products)
 
@@ -208,13 +211,13 @@ def error(way: Callable, p: Problem, v: VariantConfig, exact: list[Tensor]) -> f
 
 def ways_of(letter: str, p: Problem) -> dict[str, Callable]:
     found = {"fused": of_fused, PUBLISHED: as_published, ROWS: of_rows, "the same, torch.compile": of_compiled_rows}
-    if letter == "B":
+    if letter == "B" and hasattr(F, "linear_cross_entropy"):
         found["torch linear_cross_entropy, full logits"] = torch_linear(None)
         found["… chunked, default options"] = torch_linear(torch.nn.LinearCrossEntropyOptions())
         best = min(CHUNKS, key=lambda c: forward_backward(torch_linear(chunked(c)), p, None))  # type: ignore[arg-type]
         found[f"… chunked by {best} rows (fastest of {CHUNKS[0]} … {CHUNKS[-1]})"] = torch_linear(chunked(best))
-        if liger_runs_on(p.every.device.type):
-            found["Liger fused linear cross-entropy"] = liger
+    if letter == "B" and liger_runs_on(p.every.device.type):
+        found["Liger fused linear cross-entropy"] = liger
     return found
 
 
@@ -222,7 +225,7 @@ def liger_runs_on(device: str) -> bool:
     return device != "cpu" and importlib.util.find_spec("liger_kernel") is not None
 
 
-def chunked(rows: int) -> torch.nn.LinearCrossEntropyOptions:
+def chunked(rows: int) -> Any:
     return torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
 
 
@@ -336,6 +339,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     found, products_s = measure(make_problem(*shape, getattr(torch, args.dtype), args.device), args.rounds)
     if not liger_runs_on(args.device):
         print("Liger's kernel needs a GPU and the package liger_kernel: left out", flush=True)
+    if not hasattr(F, "linear_cross_entropy"):
+        print(f"torch {torch.__version__} has no linear_cross_entropy: left out", flush=True)
     pieces = {"speed": speed_table(found, products_s), "shares": shares(found)}
     pieces["flat"] = flat_table(args.hidden, args.vocabulary, getattr(torch, args.dtype), args.device)
     print(f"three products alone: {products_s:.3f} s; fused A: {found['A', 'fused'].median_s:.3f} s")

@@ -8,6 +8,7 @@ embedding and head share one copy of the coordinate rows, and nothing else of ei
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,25 @@ def add_adapters(vlm: Qwen3VLForConditionalGeneration, cfg: AdapterConfig, coord
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
     for _, layer in _adapted_layers(vlm):
-        if cfg.dora:  # peft takes the norms in the base's dtype: in bfloat16 the first output would not be the base's
+        if not cfg.dora:
+            layer.forward = partial(_lora_forward, layer)
+        else:  # peft takes the norms in the base's dtype: in bfloat16 the first output would not be the base's
             magnitude = layer.lora_magnitude_vector[_NAME].weight
             magnitude.data = layer.get_base_layer().weight.data.to(magnitude.dtype).norm(dim=1)
     if vlm.dtype == torch.bfloat16:
         vlm.model.forward = _autocast(vlm.model.forward, vlm)
+
+
+def _lora_forward(layer: Any, x: Tensor) -> Tensor:
+    """W x + (alpha / r) B A x, as peft's own forward, which widens x to float32 for an autocast that narrows it again, keeps
+    both for the backward pass, and goes over the sum three times; here the second product adds to the first.
+
+    # [..., in] -> [..., out]
+    """
+    plain = layer.base_layer(x)
+    low = layer.lora_A[_NAME](layer.lora_dropout[_NAME](x)) * layer.scaling[_NAME]  # [..., r]
+    summed = torch.addmm(plain.flatten(0, -2), low.flatten(0, -2), layer.lora_B[_NAME].weight.T)
+    return summed.view(plain.shape)
 
 
 def _autocast(forward: Any, vlm: nn.Module) -> Any:

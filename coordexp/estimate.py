@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from coordexp.adapters import head_weights
 from coordexp.data.batches import Batch
-from coordexp.losses.fused import rows_at_once
+from coordexp.losses.fused import chunk_bytes
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def estimate(vlm: Any, batch: Batch, ranks: int, tokens: int = 0) -> Memory:
     gradients = sum(size(p) for p in trained)
     head, _ = head_weights(vlm)
     vocabulary, width = head.shape
-    rows = min(rows_at_once(vocabulary, vlm.device.type), len(batch.rows))
-    logits = rows * vocabulary * (4 if head.dtype.itemsize >= 4 else 6)  # a product in half precision lies beside them
+    logits = chunk_bytes(len(batch.rows), vocabulary, vlm.device.type, head.dtype)
     longer = max(1.0, tokens / batch.inputs["input_ids"].numel())
     return Memory(
         weights=sum(size(p) for p in vlm.parameters()),

@@ -12,9 +12,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
-from transformers.utils import is_flash_attn_2_available
 
 from coordexp.adapters import add_adapters, is_adapted, save_adapted
+from coordexp.attention import has_flash, use_flash
 from coordexp.config import group_hash, plain
 from coordexp.coords import COORD_TOKENS, coord_token_ids
 from coordexp.embeddings import set_coordinate_rows, set_position_rows
@@ -23,7 +23,6 @@ from coordexp.processor import ImageProcessor, build_processor, build_tokenizer,
 from coordexp.runs import base_directory
 from coordexp.schema import CoordInit, UserError
 
-FLASH = "flash_attention_2"
 HEAD_ROWS_MULTIPLE = 64  # a grown vocabulary is padded to it: matrix products are faster on whole tiles
 
 MODEL_CARD = """---
@@ -164,9 +163,10 @@ def _set_generation_tokens(model: Qwen3VLForConditionalGeneration, tokenizer: Pr
     model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
 
-def load_base(path: Path, dtype: torch.dtype, attention: str = "sdpa") -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+def load_base(path: Path, dtype: torch.dtype) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """Model and processor from a Hugging Face directory of this project."""
-    model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation=attention)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its kernels are built anew for each shape, and no two batches have one
+    model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
     model.model.visual.patch_embed.proj.__class__ = PatchProjection
     return model, load_processor(path)
 
@@ -179,21 +179,12 @@ class PatchProjection(nn.Conv3d):
         return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
 
 
-def attention_kernel(device: torch.device, dtype: torch.dtype) -> str:
-    """FlashAttention 2 where it is installed and can run, else PyTorch's own."""
-    fits = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
-    return FLASH if fits and is_flash_attn_2_available() else "sdpa"
-
-
-def takes_packs(vlm: Qwen3VLForConditionalGeneration) -> bool:
-    """Whether samples may be laid end to end: FlashAttention skips what lies between them, others would compute it."""
-    return vlm.config._attn_implementation == FLASH
-
-
 def load_for_training(cfg: DictConfig, device: torch.device) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """The base model as `cfg.optim` and `cfg.train` want it trained, still on the CPU, in training mode."""
     dtype = getattr(torch, cfg.train.dtype)
-    vlm, processor = load_base(base_path(cfg) / "model", dtype, attention_kernel(device, dtype))
+    vlm, processor = load_base(base_path(cfg) / "model", dtype)
+    if has_flash(device, dtype):
+        use_flash(vlm)
     if cfg.optim.adapter.rank:
         add_adapters(vlm, cfg.optim.adapter, coord_token_ids(processor.tokenizer), cfg.seed)
     if cfg.train.gradient_checkpointing:

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from omegaconf import DictConfig
 from torch import Tensor
 
+from coordexp.attention import takes_packs
 from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.losses.objective import Stage1Model
 from coordexp.losses.terms import SUMS, loss_values, watched_values
-from coordexp.model import takes_packs
 from coordexp.optim import learning_rate_factor, step_optimizer
 from coordexp.processor import ImageProcessor
 from coordexp.runs import RunDirectory, module_digests

@@ -54,15 +54,29 @@ IMAGES = {
 }  # fmt: skip
 
 
-def write_release(path: Path) -> Path:
-    """The whole directory: about 10 MB of weights in several shards, 10 MB of tokenizer."""
+# What the published 4B model has instead of the small one's widths and depths.
+PUBLISHED_4B = CONFIG | {
+    "text_config": TEXT | {
+        "hidden_size": 2560, "intermediate_size": 9728, "num_attention_heads": 32, "num_hidden_layers": 36,
+        "num_key_value_heads": 8,
+    },
+    "vision_config": VISION | {
+        "deepstack_visual_indexes": [5, 11, 17], "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16,
+        "out_hidden_size": 2560,
+    },
+}  # fmt: skip
+
+
+def write_release(path: Path, config: dict = CONFIG) -> Path:
+    """The whole directory: about 10 MB of weights in several shards (8.9 GB of PUBLISHED_4B), 10 MB of tokenizer."""
     path.mkdir(parents=True)
     torch.manual_seed(0)
-    model = Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(CONFIG)).to(torch.bfloat16)
-    model.save_pretrained(path, max_shard_size="4MB")
+    with torch.device("cuda" if config is PUBLISHED_4B and torch.cuda.is_available() else "cpu"):
+        model = Qwen3VLForConditionalGeneration._from_config(Qwen3VLConfig.from_dict(config), dtype=torch.bfloat16)
+    model.save_pretrained(path, max_shard_size="4MB" if config is CONFIG else "5GB")
     write_tokenizer(path)
     for name, content in {
-        "config": CONFIG, "generation_config": GENERATION, "preprocessor_config": IMAGES,
+        "config": config, "generation_config": GENERATION, "preprocessor_config": IMAGES,
         "video_preprocessor_config": IMAGES | {"video_processor_type": "Qwen3VLVideoProcessor"},
         "chat_template": {"chat_template": CHAT_TEMPLATE},
     }.items():  # fmt: skip

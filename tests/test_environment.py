@@ -30,7 +30,7 @@ FLOORS = (
     ("diagnostics",),
     ("optim",),
     ("model",),
-    ("adapters", "embeddings"),
+    ("adapters", "attention", "embeddings"),
     ("processor",),
     ("data",),
     ("registration",),

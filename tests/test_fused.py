@@ -205,6 +205,8 @@ def test_it_can_be_compiled(name):
 
 
 def test_chunks_follow_the_vocabulary():
-    assert fused.rows_at_once(152_670, "cpu") == 128
-    assert fused.rows_at_once(1 << 40, "cuda") == 1
-    assert fused.rows_at_once(1392, "cpu") * 1392 * 4 <= fused.CHUNK_BYTES["cpu"]
+    assert fused.rows_at_once(152_670, "cpu", torch.float32) == 128
+    assert fused.rows_at_once(1 << 40, "cuda", torch.float32) == 1
+    assert fused.rows_at_once(1392, "cpu", torch.float32) * 1392 * 4 <= fused.CHUNK_BYTES["cpu"]
+    assert fused.chunk_bytes(100, 1392, "cpu", torch.float32) == 100 * 1392 * 4
+    assert fused.chunk_bytes(100, 1392, "cpu", torch.bfloat16) == 100 * 1392 * 6

@@ -16,7 +16,6 @@ from coordexp.coords import COORD_TOKENS, coord_token_ids
 from coordexp.embeddings import digit_rows, fourier_rows
 from coordexp.model import (
     PatchProjection,
-    attention_kernel,
     base_path,
     grow_pretrained,
     load_base,
@@ -135,15 +134,6 @@ def test_every_parameter_has_one_part(tiny):
     found = [id(p) for group in parts(model).values() for p in group]
     assert len(found) == len(set(found)) == sum(1 for _ in model.parameters())
     assert [part for part, parameters in parts(model).items() if not parameters] == ["coord"], "rows of the embedding, here"
-
-
-def test_flash_attention_is_taken_only_where_it_runs(monkeypatch):
-    monkeypatch.setattr("coordexp.model.is_flash_attn_2_available", lambda: True)
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert attention_kernel(cuda, torch.bfloat16) == "flash_attention_2"
-    assert attention_kernel(cuda, torch.float32) == attention_kernel(cpu, torch.bfloat16) == "sdpa"
-    monkeypatch.setattr("coordexp.model.is_flash_attn_2_available", lambda: False)
-    assert attention_kernel(cuda, torch.bfloat16) == "sdpa"
 
 
 @pytest.mark.parametrize("optim", ["adamw", "lora"])

@@ -7,12 +7,14 @@ token table asks about is read off on the way. Same numbers as `reference.object
     text row          L = lse(z) - z_y                 dL/dz = softmax(z) - onehot(y)
     coordinate row    L = alpha lse(z / T) + f(z_C)    dL/dz = alpha softmax(z / T) / T,  + f'(z_C) on the bins
 
-alpha, T and f are the variant's (`chunk.py`, `slices.py`). The bins have a matrix product of their own, in at least float32: they
-may be the only rows of the head that are trained, and which of them is the highest matters to a hair.
+alpha, T and f are the variant's (`chunk.py`, `slices.py`). In half precision, or with rows of their own, the bins have a
+matrix product of their own, in at least float32: they may be the only rows of the head that are trained, and which of
+them is the highest matters to a hair.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +22,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from coordexp.losses.chunk import coord_rows, text_rows
+from coordexp.losses.chunk import coord_rows, has_kernel, text_rows
 from coordexp.losses.terms import SUMS, Output, group_scales, total_loss
 from coordexp.schema import VariantConfig
 
-CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 384 << 20}  # of a chunk's logits in float32: larger products are faster ones
+CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 640 << 20}  # of a chunk's logits: larger products are faster ones
 HEAD_BLOCK = 1 << 15  # rows of the head whose gradient is formed at once in half precision, and added up in float32
+TILE = 64  # tokens; in half precision a product over a vocabulary that is no multiple of it takes a GPU twice as long
 
 
 def objective(
@@ -66,7 +69,7 @@ def objective(
         variant=variant,
         denominators=denominators,
         world=world,
-        chunk=chunk_rows or rows_at_once(weight.shape[0], hidden.device.type),
+        chunk=chunk_rows,
         forms_gradients=torch.is_grad_enabled(),
     )
     loss, sums, columns, logits = Fused.apply(hidden, weight, coord_weight, rows)
@@ -85,14 +88,16 @@ class Rows:
     variant: VariantConfig
     denominators: Tensor  # [2]
     world: int
-    chunk: int
+    chunk: int | None
     forms_gradients: bool
 
-    def of_chunk(self, first: int) -> tuple[int, Tensor]:
-        """Of the chunk that begins at row `first`: how many of its rows are text, and the bins of the others."""
+    def split(self, chunk: int) -> Iterator[tuple[Tensor, int, Tensor]]:
+        """Of each chunk: where its rows lie, how many of them are text, and the bins of the others."""
         n_text = len(self.order) - len(self.bins)
-        text = min(max(n_text - first, 0), self.chunk)
-        return text, self.bins[max(first - n_text, 0) : max(first + self.chunk - n_text, 0)]
+        for first in range(0, len(self.order), chunk):
+            at = self.order[first : first + chunk]
+            text = min(max(n_text - first, 0), chunk)
+            yield at, text, self.bins[max(first - n_text, 0) :][: len(at) - text]
 
 
 @dataclass
@@ -106,16 +111,15 @@ class Gradients:
 
     def add(self, at: Tensor, h: Tensor, dz: Tensor, head: Tensor, ds: Tensor | None, bins_head: Tensor) -> None:
         """A chunk's share  # [n], [n, d], [n, V], [V, d]; [n, K], [K, d] where the bins have a product of their own"""
+        tiles = whole_tiles(len(head), dz.dtype)
         if self.hidden is not None:
-            dh = dz @ head
-            self.hidden[at] = (dh if ds is None else dh + ds @ bins_head).to(self.hidden)
+            parts = [dz[:, some] @ head[some] for some in tiles] + ([] if ds is None else [ds @ bins_head])
+            self.hidden[at] = sum(parts[:-1], start=parts[-1]).to(self.hidden)
         if self.coord_weight is not None and ds is not None:
             self.coord_weight.addmm_(ds.T, h.to(ds))
-        if self.weight is not None and dz.dtype == self.weight.dtype:
-            self.weight.addmm_(dz.T, h)
-        elif self.weight is not None:
-            for block, some in zip(self.weight.split(HEAD_BLOCK), dz.split(HEAD_BLOCK, dim=1), strict=True):
-                block += some.T @ h.to(dz)
+        if self.weight is not None:
+            for some in tiles:
+                add_product_(self.weight[some], dz[:, some].T, h.to(dz))
 
 
 class Fused(torch.autograd.Function):
@@ -140,7 +144,7 @@ class Fused(torch.autograd.Function):
         found, ctx.gradients = ctx.gradients, None
         factor = found.unit * grad_loss
         each = zip((found.hidden, found.weight, found.coord_weight), ctx.dtypes, strict=True)
-        return *(None if gradient is None else gradient.mul_(factor).to(dtype) for gradient, dtype in each), None
+        return *(None if gradient is None else scaled(gradient, factor, dtype) for gradient, dtype in each), None
 
 
 def one_pass(
@@ -159,28 +163,26 @@ def one_pass(
         coord_weight=torch.zeros_like(bins_head) if apart and (wanted[1] or wanted[2]) else None,
         unit=(rows.world * scales.max()).to(wide),
     )
-    logits = hidden.new_empty(min(rows.chunk, len(rows.order)), len(head), dtype=wide)
+    chunk = rows.chunk or rows_at_once(len(head), hidden.device.type, dtype)
+    logits = buffer(min(chunk, len(rows.order)), len(head), hidden.device, dtype)
     sums = hidden.new_zeros(len(SUMS), dtype=torch.float64)
     columns, kept = [hidden.new_empty(4, 0, dtype=wide)], [hidden.new_empty(0, len(ids), dtype=wide)]
-    for first in range(0, len(rows.order), rows.chunk):
-        at = rows.order[first : first + rows.chunk]
-        text, bins = rows.of_chunk(first)
+    for at, text, bins in rows.split(chunk):
         h = hidden[at]  # [n, d]
         z = product(h.to(dtype), head, logits[: len(at)])  # [n, V]
         s = h.to(wide) @ bins_head.T if apart else z.index_select(1, ids)  # [n, K]
-        if apart:
-            z.index_copy_(1, ids, s)
-        sums += text_rows(z[:text], s[:text], rows.targets[at[:text]], text_scale)
-        watched, found = coord_rows(z[text:], s[text:], bins, ids, v, coord_scale)
-        sums += watched
+        z.index_fill_(1, ids, -torch.inf)
+        of_text, ds_text = text_rows(z[:text], s[:text], rows.targets[at[:text]], text_scale)
+        of_coord, found, ds_coord = coord_rows(z[text:], s[text:], bins, v, coord_scale)
+        sums += of_text + of_coord
         columns.append(found)
         if not rows.forms_gradients:
             kept.append(s[text:])
             continue
-        ds = z.index_select(1, ids) if apart else None
-        if apart:
-            z.index_fill_(1, ids, 0.0)
-        gradients.add(at, h, z.to(dtype), head, ds, bins_head)
+        ds = torch.cat([ds_text, ds_coord])  # [n, K]; in z their columns are 0 by now
+        if not apart:
+            z.index_copy_(1, ids, ds)
+        gradients.add(at, h, z.to(dtype), head, ds if apart else None, bins_head)
     if coord_weight is None and gradients.weight is not None and gradients.coord_weight is not None:
         gradients.weight.index_add_(0, ids, gradients.coord_weight)
         gradients.coord_weight = None
@@ -190,12 +192,56 @@ def one_pass(
 
 def product(h: Tensor, head: Tensor, out: Tensor) -> Tensor:
     """h @ head.T, written into `out`, which may be wider  # [n, d], [V, d], [n, V] -> [n, V]"""
-    if h.dtype == out.dtype:
-        return torch.mm(h, head.T, out=out)
-    return out.copy_(h @ head.T)
+    for some in whole_tiles(len(head), h.dtype):
+        if h.dtype == out.dtype:
+            torch.mm(h, head[some].T, out=out[:, some])
+        else:
+            out[:, some] = h @ head[some].T
+    return out
 
 
-def rows_at_once(vocabulary: int, device: str) -> int:
-    """The largest power of two of rows whose logits stay within CHUNK_BYTES in float32."""
-    fits = CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (4 * vocabulary)
+def whole_tiles(vocabulary: int, dtype: torch.dtype) -> list[slice]:
+    """The vocabulary in half precision as whole tiles and a narrow rest, else in one piece."""
+    rest = vocabulary % TILE if dtype.itemsize < 4 else 0
+    return [part for part in (slice(0, vocabulary - rest), slice(vocabulary - rest, vocabulary)) if part.start < part.stop]
+
+
+def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, added up in the precision of `total`, which may be wider  # [V, d], [V, n], [n, d]"""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    elif total.is_cuda:
+        torch.addmm(total, a, b, total.dtype, out=total)
+    else:
+        for block, some in zip(total.split(HEAD_BLOCK), a.split(HEAD_BLOCK), strict=True):
+            block += some @ b
+
+
+def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradient * factor in `dtype`; `gradient` is used up."""
+    return torch.mul(gradient, factor, out=gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype))
+
+
+def held_dtype(device: str, dtype: torch.dtype) -> torch.dtype:
+    """In which logits are held whose product is taken in `dtype`."""
+    return dtype if has_kernel(device, dtype) else torch.promote_types(dtype, torch.float32)
+
+
+def buffer(n_rows: int, vocabulary: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Room for a chunk of logits  # [n_rows, V]"""
+    held = held_dtype(device.type, dtype)
+    width = vocabulary + -vocabulary % TILE if held.itemsize < 4 else vocabulary
+    return torch.empty(n_rows, width, device=device, dtype=held)[:, :vocabulary]
+
+
+def rows_at_once(vocabulary: int, device: str, dtype: torch.dtype) -> int:
+    """The largest power of two of rows whose logits stay within CHUNK_BYTES."""
+    fits = CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (held_dtype(device, dtype).itemsize * vocabulary)
     return 1 << max(fits, 1).bit_length() - 1
+
+
+def chunk_bytes(n_rows: int, vocabulary: int, device: str, dtype: torch.dtype) -> int:
+    """What a pass over so many rows holds of logits; where they are wider than the product, that lies beside them."""
+    held = held_dtype(device, dtype)
+    rows = min(rows_at_once(vocabulary, device, dtype), n_rows)
+    return rows * vocabulary * (held.itemsize + (dtype.itemsize if held != dtype else 0))

@@ -1,0 +1,168 @@
+"""The real study's training step on a GPU: speed, use of the card, memory against its estimate, and that the loss falls.
+
+    python benchmarks/real_model.py --release /tmp/release experiment=lvis_4b model.path=/tmp/release \\
+        data.annotations=lvis_val.json data.render_missing=true train.max_steps=20 train.images_per_step=32
+
+Takes the overrides of `coordexp-train`, prepares data and base where they are missing, and steps each variant as the trainer
+does (set-up, pre-flight, prefetched windows), without evaluations and checkpoints. `--release` first writes a random model
+with the published sizes of Qwen3-VL-4B there, if nothing is there. `--profile` lists the kernels of one micro-batch.
+
+Floating-point operations are counted by torch on one forward of the first micro-batch. A step needs them twice (forward, and
+the gradient of activations; those of frozen weights are not formed), and each supervised row a product with the head and its
+gradient. What is computed again under checkpointing does not count as use (MFU), but keeps the card as busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from calibration import table
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from coordexp.adapters import head_weights
+from coordexp.config import compose
+from coordexp.data.batches import Batch
+from coordexp.data.prepare import data_path, prepare_data
+from coordexp.estimate import estimate
+from coordexp.model import prepare_base
+from coordexp.runs import RunDirectory
+from coordexp.step import Training, count_tokens, load_window, optimizer_step, train_row
+from coordexp.train import set_up
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from release import PUBLISHED_4B, write_release
+
+VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
+WARM_UP_STEPS = 3
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    synchronise()
+    started = time.perf_counter()
+    result = work()
+    synchronise()
+    return time.perf_counter() - started, result
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, n: int) -> float:
+    """FLOP a second of a large square product on random numbers."""
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    times = [seconds(lambda: a @ b)[0] for _ in range(13)][3:]
+    return 2 * n**3 / statistics.median(times)
+
+
+def forward_flops(t: Training, batch: Batch) -> float:
+    """Of the model without its head, on one micro-batch."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        t.model.vlm.model(**batch.to(t.accelerator.device).inputs, use_cache=False)
+    return counter.get_total_flops()
+
+
+def needed_flops(t: Training, window: list[Batch], per_token: float) -> float:
+    """Of one step: no gradient of a frozen weight, nothing twice."""
+    vocabulary, width = head_weights(t.model.vlm)[0].shape
+    tokens, rows = (sum(numbers) for numbers in zip(*((b.n_tokens, len(b.rows)) for b in window), strict=True))
+    return 2 * per_token * tokens + 4 * rows * vocabulary * width
+
+
+def measure(variant: str, overrides: list[str], run: Path, profiled: bool) -> dict[str, Any]:
+    cfg = compose([f"variant={variant}", *overrides])
+    t = set_up(cfg, RunDirectory(run), {}, Accelerator(cpu=cfg.runtime.device == "cpu"))
+    device = t.accelerator.device
+    window = load_window(t, 1)
+    largest = max(window, key=lambda batch: batch.inputs["input_ids"].numel())
+    per_token = forward_flops(t, largest) / largest.n_tokens
+    told = estimate(t.model.vlm, largest.to(device), 1, 0)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    losses, step_s, tokens, needed = [], [], [], []
+    for step in range(1, cfg.train.max_steps + 1):
+        window = load_window(t, step)
+        took, _ = seconds(lambda window=window, step=step: optimizer_step(t, window, step))
+        losses.append(train_row(t)["loss"])
+        t.progress.reset_window()
+        step_s.append(took)
+        tokens.append(sum(batch.n_tokens for batch in window))
+        needed.append(needed_flops(t, window, per_token))
+    if profiled:
+        show_kernels(t, window[0])
+    after = slice(min(WARM_UP_STEPS, len(step_s) - 1), None)
+    padded = sum(b.inputs["input_ids"].numel() for b in window) / sum(b.n_tokens for b in window)
+    return {
+        "micro-batches": len(window),
+        "tokens a step": statistics.mean(tokens),
+        "padding": padded - 1,
+        "step_s": statistics.median(step_s[after]),
+        "tokens_per_s": sum(tokens[after]) / sum(step_s[after]),
+        "flops_per_s": sum(needed[after]) / sum(step_s[after]),
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan"),
+        "estimated_gb": told.peak / 1e9,
+        "losses": losses,
+    }
+
+
+def show_kernels(t: Training, batch: Batch, n: int = 25) -> None:
+    denominators = count_tokens(t, [batch])
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if t.accelerator.device.type == "cuda" else [])]
+    with profile(activities=kinds) as profiler:
+        t.accelerator.backward(t.model(batch.to(t.accelerator.device), denominators).loss)
+        synchronise()
+    t.optimizer.zero_grad()
+    print(profiler.key_averages().table(sort_by="self_device_time_total", row_limit=n, max_name_column_width=60), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--release", type=Path, help="write a random Qwen3-VL-4B there first")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--budget-gb", type=float, help="of GPU memory: more than that is out of memory")
+    parser.add_argument("--profile", action="store_true")
+    args, overrides = parser.parse_known_args()
+    if args.release and not args.release.exists():
+        print(f"a random 4B release: {seconds(lambda: write_release(args.release, PUBLISHED_4B))[0]:.0f} s", flush=True)
+    cfg = compose(["variant=mixed", *overrides])
+    if args.budget_gb:
+        torch.cuda.set_per_process_memory_fraction(args.budget_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
+    if not (data_path(cfg) / "data.json").exists():
+        print(f"data: {seconds(lambda: prepare_data(cfg))[0]:.0f} s", flush=True)
+    print(f"base: {seconds(lambda: prepare_base(cfg))[0]:.0f} s", flush=True)
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        for variant in args.variants.split(","):
+            found[variant] = measure(variant, overrides, Path(name) / variant, args.profile)
+            print(variant, *(f"{loss:.3f}" for loss in found[variant]["losses"]), flush=True)
+            gc.collect()
+    on_gpu = torch.cuda.is_available() and cfg.runtime.device != "cpu"
+    device, dtype = torch.device("cuda" if on_gpu else "cpu"), getattr(torch, cfg.train.dtype)
+    rate = matrix_rate(device, dtype, 8192 if on_gpu else 512)
+    print(f"matrix products of 8192 x 8192 in {cfg.train.dtype}: {rate / 1e12:.0f} TFLOP/s")
+    columns = "variant | loss, first and last step | tokens/s | step | MFU | peak (estimated), GB | micro-batches | padding"
+    print(table(columns, [row_of(name, f, rate) for name, f in found.items()]))
+
+
+def row_of(name: str, f: dict[str, Any], rate: float) -> list[str]:
+    use = f"{100 * f['flops_per_s'] / rate:.0f} % ({f['flops_per_s'] / 1e12:.0f} TFLOP/s)"
+    memory = f"{f['peak_gb']:.1f} ({f['estimated_gb']:.1f})"
+    ends = f"{f['losses'][0]:.3f} → {f['losses'][-1]:.3f}"
+    cut = f"{f['micro-batches']} of {f['tokens a step'] / f['micro-batches']:,.0f} tokens"
+    return [name, ends, f"{f['tokens_per_s']:,.0f}", f"{f['step_s']:.2f} s", use, memory, cut, f"{100 * f['padding']:.1f} %"]
+
+
+if __name__ == "__main__":
+    main()
