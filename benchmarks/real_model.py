@@ -4,8 +4,8 @@
         data.annotations=lvis_val.json data.render_missing=true train.max_steps=20 train.images_per_step=32
 
 Takes the overrides of `coordexp-train`, prepares data and base where they are missing, and steps each variant as the trainer
-does (set-up, pre-flight, prefetched windows), without evaluations and checkpoints. `--release` first writes a random model
-with the published sizes of Qwen3-VL-4B there, if nothing is there. `--profile` lists the kernels of one micro-batch.
+does, pre-flight first, without evaluations and checkpoints. `--release` first writes a random model with the published sizes
+of Qwen3-VL-4B there, if nothing is there. `--profile` lists the kernels of one micro-batch.
 
 Floating-point operations are counted by torch on one forward of the first micro-batch. A step needs them twice (forward, and
 the gradient of activations; those of frozen weights are not formed), and each supervised row a product with the head and its
@@ -15,7 +15,6 @@ gradient. What is computed again under checkpointing does not count as use (MFU)
 from __future__ import annotations
 
 import argparse
-import gc
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from calibration import table
+from omegaconf import OmegaConf
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,11 +35,11 @@ from coordexp.adapters import head_weights
 from coordexp.config import compose
 from coordexp.data.batches import Batch
 from coordexp.data.prepare import data_path, prepare_data
-from coordexp.estimate import estimate
-from coordexp.model import prepare_base
+from coordexp.model import prepare_base, restore_weights, trained_weights
+from coordexp.optim import build_optimizer
 from coordexp.runs import RunDirectory
-from coordexp.step import Training, count_tokens, load_window, optimizer_step, train_row
-from coordexp.train import set_up
+from coordexp.step import Progress, Training, count_tokens, load_window, optimizer_step, train_row
+from coordexp.train import preflight, set_up
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from release import PUBLISHED_4B, write_release
@@ -81,39 +82,41 @@ def needed_flops(t: Training, window: list[Batch], per_token: float) -> float:
     return 2 * per_token * tokens + 4 * rows * vocabulary * width
 
 
-def measure(variant: str, overrides: list[str], run: Path, profiled: bool) -> dict[str, Any]:
-    cfg = compose([f"variant={variant}", *overrides])
-    t = set_up(cfg, RunDirectory(run), {}, Accelerator(cpu=cfg.runtime.device == "cpu"))
-    device = t.accelerator.device
-    window = load_window(t, 1)
-    largest = max(window, key=lambda batch: batch.inputs["input_ids"].numel())
-    per_token = forward_flops(t, largest) / largest.n_tokens
-    told = estimate(t.model.vlm, largest.to(device), 1, 0)
+def start_over(t: Training, variant: str, weights: dict[str, Tensor]) -> None:
+    """The same model in memory as a new run of this variant: its first weights, a fresh optimizer, a pre-flight."""
+    cfg = compose([f"variant={variant}"])
+    t.cfg.variant, t.model.variant = cfg.variant, OmegaConf.to_object(cfg.variant)
+    restore_weights(t.model.vlm, weights)
+    t.optimizer = t.accelerator.prepare(build_optimizer(t.model.vlm, t.cfg.optim))
+    t.progress = Progress(preflight=preflight(t))
+
+
+def measure(t: Training, variant: str) -> dict[str, Any]:
+    """Every step of a short run; says each as it is taken."""
+    steps, device = [], t.accelerator.device
+    per_token = forward_flops(t, load_window(t, 1)[0])
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    losses, step_s, tokens, needed = [], [], [], []
-    for step in range(1, cfg.train.max_steps + 1):
+    for step in range(1, t.cfg.train.max_steps + 1):
         window = load_window(t, step)
         took, _ = seconds(lambda window=window, step=step: optimizer_step(t, window, step))
-        losses.append(train_row(t)["loss"])
+        loss = train_row(t)["loss"]
         t.progress.reset_window()
-        step_s.append(took)
-        tokens.append(sum(batch.n_tokens for batch in window))
-        needed.append(needed_flops(t, window, per_token))
-    if profiled:
-        show_kernels(t, window[0])
-    after = slice(min(WARM_UP_STEPS, len(step_s) - 1), None)
-    padded = sum(b.inputs["input_ids"].numel() for b in window) / sum(b.n_tokens for b in window)
+        tokens, laid_out = sum(b.n_tokens for b in window), sum(b.inputs["input_ids"].numel() for b in window)
+        needed = needed_flops(t, window, per_token)
+        steps.append({"s": took, "loss": loss, "tokens": tokens, "laid_out": laid_out, "flops": needed, "cut": len(window)})
+        print(f"{variant} {step}: loss {loss:.3f}, {tokens:,} tokens in {len(window)}, {took:.2f} s", flush=True)
+    after = steps[min(WARM_UP_STEPS, len(steps) - 1) :]
+    total = {key: sum(one[key] for one in after) for key in after[0]}
     return {
-        "micro-batches": len(window),
-        "tokens a step": statistics.mean(tokens),
-        "padding": padded - 1,
-        "step_s": statistics.median(step_s[after]),
-        "tokens_per_s": sum(tokens[after]) / sum(step_s[after]),
-        "flops_per_s": sum(needed[after]) / sum(step_s[after]),
+        "losses": [one["loss"] for one in steps],
+        "step_s": statistics.median(one["s"] for one in after),
+        "tokens_per_s": total["tokens"] / total["s"],
+        "flops_per_s": total["flops"] / total["s"],
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan"),
-        "estimated_gb": told.peak / 1e9,
-        "losses": losses,
+        "cut": f"{total['cut'] / len(after):.1f} of {total['tokens'] / total['cut']:,.0f} tokens",
+        "padding": total["laid_out"] / total["tokens"] - 1,
+        "preflight": t.progress.preflight["relative_difference"],
     }
 
 
@@ -136,32 +139,34 @@ def main() -> None:
     args, overrides = parser.parse_known_args()
     if args.release and not args.release.exists():
         print(f"a random 4B release: {seconds(lambda: write_release(args.release, PUBLISHED_4B))[0]:.0f} s", flush=True)
-    cfg = compose(["variant=mixed", *overrides])
+    variants = args.variants.split(",")
+    cfg = compose([f"variant={variants[0]}", *overrides])
     if args.budget_gb:
         torch.cuda.set_per_process_memory_fraction(args.budget_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
     if not (data_path(cfg) / "data.json").exists():
         print(f"data: {seconds(lambda: prepare_data(cfg))[0]:.0f} s", flush=True)
     print(f"base: {seconds(lambda: prepare_base(cfg))[0]:.0f} s", flush=True)
-    found = {}
     with tempfile.TemporaryDirectory() as name:
-        for variant in args.variants.split(","):
-            found[variant] = measure(variant, overrides, Path(name) / variant, args.profile)
-            print(variant, *(f"{loss:.3f}" for loss in found[variant]["losses"]), flush=True)
-            gc.collect()
-    on_gpu = torch.cuda.is_available() and cfg.runtime.device != "cpu"
-    device, dtype = torch.device("cuda" if on_gpu else "cpu"), getattr(torch, cfg.train.dtype)
-    rate = matrix_rate(device, dtype, 8192 if on_gpu else 512)
-    print(f"matrix products of 8192 x 8192 in {cfg.train.dtype}: {rate / 1e12:.0f} TFLOP/s")
-    columns = "variant | loss, first and last step | tokens/s | step | MFU | peak (estimated), GB | micro-batches | padding"
-    print(table(columns, [row_of(name, f, rate) for name, f in found.items()]))
+        t = set_up(cfg, RunDirectory(Path(name) / "run"), {}, Accelerator(cpu=cfg.runtime.device == "cpu"))
+    device, dtype = t.accelerator.device, getattr(torch, cfg.train.dtype)
+    rate = matrix_rate(device, dtype, 8192 if device.type == "cuda" else 512)
+    print(f"large matrix products in {cfg.train.dtype}: {rate / 1e12:.3g} TFLOP/s", flush=True)
+    weights = {name: weight.clone() for name, weight in trained_weights(t.model.vlm).items()}
+    rows = []
+    for variant in variants:
+        start_over(t, variant, weights)
+        rows.append(row_of(variant, measure(t, variant), rate))
+    if args.profile:
+        show_kernels(t, load_window(t, 1)[0])
+    columns = "variant | loss, first and last step | tokens/s | step | MFU | peak, GB | micro-batches | padding | pre-flight"
+    print(table(columns, rows))
 
 
-def row_of(name: str, f: dict[str, Any], rate: float) -> list[str]:
-    use = f"{100 * f['flops_per_s'] / rate:.0f} % ({f['flops_per_s'] / 1e12:.0f} TFLOP/s)"
-    memory = f"{f['peak_gb']:.1f} ({f['estimated_gb']:.1f})"
+def row_of(variant: str, f: dict[str, Any], rate: float) -> list[str]:
+    use = f"{100 * f['flops_per_s'] / rate:.0f} % ({f['flops_per_s'] / 1e12:.3g} TFLOP/s)"
     ends = f"{f['losses'][0]:.3f} → {f['losses'][-1]:.3f}"
-    cut = f"{f['micro-batches']} of {f['tokens a step'] / f['micro-batches']:,.0f} tokens"
-    return [name, ends, f"{f['tokens_per_s']:,.0f}", f"{f['step_s']:.2f} s", use, memory, cut, f"{100 * f['padding']:.1f} %"]
+    measured = [f"{f['tokens_per_s']:,.0f}", f"{f['step_s']:.2f} s", use, f"{f['peak_gb']:.1f}"]
+    return [variant, ends, *measured, f["cut"], f"{100 * f['padding']:.1f} %", f"{f['preflight']:.0e}"]
 
 
 if __name__ == "__main__":

@@ -106,6 +106,24 @@ def test_around_bfloat16_what_is_trained_is_float32(tiny, ids, cfg, inputs):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in vlm.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_an_adapted_layer_is_pefts_in_values_and_gradients(tiny, ids, dtype, dropout):
+    """peft's own forward is still there, under ours. Around bfloat16 both run under autocast, as in training."""
+    vlm = trained(copy.deepcopy(tiny.vlm).to(dtype), ids, AdapterConfig(rank=4, alpha=8, dropout=dropout)).train()
+    for layer in (vlm.model.language_model.layers[0].mlp.up_proj, vlm.model.visual.blocks[0].attn.qkv):
+        x, found = torch.randn(2, 5, layer.in_features, dtype=dtype, requires_grad=True), []
+        for forward in (layer.forward, lambda x, layer=layer: type(layer).forward(layer, x)):
+            torch.manual_seed(3)
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                out = forward(x)
+            leaves = (x, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+            found.append([out.detach(), *torch.autograd.grad(out.double().square().sum(), leaves)])
+        for a, b in zip(*found, strict=True):
+            assert a.dtype == b.dtype
+            assert (a - b).norm() <= (0.01 if dtype == torch.bfloat16 else 1e-12) * b.norm()
+
+
 def test_folding_in_is_what_peft_folds_in(adapted, inputs):
     """The oracle is peft's own merge, on a copy."""
     from peft.tuners.lora import LoraModel

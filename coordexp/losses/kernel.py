@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK, WARPS = 4096, 8  # columns at once, and the warps that share them
+BLOCK, WARPS = 2048, 8  # columns at once, and the warps that share them
 
 
 @triton.jit
