@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,27 +13,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from workflows import ROOT, command, copy_project, environment, snakemake
 
-ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("Snakefile", "conf", "coordexp", "workflow", "profiles", "environment.yml")
 pytestmark = pytest.mark.slow
-
-
-def snakemake(cwd: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run(command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-
-
-def environment() -> dict[str, str]:
-    """The interpreter of the tests also runs the rules' `python`; and nobody is told that `make` runs the tests."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    inherited = {name: value for name, value in os.environ.items() if name != "MAKELEVEL"}
-    return inherited | {"PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def planned(cwd: Path, *config: str) -> dict[str, int]:
@@ -47,10 +28,7 @@ def planned(cwd: Path, *config: str) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory) -> Path:
     """A copy of the project in which the smoke study has run."""
-    copy = tmp_path_factory.mktemp("house")
-    for part in PARTS:
-        source = ROOT / part
-        shutil.copytree(source, copy / part) if source.is_dir() else shutil.copy(source, copy)
+    copy = copy_project(tmp_path_factory.mktemp("house"))
     done = snakemake(copy, "stage1_ablation", "--config", "experiment=smoke")
     (copy / "first.txt").write_text(done.stdout + done.stderr)
     return copy
