@@ -52,6 +52,11 @@ def test_a_box_is_clipped_to_its_picture(bbox, pixels, clipped):
     assert instance.clipped == clipped
 
 
+@pytest.mark.parametrize("crowd", [0, False, 0.0, None])
+def test_what_is_no_crowd_is_kept(crowd):
+    assert convert_instance(annotation(1, iscrowd=crowd), NAMES, FRAME).object.desc == "cup"
+
+
 def test_a_box_is_scaled_with_its_picture():
     instance = convert_instance(annotation(1, bbox=(10, 20, 30, 10)), NAMES, Frame((100, 50), (64, 96)))
     assert instance.object.pixels == pytest.approx((6.4, 38.4, 25.6, 57.6))
@@ -59,7 +64,8 @@ def test_a_box_is_scaled_with_its_picture():
 
 DROPPED = [
     ({"category_id": 99}, "unknown category"),
-    ({"iscrowd": 1}, "crowd region"),
+    *(({"iscrowd": crowd}, "crowd region") for crowd in (1, True, 2)),
+    *(({"iscrowd": crowd}, "broken iscrowd") for crowd in ("0", "1", [], {})),
     *(({"bbox": bbox}, "broken box") for bbox in ([1, 2, NAN, 4], [1, 2, 3, INF], [1, 2, 3], [1, 2, 3, 4, 5], ["1", 2, 3, 4],
                                                   [True, 2, 3, 4], "1234", 7, {}, [10**400, 2, 3, 4])),
     *(({"bbox": bbox}, "no area") for bbox in ([1, 2, 0, 4], [1, 2, 3, 0], [1, 2, -3, 4], [1, 2, 1e-9, 4], [99.5, 2, 0.4, 4])),

@@ -110,7 +110,7 @@ def colour_of(name: str) -> tuple[int, int, int]:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """As JPEG or PNG by its name, without metadata; renamed when whole. Not fsynced: it can be made again."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{os.getpid()}.tmp")  # one at a time a process; short, because names may be long
     kind = "PNG" if path.suffix == ".png" else "JPEG"
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
