@@ -52,6 +52,8 @@ def iou(a, b, scale: int = 10) -> float:
         ([[150, -20, 150, 50, 160, 50, 160, -10, 170, -10, 170, 50, 180, 50, 180, -20]], CUT),
         ([[210, 10, 230, 10, 230, 30]], CUT),
         ([[10, 10, 10.00001, 10, 10.00001, 10.00001]], "an outline without area"),
+        ([[10, 10, 50, 50, 50.00002, 50.00001, 10.00002, 10.00001]], "an outline without area"),
+        ([[10, 10, 30, 10, 30, 10.00001, 10, 10.00001]], "an outline without area"),
         ([ring(100, wobble=0.4)], "an outline of too many vertices"),
     ],
 )  # fmt: skip
@@ -77,6 +79,17 @@ def test_a_short_outline_stands_as_it_was_annotated(turn, backwards):
     assert not instance.simplified
     closed = convert([[v for p in [*points, points[0]] for v in p]])
     assert closed.object == instance.object
+
+
+@pytest.mark.parametrize("again", [0.0, 1e-6])
+def test_a_vertex_that_is_said_again_is_said_once(again):
+    """A ring closed twice, vertices doubled, and those that are one after rounding."""
+    points = [(5, 6), (25, 6), (25, 27), (5, 27)]
+    doubled = [(x + shift, y + shift) for x, y in points for shift in (0, again)]
+    for outline in ([*points, points[0], points[0]], doubled, [*doubled, *doubled[:2]]):
+        instance = convert([[v for p in outline for v in p]], PolygonLimits(4, 0.9))
+        assert instance.object.pixels == (5, 6, 25, 6, 25, 27, 5, 27)
+        assert not instance.simplified or again
 
 
 def test_an_outline_is_scaled_and_clipped_with_its_picture():

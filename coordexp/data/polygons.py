@@ -13,6 +13,7 @@ Ring = list[tuple[float, float]]  # x, y in px, not closed
 
 FIRST_TOLERANCE_PX = 0.25
 TOLERANCE_STEP = math.sqrt(2)
+NO_AREA = "an outline without area"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: Polygo
     tolerance of 0.25, 0.35, 0.5, … px that leaves `max_vertices`. What then covers another area than was annotated
     (IoU below `min_iou`: mostly small or ragged things) is better said as a box.
     """
+    ring = distinct(ring, decimals)
+    if len(ring) < 3:
+        return NO_AREA
     whole = shapely.Polygon(ring)
     if not whole.is_valid:
         return "an outline that crosses itself"
@@ -43,10 +47,16 @@ def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: Polygo
     found = _few_vertices(inside, limits.max_vertices)
     if found is None or _iou(found, inside) < limits.min_iou:
         return "an outline of too many vertices"
-    pixels = [round(value, decimals) for point in found.exterior.coords[:-1] for value in point]
+    pixels = [value for point in distinct(list(found.exterior.coords), decimals) for value in point]
     if geometry_problem("poly", pixels):
-        return "an outline without area"
+        return NO_AREA
     return Simplified(clockwise(pixels), found is not inside)
+
+
+def distinct(ring: Ring, decimals: int) -> Ring:
+    """As it is written: rounded, and without a vertex that is where the one before it is (the last, for the first)."""
+    rounded = [(round(x, decimals), round(y, decimals)) for x, y in ring]
+    return [point for i, point in enumerate(rounded) if point != rounded[i - 1]]
 
 
 def _iou(a: shapely.Polygon, b: shapely.Polygon) -> float:
