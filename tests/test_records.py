@@ -82,6 +82,7 @@ def test_records_come_back_as_they_were_written(tmp_path):
         ({"images": ["a.png", "a.png"]}, "images"),
         ({"images": "a.png"}, "images"),
         ({"images": ["b.png"]}, "b.png"),
+        *(({"images": [name]}, "is missing") for name in ("x" * 300, "a\0", "\ud800.png", "two\nlines.png")),
         ({"width": 0}, "width"),
         ({"width": "64"}, "width"),
         ({"height": 64.5}, "height"),

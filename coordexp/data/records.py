@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -165,6 +166,11 @@ def is_permutation(order: Any, n: int) -> bool:
     return isinstance(order, list) and all(type(i) is int for i in order) and sorted(order) == list(range(n))
 
 
+def shown(name: str) -> str:
+    """In one line: as it is, or quoted where it cannot be printed so."""
+    return name if name.isprintable() else repr(name)
+
+
 def parse_record(line: str, where: str) -> Record:
     """One line of a record file; objects and vertices are put into the contract's order.
 
@@ -203,8 +209,9 @@ def iter_records(path: Path) -> Iterator[Record]:
             for n, line in enumerate(lines, start=1):
                 if line.strip():
                     record = parse_record(line.decode("utf-8"), f"{path}:{n}")
-                    if not (path.parent / record.image).is_file():
-                        raise UserError(f"{path}:{n}: the picture {path.parent / record.image} is missing")
+                    picture = path.parent / record.image
+                    if not os.path.isfile(picture):  # False for a name that no file can have
+                        raise UserError(f"{path}:{n}: the picture {shown(str(picture))} is missing")
                     yield record
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
