@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"coordexp: {error}")
     except BrokenPipeError:
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ncoordexp: interrupted: what is written already is kept", file=sys.stderr)
+        sys.exit(130)  # as shells do for SIGINT
 
 
 def parser() -> argparse.ArgumentParser:
