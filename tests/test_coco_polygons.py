@@ -81,6 +81,15 @@ def test_a_short_outline_stands_as_it_was_annotated(turn, backwards):
     assert closed.object == instance.object
 
 
+@pytest.mark.parametrize(
+    "outline", [[1, 1, 5, 5, 9, 9], [1, 1, 150, 31, 100, 20.93289], [0.1, 0.1, 0.7, 0.7, 0.3, 0.3, 0.2, 0.2]]
+)
+@pytest.mark.parametrize("size", [(200, 100), (192, 96), (224, 128), (992, 736)])
+def test_what_lies_on_one_line_has_no_area_at_any_scale(outline, size):
+    instance = convert([outline], frame=Frame((200, 100), size))
+    assert instance.object.kind == "bbox_2d"
+
+
 @pytest.mark.parametrize("again", [0.0, 1e-6])
 def test_a_vertex_that_is_said_again_is_said_once(again):
     """A ring closed twice, vertices doubled, and those that are one after rounding."""

@@ -137,6 +137,7 @@ def test_a_picture_without_an_object_is_sound_beside_one_with(tmp_path):
     empty = GOOD | {"objects": []}
     assert problems(tmp_path / "a.jsonl", empty, GOOD | {"images": ["b.png"]}) == []
     assert problems(tmp_path / "a.jsonl", empty) == [": no record holds an object: there is nothing to train on or to evaluate"]
+    assert len(problems(tmp_path / "a.jsonl", empty, b"{")) == 1, "what a broken line holds is not known"
 
 
 def test_names_that_no_file_can_have_are_problems_of_their_lines(tmp_path):

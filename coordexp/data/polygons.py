@@ -44,6 +44,8 @@ def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: Polygo
     inside = whole.intersection(shapely.box(0, 0, *last_pixel)) if _leaves(whole, last_pixel) else whole
     if not isinstance(inside, shapely.Polygon) or inside.area == 0:
         return "an outline cut apart by the picture's edge"
+    if inside.area <= inside.length * 10**-decimals:  # what rounding can make of a line
+        return NO_AREA
     found = _few_vertices(inside, limits.max_vertices)
     if found is None or _iou(found, inside) < limits.min_iou:
         return "an outline of too many vertices"

@@ -64,7 +64,7 @@ def validate(path: Path, counts: Counter[str], pictures: bool = True, workers: i
         counts["problems"] += 1
         yield f"{path}: cannot be read ({error.strerror})"
         return
-    if not counts["objects"]:
+    if counts["without objects"] == counts["records"]:
         counts["problems"] += 1
         yield f"{path}: {NO_OBJECT if counts['records'] else 'holds no record'}"
 
@@ -104,6 +104,7 @@ def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterat
     if (name := picture_of(raw)) is not None and (problem := picture_problem(name, size, root)):
         yield problem
     objects = raw["objects"] if isinstance(raw.get("objects"), list) else []
+    counts["without objects"] += raw.get("objects") == []
     first_of: dict[RecordObject, int] = {}
     corners = []
     for i, entry in enumerate(objects):
