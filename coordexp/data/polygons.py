@@ -35,7 +35,7 @@ def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: Polygo
     tolerance of 0.25, 0.35, 0.5, … px that leaves `max_vertices`. What then covers another area than was annotated
     (IoU below `min_iou`: mostly small or ragged things) is better said as a box.
     """
-    ring = distinct(ring, decimals)
+    ring = distinct(ring)
     if len(ring) < 3:
         return NO_AREA
     whole = shapely.Polygon(ring)
@@ -49,16 +49,16 @@ def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: Polygo
     found = _few_vertices(inside, limits.max_vertices)
     if found is None or _iou(found, inside) < limits.min_iou:
         return "an outline of too many vertices"
-    pixels = [value for point in distinct(list(found.exterior.coords), decimals) for value in point]
+    rounded = distinct([(round(x, decimals), round(y, decimals)) for x, y in found.exterior.coords])
+    pixels = [value for point in rounded for value in point]
     if geometry_problem("poly", pixels):
         return NO_AREA
     return Simplified(clockwise(pixels), found is not inside)
 
 
-def distinct(ring: Ring, decimals: int) -> Ring:
-    """As it is written: rounded, and without a vertex that is where the one before it is (the last, for the first)."""
-    rounded = [(round(x, decimals), round(y, decimals)) for x, y in ring]
-    return [point for i, point in enumerate(rounded) if point != rounded[i - 1]]
+def distinct(ring: Ring) -> Ring:
+    """Without a vertex that is where the next one is (the first, for the last): it begins where it began."""
+    return [point for point, following in zip(ring, ring[1:] + ring[:1], strict=True) if point != following]
 
 
 def _iou(a: shapely.Polygon, b: shapely.Polygon) -> float:
