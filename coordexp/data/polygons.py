@@ -42,7 +42,7 @@ def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: Polygo
     if not whole.is_valid:
         return "an outline that crosses itself"
     inside = whole.intersection(shapely.box(0, 0, *last_pixel)) if _leaves(whole, last_pixel) else whole
-    if not isinstance(inside, shapely.Polygon) or inside.area == 0:
+    if not isinstance(inside, shapely.Polygon) or inside.is_empty:
         return "an outline cut apart by the picture's edge"
     if inside.area <= inside.length * 10**-decimals:  # what rounding can make of a line
         return NO_AREA
