@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"coordexp: {error}")
     except BrokenPipeError:
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ncoordexp: interrupted: what is written already is kept", file=sys.stderr)
+        sys.exit(130)  # as shells do for SIGINT
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,10 +116,12 @@ def prepare(args: argparse.Namespace) -> None:
 
 def validate_records(args: argparse.Namespace) -> None:
     """Print every problem of a record file with its line, then what the file holds; exit code 1 where there is one."""
+    from coordexp.data.parallel import n_cores
     from coordexp.data.validate import told, validate
 
     counts: Counter[str] = Counter()
-    for problem in validate(args.records, counts, not args.no_pictures):
+    workers = 1 if args.no_pictures else n_cores()
+    for problem in validate(args.records, counts, not args.no_pictures, workers):
         print(problem)
     print(f"{args.records}: {told(counts)}")
     if counts["problems"]:

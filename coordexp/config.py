@@ -19,7 +19,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -52,10 +52,20 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> DictCon
             cfg = hydra_compose("config", overrides=list(overrides))
         OmegaConf.resolve(cfg)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises a bare ValueError for train=3
-        reason = " ".join(f"{error} {error.__cause__ or ''}".split())
+        reason = " ".join(f"{error} {error.__cause__ or ''}".split()) + advice_on_quotes(error)
         raise UserError(f"configuration: {reason} (overrides: {' '.join(overrides) or 'none'})") from error
     check(cfg)
     return cfg
+
+
+def advice_on_quotes(error: Exception) -> str:
+    """How to write a value that Hydra's grammar takes apart, as it takes `annotations (1).json`; else nothing."""
+    key, equals, value = error.override.partition("=") if isinstance(error, OverrideParseException) else ("", "", "")
+    if not equals:
+        return ""
+    quoted = f'{key}="{value}"'
+    in_config = json.dumps([quoted], ensure_ascii=False)
+    return f". A value with blanks, brackets, = or , needs quotes: '{quoted}' on a command line, '{in_config}' in --config"
 
 
 Limit = tuple[str, Callable[[Any], bool], tuple[str, ...]]

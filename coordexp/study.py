@@ -24,6 +24,7 @@ EVERY_VARIANT = "all"
 COMPARE_LOGS = "compare_logs"
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
 _KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell")
+WITH_BLANKS = r"""'["data.annotations=\"/data/my file.json\""]'"""  # a YAML list for snakemake, quotes for Hydra
 _ANNOTATIONS = ("annotations", "train_annotations", "val_annotations")  # of `data`, where it is real
 _NOT_PER_VARIANT = ("study", "seed", "variant", "experiment")  # what a variant's key must not override
 
@@ -182,7 +183,7 @@ def plan_comparison(logs: Sequence[str], rule: dict[str, Any], side_px: int | No
 
 
 def split_overrides(key: str, value: Any) -> list[str]:
-    """Hydra overrides of one `--config` key: a string split on blanks, or a YAML list taken as it is.
+    """Hydra overrides of one `--config` key: a string split on blanks, or a YAML list taken as it is (WITH_BLANKS).
 
     Raises:
         UserError: the value is something else, or overrides what only the study decides.
@@ -192,7 +193,8 @@ def split_overrides(key: str, value: Any) -> list[str]:
     overrides = value.split() if isinstance(value, str) else value
     if not isinstance(overrides, list) or not all(isinstance(o, str) and "=" in o for o in overrides):
         shown = json.dumps(value, default=str)
-        raise UserError(f'--config {key}={shown}: must be Hydra overrides, such as "optim.lr=5e-4 train.max_steps=400"')
+        form = f'must be Hydra overrides, such as {key}="optim.lr=5e-4 train.max_steps=400"'
+        raise UserError(f"--config {key}={shown}: {form}; a value with blanks needs a list and quotes: {key}={WITH_BLANKS}")
     for override in overrides:
         target = override.lstrip("+~").split("=")[0]
         one_recipe = key != EVERY_VARIANT and target.partition(".")[0] == "probe"

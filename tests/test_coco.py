@@ -52,6 +52,11 @@ def test_a_box_is_clipped_to_its_picture(bbox, pixels, clipped):
     assert instance.clipped == clipped
 
 
+@pytest.mark.parametrize("crowd", [0, False, 0.0, None])
+def test_what_is_no_crowd_is_kept(crowd):
+    assert convert_instance(annotation(1, iscrowd=crowd), NAMES, FRAME).object.desc == "cup"
+
+
 def test_a_box_is_scaled_with_its_picture():
     instance = convert_instance(annotation(1, bbox=(10, 20, 30, 10)), NAMES, Frame((100, 50), (64, 96)))
     assert instance.object.pixels == pytest.approx((6.4, 38.4, 25.6, 57.6))
@@ -59,7 +64,8 @@ def test_a_box_is_scaled_with_its_picture():
 
 DROPPED = [
     ({"category_id": 99}, "unknown category"),
-    ({"iscrowd": 1}, "crowd region"),
+    *(({"iscrowd": crowd}, "crowd region") for crowd in (1, True, 2)),
+    *(({"iscrowd": crowd}, "broken iscrowd") for crowd in ("0", "1", [], {})),
     *(({"bbox": bbox}, "broken box") for bbox in ([1, 2, NAN, 4], [1, 2, 3, INF], [1, 2, 3], [1, 2, 3, 4, 5], ["1", 2, 3, 4],
                                                   [True, 2, 3, 4], "1234", 7, {}, [10**400, 2, 3, 4])),
     *(({"bbox": bbox}, "no area") for bbox in ([1, 2, 0, 4], [1, 2, 3, 0], [1, 2, -3, 4], [1, 2, 1e-9, 4], [99.5, 2, 0.4, 4])),
@@ -136,20 +142,33 @@ def set_at(content: dict, where: tuple, value: object) -> dict:
 
 
 ENDS = [
-    (("images",), None, "TypeError"),
-    (("annotations",), 5, "TypeError"),
-    (("categories",), {"2": "cup"}, "TypeError"),
-    (("images", 0), [], "TypeError"),
+    (("images",), None, "images must be a list, and is missing"),
+    (("annotations",), 5, "annotations must be a list, not 5"),
+    (("annotations",), {"0": 1}, "annotations must be a list, not {'0': 1}"),
+    (("images",), {"0": image(1)}, "images must be a list, not {"),
+    (("categories",), {"2": "cup"}, "categories must be a list, not {'2': 'cup'}"),
+    (("images", 0), [], "images[0] must be an object, not []"),
+    (("images", 0), {"file_name": "1.jpg", "width": 64, "height": 64}, "images[0]: id must be a number or text, and is missing"),
+    *((("images", 0, "id"), i, f"images[0]: id must be a number or text, not {shown}")
+      for i, shown in ((NAN, "nan"), (INF, "inf"), (True, "True"), ([1], "[1]"), ("\ud800", "'\\ud800'"))),
     (("images", 0), {"id": 1, "file_name": "a.jpg", "height": 5}, "width"),
-    *((("images", 0, "width"), width, "image 1") for width in (0, 1, -5, 64.5, "64", None, True, NAN)),
+    *((("images", 0, "width"), width, "image 1") for width in (0, 1, -5, 64.5, "64", None, True, NAN, 2**31, 10**400)),
     (("images",), [image(1), image(1, (32, 32))], "image 1 is there twice"),
     (("images",), [image(1), image(2) | {"file_name": "1.jpg"}], "1.jpg"),
+    (("images",), [image(1), image(2) | {"file_name": "./1.jpg"}], "images 1 and 2 are the same picture '1.jpg'"),
+    (("images",), [image(1) | {"file_name": "d//1.jpg"}, image(2) | {"file_name": "d/1.jpg"}], "'d/1.jpg'"),
     (("images", 0), {"id": 1, "width": 64, "height": 64}, "neither file_name nor coco_url"),
     *((("images", 0, "file_name"), name, "image 1") for name in ("/a.jpg", "../1.jpg", "a/../../1.jpg", "a\0b", ".", "\ud800")),
     *((("images", 0, "file_name"), name, "not a COCO") for name in (5, ["1.jpg"])),
+    (("images", 0, "file_name"), 5, "image 1: file_name must be text, not 5"),
+    (("images", 0, "coco_url"), 5, "image 1: coco_url must be text, not 5"),
+    (("images", 0, "coco_url"), "http://a/../..", "image 1: coco_url 'http://a/../..' does not lie below"),
+    (("images", 0), {"id": 1, "width": 64, "height": 64, "coco_url": "http://a.org"}, "neither file_name nor coco_url"),
     (("images", 0), {"id": 1, "width": 64, "height": 64, "coco_url": "http://["}, "not a COCO"),
     (("images", 0, "id"), {}, "not a COCO"),
     (("images", 0, "neg_category_ids"), 5, "not a COCO"),
+    *((("images", 0, "neg_category_ids"), ids, "image 1: neg_category_ids must be a list of category ids")
+      for ids in (5, "2", {"2": 1}, [[2]])),
     (("categories",), [*CATEGORIES, CATEGORIES[0]], "category 2 is there twice"),
     *((("categories", 0, "name"), name, "category 2") for name in ("", " ", None, 5, ["cup"], "half \ud83e")),
     (("categories", 0, "name"), "a <|coord_5|> b", "<|coord_5|>"),
@@ -158,6 +177,10 @@ ENDS = [
     (("annotations", 0), "cup", "not a COCO"),
     (("annotations", 0), {"id": 31, "category_id": 2}, "image_id"),
     (("annotations", 0), {"id": 31, "image_id": 1}, "category_id"),
+    (("annotations", 0), {"id": 31, "image_id": 1}, "annotation 31: category_id must be a number or text, and is missing"),
+    (("annotations", 0), {"image_id": None, "bbox": [1, 2, 3, 4]}, "annotations[0]: category_id must be a number or text"),
+    (("annotations", 0), {"id": {}, "category_id": 2}, "annotations[0]: image_id must be a number or text, and is missing"),
+    (("annotations", 0, "image_id"), [1], "annotation 31: image_id must be a number or text, not [1]"),
     (("annotations", 0, "category_id"), [2], "not a COCO"),
     (("annotations", 0, "image_id"), {}, "not a COCO"),
 ]  # fmt: skip
@@ -210,6 +233,10 @@ def test_a_name_is_kept_as_it_is_in_the_form_tokenizers_write(tmp_path, name):
             ["COCO_val2014_1.jpg", "val2017/1.jpg", "1.jpg"],
         ),
         ({"file_name": "", "coco_url": "http://a/b/c/1.jpg?size=5#x"}, "c/1.jpg", ["c/1.jpg", "1.jpg"]),
+        ({"file_name": "0.jpg", "coco_url": "https://bucket.s3.amazonaws.com/1.jpg"}, "0.jpg", ["0.jpg", "1.jpg"]),
+        ({"file_name": "0.jpg", "coco_url": "https://bucket.s3.amazonaws.com"}, "0.jpg", ["0.jpg"]),
+        ({"file_name": "0.jpg", "coco_url": "https://bucket.s3.amazonaws.com/"}, "0.jpg", ["0.jpg"]),
+        ({"file_name": "./a//0.jpg", "coco_url": None}, "a/0.jpg", ["a/0.jpg", "0.jpg"]),
     ],
 )
 def test_a_picture_is_found_under_each_name_the_data_sets_give_it(tmp_path, entry, name, lies_at):
@@ -220,6 +247,31 @@ def test_a_picture_is_found_under_each_name_the_data_sets_give_it(tmp_path, entr
     for place in reversed(lies_at):  # an earlier one goes before
         picture(tmp_path / place)
         assert found.find(tmp_path) == tmp_path / place
+
+
+def test_no_picture_is_looked_for_where_another_one_may_lie(tmp_path):
+    images = [image(i) | {"file_name": name} for i, name in enumerate(("vid0/0.jpg", "vid0/1.jpg", "vid1/1.jpg", "2.jpg"))]
+    images.append(image(9) | {"file_name": "b.jpg", "coco_url": "http://a/c/2.jpg"})
+    images.append(image(10) | {"file_name": "c.jpg", "coco_url": "http://b/c/2.jpg"})
+    found = read_coco(write_coco(tmp_path / "coco.json", images, [])).images
+    assert [entry.paths for entry in found] == [
+        ("vid0/0.jpg", "0.jpg"),
+        ("vid0/1.jpg",),
+        ("vid1/1.jpg",),
+        ("2.jpg",),
+        ("b.jpg",),
+        ("c.jpg",),
+    ]
+
+
+def test_a_name_too_long_for_any_file_is_not_found(tmp_path):
+    path = write_coco(tmp_path / "coco.json", [image(1) | {"file_name": "x" * 300 + ".jpg"}], [])
+    assert read_coco(path).images[0].find(tmp_path) is None
+
+
+def test_a_list_that_lvis_leaves_empty_says_nothing(tmp_path):
+    path = write_coco(tmp_path / "coco.json", [image(1, neg_category_ids=None)], [])
+    assert read_coco(path).images[0].metadata == {"image_id": 1}
 
 
 def test_what_lvis_does_not_say_exhaustively_goes_into_the_metadata(tmp_path):

@@ -463,6 +463,14 @@ def test_prepare_writes_records_report_and_figure_and_says_what_became_of_the_in
     assert "coco.json is gone" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", [(24576, 10), (10, 24576), (100_000, 2)])
+def test_pictures_of_any_shape_are_in_the_figure(size):
+    many(Path("coco.json"), 4, size)
+    manifest = prepare_data(compose(["data=coco", "data.annotations=coco.json", "data.render_missing=true"]))
+    with Image.open(manifest.parent / "samples.png") as figure:
+        assert min(figure.size) > 300
+
+
 def test_real_categories_may_have_any_name():
     names = ["bat_(animal)", "杯子", "crème brûlée", 'say "hi"', "two\nlines", "line\u2028separator"]
     categories = [{"id": i, "name": name} for i, name in enumerate(names)]

@@ -52,6 +52,8 @@ def iou(a, b, scale: int = 10) -> float:
         ([[150, -20, 150, 50, 160, 50, 160, -10, 170, -10, 170, 50, 180, 50, 180, -20]], CUT),
         ([[210, 10, 230, 10, 230, 30]], CUT),
         ([[10, 10, 10.00001, 10, 10.00001, 10.00001]], "an outline without area"),
+        ([[10, 10, 50, 50, 50.00002, 50.00001, 10.00002, 10.00001]], "an outline without area"),
+        ([[10, 10, 30, 10, 30, 10.00001, 10, 10.00001]], "an outline without area"),
         ([ring(100, wobble=0.4)], "an outline of too many vertices"),
     ],
 )  # fmt: skip
@@ -77,6 +79,28 @@ def test_a_short_outline_stands_as_it_was_annotated(turn, backwards):
     assert not instance.simplified
     closed = convert([[v for p in [*points, points[0]] for v in p]])
     assert closed.object == instance.object
+
+
+@pytest.mark.parametrize(
+    "outline", [[1, 1, 5, 5, 9, 9], [1, 1, 150, 31, 100, 20.93289], [0.1, 0.1, 0.7, 0.7, 0.3, 0.3, 0.2, 0.2]]
+)
+@pytest.mark.parametrize("size", [(200, 100), (192, 96), (224, 128), (992, 736)])
+def test_what_lies_on_one_line_has_no_area_at_any_scale(outline, size):
+    instance = convert([outline], frame=Frame((200, 100), size))
+    assert instance.object.kind == "bbox_2d"
+    assert instance.box_because in ("an outline without area", "an outline that crosses itself")
+
+
+def test_a_vertex_that_is_said_again_is_said_once():
+    """A ring closed twice, vertices doubled, and one that is the first when rounded."""
+    points = [(5, 6), (25, 6), (25, 27), (5, 27)]
+    doubled = [point for point in points for _ in range(2)]
+    for outline in ([*points, points[0], points[0]], doubled, [*doubled, *doubled[:2]]):
+        instance = convert([[v for p in outline for v in p]], PolygonLimits(4, 0.9))
+        assert instance.object.pixels == (5, 6, 25, 6, 25, 27, 5, 27)
+        assert not instance.simplified
+    for near in ((5.000001, 6.000001), (5.00002, 6.00004)):
+        assert convert([[v for p in [*points, near] for v in p]]).object.pixels == (5, 6, 25, 6, 25, 27, 5, 27)
 
 
 def test_an_outline_is_scaled_and_clipped_with_its_picture():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from coco_files import many
 
+from coordexp.cli import main
 from coordexp.config import compose
 from coordexp.study import plan_study
 
@@ -63,3 +65,28 @@ def test_a_study_waits_for_its_annotations_and_outlives_them(refused):
     assert plan_study(rehearsal).annotations(data.name[-8:]) == []
     scenes = plan_study({})
     assert scenes.annotations(scenes.runs[0].data.name[-8:]) == []
+
+
+@pytest.mark.usefixtures("in_tmp")
+@pytest.mark.parametrize("name", ["my file.json", "annotations (1).json", "a=b.json", "a,b.json", "[x].json", "ü.json"])
+def test_any_file_can_be_named_in_quotes(name):
+    many(Path(name), 4)
+    quoted = json.loads(f'["data.annotations=\\"{name}\\""]')  # as the message and the documentation spell it
+    study = plan_study({"experiment": "lvis_rehearsal", "all": quoted})
+    assert {run.annotations for run in study.runs} == {(name,)}
+
+
+@pytest.mark.usefixtures("in_tmp")
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    many(Path("coco.json"), 4)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coordexp.data.conversion.convert_image", interrupted)
+    monkeypatch.setattr("coordexp.data.conversion.n_cores", lambda: 1)
+    with pytest.raises(SystemExit) as left:
+        main(["prepare", "--only", "data", "data=coco", "data.annotations=coco.json", "data.render_missing=true"])
+    assert left.value.code == 130
+    told = [line for line in capsys.readouterr().err.splitlines() if line and "img/s" not in line]
+    assert told == ["coordexp: interrupted: what is written already is kept"]

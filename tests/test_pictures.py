@@ -105,6 +105,24 @@ def test_the_annotated_size_tells_whether_exif_turns_a_picture(tmp_path, orienta
         assert left.value.reason == "picture of another size"
 
 
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_picture_of_16_bits_is_turned_as_one_of_8(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    for suffix in ("png", "tiff"):
+        Image.fromarray(GRADIENT).save(tmp_path / f"8.{suffix}", exif=exif)
+        Image.fromarray(GRADIENT.astype(np.uint16) * 256 + 77).save(tmp_path / f"16.{suffix}", exif=exif)
+    upright = np.asarray(read_picture(tmp_path / "8.png", (32, 64)))
+    stored = np.asarray(read_picture(tmp_path / "8.png", (64, 32)))
+    assert (upright.shape, stored.shape) == ((64, 32, 3), (32, 64, 3))
+    assert (np.asarray(read_picture(tmp_path / "16.png", (32, 64))) == upright).all()
+    assert (np.asarray(read_picture(tmp_path / "16.png", (64, 32))) == stored).all()
+    for bits in (8, 16):
+        assert (np.asarray(read_picture(tmp_path / f"{bits}.tiff", (32, 64))) == upright).all()
+        with pytest.raises(LeftOut, match="32 x 64 px, annotated as 64 x 32"):  # Pillow hands out upright ones alone
+            read_picture(tmp_path / f"{bits}.tiff", (64, 32))
+
+
 def test_what_is_written_carries_no_orientation(tmp_path):
     turned = read_picture(with_orientation(tmp_path / "a.jpg", 6), (32, 64))
     for name in ("b.jpg", "b.png"):
@@ -147,9 +165,25 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path):
         read_picture(tmp_path / "a.jpg", (64, 32))
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "webp", "ppm", "tiff"])
-def test_no_damage_raises_anything_else(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", ["dds", "tga", "eps", "ico"])
+def test_formats_that_data_sets_do_not_come_in_are_left_out(tmp_path, suffix):
+    """Of some, damage raises what no other format does; EPS starts another program."""
     whole = picture(tmp_path / f"a.{suffix}").read_bytes()
+    for n, content in enumerate((whole, whole[: len(whole) // 2], whole[:80] + bytes(8) + whole[88:])):
+        (tmp_path / f"{n}.jpg").write_bytes(content)
+        with pytest.raises(LeftOut, match="none of JPEG, PNG") as left:
+            read_picture(tmp_path / f"{n}.jpg", (64, 64))
+        assert left.value.reason == "picture not readable"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "webp", "ppm", "tiff", "mpo", "jp2", "avif"])
+def test_no_damage_raises_anything_else(tmp_path, suffix):
+    try:
+        whole = picture(tmp_path / f"a.{suffix}").read_bytes()
+    except (OSError, KeyError):
+        pytest.skip(f"Pillow writes no {suffix} here")
+    (tmp_path / "whole").write_bytes(whole)
+    assert read_picture(tmp_path / "whole", (64, 64)).size == (64, 64)
     for seed in range(60):
         rng = np.random.default_rng(seed)
         damaged = bytearray(whole)

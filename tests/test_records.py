@@ -27,6 +27,12 @@ BOXES = (
     [-1, 2, 3, 4],
 )
 EMPTY_BOXES = ([3, 2, 3, 4], [3, 2, 1, 4], [1, 4, 3, 2], [1, 2, 3, 2])
+FLAT_POLYGONS = (
+    [10, 10, 20, 20, 30, 30],
+    [10, 10, 20, 20, 20, 10, 10, 20],
+    [0.1, 0.1, 0.2, 0.2, 0.3, 0.3],
+    [1, 1, 5, 1, 1, 1, 1, 5],
+)
 POLYGONS = ([], [1, 1, 5, 1], [1, 1, 5, 1, 5], [1, 1, 5, 1, 9, 1], [1, 1, 5, 1, 5, NAN], [1, 1, 5, -1, 5, 5])
 BROKEN_OBJECTS = [
     "cup",
@@ -38,7 +44,7 @@ BROKEN_OBJECTS = [
     {"desc": "cup", "bbox_2d": "1234"},
     {"desc": "cup", "bbox_2d": None},
     *({"desc": "cup", "bbox_2d": box} for box in (*BOXES, *EMPTY_BOXES)),
-    *({"desc": "cup", "poly": polygon} for polygon in POLYGONS),
+    *({"desc": "cup", "poly": polygon} for polygon in (*POLYGONS, *FLAT_POLYGONS)),
 ]
 
 
@@ -76,6 +82,7 @@ def test_records_come_back_as_they_were_written(tmp_path):
         ({"images": ["a.png", "a.png"]}, "images"),
         ({"images": "a.png"}, "images"),
         ({"images": ["b.png"]}, "b.png"),
+        *(({"images": [name]}, "is missing") for name in ("x" * 300, "a\0", "\ud800.png", "two\nlines.png")),
         ({"width": 0}, "width"),
         ({"width": "64"}, "width"),
         ({"height": 64.5}, "height"),

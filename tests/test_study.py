@@ -64,6 +64,10 @@ def test_overrides_of_the_runtime_change_how_a_run_is_launched_and_not_which():
         ({"pure_ce": "variant.name=x"}, "variant.name=x is the study's to decide"),
         ({"pure_ce": {"optim.lr": 1}}, "must be Hydra overrides"),
         ({"pure_ce": "faster"}, "must be Hydra overrides"),
+        ({"all": "data.annotations=/a/my file.json"}, "a value with blanks needs a list and quotes: all="),
+        ({"all": "data.annotations=/a/my file.json"}, r"""'["data.annotations=\"/data/my file.json\""]'"""),
+        ({"all": ["data.annotations=/a/b (1).json"]}, r"""'["data.annotations=\"/a/b (1).json\""]'"""),
+        ({"all": ["data.annotations=/a/b=1.json"]}, """'data.annotations="/a/b=1.json"' on a command line"""),
     ],
 )
 def test_a_slip_is_one_line_that_says_what_and_where(settings, says):

@@ -12,6 +12,8 @@ import pytest
 from coco_files import many, picture, settings
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from test_pictures import png_header
 
 from coordexp.cli import main
 from coordexp.coords import COORD_TOKENS
@@ -21,7 +23,7 @@ from coordexp.data.validate import validate
 from coordexp.schema import UserError
 
 CUP = {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}
-GOOD = {"images": ["a.png"], "width": 64, "height": 48, "objects": [CUP]}
+GOOD = {"images": ["a.png"], "width": 64, "height": 96, "objects": [CUP]}
 POLY = {"desc": "leaf", "poly": [10, 10, 30, 12, 28, 30]}
 NAN = float("nan")
 
@@ -45,10 +47,9 @@ def with_objects(*objects: object) -> dict:
 
 SOUND = [
     GOOD,
-    GOOD | {"objects": []},
     GOOD | {"metadata": {"image_id": 5}, "summary": "a cup"},
     with_objects(CUP, CUP | {"desc": "bat_(animal)"}),
-    with_objects({"desc": "杯子 \n", "bbox_2d": [0, 0, 64, 48.0]}),
+    with_objects({"desc": "杯子 \n", "bbox_2d": [0, 0, 64, 96.0]}),
     with_objects(POLY, POLY | {"desc": "b", "poly_points": 3}),
     with_objects({"desc": "a", "bbox_2d": tokens(0, 5, 999, 999)}, {"desc": "b", "poly": tokens(4, 6, 9, 8, 1, 9)}),
     with_objects({"desc": "a", "bbox_2d": tokens(5, 5, 5, 5)}),  # bins are rounded
@@ -73,6 +74,9 @@ BROKEN = [
     (GOOD | {"images": ["a\0.png"]}, ["not relative"]),
     (GOOD | {"width": 64.5}, ["width and height"]),
     (GOOD | {"height": None}, ["width and height"]),
+    (GOOD | {"width": 100}, ["100 x 96 px", "multiples of 32"]),
+    (GOOD | {"height": 112}, ["64 x 112 px", "multiples of 32"]),
+    (GOOD | {"images": ["\ud800.png"]}, ["'\\ud800.png'", "not relative"]),
     (GOOD | {"objects": {}}, ["objects must be"]),
     (GOOD | {"metadata": 5}, ["metadata must be"]),
     *((with_objects(CUP, POLY) | {"metadata": {"order": order}}, ["metadata.order"])
@@ -89,11 +93,12 @@ BROKEN = [
         ([3, 2, 1, 4], "inverted"), ([1, 4, 3, 2], "inverted"), ([1, 2, 1, 4], "no area"), ([1, 2, 3], "four numbers"),
         ([1, 2, None, 4], "not a number"), ([1, 2, True, 4], "not a number"), ([1, 2, NAN, 4], "not finite"),
         ([1, 2, 10**400, 4], "not finite"), ([-1, 2, 3, 4], "negative"), ([1, 2, 64.5, 4], "beyond the picture"),
-        ([1, 2, 3, 48.5], "beyond the picture"), ([1, 2, 3, "4"], "'4'"), (tokens(3, 2, 1, 4), "inverted"),
+        ([1, 2, 3, 96.5], "beyond the picture"), ([1, 2, 3, "4"], "'4'"), (tokens(3, 2, 1, 4), "inverted"),
         ([*tokens(1, 2, 3), "<|coord_1000|>"], "<|coord_1000|>"), ([*tokens(1, 2, 3), "<|coord_05|>"], "<|coord_05|>"),
         ([*tokens(1, 2, 3), 4], "mixes"), (tokens(1, 2, 3), "four numbers"))),
     *((with_objects({"desc": "leaf", "poly": poly}), [word]) for poly, word in (
         ([1, 1, 5, 1], "three x, y pairs"), ([1, 1, 5, 1, 5, 5, 5], "three x, y pairs"), ([1, 1, 5, 1, 9, 1], "no area"),
+        ([10, 10, 20, 20, 30, 30], "no area"), ([10, 10, 20, 20, 20, 10, 10, 20], "no area"),
         ([30, 12, 28, 30, 10, 10], "begin at its top-most"), ([10, 10, 28, 30, 30, 12], "not clockwise"),
         ([10, 10, 30, 12, 28, 30, 10, 10], "repeats its first vertex"), (tokens(9, 8, 1, 9, 4, 6), "begin at its top-most"))),
     (with_objects(POLY, CUP), ["object 1", "(y1, x1)", "object 0"]),
@@ -128,13 +133,50 @@ def test_every_problem_of_every_line_is_said(tmp_path):
     ]
 
 
+def test_a_picture_without_an_object_is_sound_beside_one_with(tmp_path):
+    empty = GOOD | {"objects": []}
+    assert problems(tmp_path / "a.jsonl", empty, GOOD | {"images": ["b.png"]}) == []
+    assert problems(tmp_path / "a.jsonl", empty) == [": no record holds an object: there is nothing to train on or to evaluate"]
+    assert len(problems(tmp_path / "a.jsonl", empty, b"{")) == 1, "what a broken line holds is not known"
+
+
+def test_names_that_no_file_can_have_are_problems_of_their_lines(tmp_path):
+    names = ["x" * 300, "\ud800.png", "\ud800.png", "two\nlines.png", "two\nlines.png"]
+    found = problems(tmp_path / "a.jsonl", *(GOOD | {"images": [name]} for name in names), b"{", pictures=True)
+    assert [problem.split(":")[1] for problem in found] == ["1", "2", "3", "3", "4", "5", "5", "6"]
+    assert not any("\n" in problem for problem in found)
+    for problem in found:
+        problem.encode()
+    assert "missing" in found[0]
+    assert "stands in line 4 already" in found[6]
+
+
+def test_pictures_are_decoded_within_what_a_conversion_decodes(tmp_path, recwarn):
+    whole = picture(tmp_path / "whole.jpg", (64, 96)).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "large.png").write_bytes(png_header(12_800, 12_800))
+    Image.new("RGB", (64, 96)).save(tmp_path / "a.dds")
+    records = [GOOD | {"images": [name]} for name in ("whole.jpg", "cut.jpg", "large.png", "a.dds")]
+    records[2] |= {"width": 12_800, "height": 12_800}
+    for workers in (1, 2):
+        counts: Counter[str] = Counter()
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records * 20))
+        found = [p for p in validate(tmp_path / "a.jsonl", counts, workers=workers) if "already" not in p]
+        assert len(found) == 60
+        for n, (problem, words) in enumerate(zip(found, ("truncated", "40 megapixels", "none of JPEG") * 20, strict=True)):
+            assert problem.startswith(f"{tmp_path / 'a.jsonl'}:{n // 3 * 4 + n % 3 + 2}: ")
+            assert words in problem
+        assert (counts["records"], counts["objects"], counts["problems"]) == (80, 80, 60 + 76)
+    assert not recwarn.list
+
+
 def test_pictures_must_be_there_readable_and_of_the_size_told(tmp_path):
-    picture(tmp_path / "a.png", (64, 48))
-    picture(tmp_path / "b.png", (48, 64))
+    picture(tmp_path / "a.png", (64, 96))
+    picture(tmp_path / "b.png", (96, 64))
     (tmp_path / "c.png").write_bytes(b"no picture")
     records = [GOOD | {"images": [name]} for name in ("a.png", "b.png", "c.png", "d.png")]
     found = problems(tmp_path / "a.jsonl", *records, pictures=True)
-    for problem, words in zip(found, ("48 x 64 px, the record says 64 x 48", "not readable", "missing"), strict=True):
+    for problem, words in zip(found, ("96 x 64 px, the record says 64 x 96", "not readable", "missing"), strict=True):
         assert words in problem
 
 

@@ -115,11 +115,11 @@ def summary(split: str, account: Account) -> str:
     told = account.report()
     lines = [
         f"{split}: {account.pictures['kept']} pictures, {account.kept} objects of {account.annotated} annotated instances",
-        f"  objects: {_told(told['objects'])}",
-        f"  instances dropped: {_told(told['instances']['dropped'])}",
-        f"  pictures left out: {_told(told['pictures']['left out'])}",
+        f"  objects: {listed(told['objects'])}",
+        f"  instances dropped: {listed(told['instances']['dropped'])}",
+        f"  pictures left out: {listed(told['pictures']['left out'])}",
     ]
-    lines += [f"  boxes instead of polygons: {_told(account.boxes_instead)}"] if account.boxes_instead else []
+    lines += [f"  boxes instead of polygons: {listed(account.boxes_instead)}"] if account.boxes_instead else []
     lines += [f"  {fault}" for fault in account.faults]
     for key, what in (("objects_per_picture", "objects"), ("coordjson_coordinate_tokens", "coordinate tokens")):
         spread = told[key]
@@ -127,5 +127,5 @@ def summary(split: str, account: Account) -> str:
     return "\n".join(lines)
 
 
-def _told(counts: Mapping[str, Any]) -> str:
+def listed(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in counts.items() if isinstance(n, int) and n) or "none"

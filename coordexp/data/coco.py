@@ -6,21 +6,26 @@ A fault of the file ends everything with one line; a fault of one annotation is 
 
 from __future__ import annotations
 
+import os
 import re
+import reprlib
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from coordexp.data.instances import Dropped, Frame, convert_instance
-from coordexp.data.records import Record, RecordObject, reading_order
+from coordexp.data.records import Record, RecordObject, all_finite, reading_order
 from coordexp.files import read_json
 from coordexp.schema import UserError
 
 TOKEN_SPELT = re.compile(r"<\|[^|]*\|>")
 LVIS_LISTS = {"neg_category_ids": "neg_categories", "not_exhaustive_category_ids": "not_exhaustive_categories"}
+LISTS = ("images", "annotations", "categories")
+MAX_SIDE_PX = 2**31 - 1  # which no picture format exceeds
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class CocoImage:
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
     def find(self, root: Path) -> Path | None:
-        return next((root / path for path in self.paths if (root / path).is_file()), None)
+        return next((root / path for path in self.paths if os.path.isfile(root / path)), None)  # False for an impossible name
 
 
 @dataclass(frozen=True)
@@ -46,29 +51,53 @@ class CocoFile:
     astray: list[dict[str, Any]]  # annotations of pictures that the file does not hold
 
 
+class NotCoco(Exception):
+    """Which entry of a file does not have COCO's form, in which key, and what is expected."""
+
+
 def read_coco(path: Path) -> CocoFile:
     """Raises UserError, in one line, where this is no COCO or LVIS annotation file, or one that contradicts itself."""
     try:
         raw = read_json(path)
+        refuse_other_forms(raw)
         names = _names(raw["categories"], path)
         images = _images(raw["images"], names, path)
-        astray: list[dict[str, Any]] = []
-        for annotation in raw["annotations"]:
-            image = images.get(annotation["image_id"])
-            hash(annotation["category_id"])  # raises where it could be no key of `names`
-            (image.annotations if image else astray).append(annotation)
+        astray = _distribute(raw["annotations"], images)
     except (OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}: not a COCO annotation file ({error!r})") from error
+    except NotCoco as fault:
+        raise UserError(f"{path}: not a COCO annotation file: {fault}") from fault
     return CocoFile(path, names, list(images.values()), astray)
+
+
+def refuse_other_forms(raw: Any) -> None:
+    """Raises NotCoco where the file is no object that holds the three lists, of objects, pictures and categories with ids."""
+    if not isinstance(raw, dict):
+        raise NotCoco(f"it {expected('an object with ' + ', '.join(LISTS), raw)}")
+    for key in LISTS:
+        if not isinstance(raw.get(key), list):
+            raise NotCoco(f"{key} {expected('a list', raw.get(key))}")
+        for i, entry in enumerate(raw[key]):
+            if not isinstance(entry, dict):
+                raise NotCoco(f"{key}[{i}] {expected('an object', entry)}")
+            if key != "annotations" and not is_id(entry.get("id")):
+                raise NotCoco(f"{key}[{i}]: id {expected('a number or text', entry.get('id'))}")
+
+
+def expected(kind: str, found: Any) -> str:
+    """What should stand in a place, and what does, cut short; None is JSON's null, or a key that is not there."""
+    return f"must be {kind}, {'and is missing' if found is None else f'not {reprlib.repr(found)}'}"
+
+
+def is_id(value: Any) -> bool:
+    return is_text(value) if isinstance(value, str) else all_finite([value])
 
 
 def _names(categories: list[dict[str, Any]], path: Path) -> dict[Any, str]:
     """Names as they stand, in Unicode's NFC, in which tokenizers write them."""
     names: dict[Any, str] = {}
     for category in categories:
-        where, name = f"{path}: category {category['id']}", category["name"]
+        where, name = f"{path}: category {category['id']!r}", category.get("name")
         if category["id"] in names:
             raise UserError(f"{where} is there twice: category ids must be unique")
         if not isinstance(name, str) or not name.strip() or not is_text(name):
@@ -85,25 +114,38 @@ def is_text(value: str) -> bool:
 
 
 def _images(raw: list[dict[str, Any]], names: Mapping[Any, str], path: Path) -> dict[Any, CocoImage]:
+    """By id. Under another name than its first a picture is looked for only where no other one may lie.
+
+    Else, of vid0/1.jpg and vid1/1.jpg, both would be found in a 1.jpg.
+    """
     images: dict[Any, CocoImage] = {}
     of_path: dict[str, Any] = {}
     for entry in raw:
         if entry["id"] in images:
-            raise UserError(f"{path}: image {entry['id']} is there twice: image ids must be unique")
-        images[entry["id"]] = image = _image(entry, names, f"{path}: image {entry['id']}")
+            raise UserError(f"{path}: image {entry['id']!r} is there twice: image ids must be unique")
+        images[entry["id"]] = image = _image(entry, names, f"{path}: image {entry['id']!r}")
         if (other := of_path.setdefault(image.paths[0], image.id)) != image.id:
-            raise UserError(f"{path}: images {other} and {image.id} are the same picture {image.paths[0]}")
-    return images
+            raise UserError(f"{path}: images {other!r} and {image.id!r} are the same picture {image.paths[0]!r}")
+    claims = Counter(place for image in images.values() for place in image.paths)
+    return {
+        i: replace(image, paths=(image.paths[0], *(place for place in image.paths[1:] if claims[place] == 1)))
+        for i, image in images.items()
+    }
 
 
 def _image(image: dict[str, Any], names: Mapping[Any, str], where: str) -> CocoImage:
-    width, height = image["width"], image["height"]
-    if not all(type(side) is int and side > 1 for side in (width, height)):
-        raise UserError(f"{where}: width and height must be whole pixels above 1, not {width!r} x {height!r}")
+    width: Any = image.get("width")
+    height: Any = image.get("height")
+    if not all(type(side) is int and 1 < side <= MAX_SIDE_PX for side in (width, height)):
+        found = f"{reprlib.repr(width)} x {reprlib.repr(height)}"
+        raise UserError(f"{where}: width and height must be whole pixels above 1 (and below 2^31), not {found}")
     metadata = {"image_id": image["id"]}
     for key, readable in LVIS_LISTS.items():
-        if key in image:
-            metadata[readable] = [names[i] for i in image[key] if i in names]
+        ids = image.get(key)
+        if not isinstance(ids, list | None) or any(isinstance(i, list | dict) for i in ids or ()):
+            raise NotCoco(f"image {image['id']!r}: {key} {expected('a list of category ids', ids)}")
+        if ids is not None:
+            metadata[readable] = [names[i] for i in ids if i in names]
     return CocoImage(image["id"], _paths(image, where), width, height, metadata)
 
 
@@ -112,16 +154,46 @@ def _paths(image: dict[str, Any], where: str) -> tuple[str, ...]:
 
     The picture may lie under either name, or, all in one directory, under the last part of one.
     """
-    given = [image["file_name"]] if image.get("file_name") else []
-    if image.get("coco_url"):
-        given.append("/".join(PurePosixPath(urlsplit(image["coco_url"]).path).parts[-2:]))
-    if not given:
-        raise UserError(f"{where}: has neither file_name nor coco_url")
-    for path in given:
-        parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts or "\0" in path or not is_text(path):
-            raise UserError(f"{where}: file_name {path!r} does not lie below the pictures' directory")
-    return tuple(dict.fromkeys([*given, *(PurePosixPath(path).name for path in given)]))
+    for key in ("file_name", "coco_url"):
+        if not isinstance(image.get(key), str | None):
+            raise NotCoco(f"image {image['id']!r}: {key} {expected('text', image[key])}")
+    given = {"file_name": image.get("file_name"), "coco_url": _end_of_url(image)}
+    if not any(given.values()):
+        raise UserError(f"{where}: has neither file_name nor coco_url that names a picture")
+    for key, path in given.items():
+        if path and not _lies_below(path):
+            raise UserError(f"{where}: {key} {image[key]!r} does not lie below the pictures' directory")
+    paths = [str(PurePosixPath(path)) for path in given.values() if path]  # ./1.jpg is 1.jpg
+    return tuple(dict.fromkeys([*paths, *(PurePosixPath(path).name for path in paths)]))
+
+
+def _end_of_url(image: Mapping[str, Any]) -> str:
+    """The last two parts of its path, or the one that it has, or none."""
+    try:
+        path = urlsplit(image.get("coco_url") or "").path
+    except ValueError as error:
+        raise NotCoco(f"image {image['id']!r}: coco_url {expected('a URL', image['coco_url'])}") from error
+    return "/".join([part for part in path.split("/") if part][-2:])
+
+
+def _lies_below(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts and "\0" not in path and is_text(path)
+
+
+def _distribute(annotations: list[dict[str, Any]], images: Mapping[Any, CocoImage]) -> list[dict[str, Any]]:
+    """Hand each picture its annotations; returns those of pictures that the file does not hold."""
+    astray: list[dict[str, Any]] = []
+    for i, annotation in enumerate(annotations):
+        try:
+            image = images.get(annotation["image_id"])
+            hash(annotation["category_id"])  # raises where it could be no key of `names`
+        except (KeyError, TypeError) as error:
+            where = f"annotation {annotation['id']!r}" if is_id(annotation.get("id")) else f"annotations[{i}]"
+            key = "category_id" if isinstance(annotation.get("image_id", []), Hashable) else "image_id"
+            raise NotCoco(f"{where}: {key} {expected('a number or text', annotation.get(key))}") from error
+        (image.annotations if image else astray).append(annotation)
+    return astray
 
 
 def coco_records(path: Path, root: Path) -> list[Record]:

@@ -17,11 +17,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from coordexp.data.account import Account
+from coordexp.data.account import Account, listed
 from coordexp.data.coco import CocoImage
 from coordexp.data.instances import Dropped, Frame, Instance, convert_instance, drawn_outlines
 from coordexp.data.parallel import in_parallel, n_cores
 from coordexp.data.pictures import LeftOut, fitted_size, read_picture, rendered, resized, save_picture
+from coordexp.data.places import find_pictures
 from coordexp.data.polygons import PolygonLimits
 from coordexp.data.records import ORDER, RENDERED, Record, in_order, reading_order, write_records
 from coordexp.data.splits import Split, read_splits, source_digests
@@ -35,6 +36,8 @@ class Task:
 
     image: CocoImage
     names: Mapping[Any, str]
+    source: Path | None = None  # its file; None: it is drawn
+    written: str = ""  # below images/<split>/
 
 
 @dataclass(frozen=True)
@@ -51,19 +54,27 @@ def convert_annotations(settings: CocoConfig, out: Path, workers: int | None = N
     Raises:
         UserError: files that are no COCO annotations, pictures that are not there, or a split without a record.
     """
-    keep_pictures_of(source_digests(settings), out)
+    digests = source_digests(settings)
     splits = read_splits(settings)
-    if not settings.render_missing:
-        refuse_missing_pictures(splits.values(), Path(settings.images or ""))
     for name, split in splits.items():
-        tasks = (Task(image, names_in(image, split.coco.names)) for image in split.images)
+        if not split.images:
+            raise nothing_left(name, split)
+    places = find_pictures(splits, settings)
+    keep_pictures_of(digests, out)  # not before the new annotations and their pictures have been looked at
+    for name, split in splits.items():
+        pairs = zip(split.images, places[name], strict=True)
+        tasks = (Task(image, names_in(image, split.coco.names), place.source, place.written) for image, place in pairs)
         results = in_parallel(partial(convert_image, settings, out, name), tasks, workers or n_cores())
         bar = tqdm(results, total=len(split.images), desc=f"{settings.name} {name}", unit="img", mininterval=1.0)
         write_records(out / f"{name}.jsonl", added_up(bar, split.account))
         if not split.account.pictures["kept"]:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in split.account.left_out.items() if n)
-            raise UserError(f"{split.coco.path}: no picture is left for {name} ({reasons})")
+            raise nothing_left(name, split)
     return {name: split.account for name, split in splits.items()}
+
+
+def nothing_left(name: str, split: Split) -> UserError:
+    pictures, instances = listed(split.account.left_out), listed(split.account.dropped)
+    return UserError(f"{split.coco.path}: no picture is left for {name} (pictures: {pictures}; instances: {instances})")
 
 
 def keep_pictures_of(digests: dict[str, str], out: Path) -> None:
@@ -73,17 +84,9 @@ def keep_pictures_of(digests: dict[str, str], out: Path) -> None:
         (out / "data.json").unlink(missing_ok=True)
         shutil.rmtree(out / "images", ignore_errors=True)
     for leftover in [*out.glob(".*.tmp"), *(out / "images").rglob("*.tmp")]:
-        leftover.unlink()
+        if leftover.is_file():  # a directory has the name that annotations give it
+            leftover.unlink()
     write_json(stamp, digests)
-
-
-def refuse_missing_pictures(splits: Iterable[Split], root: Path) -> None:
-    missing = [image for split in splits for image in split.images if image.find(root) is None]
-    if missing:
-        raise UserError(
-            f"data.images={root}: {len(missing)} annotated pictures are missing, such as {missing[0].paths[0]}: "
-            "complete them, or rehearse with data.render_missing=true"
-        )
 
 
 def names_in(image: CocoImage, names: Mapping[Any, str]) -> dict[Any, str]:
@@ -101,12 +104,11 @@ def added_up(results: Iterable[tuple[Record | None, Account]], total: Account) -
 
 def convert_image(settings: CocoConfig, out: Path, split: str, task: Task) -> tuple[Record | None, Account]:
     """One picture: its record, if it becomes one, and its account; the picture is written below `out`."""
-    image, frame, account = task.image, frame_of(task.image, settings), Account()
+    image, source, frame, account = task.image, task.source, frame_of(task.image, settings), Account()
     kept = kept_annotations(task, frame, settings, account)
     try:
         refuse_crowded(kept, settings)
-        source = image.find(Path(settings.images)) if settings.images else None
-        path = out / "images" / split / picture_name(image, source is not None)
+        path = out / "images" / split / task.written
         if not path.exists():
             save_picture(draw(image, frame, kept) if source is None else read(source, frame), path)
     except LeftOut as reason:
@@ -146,14 +148,6 @@ def refuse_crowded(kept: list[Kept], settings: CocoConfig) -> None:
         raise LeftOut("no object is left")
     if len(kept) > settings.max_objects:
         raise LeftOut("more than max_objects")
-
-
-def picture_name(image: CocoImage, is_there: bool) -> str:
-    """Below images/<split>/: the source's own, as JPEG. A drawn one is never taken for it."""
-    name = image.paths[0]
-    if not is_there:
-        return f"{name}.drawn.png"
-    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
 
 
 def read(source: Path, frame: Frame) -> Image.Image:

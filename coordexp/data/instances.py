@@ -63,8 +63,7 @@ def convert_instance(
     name = names.get(annotation["category_id"])
     if name is None:
         raise Dropped("unknown category")
-    if annotation.get("iscrowd"):
-        raise Dropped("crowd region")
+    refuse_crowd(annotation.get("iscrowd"))
     x1, y1, x2, y2 = box = annotated_box(annotation, frame.annotated)
     width, height = frame.annotated
     clipped = x1 < 0 or y1 < 0 or x2 > width or y2 > height
@@ -76,6 +75,14 @@ def convert_instance(
     except BoxInstead as reason:
         return Instance(RecordObject(name, "bbox_2d", pixels), clipped, box_because=str(reason))
     return Instance(RecordObject(name, "poly", outline.pixels), clipped, outline.simplified)
+
+
+def refuse_crowd(iscrowd: Any) -> None:
+    """Raises Dropped where the region stands for many, or does not say in numbers whether it does: "0" is not 0."""
+    if not isinstance(iscrowd, int | float | None):
+        raise Dropped("broken iscrowd")
+    if iscrowd:
+        raise Dropped("crowd region")
 
 
 def annotated_box(annotation: Mapping[str, Any], picture: tuple[int, int]) -> Box:

@@ -8,11 +8,12 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from coordexp.data.polygons import Ring
 from coordexp.files import naming_full_disk
@@ -22,7 +23,10 @@ MAX_SOURCE_PX = 40_000_000  # a picture whose header claims more is not decoded
 JPEG_QUALITY = 95
 ORIENTATION = 0x0112  # the Exif tag
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what Pillow raises on broken files
+# What pictures of data sets come in (MPO is JPEG's). Not the forty others that Pillow knows, of which one runs
+# Ghostscript, and some raise on damage whatever comes.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "TIFF", "GIF", "BMP", "PPM")
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, RuntimeError)  # what these raise on broken files
 
 
 class LeftOut(Exception):
@@ -49,35 +53,52 @@ def fitted_size(width: int, height: int, pixel_budget: int) -> tuple[int, int]:
     return cells[0] * CELL_PX, cells[1] * CELL_PX
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, its header read, to be decoded within.
+
+    Raises:
+        LeftOut: too large (known before anything is decoded), or not readable, here or when it is decoded.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata; of size, which is looked at here
+            # from a file, not its name: Pillow maps a TIFF into memory in the size that it has when turned
+            with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_SOURCE_PX:
+                    found = f"{picture.width} x {picture.height} px, more than {MAX_SOURCE_PX // 10**6} megapixels"
+                    raise LeftOut("picture too large", found)
+                yield picture
+    except Image.DecompressionBombError as error:
+        raise LeftOut("picture too large", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise LeftOut("picture not readable", f"none of {', '.join(FORMATS)}, or its header is broken") from error
+    except UNREADABLE as error:
+        raise LeftOut("picture not readable", str(error)) from error
+
+
 def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
     """The picture in RGB as it was annotated, at `size`.
 
     The pixels are taken as they are stored, whose size COCO tells, unless only its Exif orientation gives that size.
 
     Raises:
-        LeftOut: too large (known before anything is decoded), not readable, or of another size.
+        LeftOut: too large, not readable, or of another size.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata; of size, which is looked at here
-            with Image.open(path) as opened:
-                _refuse_other_sizes(opened, size)
-                if opened.mode.startswith("I;16"):
-                    return Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)).convert("RGB")
-                return (opened if opened.size == size else ImageOps.exif_transpose(opened)).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise LeftOut("picture too large", str(error)) from error
-    except UNREADABLE as error:
-        raise LeftOut("picture not readable", str(error)) from error
+    with opened(path) as stored:
+        turned = stored.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+        if stored.size != size and not (turned and stored.size[::-1] == size):
+            raise of_another_size(stored, size)
+        picture = stored if stored.size == size else ImageOps.exif_transpose(stored)
+        if picture.size != size:  # a TIFF, which Pillow turns by itself
+            raise of_another_size(picture, size)
+        if picture.mode.startswith("I;16"):  # of which Pillow would keep the lower byte
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        return picture.convert("RGB")
 
 
-def _refuse_other_sizes(opened: Image.Image, size: tuple[int, int]) -> None:
-    width, height = opened.size
-    if width * height > MAX_SOURCE_PX:
-        raise LeftOut("picture too large", f"{width} x {height} px, more than {MAX_SOURCE_PX // 10**6} megapixels")
-    turned = opened.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-    if (width, height) != size and not (turned and (height, width) == size):
-        raise LeftOut("picture of another size", f"{width} x {height} px, annotated as {size[0]} x {size[1]}")
+def of_another_size(picture: Image.Image, size: tuple[int, int]) -> LeftOut:
+    return LeftOut("picture of another size", f"{picture.width} x {picture.height} px, annotated as {size[0]} x {size[1]}")
 
 
 def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -110,7 +131,7 @@ def colour_of(name: str) -> tuple[int, int, int]:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """As JPEG or PNG by its name, without metadata; renamed when whole. Not fsynced: it can be made again."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{os.getpid()}.tmp")  # one at a time a process; short, because names may be long
     kind = "PNG" if path.suffix == ".png" else "JPEG"
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)

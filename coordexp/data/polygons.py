@@ -13,6 +13,7 @@ Ring = list[tuple[float, float]]  # x, y in px, not closed
 
 FIRST_TOLERANCE_PX = 0.25
 TOLERANCE_STEP = math.sqrt(2)
+NO_AREA = "an outline without area"
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,30 @@ def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: Polygo
     tolerance of 0.25, 0.35, 0.5, … px that leaves `max_vertices`. What then covers another area than was annotated
     (IoU below `min_iou`: mostly small or ragged things) is better said as a box.
     """
+    ring = distinct(ring)
+    if len(ring) < 3:
+        return NO_AREA
     whole = shapely.Polygon(ring)
     if not whole.is_valid:
         return "an outline that crosses itself"
     inside = whole.intersection(shapely.box(0, 0, *last_pixel)) if _leaves(whole, last_pixel) else whole
-    if not isinstance(inside, shapely.Polygon) or inside.area == 0:
+    if not isinstance(inside, shapely.Polygon) or inside.is_empty:
         return "an outline cut apart by the picture's edge"
+    if inside.area <= inside.length * 10**-decimals:  # what rounding can make of a line
+        return NO_AREA
     found = _few_vertices(inside, limits.max_vertices)
     if found is None or _iou(found, inside) < limits.min_iou:
         return "an outline of too many vertices"
-    pixels = [round(value, decimals) for point in found.exterior.coords[:-1] for value in point]
+    rounded = distinct([(round(x, decimals), round(y, decimals)) for x, y in found.exterior.coords])
+    pixels = [value for point in rounded for value in point]
     if geometry_problem("poly", pixels):
-        return "an outline without area"
+        return NO_AREA
     return Simplified(clockwise(pixels), found is not inside)
+
+
+def distinct(ring: Ring) -> Ring:
+    """Without a vertex that is where the next one is (the first, for the last): it begins where it began."""
+    return [point for point, following in zip(ring, ring[1:] + ring[:1], strict=True) if point != following]
 
 
 def _iou(a: shapely.Polygon, b: shapely.Polygon) -> float:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ REQUIRED = ("images", "width", "height", "objects")
 KINDS = ("bbox_2d", "poly")
 ORDER = "order"
 RENDERED = "rendered"  # in the metadata of a record whose picture was drawn from its annotations
+FLAT = 1e-9  # of its box: a polygon's area where floating-point numbers, not annotators, leave one
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,16 @@ def in_file_order(record: Record) -> tuple[RecordObject, ...]:
 def clockwise(pixels: Sequence[float]) -> tuple[float, ...]:
     """The polygon clockwise (as seen, y downwards) from its top-most, then left-most vertex."""
     points = list(zip(pixels[0::2], pixels[1::2], strict=True))
-    following = points[1:] + points[:1]
-    twice_area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(points, following, strict=True))
-    points = points if twice_area >= 0 else points[::-1]
+    points = points if twice_area(points) >= 0 else points[::-1]
     first = min(range(len(points)), key=lambda i: (points[i][1], points[i][0]))
     return tuple(value for point in points[first:] + points[:first] for value in point)
+
+
+def twice_area(points: Sequence[tuple[float, float]]) -> float:
+    """Of a polygon, px²; positive where it is clockwise as seen. Measured from its first vertex, where little cancels."""
+    x0, y0 = points[0]
+    shifted = [(x - x0, y - y0) for x, y in points]
+    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(shifted))  # the last side leads back to 0, 0
 
 
 def all_numbers(values: Iterable[Any]) -> bool:
@@ -112,9 +120,16 @@ def _geometry_fault(kind: str, values: Sequence[Any], may_be_flat: bool) -> str 
     width, height = (xs[1] - xs[0], ys[1] - ys[0]) if kind == "bbox_2d" else (max(xs) - min(xs), max(ys) - min(ys))
     if min(width, height) < 0:
         return "is inverted: x1, y1 is the upper left corner"
-    if min(width, height) == 0 and not may_be_flat:
+    if may_be_flat:
+        return None
+    if min(width, height) == 0 or (kind == "poly" and _is_flat(list(zip(xs, ys, strict=True)), width * height)):
         return "has no area: remove the annotation or mend it"
     return None
+
+
+def _is_flat(points: list[tuple[float, float]], box_area: float) -> bool:
+    """All on one line, or crossing itself so that its parts cancel."""
+    return abs(twice_area(points)) <= FLAT * box_area
 
 
 def object_problem(raw: Any) -> str | None:
@@ -149,6 +164,11 @@ def frame_problems(raw: Any) -> Iterator[str]:
 
 def is_permutation(order: Any, n: int) -> bool:
     return isinstance(order, list) and all(type(i) is int for i in order) and sorted(order) == list(range(n))
+
+
+def shown(name: str) -> str:
+    """In one line: as it is, or quoted where it cannot be printed so."""
+    return name if name.isprintable() else repr(name)
 
 
 def parse_record(line: str, where: str) -> Record:
@@ -189,8 +209,9 @@ def iter_records(path: Path) -> Iterator[Record]:
             for n, line in enumerate(lines, start=1):
                 if line.strip():
                     record = parse_record(line.decode("utf-8"), f"{path}:{n}")
-                    if not (path.parent / record.image).is_file():
-                        raise UserError(f"{path}:{n}: the picture {path.parent / record.image} is missing")
+                    picture = path.parent / record.image
+                    if not os.path.isfile(picture):  # False for a name that no file can have
+                        raise UserError(f"{path}:{n}: the picture {shown(str(picture))} is missing")
                     yield record
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error

@@ -33,11 +33,11 @@ def draw_samples(records: Path, path: Path) -> None:
 
 
 def tile(record: Record, root: Path) -> Image.Image:
-    """The picture, shrunk to fit, its objects outlined and named."""
+    """The picture, shrunk to fit (to a line, where it is very long), its objects outlined and named."""
     with Image.open(root / record.image) as opened:
         picture = opened.convert("RGB")
     scale = TILE_PX / max(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
+    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(FONT_PX)
     for obj in record.objects:

@@ -7,51 +7,74 @@ are rounded, so a box of bins may be flat; an inverted one may not.
 from __future__ import annotations
 
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from coordexp.coords import LAST_BIN
 from coordexp.data.coco import TOKEN_SPELT, is_text
-from coordexp.data.pictures import UNREADABLE
-from coordexp.data.records import KINDS, RecordObject, clockwise, frame_problems, geometry_problem, object_problem
+from coordexp.data.parallel import in_parallel
+from coordexp.data.pictures import CELL_PX, LeftOut, opened
+from coordexp.data.records import KINDS, RecordObject, clockwise, frame_problems, geometry_problem, object_problem, shown
 
 COORD_TOKEN = re.compile(r"<\|coord_(0|[1-9][0-9]{0,2})\|>")
+
+NO_OBJECT = "no record holds an object: there is nothing to train on or to evaluate"
 
 Size = tuple[int, int]  # width, height in px
 
 
-def validate(path: Path, counts: Counter[str], pictures: bool = True) -> Iterator[str]:
+@dataclass(frozen=True)
+class Line:
+    """What one line holds, and what is wrong with it by itself."""
+
+    n: int
+    picture: str | None
+    problems: list[str]
+    counts: Counter[str]
+
+
+def validate(path: Path, counts: Counter[str], pictures: bool = True, workers: int = 1) -> Iterator[str]:
     """Problems of the record file `path`, in its order, each beginning with file and line; `counts` what it holds.
 
-    With `pictures`, they must be there, readable, and of the size the record says.
+    With `pictures`, they must be there, of the size the record says, and be decoded to their end.
+
+    Raises:
+        UserError: one of several workers died.
     """
     line_of: dict[str, int] = {}  # by picture
     try:
-        with open(path, "rb") as lines:
-            for n, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                counts["records"] += 1
-                raw, problems = parse_line(line)
-                problems += record_problems(raw, path.parent if pictures else None, counts)
-                if (name := picture_of(raw)) is not None and (first := line_of.setdefault(name, n)) != n:
-                    problems.append(f"the picture {name} stands in line {first} already")
+        with open(path, "rb") as file:
+            lines = ((n, line) for n, line in enumerate(file, start=1) if line.strip())
+            for line in in_parallel(partial(looked_at, path.parent if pictures else None), lines, workers):
+                problems = line.problems
+                if line.picture is not None and (first := line_of.setdefault(line.picture, line.n)) != line.n:
+                    problems.append(f"the picture {shown(line.picture)} stands in line {first} already")
+                counts.update(line.counts)
                 counts.update({"problems": len(problems), "lines with problems": bool(problems)})
-                yield from (f"{path}:{n}: {problem}" for problem in problems)
+                yield from (f"{path}:{line.n}: {problem}" for problem in problems)
     except OSError as error:
         counts["problems"] += 1
         yield f"{path}: cannot be read ({error.strerror})"
         return
-    if not counts["records"]:
+    if counts["without objects"] == counts["records"]:
         counts["problems"] += 1
-        yield f"{path}: holds no record"
+        yield f"{path}: {NO_OBJECT if counts['records'] else 'holds no record'}"
+
+
+def looked_at(root: Path | None, numbered: tuple[int, bytes]) -> Line:
+    n, line = numbered
+    counts = Counter({"records": 1})
+    raw, problems = parse_line(line)
+    problems += record_problems(raw, root, counts)
+    return Line(n, picture_of(raw), problems, counts)
 
 
 def parse_line(line: bytes) -> tuple[Any, list[str]]:
@@ -76,9 +99,12 @@ def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterat
         return
     width, height = raw.get("width"), raw.get("height")
     size = (width, height) if type(width) is int and type(height) is int else None
-    if (name := picture_of(raw)) is not None:
-        yield from picture_problems(name, size, root)
+    if size and min(size) > 1 and any(side % CELL_PX for side in size):
+        yield f"{width} x {height} px are not multiples of {CELL_PX}: resize picture and coordinates, training does not"
+    if (name := picture_of(raw)) is not None and (problem := picture_problem(name, size, root)):
+        yield problem
     objects = raw["objects"] if isinstance(raw.get("objects"), list) else []
+    counts["without objects"] += raw.get("objects") == []
     first_of: dict[RecordObject, int] = {}
     corners = []
     for i, entry in enumerate(objects):
@@ -93,22 +119,22 @@ def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterat
             yield f"object {j}: its (y1, x1) comes before that of object {i}: objects are sorted by it"
 
 
-def picture_problems(name: str, size: Size | None, root: Path | None) -> Iterator[str]:
+def picture_problem(name: str, size: Size | None, root: Path | None) -> str | None:
     if Path(name).is_absolute() or "\0" in name or not is_text(name):
-        yield f"the picture's path {name!r} is not relative to the record file"
-        return
+        return f"the picture's path {name!r} is not relative to the record file"
     if root is None:
-        return
-    path = root / name
-    if not path.is_file():
-        yield f"the picture {path} is missing"
-        return
+        return None
+    picture = f"the picture {shown(str(root / name))}"
+    if not os.path.isfile(root / name):  # False for a name that no file can have
+        return f"{picture} is missing"
     try:
-        with Image.open(path) as opened:
-            if size and opened.size != size:
-                yield f"the picture {path} has {opened.width} x {opened.height} px, the record says {size[0]} x {size[1]}"
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
-        yield f"the picture {path} is not readable ({error})"
+        with opened(root / name) as found:
+            if size and found.size != size:
+                return f"{picture} has {found.width} x {found.height} px, the record says {size[0]} x {size[1]}"
+            found.load()
+    except LeftOut as left:
+        return f"{picture} is {left.reason.removeprefix('picture ')} ({left.found})"
+    return None
 
 
 def problems_of_object(raw: Any, size: Size | None, counts: Counter[str]) -> Iterator[str]:
