@@ -68,11 +68,11 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, n: int) -> float:
     return 2 * n**3 / statistics.median(times)
 
 
-def forward_flops(t: Training, batch: Batch) -> float:
-    """Of the model without its head, on one micro-batch."""
+def flops_per_token(t: Training, batch: Batch) -> float:
+    """Of one forward of the model without its head, averaged over a micro-batch."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         t.model.vlm.model(**batch.to(t.accelerator.device).inputs, use_cache=False)
-    return counter.get_total_flops()
+    return counter.get_total_flops() / batch.n_tokens
 
 
 def needed_flops(t: Training, window: list[Batch], per_token: float) -> float:
@@ -94,7 +94,7 @@ def start_over(t: Training, variant: str, weights: dict[str, Tensor]) -> None:
 def measure(t: Training, variant: str) -> dict[str, Any]:
     """Every step of a short run; says each as it is taken."""
     steps, device = [], t.accelerator.device
-    per_token = forward_flops(t, load_window(t, 1)[0])
+    per_token = flops_per_token(t, load_window(t, 1)[0])
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for step in range(1, t.cfg.train.max_steps + 1):
