@@ -83,11 +83,14 @@ def needed_flops(t: Training, window: list[Batch], per_token: float) -> float:
 
 
 def start_over(t: Training, variant: str, weights: dict[str, Tensor]) -> None:
-    """The same model in memory as a new run of this variant: its first weights, a fresh optimizer, a pre-flight."""
+    """The same model in memory as a new run of this variant: its first weights, a fresh optimizer, a pre-flight.
+
+    The accelerator would keep every optimizer that it has prepared, and with it the moments of variants that are done.
+    """
     cfg = compose([f"variant={variant}"])
     t.cfg.variant, t.model.variant = cfg.variant, OmegaConf.to_object(cfg.variant)
     restore_weights(t.model.vlm, weights)
-    t.optimizer = t.accelerator.prepare(build_optimizer(t.model.vlm, t.cfg.optim))
+    t.optimizer = build_optimizer(t.model.vlm, t.cfg.optim)
     t.progress = Progress(preflight=preflight(t))
 
 
@@ -137,6 +140,8 @@ def main() -> None:
     parser.add_argument("--budget-gb", type=float, help="of GPU memory: more than that is out of memory")
     parser.add_argument("--profile", action="store_true")
     args, overrides = parser.parse_known_args()
+    if args.budget_gb and not torch.cuda.is_available():
+        parser.error("--budget-gb: torch sees no GPU on this machine")
     if args.release and not args.release.exists():
         print(f"a random 4B release: {seconds(lambda: write_release(args.release, PUBLISHED_4B))[0]:.0f} s", flush=True)
     variants = args.variants.split(",")
