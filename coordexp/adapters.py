@@ -140,6 +140,22 @@ def merged_state(vlm: Qwen3VLForConditionalGeneration) -> dict[str, Tensor]:
     return state
 
 
+@torch.no_grad()
+def fold_in(vlm: Qwen3VLForConditionalGeneration) -> None:
+    """Make the adapted model plain again, in place: what was trained becomes part of its weights, in their dtype."""
+    for name, layer in list(_adapted_layers(vlm)):
+        plain = layer.get_base_layer()
+        plain.weight.copy_(merged_weight(layer))
+        vlm.set_submodule(name, plain)
+    for name in ("model.language_model.embed_tokens", "lm_head"):
+        wrapper = vlm.get_submodule(name)
+        plain = wrapper.token_adapter.base_layer
+        plain.weight.copy_(merged_rows(wrapper))
+        vlm.set_submodule(name, plain)
+    vars(vlm.model).pop("forward", None)  # the autocast around a bfloat16 base
+    del vlm.peft_config
+
+
 def save_adapted(vlm: Qwen3VLForConditionalGeneration, path: Path) -> None:
     """The merged model, to be loaded without peft, and in adapter/ what was trained alone.
 

@@ -124,6 +124,7 @@ LIMITS: tuple[Limit, ...] = (
             "variant.gate",
             "variant.ce",
             "variant.radius_bins",
+            "probe.adapter_rank",
             "probe.l1_weight",
             "probe.giou_weight",
             "probe.text_weight",

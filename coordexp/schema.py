@@ -230,6 +230,8 @@ class ProbeConfig:
     steps: int = MISSING  # of the geometric fine-tune
     images_per_step: int = MISSING
     micro_batch: int = MISSING  # images
+    adapter_rank: int = MISSING  # LoRA on every linear layer, and the coordinate rows; 0: every weight is trained
+    gradient_checkpointing: bool = MISSING
     lr: float = MISSING
     temperature: float = MISSING  # of the expected-coordinate decode
     l1_weight: float = MISSING

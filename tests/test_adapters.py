@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.adapters import add_adapters, head_weights, is_adapted, merged_state
+from coordexp.adapters import add_adapters, fold_in, head_weights, is_adapted, merged_state
 from coordexp.config import compose
 from coordexp.coords import coord_token_ids
 from coordexp.model import load_base, parts, restore_weights, save_checkpoint, save_pretrained, trained_weights
@@ -140,6 +140,25 @@ def test_folding_in_is_what_peft_folds_in(adapted, inputs):
     for name, weight in expected.items():
         torch.testing.assert_close(state[name], weight, rtol=1e-10, atol=1e-12, msg=name)
     torch.testing.assert_close(logits(plain, inputs), before, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("tied", [True, False])
+def test_folded_in_it_is_the_plain_model_again(tiny, ids, cfg, inputs, dtype, tied):
+    config = copy.deepcopy(tiny.vlm.config)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = tied
+    plain = Qwen3VLForConditionalGeneration(config).to(dtype)
+    vlm = trained(copy.deepcopy(plain), ids, cfg)
+    expected, state = logits(vlm, inputs), merged_state(vlm)
+    fold_in(vlm)
+    assert not is_adapted(vlm)
+    assert [type(module) for module in vlm.modules()] == [type(module) for module in plain.modules()]
+    assert (vlm.lm_head.weight is vlm.get_input_embeddings().weight) == tied
+    assert set(vlm.state_dict()) == set(state)
+    assert all(torch.equal(weight, state[name]) for name, weight in vlm.state_dict().items())
+    assert vlm.dtype == dtype
+    atol = 1e-10 if dtype == torch.float64 else 0.05 * float(expected.float().abs().max())
+    torch.testing.assert_close(logits(vlm, inputs), expected.to(dtype), rtol=0, atol=atol)
 
 
 def test_only_linear_layers_and_coordinate_rows_differ_from_the_base(tiny, adapted, ids):

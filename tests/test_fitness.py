@@ -101,6 +101,13 @@ def test_a_clear_lead_in_rollouts_turns_the_card_where_stage_1_cannot_tell():
     page = (study / "report.html").read_text()
     assert "Does it hold in rollouts?" in page
     assert "Overturned." in page
+    probe = read_json(study / "probe.json")
+    probe["settings"]["adapter_rank"] = 16
+    write_json(study / "probe.json", probe)
+    main(["step", "report", str(study)])
+    of_adapters = "adapters of rank 16"
+    assert of_adapters in (study / "report.html").read_text()
+    assert of_adapters not in page
 
 
 def test_a_candidate_whose_rollouts_do_not_parse_loses_its_role():

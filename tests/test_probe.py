@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from coordexp.config import compose, run_hash
-from coordexp.coords import write_coordjson
+from coordexp.coords import coord_token_ids, write_coordjson
 from coordexp.data.batches import Dataset, step_indices
 from coordexp.data.records import read_records
 from coordexp.evaluate import evenly_spaced
@@ -185,16 +185,15 @@ def test_each_step_has_its_own_gradient(tiny, scenes, tmp_path):
     assert rows[1]["grad_norm"] == pytest.approx(squares**0.5, rel=1e-6)
 
 
-def test_dropout_is_off(tiny, scenes, tmp_path):
-    train, rows = scenes.dataset("train", tiny.processor), []
+@pytest.mark.parametrize("more", [(), ("adapter_rank=2", "gradient_checkpointing=true")])
+def test_dropout_is_off(tiny, scenes, tmp_path, more):
+    train, rows, cfg = scenes.dataset("train", tiny.processor), [], settings(*more)
     for dropout in (0.0, 0.5):
         model = copy.deepcopy(tiny.vlm).train()
         for module in model.modules():
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = dropout
-        rows.append(
-            (fine_tune(model, train, settings(), tmp_path / "log"), validate(model.train(), train, [1, 2], settings())[1])
-        )
+        rows.append((fine_tune(model, train, cfg, tmp_path / "log"), validate(model.train(), train, [1, 2], cfg)[1]))
     assert rows[0] == rows[1]
 
 
@@ -208,6 +207,44 @@ def test_the_fine_tune_learns(tiny, scenes, tmp_path):
     assert reason is None
     for name in ("l1", "giou_loss", "geo_loss", "text_ce", "loss"):
         assert np.mean([row[name] for row in rows[-3:]]) < 0.9 * rows[0][name]
+
+
+def test_adapters_are_trained_in_place_of_the_weights_and_become_part_of_them(tiny, scenes, tmp_path):
+    """Four pictures over and over. The model that comes back is plain, and the one whose losses were logged."""
+    model, train = copy.deepcopy(tiny.vlm), scenes.dataset("train", tiny.processor)
+    train.records = train.records[:4]
+    cfg = settings("adapter_rank=4", "steps=25", "images_per_step=4", "micro_batch=4", "lr=2e-2")
+    rows, reason = fine_tune(model, train, cfg, tmp_path / "log")
+    assert reason is None
+    assert np.mean([row["geo_loss"] for row in rows[-3:]]) < 0.9 * rows[0]["geo_loss"]
+    before, after = tiny.vlm.state_dict(), model.state_dict()
+    assert set(after) == set(before)
+    linear = {f"{name}.weight" for name, module in tiny.vlm.named_modules() if isinstance(module, torch.nn.Linear)}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    unseen = {name for name in linear if "deepstack" in name}  # is added behind the fixture's only text layer: no gradient
+    assert changed == linear - unseen | {"model.language_model.embed_tokens.weight"}
+    moved = (before["lm_head.weight"] != after["lm_head.weight"]).any(1).nonzero()[:, 0]
+    assert moved.tolist() == coord_token_ids(tiny.processor.tokenizer)
+
+    cfg = settings("adapter_rank=4", "steps=26", "images_per_step=4", "micro_batch=4", "lr=2e-2")
+    longer, _ = fine_tune(copy.deepcopy(tiny.vlm), train, cfg, tmp_path / "log")
+    _, whole = validate(model, train, [0, 1, 2, 3], cfg)
+    assert whole["geo_loss"] == pytest.approx(longer[25]["geo_loss"], rel=1e-6), "step 26 starts where 25 steps end"
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_with_checkpointing_the_same_comes_out_and_each_layer_runs_again(tiny, scenes, tmp_path, rank):
+    train, found, calls = scenes.dataset("train", tiny.processor), [], []
+    for checkpointing in (False, True):
+        model, n_calls = copy.deepcopy(tiny.vlm), []
+        model.model.language_model.layers[0].mlp.act_fn.register_forward_hook(lambda *_, n_calls=n_calls: n_calls.append(1))
+        cfg = settings(f"adapter_rank={rank}", f"gradient_checkpointing={checkpointing}")
+        rows, _ = fine_tune(model, train, cfg, tmp_path / "log")
+        found.append((rows, weights_sha256(model)))
+        assert not any(module.training for module in model.modules()), "answers need their cache"
+        calls.append(len(n_calls))
+    assert found[0] == found[1]
+    assert calls[1] == 2 * calls[0]
 
 
 def test_steps_take_the_images_of_seed_and_step_alone(tiny, scenes, tmp_path):
@@ -359,7 +396,7 @@ def test_the_probe_is_no_part_of_a_runs_identity():
 
 IMPOSSIBLE = {
     "0": ("steps", "images", "images_per_step", "micro_batch", "rollout_batch", "lr", "temperature"),
-    "-1": ("l1_weight", "giou_weight", "text_weight", "seed"),
+    "-1": ("adapter_rank", "l1_weight", "giou_weight", "text_weight", "seed"),
     "nan": ("lr", "temperature", "giou_weight"),
 }
 

@@ -75,6 +75,13 @@ def test_one_override_plans_one_training_and_taking_it_back_none(house):
     assert planned(house) == {}
 
 
+def test_a_probe_stands_beside_a_training_no_more_than_another_training_would(house):
+    """Where a training takes every GPU, one of its size is all that the cores may hold."""
+    text = snakemake(house, "-n", "stage1_ablation", "--config", "experiment=smoke", "all=runtime.processes=2 data.seed=5").stdout
+    threads = dict(re.findall(r"^rule (train|probe):\n(?:.+\n)*?    threads: (\d+)", text, re.M))
+    assert threads == {"train": "2", "probe": "2"}
+
+
 def test_equal_spellings_are_the_same_run(house):
     assert planned(house, "pure_ce=optim.lr=1e-3") == planned(house, "pure_ce=optim.lr=0.001") == {}
 

@@ -17,19 +17,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import Qwen3VLForConditionalGeneration
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from coordexp.adapters import add_adapters, fold_in, head_weights
 from coordexp.coords import LAST_BIN, coord_token_ids
 from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.data.records import RecordObject
 from coordexp.diagnostics import at_least_float32
 from coordexp.files import naming_full_disk
 from coordexp.losses import fused
-from coordexp.schema import ProbeConfig, TokenGroups, VariantConfig
+from coordexp.schema import AdapterConfig, ProbeConfig, TokenGroups, VariantConfig
 from coordexp.stage2.geometry import expected_coordinates, object_losses
 
 WARMUP_STEPS = 5  # AdamW's first steps know no second moments, and would all be of full length
 BETAS = (0.9, 0.98)
 CLIP_NORM = 1.0
+ALPHA_OVER_RANK = 2  # of the adapters, where there are some
 TEXT_ONLY = VariantConfig("text", TokenGroups.split)  # no coordinate row is given to it
 
 
@@ -51,13 +54,37 @@ class Losses:
 def fine_tune(
     vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
 ) -> tuple[list[dict[str, float]], str | None]:
-    """`cfg.steps` steps of AdamW on all weights, in place; returns the rows it logs, and why it stopped early if it did.
+    """`cfg.steps` steps of AdamW, in place; returns the rows it logs, and why it stopped early if it did.
 
-    Dropout is off, so a step depends on (seed, step) and the weights alone. One whose loss or gradient is not finite
-    is not taken and is the last.
+    On every weight, or on fresh adapters that become part of the weights at the end. Dropout is off, so a step depends
+    on (seed, step) and the weights alone. One whose loss or gradient is not finite is not taken and is the last.
     """
+    if cfg.adapter_rank:
+        adapter = AdapterConfig(rank=cfg.adapter_rank, alpha=ALPHA_OVER_RANK * cfg.adapter_rank)
+        add_adapters(vlm, adapter, coord_token_ids(train.processor.tokenizer), cfg.seed)
     vlm.eval()
-    optimizer = torch.optim.AdamW(vlm.parameters(), lr=cfg.lr, betas=BETAS, weight_decay=0.0)
+    if cfg.gradient_checkpointing:
+        checkpoint_layers(vlm)
+    found = take_steps(vlm, train, cfg, log)
+    if cfg.adapter_rank:
+        fold_in(vlm)
+    vlm.eval()
+    return found
+
+
+def checkpoint_layers(vlm: Qwen3VLForConditionalGeneration) -> None:
+    """Let each layer keep its input alone until it is put in eval mode; the modules in it stay there, without dropout."""
+    vlm.activation_checkpointing_enable({"use_reentrant": False})
+    for layer in vlm.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True
+
+
+def take_steps(
+    vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
+) -> tuple[list[dict[str, float]], str | None]:
+    trained = [p for p in vlm.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=cfg.lr, betas=BETAS, weight_decay=0.0)
     rows: list[dict[str, float]] = []
     log.parent.mkdir(parents=True, exist_ok=True)
     with naming_full_disk(log), open(log, "w") as handle:
@@ -69,7 +96,7 @@ def fine_tune(
                 found = batch_losses(vlm, batch.to(vlm.device), train, cfg.temperature).sums
                 objective(found, counts, cfg).backward()
                 sums += found.detach()
-            norm = float(torch.nn.utils.clip_grad_norm_(vlm.parameters(), CLIP_NORM))
+            norm = float(torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM))
             row = {"step": step, "loss": float(objective(sums, counts, cfg)), **means(sums, counts), "grad_norm": norm}
             if not np.isfinite(list(row.values())).all():
                 return rows, f"step {step}: the loss or its gradient is not finite"
@@ -130,9 +157,11 @@ def count(dataset: Dataset, batch: Batch) -> Tensor:
 
 def batch_losses(vlm: Qwen3VLForConditionalGeneration, batch: Batch, dataset: Dataset, temperature: float) -> Losses:
     hidden = vlm.model(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)[batch.rows]  # [R, d]
-    head, on_coord = vlm.lm_head.weight, batch.bins >= 0  # [V, d]
+    head, coord_head = head_weights(vlm)  # [V, d], and with adapters [K, d]
+    on_coord = batch.bins >= 0
     ids = torch.tensor(coord_token_ids(dataset.processor.tokenizer), device=hidden.device)
-    coord_logits = at_least_float32(hidden[on_coord] @ head[ids].T)  # [C, K]
+    rows = head[ids] if coord_head is None else coord_head
+    coord_logits = at_least_float32(hidden[on_coord] @ rows.T)  # [C, K]
     objects = objects_of(dataset, batch)
     l1, giou_loss = object_losses(
         expected_coordinates(coord_logits, temperature),
@@ -142,7 +171,8 @@ def batch_losses(vlm: Qwen3VLForConditionalGeneration, batch: Batch, dataset: Da
     )
     text = ~on_coord
     asked = (batch.targets[text], batch.bins[text], ids, TEXT_ONLY, torch.ones(2, device=hidden.device))
-    return Losses([image_id for image_id, _ in objects], l1, giou_loss, fused.objective(hidden[text], head, *asked).loss)
+    text_ce = fused.objective(hidden[text], head, *asked, coord_weight=coord_head).loss
+    return Losses([image_id for image_id, _ in objects], l1, giou_loss, text_ce)
 
 
 def objective(sums: Tensor, counts: Tensor, cfg: ProbeConfig) -> Tensor:

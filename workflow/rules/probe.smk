@@ -1,4 +1,5 @@
-# The Stage-2 probe of one run at the decision step: rollouts, a short geometric fine-tune, rollouts again.
+# The Stage-2 probe of one run at the decision step: rollouts, a short geometric fine-tune, rollouts again. It claims as many
+# cores as its training did: where that one had the machine's GPUs to itself, neither finds room beside the other.
 
 
 rule probe:
@@ -12,7 +13,7 @@ rule probe:
         "results/benchmarks/probe/{variant}-s{seed}-{hash8}-{recipe}.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: lambda wildcards: STUDY.run(wildcards.variant, wildcards.seed, wildcards.hash8).cores
     resources:
         mem_mb=4000,
         runtime=240,
