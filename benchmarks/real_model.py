@@ -35,7 +35,7 @@ from coordexp.adapters import head_weights
 from coordexp.config import compose
 from coordexp.data.batches import Batch
 from coordexp.data.prepare import data_path, prepare_data
-from coordexp.model import prepare_base, restore_weights, trained_weights
+from coordexp.model import device_for, prepare_base, restore_weights, trained_weights
 from coordexp.optim import build_optimizer
 from coordexp.runs import RunDirectory
 from coordexp.step import Progress, Training, count_tokens, load_window, optimizer_step, train_row
@@ -152,7 +152,7 @@ def main() -> None:
         print(f"data: {seconds(lambda: prepare_data(cfg))[0]:.0f} s", flush=True)
     print(f"base: {seconds(lambda: prepare_base(cfg))[0]:.0f} s", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        t = set_up(cfg, RunDirectory(Path(name) / "run"), {}, Accelerator(cpu=cfg.runtime.device == "cpu"))
+        t = set_up(cfg, RunDirectory(Path(name) / "run"), {}, Accelerator(cpu=device_for(cfg.runtime) == "cpu"))
     device, dtype = t.accelerator.device, getattr(torch, cfg.train.dtype)
     rate = matrix_rate(device, dtype, 8192 if device.type == "cuda" else 512)
     print(f"large matrix products in {cfg.train.dtype}: {rate / 1e12:.3g} TFLOP/s", flush=True)

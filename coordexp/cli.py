@@ -20,7 +20,7 @@ from coordexp.study import plan_comparison, plan_study
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    args = parser().parse_args(arguments)
+    args = parse(arguments)
     try:
         args.verb(args)
     except UserError as error:
@@ -30,6 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\ncoordexp: interrupted: what is written already is kept", file=sys.stderr)
         sys.exit(130)  # as shells do for SIGINT
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """As argparse does, which takes overrides only where it meets the first positional argument; here also behind options."""
+    args, rest = (top := parser()).parse_known_args(arguments)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    return args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="val.jsonl; a train.jsonl beside it lets it be probed"
     )
+    sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of train.eval_micro_batch, runtime.… and probe.…")
     sub.add_argument("--name", required=True, help="what to call it in a comparison")
     sub.add_argument("--step", type=int, default=1, help="at which its training stopped")
     sub.add_argument("--temperature", type=float, default=1.0, help="of the coordinate slice in its training")
@@ -160,7 +171,8 @@ def evaluate_outside(args: argparse.Namespace) -> None:
     """Token table, eval row and Stage-2 probe of a checkpoint; prints the directory that `coordexp compare` takes."""
     from coordexp.stage2.outside import evaluate_checkpoint
 
-    print(evaluate_checkpoint(args.checkpoint, args.data, args.name, args.step, args.temperature, compose()).path)
+    cfg = compose(args.overrides)
+    print(evaluate_checkpoint(args.checkpoint, args.data, args.name, args.step, args.temperature, cfg).path)
 
 
 def step(args: argparse.Namespace) -> None:

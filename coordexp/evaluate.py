@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from coordexp.data.batches import Batch, Dataset
-from coordexp.diagnostics import distribution_columns, fit_temperature
+from coordexp.diagnostics import ROWS_AT_ONCE, distribution_columns, fit_temperature
 from coordexp.files import replacing
 from coordexp.losses.objective import Stage1Model
 from coordexp.losses.terms import SUMS, Output, loss_values, watched_values
@@ -71,7 +71,7 @@ def evaluate(
     logits = torch.cat([part[2] for part in parts])
     order = table.reset_index().sort_values(["image_id", "index"], kind="stable")["index"].to_numpy(copy=True)
     table, logits = table.iloc[order].reset_index(drop=True), logits[order]
-    table, fitted = add_distributions(table, logits, model.variant)
+    table, fitted = add_distributions(table, logits, model.variant, accelerator.device)
     write_table(table, table_path, {"own_temperature": model.variant.temperature, "fitted_temperature": fitted})
     return {
         **loss_values(sums, model.variant),
@@ -118,19 +118,25 @@ def _rows(batch: Batch, output: Output) -> pd.DataFrame:
     )
 
 
-def add_distributions(table: pd.DataFrame, logits: Tensor, variant: VariantConfig) -> tuple[pd.DataFrame, float]:
+def add_distributions(
+    table: pd.DataFrame, logits: Tensor, variant: VariantConfig, device: torch.device | str = "cpu"
+) -> tuple[pd.DataFrame, float]:
     """The table with the distribution's columns at T = 1, own and fitted, and the fitted temperature.
 
-    `logits` [C, K] are the coordinate slices in the table's order.
+    `logits` [C, K], float32 on the CPU, are the coordinate slices in the table's order; a part at a time goes to `device`.
     """
     bins = torch.tensor(table["gt_bin"].to_numpy(), dtype=torch.long)
     fit_half = {image_id: in_fit_half(image_id) for image_id in table["image_id"].unique()}
     table = table.assign(fit_half=table["image_id"].map(fit_half))
     chosen = torch.tensor(table["fit_half"].to_numpy(dtype=bool))
-    fitted = fit_temperature(logits[chosen], bins[chosen]) if chosen.any() else 1.0
+    fitted = fit_temperature(logits[chosen].to(device), bins[chosen].to(device)) if chosen.any() else 1.0
     for label, temperature in (("t1", 1.0), ("own", variant.temperature), ("fitted", fitted)):
-        for name, values in distribution_columns(logits, bins, temperature).items():
-            table[f"{name}_{label}"] = values.numpy()
+        parts = [
+            distribution_columns(z.to(device), at.to(device), temperature)
+            for z, at in zip(logits.split(ROWS_AT_ONCE), bins.split(ROWS_AT_ONCE), strict=True)
+        ]
+        for name in parts[0]:
+            table[f"{name}_{label}"] = torch.cat([part[name] for part in parts]).cpu().numpy()
     return table, fitted
 
 

@@ -163,6 +163,11 @@ def _set_generation_tokens(model: Qwen3VLForConditionalGeneration, tokenizer: Pr
     model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
 
+def device_for(runtime: DictConfig) -> str:
+    """`cuda` where CUDA sees a GPU that may be used, else `cpu`; sums are float64, which other accelerators lack."""
+    return "cuda" if runtime.device == "auto" and torch.cuda.is_available() else "cpu"
+
+
 def load_base(path: Path, dtype: torch.dtype) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """Model and processor from a Hugging Face directory of this project."""
     torch.backends.cuda.enable_cudnn_sdp(False)  # its kernels are built anew for each shape, and no two batches have one

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from coordexp.config import compose, digest, group_hash, plain, run_hash
+from coordexp.files import read_json
 from coordexp.runs import RESULTS, RunDirectory, base_directory, data_directory, probe_directory, run_directory
 from coordexp.schema import UserError
 from coordexp.sources import Source, parse_sources
@@ -176,10 +177,23 @@ def plan_comparison(logs: Sequence[str], rule: dict[str, Any], side_px: int | No
         if value is not None and not (isinstance(value, int) and value > 1):
             raise UserError(f"{name} {value}: must be a whole number of pixels above 1")
     sources = tuple(parse_sources(logs))
-    identity = {"logs": sorted([s.variant, s.seed, s.sha256] for s in sources), "rule": rule, "vision": [side_px, cell_px]}
+    probe = common_recipe(sources)
+    logs_read = sorted([s.variant, s.seed, s.sha256] for s in sources)
+    identity = {"logs": logs_read, "rule": rule, "vision": [side_px, cell_px], "probe": probe}
     seeds = max(sum(other.variant == s.variant for other in sources) for s in sources)
     vision = {"side_px": side_px, "cell_px": cell_px} if side_px else None
-    return Study(COMPARE_LOGS, digest(identity)[:8], seeds, (), rule, sources, vision, plain(compose().probe))
+    return Study(COMPARE_LOGS, digest(identity)[:8], seeds, (), rule, sources, vision, probe)
+
+
+def common_recipe(sources: Sequence[Source]) -> dict[str, Any]:
+    """The settings that most of the runs were probed with; of several, or of none, the default ones."""
+    default = plain(compose().probe)
+    found = [default]
+    for source in sources:
+        manifests = (source.run.path / "stage2").glob("*/probe.json") if source.run else ()
+        recipes = [read_json(path)["settings"] for path in sorted(manifests)]
+        found += [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]  # once a run, whatever the step
+    return max(found, key=lambda recipe: found.count(recipe) - (recipe == default) / 2)
 
 
 def split_overrides(key: str, value: Any) -> list[str]:

@@ -42,7 +42,7 @@ from coordexp.files import locked, read_json, sha256_file
 from coordexp.logs import LogWriter
 from coordexp.losses.objective import Stage1Model
 from coordexp.losses.terms import loss_values
-from coordexp.model import base_path, load_for_training, restore_weights, save_checkpoint, trained_weights
+from coordexp.model import base_path, device_for, load_for_training, restore_weights, save_checkpoint, trained_weights
 from coordexp.optim import build_optimizer
 from coordexp.runs import (
     RunDirectory,
@@ -69,7 +69,7 @@ def train(cfg: DictConfig) -> RunDirectory:
     digests = input_digests(cfg)
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
     AcceleratorState._reset_state(reset_partial_state=True)  # --multirun trains several times in one process
-    accelerator = Accelerator(cpu=cfg.runtime.device == "cpu")
+    accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu")
     if accelerator.num_processes != cfg.runtime.processes:
         raise UserError(
             f"runtime.processes={cfg.runtime.processes}, but {accelerator.num_processes} were started: start with "

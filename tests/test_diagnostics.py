@@ -136,6 +136,16 @@ def test_the_temperature_is_fitted_on_one_half_of_the_images_only():
     assert add_distributions(other_half, logits, VariantConfig())[1] == fitted
 
 
+def test_how_many_rows_are_looked_at_together_changes_nothing(monkeypatch):
+    table, logits = table_of(2, 40)
+    whole, fitted = add_distributions(table, logits, VariantConfig(temperature=0.7))
+    for module in ("evaluate", "diagnostics"):
+        monkeypatch.setattr(f"coordexp.{module}.ROWS_AT_ONCE", 7)
+    cut, fitted_cut = add_distributions(table, logits, VariantConfig(temperature=0.7))
+    assert fitted_cut == pytest.approx(fitted, rel=1e-6)
+    pd.testing.assert_frame_equal(cut, whole, rtol=1e-4 if fitted_cut != fitted else 1e-6)
+
+
 @pytest.fixture(scope="module")
 def sharp(tiny):
     """The tiny model with logits spread enough for temperatures and quantiles to matter."""

@@ -17,6 +17,7 @@ from coordexp.embeddings import digit_rows, fourier_rows
 from coordexp.model import (
     PatchProjection,
     base_path,
+    device_for,
     grow_pretrained,
     load_base,
     load_for_training,
@@ -127,6 +128,13 @@ def test_coordinate_rows_are_smooth_and_as_large_as_the_others(tiny):
 def test_fourier_rows_depend_on_their_seed_alone():
     assert torch.equal(fourier_rows(50, 8, 4), fourier_rows(50, 8, 4))
     assert not torch.equal(fourier_rows(50, 8, 4), fourier_rows(50, 8, 4, seed=1))
+
+
+@pytest.mark.parametrize(("cuda", "asked", "found"), [(True, "auto", "cuda"), (True, "cpu", "cpu"), (False, "auto", "cpu")])
+def test_auto_is_cuda_or_the_cpu_and_no_other_accelerator(monkeypatch, cuda, asked, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device_for(compose([f"runtime.device={asked}"]).runtime) == found
 
 
 def test_every_parameter_has_one_part(tiny):

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from coordexp import cli
-from coordexp.cli import main
-from coordexp.config import compose
+from coordexp.cli import main, parse
+from coordexp.config import compose, plain
 from coordexp.files import read_json
 from coordexp.logs import read_log
 
@@ -33,35 +32,20 @@ def theirs(tiny, in_tmp) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, monkeypatch, capsys):
+def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, capsys):
     shutil.copytree(scenes.path, in_tmp / "records")
-    small = compose(SMALL)
-    monkeypatch.setattr(cli, "compose", lambda *_: small)
+    trained = ("--data", "records/val.jsonl", "--step", "500", "--temperature", "0.7")
     runs = []
     for i, checkpoint in enumerate(theirs):
-        main(
-            [
-                "evaluate",
-                str(checkpoint),
-                "--data",
-                "records/val.jsonl",
-                "--name",
-                f"m{i}",
-                "--step",
-                "500",
-                "--temperature",
-                "0.7",
-            ]
-        )
+        main(["evaluate", str(checkpoint), *trained, "--name", f"m{i}", *SMALL])
         runs.append(Path(capsys.readouterr().out.strip().splitlines()[-1]))
     (row,) = read_log(runs[0] / "logging.jsonl").evals.values()
     assert row["coord_diag_own_t/temperature"] == 0.7
     assert (runs[0] / "eval" / "step-000500.parquet").exists()
     before = {path: path.stat().st_mtime_ns for path in runs[0].rglob("*.parquet")}
-    main(["evaluate", str(theirs[0]), "--data", "records/val.jsonl", "--name", "m0", "--step", "500", "--temperature", "0.7"])
+    main(["evaluate", str(theirs[0]), *SMALL, *trained, "--name", "m0"])
     assert {path: path.stat().st_mtime_ns for path in runs[0].rglob("*.parquet")} == before
 
-    monkeypatch.setattr("coordexp.study.compose", lambda *_: small)
     Path("rule.yaml").write_text(
         "eligible: {min_coord_mass: 0, min_text_token_acc: 0, max_mae_over_best: 9, min_parse_rate: 0}\n"
     )
@@ -70,7 +54,19 @@ def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, monkeypatch, c
     assert set(found["audit"]["verdicts"].values()) == {"not identifiable"}
     assert found["ineligible"] == []
     assert found["confidence"]["stage1_ranking"]["grade"] in ("provisional", "descriptive")
-    assert {c["variant"] for c in read_json(Path("card/probe.json"))["candidates"]} == {"a", "b"}
+    probe = read_json(Path("card/probe.json"))
+    assert {c["variant"] for c in probe["candidates"]} == {"a", "b"}
+    assert probe["settings"] == plain(compose(SMALL).probe), "the recipe is theirs, not the default one"
+
+
+def test_overrides_may_stand_behind_options_and_nothing_else_is_let_through(capsys):
+    options = ("evaluate", "there", "--name", "x", "--data", "val.jsonl")
+    assert parse([*options, "probe.steps=2"]).overrides == ["probe.steps=2"]
+    assert parse([*options[:2], "probe.steps=2", *options[2:], "probe.lr=1"]).overrides == ["probe.steps=2", "probe.lr=1"]
+    for wrong in ([*options, "probe.steps=2", "--stepp", "3"], ["show", "here", "probe.steps=2"]):
+        with pytest.raises(SystemExit):
+            parse(wrong)
+        assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_what_is_no_checkpoint_costs_one_line(in_tmp):

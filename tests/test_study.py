@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from coordexp.config import compose, plain
 from coordexp.schema import UserError
-from coordexp.study import plan_study
+from coordexp.study import plan_comparison, plan_study
 
 
 def keys(settings):
@@ -75,3 +79,36 @@ def test_a_slip_is_one_line_that_says_what_and_where(settings, says):
         plan_study(settings)
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def probed(run: str, *recipes: dict) -> str:
+    """A run directory that was probed with these; as an argument of a comparison."""
+    path = Path(run)
+    path.mkdir(exist_ok=True)
+    (path / "logging.jsonl").write_text("")
+    (path / "config.yaml").write_text(f"variant: {{name: {run}}}\nseed: 0\n")
+    for i, recipe in enumerate(recipes):
+        (path / "stage2" / f"step-{i}").mkdir(parents=True)
+        (path / "stage2" / f"step-{i}" / "probe.json").write_text(json.dumps({"settings": recipe}))
+    return f"{run}={run}"
+
+
+def test_a_comparison_takes_the_recipe_that_most_of_its_runs_were_probed_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    default, lora, full = (plain(compose([f"probe.adapter_rank={rank}", "probe.lr=5e-5"]).probe) for rank in (0, 16, 4))
+    assert default == plain(compose().probe)
+    runs = {
+        "a": probed("a", lora, default), "b": probed("b", lora), "c": probed("c"), "d": probed("d", full, full),
+        "e": probed("e", full),
+    }  # fmt: skip
+
+    def recipe(names: str):
+        return plan_comparison([runs[name] for name in names], {}).probe
+
+    assert recipe("c") == default
+    assert recipe("bc") == lora
+    assert recipe("ab") == lora
+    assert recipe("a") == default, "of as many the default one"
+    assert recipe("abd") == lora, "a run counts once"
+    assert recipe("bde") == full
+    assert plan_comparison([runs["a"]], {}).hash8 != plan_comparison([runs["b"]], {}).hash8

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from coordexp.config import plain
 from coordexp.data.prepare import data_path
 from coordexp.files import write_json
+from coordexp.model import device_for
 from coordexp.runs import RunDirectory, probe_directory, read_manifest
 from coordexp.schema import UserError
 from coordexp.stage2.probe import run_probe
@@ -36,5 +37,4 @@ def probe_run(run: RunDirectory, step: int | None, cfg: DictConfig) -> Path:
         return out / "probe.json"
     own: Any = OmegaConf.load(run.config)
     torch.set_num_threads(cfg.runtime.threads)
-    device = "cuda" if cfg.runtime.device != "cpu" and torch.cuda.is_available() else "cpu"
-    return run_probe(run.checkpoint(at), data_path(own), out, cfg.probe, device, wait=cfg.runtime.wait)
+    return run_probe(run.checkpoint(at), data_path(own), out, cfg.probe, device_for(cfg.runtime), wait=cfg.runtime.wait)

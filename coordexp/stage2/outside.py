@@ -14,14 +14,14 @@ from accelerate import Accelerator
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
-from coordexp.config import digest
+from coordexp.config import digest, plain
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset
 from coordexp.evaluate import evaluate
 from coordexp.files import locked, sha256_directory, sha256_file, write_text
 from coordexp.logs import LogWriter
 from coordexp.losses.objective import Stage1Model
-from coordexp.model import load_base, save_pretrained
+from coordexp.model import device_for, load_base, save_pretrained
 from coordexp.processor import ImageProcessor, build_processor
 from coordexp.runs import RESULTS, RunDirectory, probe_directory
 from coordexp.schema import TokenGroups, UserError, VariantConfig
@@ -45,6 +45,7 @@ def evaluate_checkpoint(
     identity = [sha256_directory(checkpoint), sha256_file(records), step, temperature]
     run = RunDirectory(RESULTS / "evaluated" / f"{name}-{digest(identity)[:8]}")
     torch.set_num_threads(cfg.runtime.threads)
+    device = device_for(cfg.runtime)
     with locked(run.lock, "being evaluated", wait=True):
         if not run.checkpoint(step).exists():
             model, processor = load_outside(checkpoint)
@@ -54,16 +55,16 @@ def evaluate_checkpoint(
             vlm, processor = load_base(run.checkpoint(step), torch.float32)
             variant = VariantConfig(name=name, token_groups=TokenGroups.joint, temperature=temperature)
             judged = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer))
-            row = evaluate(
-                judged, Dataset(records, processor), cfg.train.eval_micro_batch, Accelerator(cpu=True), run.table(step)
-            )
+            accelerator = Accelerator(cpu=device == "cpu")
+            judged.to(accelerator.device)
+            row = evaluate(judged, Dataset(records, processor), cfg.train.eval_micro_batch, accelerator, run.table(step))
             assert row is not None
             settings = {"variant": {"name": name, "temperature": temperature}, "seed": 0, "checkpoint": str(checkpoint)}
             groups = {"model": {}, "data": {"records": str(records)}, "optim": {}, "train": {}}
             write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(settings | groups)))
             log.append("eval", step, row | {"time_unix_s": time.time()})
     if records.name == "val.jsonl" and records.with_name("train.jsonl").exists():
-        run_probe(run.checkpoint(step), records.parent, probe_directory(run, step, OmegaConf.to_container(cfg.probe)), cfg.probe)  # type: ignore[arg-type]
+        run_probe(run.checkpoint(step), records.parent, probe_directory(run, step, plain(cfg.probe)), cfg.probe, device)
     return run
 
 
