@@ -32,10 +32,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from coordexp.adapters import head_weights
+from coordexp.base import prepare_base
 from coordexp.config import compose
 from coordexp.data.batches import Batch
 from coordexp.data.prepare import data_path, prepare_data
-from coordexp.model import device_for, prepare_base, restore_weights, trained_weights
+from coordexp.model import device_for, restore_weights, trained_weights
 from coordexp.optim import build_optimizer
 from coordexp.runs import RunDirectory
 from coordexp.step import Progress, Training, count_tokens, load_window, optimizer_step, train_row

@@ -21,10 +21,10 @@ from typing import Any
 from accelerate import Accelerator
 from calibration import table
 
+from coordexp.base import prepare_base
 from coordexp.config import compose
 from coordexp.data.batches import Batch
 from coordexp.data.prepare import prepare_data
-from coordexp.model import prepare_base
 from coordexp.runs import RunDirectory
 from coordexp.step import Training, count_tokens, load_window, optimizer_step
 from coordexp.train import set_up

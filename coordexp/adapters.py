@@ -7,6 +7,7 @@ embedding and head share one copy of the coordinate rows, and nothing else of ei
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -161,8 +162,10 @@ def save_adapted(vlm: Qwen3VLForConditionalGeneration, path: Path) -> None:
 
     `peft.PeftModel.from_pretrained(base, path / "adapter")` reads the latter.
     """
+    config = copy.deepcopy(vlm.config)
+    config._attn_implementation = "sdpa"  # transformers builds no model with an attention that it has no package for
     with torch.device("meta"):
-        plain = type(vlm)(vlm.config)
+        plain = type(vlm)(config)
     plain.load_state_dict(merged_state(vlm), assign=True)
     plain.tie_weights()
     plain.generation_config = vlm.generation_config

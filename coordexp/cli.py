@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -115,14 +116,14 @@ def ui(args: argparse.Namespace) -> None:
 def prepare(args: argparse.Namespace) -> None:
     """Make the records and the base model that these overrides need, where they are not there yet."""
     cfg = compose(args.overrides)
+    if args.only != "data":
+        from coordexp.base import prepare_base
+
+        print(prepare_base(cfg))
     if args.only != "base":
         from coordexp.data.prepare import prepare_data
 
         print(prepare_data(cfg))
-    if args.only != "data":
-        from coordexp.model import prepare_base
-
-        print(prepare_base(cfg))
 
 
 def validate_records(args: argparse.Namespace) -> None:
@@ -142,29 +143,39 @@ def validate_records(args: argparse.Namespace) -> None:
 def compare_logs(args: argparse.Namespace) -> None:
     """The card of runs that exist already, with the whole study directory behind it. Nothing is trained."""
     study = plan_comparison(args.runs, load_rule(args.rule), args.image_side, args.cell)
-    if (
-        args.out.exists()
-        and not (args.out / "preregistration.json").exists()
-        and (not args.out.is_dir() or any(args.out.iterdir()))
-    ):
+    fresh = not args.out.exists() or (args.out.is_dir() and not any(args.out.iterdir()))
+    if not fresh and not (args.out / "preregistration.json").exists():
         raise UserError(f"{args.out}: exists and is not a study directory: choose another --out")
-    preregister(study, args.out)
-    for name in ("audit", "compare", "fitness", "recommend", "report"):
-        STEPS[name](args.out)
-        if name == "fitness" and args.evidence:
-            from coordexp.analysis.fitness import read_aggregates
-
-            probe = read_json(args.out / "probe.json")
-            write_json(args.out / "probe.json", probe | {"aggregates": read_aggregates(args.evidence)})
+    try:
+        preregister(study, args.out)
+        for name in ("audit", "compare", "fitness", "recommend", "report"):
+            STEPS[name](args.out)
+            if name == "fitness" and args.evidence:
+                add_evidence(args.out, args.evidence)
+    except UserError:
+        if fresh:  # what was begun would stand in the way of the corrected command
+            shutil.rmtree(args.out, ignore_errors=True)
+        raise
     print((args.out / "recommendation.md").read_text(), end="")
 
 
+def add_evidence(study: Path, evidence: Path) -> None:
+    from coordexp.analysis.fitness import read_aggregates
+
+    write_json(study / "probe.json", read_json(study / "probe.json") | {"aggregates": read_aggregates(evidence)})
+
+
 def probe_run(args: argparse.Namespace) -> None:
-    """Rollouts, a short geometric fine-tune, rollouts again; what is finished is not done again."""
+    """Rollouts, a short geometric fine-tune, rollouts again; what is finished is not done again.
+
+    Where the overrides choose no experiment (nor anything else but of the probe), the recipe is the run's own.
+    """
     from coordexp.runs import RunDirectory
     from coordexp.stage2 import job
 
-    print(job.probe_run(RunDirectory(args.run), args.step, compose(args.overrides)))
+    run = RunDirectory(args.run)
+    own = job.own_recipe(run) if all(o.startswith(("probe.", "runtime.")) for o in args.overrides) else []
+    print(job.probe_run(run, args.step, compose([*own, *args.overrides])))
 
 
 def evaluate_outside(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
@@ -195,6 +196,14 @@ def check_sources(data: DictConfig) -> None:
         )
 
 
+_PATHS = ("path", "annotations", "train_annotations", "val_annotations", "images")  # of `model` and `data`
+
+
+def is_missing_directory(path: str) -> bool:
+    """Whether `path` is written as one on this machine, and no hub's name, and is not there."""
+    return path.startswith(("/", ".", "~")) and not Path(path).is_dir()
+
+
 def refuse_unknown_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
     """Hydra's `+key=` appends even to typed groups; here nothing is configurable that nothing reads."""
     known = schema.__dataclass_fields__  # type: ignore[attr-defined]
@@ -272,9 +281,14 @@ def digest(value: Any) -> str:
 
 def run_hash(cfg: DictConfig) -> str:
     """Eight digits that stand for everything, but the seed, that determines a run's result."""
-    return digest({group: plain(cfg[group]) for group in RUN_IDENTITY})[:8]
+    return digest({group: identity(cfg[group]) for group in RUN_IDENTITY})[:8]
 
 
 def group_hash(node: DictConfig) -> str:
     """Eight digits that stand for one group, such as the data or the base model."""
-    return digest(plain(node))[:8]
+    return digest(identity(node))[:8]
+
+
+def identity(node: DictConfig) -> dict[str, Any]:
+    """The group as JSON-ready containers, its paths in one spelling: `coco/` and `./coco` are `coco`."""
+    return {key: os.path.normpath(value) if key in _PATHS and value else value for key, value in plain(node).items()}

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from coordexp.data.batches import Batch, Dataset
@@ -63,12 +63,12 @@ def evaluate(
         columns.append(_rows(batch, output))
         assert output.coord_logits is not None, "kept by a pass that forms no gradients"
         slices.append(output.coord_logits.float().cpu())
-    parts = gather_object([(sums, pd.concat(columns), torch.cat(slices))])
+    parts = gathered((sums, columns, slices), accelerator)
     if not accelerator.is_main_process:
         return None
     sums = torch.stack([part[0] for part in parts]).sum(0)
-    table = pd.concat([part[1] for part in parts], ignore_index=True)
-    logits = torch.cat([part[2] for part in parts])
+    table = pd.concat([rows for part in parts for rows in part[1]], ignore_index=True)
+    logits = torch.cat([rows for part in parts for rows in part[2]])
     order = table.reset_index().sort_values(["image_id", "index"], kind="stable")["index"].to_numpy(copy=True)
     table, logits = table.iloc[order].reset_index(drop=True), logits[order]
     table, fitted = add_distributions(table, logits, model.variant, accelerator.device)
@@ -79,6 +79,15 @@ def evaluate(
         **_judged_at(table, fitted, model.variant),
         "runtime_s": time.perf_counter() - started,
     }
+
+
+def gathered(part: Any, accelerator: Accelerator) -> list[Any]:
+    """Every rank's part, on the main process, which alone needs room for all of them."""
+    if accelerator.num_processes == 1:
+        return [part]
+    parts = [None] * accelerator.num_processes if accelerator.is_main_process else None
+    torch.distributed.gather_object(part, parts)
+    return parts or []
 
 
 def evenly_spaced(n_records: int, n_images: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from coordexp.config import digest, run_hash
+from coordexp.config import digest, group_hash, run_hash
 from coordexp.files import read_json, sha256_directory, sha256_file, write_json, write_text
 from coordexp.schema import UserError
 
@@ -106,8 +106,9 @@ def data_directory(name: str, hash8: str) -> Path:
     return RESULTS / "data" / f"{name}-{hash8}"
 
 
-def base_directory(name: str, hash8: str) -> Path:
-    return RESULTS / "base" / f"{name}-{hash8}"
+def base_path(cfg: DictConfig) -> Path:
+    """Where the base model of this configuration lies."""
+    return RESULTS / "base" / f"{cfg.model.name}-{group_hash(cfg.model)}"
 
 
 def probe_directory(run: RunDirectory, step: int, recipe: Mapping[str, Any]) -> Path:

@@ -36,7 +36,7 @@ class Progress:
     eval_wall_s: float = 0.0
     preflight: dict[str, float] = field(default_factory=dict)
     window_sums: Tensor = field(default_factory=lambda: torch.zeros(len(SUMS), dtype=torch.float64))
-    window_abs_errs: list[float] = field(default_factory=list)  # bins, of every coordinate token, T = 1
+    window_abs_errs: list[float] = field(default_factory=list)  # bins, of every coordinate token, T = 1; of one rank alone
     window_tokens: int = 0
     window_wall_s: float = 0.0
 
@@ -87,7 +87,7 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
     """
     p, ranks = t.progress, t.accelerator.num_processes
     denominators = count_tokens(t, window)
-    losses, sums = [], torch.zeros(len(SUMS), dtype=torch.float64, device=t.accelerator.device)
+    losses, errors, sums = [], [], torch.zeros(len(SUMS), dtype=torch.float64, device=t.accelerator.device)
     for i, batch in enumerate(window):
         seed_randomness(t, step, i)
         is_last = i == len(window) - 1
@@ -95,13 +95,15 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
             output = t.wrapped(batch.to(t.accelerator.device), denominators, ranks)
             t.accelerator.backward(output.loss)
         losses.append(output.loss.detach())
+        errors.append(output.columns["abs_err"])
         sums += output.sums
-        p.window_abs_errs += output.columns["abs_err"].tolist()
     grad_norm = float(t.accelerator.clip_grad_norm_(t.model.parameters(), t.cfg.optim.clip_norm))
     n_tokens = torch.tensor([sum(batch.n_tokens for batch in window)], device=t.accelerator.device)
     mine = torch.cat([torch.stack(losses).sum()[None].double(), n_tokens.double(), sums])
     whole = t.accelerator.reduce(mine, "sum").cpu()  # of every rank, so that a window survives in one state file
     loss, tokens = float(whole[0]) / ranks, int(whole[1])
+    if ranks == 1:
+        p.window_abs_errs += torch.cat(errors).tolist()
     p.window_sums += whole[2:]
     p.window_tokens += tokens
     if not (np.isfinite(loss) and np.isfinite(grad_norm)):

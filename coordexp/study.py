@@ -15,9 +15,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from coordexp.config import compose, digest, group_hash, plain, run_hash
+from coordexp.config import CONF_DIR, compose, digest, group_hash, is_missing_directory, plain, run_hash
 from coordexp.files import read_json
-from coordexp.runs import RESULTS, RunDirectory, base_directory, data_directory, probe_directory, run_directory
+from coordexp.runs import RESULTS, RunDirectory, base_path, data_directory, probe_directory, run_directory
 from coordexp.schema import UserError
 from coordexp.sources import Source, parse_sources
 
@@ -28,6 +28,11 @@ _KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell")
 WITH_BLANKS = r"""'["data.annotations=\"/data/my file.json\""]'"""  # a YAML list for snakemake, quotes for Hydra
 _ANNOTATIONS = ("annotations", "train_annotations", "val_annotations")  # of `data`, where it is real
 _NOT_PER_VARIANT = ("study", "seed", "variant", "experiment")  # what a variant's key must not override
+
+
+def launcher(processes: int | str) -> str:
+    """The command that runs a module in so many processes, a rank each."""
+    return f"python -m torch.distributed.run --standalone --nproc-per-node {processes} -m"
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,8 @@ class PlannedRun:
 
     @property
     def launcher(self) -> str:
-        """The command that runs a module: plain Python, or one process a rank."""
-        if self.processes == 1:
-            return "python -m"
-        return f"python -m torch.distributed.run --standalone --nproc-per-node {self.processes} -m"
+        """The command that runs a module."""
+        return "python -m" if self.processes == 1 else launcher(self.processes)
 
     @property
     def key(self) -> str:
@@ -131,14 +134,14 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     """
     if "logs" in settings:
         return plan_from_settings(settings)
+    for key in settings:
+        if key not in _OWN_KEYS and not (CONF_DIR / "variant" / f"{key}.yaml").exists():
+            refuse_unknown(settings, compose().study.variants)  # before the lack of what it should have said misleads Hydra
     common = [f"{key}={settings[key]}" for key in ("experiment", "study") if settings.get(key)]
     for_all = split_overrides(EVERY_VARIANT, settings.get(EVERY_VARIANT))
     shared = compose((*common, *for_all))
     study = shared.study
-    known = (*_OWN_KEYS, *study.variants)
-    for key in settings:
-        if key not in known:
-            raise UserError(f"--config {key}=…: unknown key; known are {', '.join(known)}")
+    refuse_unknown(settings, study.variants)
     seeds = settings.get("seeds", study.seeds)
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise UserError(f"--config seeds={seeds}: must be a whole number of at least 1")
@@ -151,6 +154,13 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     rule, probe = plain(study.rule), plain(shared.probe)
     identity = {"runs": sorted(r.key for r in runs), "rule": rule, "probe": probe}
     return Study(study.name, digest(identity)[:8], seeds, tuple(runs), rule, probe=probe)
+
+
+def refuse_unknown(settings: Mapping[str, Any], variants: Sequence[str]) -> None:
+    known = (*_OWN_KEYS, *variants)
+    for key in settings:
+        if key not in known:
+            raise UserError(f"--config {key}=…: unknown key; known are {', '.join(known)}")
 
 
 def plan_from_settings(settings: Mapping[str, Any]) -> Study:
@@ -223,6 +233,9 @@ def planned_run(cfg: DictConfig, seed: int, overrides: tuple[str, ...]) -> Plann
     for file in annotations:
         if not Path(file).exists() and not (data / "data.json").exists():
             raise UserError(f"{file}: no such annotation file")
+    path = cfg.model.get("path")
+    if path and is_missing_directory(path) and not (base_path(cfg) / "base.json").exists():
+        raise UserError(f"model.path={path}: no such directory")
     return PlannedRun(
         cfg.variant.name,
         seed,
@@ -230,7 +243,7 @@ def planned_run(cfg: DictConfig, seed: int, overrides: tuple[str, ...]) -> Plann
         overrides,
         data,
         annotations,
-        base_directory(cfg.model.name, group_hash(cfg.model)),
+        base_path(cfg),
         cfg.runtime.threads,
         cfg.runtime.processes,
         frozenset({*range(cfg.train.eval_steps, cfg.train.max_steps + 1, cfg.train.eval_steps), cfg.train.max_steps}),

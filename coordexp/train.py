@@ -8,6 +8,7 @@ functions of (seed, step), and what is not lies in one state file.
 
 from __future__ import annotations
 
+import datetime
 import os
 import shlex
 import shutil
@@ -25,7 +26,8 @@ import hydra
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
@@ -42,10 +44,11 @@ from coordexp.files import locked, read_json, sha256_file
 from coordexp.logs import LogWriter
 from coordexp.losses.objective import Stage1Model
 from coordexp.losses.terms import loss_values
-from coordexp.model import base_path, device_for, load_for_training, restore_weights, save_checkpoint, trained_weights
+from coordexp.model import device_for, load_for_training, restore_weights, save_checkpoint, trained_weights
 from coordexp.optim import build_optimizer
 from coordexp.runs import (
     RunDirectory,
+    base_path,
     holds_results,
     preflight_tolerance,
     remove_leftovers,
@@ -59,6 +62,8 @@ from coordexp.schema import UserError
 from coordexp.state import load_state, save_state
 from coordexp.step import Diverged, Progress, Training, count_tokens, load_window, optimizer_step, train_row
 
+PATIENCE = datetime.timedelta(days=7)  # of ranks while the main one waits for a lock, judges, merges or writes
+
 
 def train(cfg: DictConfig) -> RunDirectory:
     """Train the run this configuration describes; returns its directory, finished (complete or diverged).
@@ -69,7 +74,8 @@ def train(cfg: DictConfig) -> RunDirectory:
     digests = input_digests(cfg)
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
     AcceleratorState._reset_state(reset_partial_state=True)  # --multirun trains several times in one process
-    accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu")
+    patient = InitProcessGroupKwargs(timeout=PATIENCE)
+    accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu", kwargs_handlers=[patient])
     if accelerator.num_processes != cfg.runtime.processes:
         raise UserError(
             f"runtime.processes={cfg.runtime.processes}, but {accelerator.num_processes} were started: start with "
@@ -111,9 +117,7 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
     train_set, val_set = (Dataset(data_path(cfg) / f"{split}.jsonl", processor) for split in ("train", "val"))
     t = Training(cfg, run, digests, accelerator, model, wrapped, optimizer, processor, train_set, val_set, Progress())
     if accelerator.is_main_process:
-        largest = max(load_window(t, step=1), key=lambda batch: batch.inputs["input_ids"].numel()).to(accelerator.device)
-        print(estimate(vlm, largest, accelerator.num_processes, cfg.train.micro_batch_tokens).told(), flush=True)
-
+        tell_memory(t)
     state = load_state(run.state) if run.state.exists() else None
     accelerator.wait_for_everyone()
     if state is not None and state["digests"] != digests:
@@ -130,6 +134,15 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
         write_config(run, cfg)
         remember(t)
     return t
+
+
+def tell_memory(t: Training) -> None:
+    """What a step takes at most, and whether a record is longer than a micro-batch was meant to be."""
+    budget, longest = t.cfg.train.micro_batch_tokens, t.train.longest() if t.cfg.train.micro_batch_tokens else 0
+    if longest > budget:
+        print(f"a record of {longest} tokens is longer than train.micro_batch_tokens={budget}: such a one goes alone", flush=True)
+    largest = max(load_window(t, step=1), key=lambda batch: batch.inputs["input_ids"].numel()).to(t.accelerator.device)
+    print(estimate(t.model.vlm, largest, t.accelerator.num_processes, max(budget, longest)).told(), flush=True)
 
 
 def remember(t: Training) -> None:
@@ -262,7 +275,8 @@ def hydra_main(cfg: DictConfig) -> None:
         run = train(cfg)
     except UserError as error:
         sys.exit(f"coordexp-train: {error}")
-    print(f"{run.path}: {read_json(run.manifest)['status']}")
+    if PartialState().is_main_process:
+        print(f"{run.path}: {read_json(run.manifest)['status']}")
 
 
 def main() -> None:

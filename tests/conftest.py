@@ -105,8 +105,8 @@ def keep_float64(patch: pytest.MonkeyPatch) -> None:
 def tiny():
     import torch
 
+    from coordexp.base import build_tiny
     from coordexp.config import compose
-    from coordexp.model import build_tiny
 
     torch.set_num_threads(1)
     cfg = compose(TINY_OVERRIDES)

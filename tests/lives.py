@@ -72,8 +72,8 @@ def count_tokens(overrides: list[str]) -> None:
     from coordexp.config import compose
     from coordexp.data.batches import Dataset, step_indices
     from coordexp.data.prepare import data_path
-    from coordexp.model import base_path
     from coordexp.processor import load_processor
+    from coordexp.runs import base_path
 
     cfg = compose(overrides)
     dataset = Dataset(data_path(cfg) / "train.jsonl", load_processor(base_path(cfg) / "model"))

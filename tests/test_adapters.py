@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.adapters import add_adapters, fold_in, head_weights, is_adapted, merged_state
+from coordexp.attention import takes_packs, use_flash
 from coordexp.config import compose
 from coordexp.coords import coord_token_ids
 from coordexp.model import load_base, parts, restore_weights, save_checkpoint, save_pretrained, trained_weights
@@ -191,6 +192,17 @@ def test_a_checkpoint_loads_without_peft_and_its_adapter_with_it(tiny, adapted, 
     with_adapter = PeftModel.from_pretrained(base, tmp_path / "step" / "adapter")
     torch.testing.assert_close(logits(with_adapter, inputs).float(), expected, rtol=0, atol=1e-5)
     assert json.loads((tmp_path / "step" / "adapter" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_with_the_attention_of_packed_samples_a_checkpoint_is_written_too(tiny, ids, cfg, inputs, tmp_path):
+    """As on a GPU: the model carries this attention's name, which transformers refuses to build one with."""
+    vlm = trained(copy.deepcopy(tiny.vlm), ids, cfg)
+    expected = logits(vlm, inputs).float()
+    use_flash(vlm)
+    save_checkpoint(vlm, tiny.processor, tmp_path / "step", "a test")
+    assert takes_packs(vlm), "it trains on as it was"
+    plain, _ = load_base(tmp_path / "step", torch.float32)
+    torch.testing.assert_close(logits(plain, inputs), expected, rtol=0, atol=1e-5)
 
 
 def test_an_untied_head_has_coordinate_rows_of_its_own(tiny, ids, cfg, inputs, tmp_path):

@@ -116,6 +116,15 @@ def test_a_batch_is_its_images_one_by_one(dataset):
         assert not batch.inputs["attention_mask"][b, n:].any()
 
 
+def test_the_longest_record_is_found_without_encoding_all_of_them(tiny, record_file, tmp_path, monkeypatch):
+    box, leaf = ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0)), ("a leaf of some plant", "poly", (5.0, 3.0, 9.0, 6.0, 1.0, 7.0))
+    dataset = Dataset(record_file(tmp_path, [[box] * (i % 7) + [leaf] * (i % 5) for i in range(60)]), tiny.processor)
+    lengths, encoded = [len(dataset.encode(i).ids) for i in range(60)], []
+    monkeypatch.setattr(dataset, "length", lambda i: encoded.append(i) or lengths[i])
+    assert dataset.longest() == max(lengths)
+    assert len(encoded) == 32
+
+
 @pytest.mark.parametrize("desc", ["<|coord_5|>", "a <|coord_999|> b", "<|im_end|>", "<|image_pad|>", "<|endoftext|>"])
 def test_a_name_that_spells_a_token_does_not_shift_the_labels(tiny, record_file, tmp_path, desc):
     objects = [(desc, "bbox_2d", (1.0, 2.0, 30.0, 40.0)), ("cup", "bbox_2d", (3.0, 3.0, 5.0, 9.0))]

@@ -59,8 +59,16 @@ def test_a_new_file_that_cannot_be_converted_leaves_the_old_conversion_as_it_is(
         convert(**REAL)
     Path("coco.json").write_text(json.dumps(good | {"annotations": good["annotations"][1:]}))
     shutil.move("pictures", "elsewhere")
+    with refused("data.images=pictures: no such directory"):
+        convert(**REAL)
+    Path("pictures").touch()
+    with refused("data.images=pictures: not a directory"):
+        convert(**REAL)
+    Path("pictures").unlink()
+    Path("pictures").mkdir()
     with refused("data.images=pictures", "5 annotated pictures are missing"):
         convert(**REAL)
+    Path("pictures").rmdir()
     assert sha256_directory(Path("out")) == before
     shutil.move("elsewhere", "pictures")
     convert(**REAL)
@@ -172,6 +180,7 @@ def test_a_name_longer_than_any_file_may_be_is_drawn_or_missing(refused):
     )
     convert()
     assert len(set(written().values())) == 2
+    Path("pictures").mkdir()
     with refused("2 annotated pictures are missing"):
         convert(**REAL)
 

@@ -52,6 +52,19 @@ def test_again_in_the_same_place_gives_the_same_and_other_logs_are_refused(logs)
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
 
 
+def test_a_comparison_that_cannot_be_made_leaves_nothing_in_the_way_of_one_that_can(logs):
+    log = Path("mixed.jsonl").read_text()
+    Path("mixed.jsonl").write_text(log.replace('"global_step/max_steps": "', '"global_step/max_steps": "9'))
+    for there in (False, True):
+        if there:
+            Path("out").mkdir()
+        with pytest.raises(SystemExit, match=r"share no eval step: .*--step"):
+            main(["compare", *logs, "--out", "out"])
+        assert not Path("out").exists()
+    Path("mixed.jsonl").write_text(log)
+    main(["compare", *logs, "--out", "out"])
+
+
 def test_a_log_that_grows_while_it_is_compared_is_noticed(logs):
     main(["compare", *logs, "--out", "out"])
     with open("mixed.jsonl", "a") as log:

@@ -87,6 +87,19 @@ def test_equal_spellings_are_one_run(spellings):
     assert len({run_hash(compose([spelling])) for spelling in spellings}) == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "spellings"),
+    [
+        ("model=qwen3vl model.path", ["models/4B", "models/4B/", "./models//4B", "models/x/../4B"]),
+        ("data=lvis data.render_missing=true data.annotations", ["/data/a.json", "/data//a.json", "/data/b/../a.json"]),
+        ("data=lvis data.annotations=a.json data.images", ["/data/coco", "/data/coco/"]),
+    ],
+)
+def test_equal_spellings_of_a_path_are_one_run(key, spellings):
+    assert len({run_hash(compose(f"{key}={spelling}".split())) for spelling in spellings}) == 1
+    assert run_hash(compose(f"{key}=other".split())) != run_hash(compose(f"{key}={spellings[0]}".split()))
+
+
 @pytest.mark.parametrize("key", leaves(CFG))
 def test_exactly_the_identity_groups_change_the_hash(key):
     cfg = CFG.copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -206,6 +207,29 @@ def test_a_row_does_not_depend_on_the_batch_and_p90_is_over_all_tokens(sharp, sc
     for row in rows:
         row.pop("runtime_s")
         assert row == pytest.approx(rows[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("n_images", [1, 2, 9])
+def test_ranks_give_the_row_that_one_gives_also_those_without_a_picture(sharp, scenes, tmp_path, monkeypatch, n_images):
+    """Three ranks in turn, the main one last; what they would send it is kept."""
+    dataset, sent = scenes.dataset("val", sharp.processor), {}
+    dataset.records = dataset.records[:n_images]
+    t, one, table = evaluated(sharp, scenes, tmp_path / "one.parquet", dataset=dataset)
+
+    def gather(part, parts):
+        if parts is None:
+            sent[rank] = part
+        else:
+            parts[:] = [part, sent[1], sent[2]]
+
+    monkeypatch.setattr(torch.distributed, "gather_object", gather)
+    for rank in (2, 1, 0):
+        place = SimpleNamespace(device=torch.device("cpu"), process_index=rank, num_processes=3, is_main_process=rank == 0)
+        row = evaluate(t.model, dataset, 4, place, tmp_path / "three.parquet")
+        assert (row is None) == (rank > 0)
+    row.pop("runtime_s"), one.pop("runtime_s")
+    assert row == pytest.approx(one, rel=1e-6)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "three.parquet"), table, rtol=1e-5)
 
 
 def test_a_train_rows_p90_is_over_every_token_since_the_last_row(sharp, scenes):

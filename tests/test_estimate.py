@@ -9,11 +9,12 @@ from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from coordexp.base import prepare_base
 from coordexp.config import compose
 from coordexp.coords import coord_token_ids
 from coordexp.estimate import amount, estimate
 from coordexp.losses.objective import Stage1Model
-from coordexp.model import load_for_training, prepare_base
+from coordexp.model import load_for_training
 from coordexp.optim import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("in_tmp")

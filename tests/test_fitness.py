@@ -110,6 +110,14 @@ def test_a_clear_lead_in_rollouts_turns_the_card_where_stage_1_cannot_tell():
     assert of_adapters not in page
 
 
+def test_where_nobody_is_eligible_the_probe_is_not_said_to_be_missing():
+    found, study = decide({"pure_ce": (0.9, 0.5), "mixed": (0.5, 0.5)})
+    assert found["primary"] is None
+    assert found["confidence"]["stage2_fitness"]["grade"] == "descriptive"
+    assert "no variant is primary" in found["confidence"]["stage2_fitness"]["reason"]
+    assert "no Stage-2 probe has been run" not in (study / "report.html").read_text()
+
+
 def test_a_candidate_whose_rollouts_do_not_parse_loses_its_role():
     found, _ = decide({"pure_ce": (0.9, 0.5), "mixed": (0.5, 1.0)})
     assert found["primary"]["variant"] == "mixed"

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 
 import pytest
 import torch
 from conftest import TINY_OVERRIDES
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp import processor as processors
+from coordexp.base import grow_pretrained, prepare_base
 from coordexp.config import compose
 from coordexp.coords import COORD_TOKENS, coord_token_ids
 from coordexp.embeddings import digit_rows, fourier_rows
-from coordexp.model import (
-    PatchProjection,
-    base_path,
-    device_for,
-    grow_pretrained,
-    load_base,
-    load_for_training,
-    parts,
-    prepare_base,
-    save_pretrained,
-)
+from coordexp.model import PatchProjection, device_for, load_base, load_for_training, parts, save_pretrained
+from coordexp.runs import base_path
 from coordexp.schema import CoordInit, UserError
 
 
@@ -40,6 +35,7 @@ def released(tiny, tmp_path, monkeypatch):
     model, _ = tiny.vlm, tiny.processor
     config = model.config.__class__.from_dict(model.config.to_dict())
     config.text_config.vocab_size = len(tokenizer) + 7
+    config.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     bare = Qwen3VLForConditionalGeneration(config)
     save_pretrained(bare, processors.build_processor(tokenizer, config.vision_config.patch_size), tmp_path / "release")
     return tmp_path / "release", bare
@@ -108,10 +104,47 @@ def test_rows_from_digits_are_smooth_distinct_and_as_large_as_digits(released):
     assert bend.min() > 0.05, "nowhere straight: every bin can be the highest"
 
 
-def test_a_path_that_holds_no_model_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"^model\.path=.*nowhere: no Qwen3-VL could be loaded") as refused:
-        grow_pretrained(settings(tmp_path / "nowhere"))
+BROKEN = {
+    "no such directory": lambda path: shutil.rmtree(path),
+    "no Qwen3-VL could be loaded": lambda path: (path / "config.json").unlink(),
+    "no Qwen3-VL could be loaded (": lambda path: os.truncate(path / "model.safetensors", 100_000),
+    "its tokenizer does not have <|image_pad|> as token": lambda path: [f.unlink() for f in path.glob("tokenizer*")],
+    "1 of its weights are not there, such as model.visual.blocks.0.norm1.bias": lambda path: without(
+        path / "model.safetensors", "model.visual.blocks.0.norm1.bias"
+    ),
+}
+
+
+def without(file, name: str) -> None:
+    weights = load_file(file)
+    del weights[name]
+    save_file(weights, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("says", BROKEN)
+def test_what_is_not_there_or_not_whole_is_one_line(released, says):
+    path, _ = released
+    grow_pretrained(settings(path))
+    BROKEN[says](path)
+    with pytest.raises(UserError) as refused:
+        grow_pretrained(settings(path))
+    assert str(refused.value).startswith(f"model.path={path}: ")
+    assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_another_architecture_is_refused(tmp_path):
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "num_key_value_heads": 2, "vocab_size": 400}  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 32}
+    ids = {"image_token_id": 301, "video_token_id": 302, "vision_start_token_id": 303, "vision_end_token_id": 304}
+    config = Qwen2_5_VLConfig(text_config=small, vision_config=vision, **ids)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(tmp_path / "older")
+    processors.build_tokenizer(320).save_pretrained(tmp_path / "older")
+    with pytest.raises(UserError, match=r"older: a qwen2_5_vl, not a qwen3_vl$"):
+        grow_pretrained(settings(tmp_path / "older"))
 
 
 def test_coordinate_rows_are_smooth_and_as_large_as_the_others(tiny):

@@ -25,7 +25,7 @@ from coordexp.losses.terms import SUMS, loss_values
 from coordexp.runs import PREFLIGHT_TOLERANCE
 from coordexp.schema import TokenGroups
 from coordexp.step import count_tokens, load_window, optimizer_step, train_row
-from coordexp.train import preflight
+from coordexp.train import preflight, tell_memory
 
 CUTS = {"1x8": [8], "2x4": [4, 4], "8x1": [1] * 8, "3+5": [3, 5], "5+3": [5, 3]}
 
@@ -232,6 +232,17 @@ def test_training_with_the_reference_follows_the_same_curve(tiny, scenes, varian
         curves.append(losses)
     assert curves[0][-1] < 0.9 * curves[0][0], "something is learnt"
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+
+def test_a_record_longer_than_a_micro_batch_may_be_is_told_before_the_first_step(tiny, scenes, capsys):
+    told = []
+    for budget in (0, 10_000, 50):
+        tell_memory(training(tiny, scenes, "mixed", f"train.micro_batch_tokens={budget}"))
+        told.append(capsys.readouterr().out.splitlines())
+    longest = max(len(t.encode(i).ids) for t in [scenes.dataset("train", tiny.processor)] for i in range(len(t)))
+    assert [len(lines) for lines in told] == [1, 1, 2]
+    assert told[2][0] == f"a record of {longest} tokens is longer than train.micro_batch_tokens=50: such a one goes alone"
+    assert all(lines[-1].startswith("memory a process: about ") for lines in told)
 
 
 @pytest.fixture(scope="module")

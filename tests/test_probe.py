@@ -14,14 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from studies import eval_row, write_run
 
-from coordexp.config import compose, run_hash
+from coordexp.cli import main
+from coordexp.config import compose, plain, run_hash
 from coordexp.coords import coord_token_ids, write_coordjson
 from coordexp.data.batches import Dataset, step_indices
 from coordexp.data.records import read_records
 from coordexp.evaluate import evenly_spaced
 from coordexp.files import sha256_directory, sha256_file
 from coordexp.model import save_pretrained
+from coordexp.stage2 import job
 from coordexp.stage2.finetune import batch_losses, count, fine_tune, means, objective, validate
 from coordexp.stage2.probe import run_probe, weights_sha256
 from coordexp.stage2.rollout import Answer
@@ -419,3 +422,14 @@ def test_weights_are_told_apart(tiny):
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1e-9
     assert weights_sha256(model) != before
+
+
+@pytest.mark.usefixtures("in_tmp")
+def test_by_hand_a_run_is_probed_with_its_own_recipe_unless_an_experiment_is_named(monkeypatch):
+    run = write_run("mixed", eval_row(24.0, 55, 0.2, 0.15, 39, 4.0), overrides=("probe.steps=7", "probe.adapter_rank=3"))
+    asked = []
+    monkeypatch.setattr(job, "probe_run", lambda _run, _step, cfg: asked.append(plain(cfg.probe)))
+    for overrides in ((), ("probe.steps=9", "runtime.threads=2"), ("experiment=smoke", "variant=mixed")):
+        main(["probe", str(run.path), *overrides])
+    own = plain(compose(["probe.steps=7", "probe.adapter_rank=3"]).probe)
+    assert asked == [own, own | {"steps": 9}, plain(compose(["experiment=smoke"]).probe)]

@@ -133,6 +133,7 @@ def test_plateaus_are_averaged_over_seeds() -> None:
         {"experiment": "smoke"},
         {"experiment": "smoke", "seeds": 2, "pure_ce": "optim.lr=5e-4 train.max_steps=20"},
         {"experiment": "smoke", "mixed": ["optim.lr=5e-4"]},
+        {"experiment": "smoke", "all": "optim.lr=1e-3 probe.steps=3", "pure_ce": "optim.lr=5e-4 train.max_steps=20"},
     ],
 )
 def test_the_command_on_the_page_gives_the_same_study(settings: dict[str, Any]) -> None:
@@ -145,10 +146,19 @@ def test_the_command_on_the_page_gives_the_same_study(settings: dict[str, Any]) 
     assert [shlex.split(line)[1:] for line in run_commands(written)] == [run["overrides"] for run in written["runs"]]
 
 
+def test_a_run_of_several_processes_is_started_in_several() -> None:
+    overrides = ["variant=mixed", "runtime.processes=8", "data.name='a b'", "runtime.processes=2"]
+    (line,) = run_commands({"runs": [{"overrides": overrides}]})
+    words = shlex.split(line)
+    assert words[:6] == ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert words[6:8] == ["-m", "coordexp.train"]
+    assert words[8:] == overrides
+
+
 def test_an_override_with_a_blank_is_written_as_a_list() -> None:
     overrides = ["variant=mixed", "seed=0", "data.classes=[a, b]", "optim.lr=5e-4"]
     command = shlex.split(study_command({"seeds": 1, "runs": [{"variant": "mixed", "overrides": overrides}]}))
-    assert yaml.safe_load(command[-1].removeprefix("mixed=")) == overrides[2:]
+    assert yaml.safe_load(command[-1].removeprefix("all=")) == overrides[2:]
 
 
 def test_a_comparison_of_logs_is_commanded_with_its_seeds_in_order_and_its_sizes() -> None:

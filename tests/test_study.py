@@ -59,6 +59,7 @@ def test_overrides_of_the_runtime_change_how_a_run_is_launched_and_not_which():
         ({"seeds": "three"}, "seeds=three"),
         ({"seeds": True}, "seeds=True"),
         ({"experiment": "nope"}, "experiment/nope"),
+        ({"experimet": "lvis_4b", "all": "model.path=/there"}, "--config experimet=…: unknown key; known are experiment,"),
         ({"pure_ce": "optim.lrx=1"}, "optim.lrx"),
         ({"pure_ce": "optim.lr=fast"}, "lr"),
         ({"pure_ce": "seed=3"}, "seed=3 is the study's to decide"),

@@ -18,10 +18,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from conftest import TINY_OVERRIDES, VARIANTS, Scenes, Tiny, keep_float64
 
+from coordexp.base import build_tiny
 from coordexp.config import compose
 from coordexp.data.batches import Batch
 from coordexp.evaluate import evaluate
-from coordexp.model import build_tiny
 from coordexp.optim import build_optimizer
 from coordexp.runs import RunDirectory
 from coordexp.step import Progress, Training, load_window, optimizer_step, train_row

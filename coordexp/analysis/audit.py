@@ -102,12 +102,12 @@ def verdict_on(run: RunData, families: dict[str, dict[str, Any]], gas: float | N
 
 
 def config_differences(runs: Sequence[RunData]) -> list[str]:
-    """Settings outside `variant` that are not the same in every run; they confound the comparison."""
+    """Settings outside `variant` that are not the same in every run that states them; they confound the comparison."""
     flat = {run.name: flatten({g: run.config[g] for g in ("model", "data", "optim", "train")}) for run in runs if run.config}
     keys = sorted({key for settings in flat.values() for key in settings} - BOOKKEEPING)
     differences = []
     for key in keys:
-        values = {name: settings.get(key) for name, settings in flat.items()}
+        values = {name: settings[key] for name, settings in flat.items() if key in settings}
         holders: dict[str, list[str]] = {}
         for name, value in values.items():
             holders.setdefault(str(value), []).append(name)

@@ -65,7 +65,7 @@ def common_steps(runs: Sequence[RunData]) -> list[int]:
         return []
     shared = set.intersection(*(set(run.log.evals) for run in runs))
     if not shared:
-        raise UserError("the runs share no eval step: give them the same train.eval_steps")
+        raise UserError("the runs share no eval step: give them the same train.eval_steps (or --step, to `coordexp evaluate`)")
     return sorted(shared)
 
 

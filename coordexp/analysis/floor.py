@@ -41,9 +41,9 @@ def floor(
         "p90_bins": p90,
         "p90_px": None if p90 is None else bins_to_px(p90, sides_px[1]),
         "sentence": suggestion(cells, next((d for d in drifts if d["metric"] == "expected_bin_mae"), None)),
-        "test": "train the variants on larger pictures (data.image_size, data.pixel_budget), so that a cell covers less of an "
-        "object: were the cell the limit, MAE in bins would fall in proportion to the side; were it the loss or the training "
-        "length, it would not",
+        "test": "train the variants on larger pictures (data.image_size of scenes, data.pixel_budget of real ones), so that a "
+        "cell covers less of an object: were the cell the limit, MAE in bins would fall in proportion to the side; were it the "
+        "loss or the training length, it would not",
     }
 
 

@@ -105,8 +105,9 @@ def rule_text(rule: dict[str, Any], step: int | None) -> str:
     resolved = f" (= {step})" if step is not None and rule["decision_step"] == "last_common" else ""
     return (
         f"Decision step {rule['decision_step']}{resolved}, T = {rule['temperature']}. Eligible: runs that pass the audit, with "
-        f"coordinate mass ≥ {bars['min_coord_mass']:g}, text accuracy ≥ {bars['min_text_token_acc']:g} and MAE within "
-        f"{bars['max_mae_over_best']:g} x the best. Primary: best on most of {', '.join(rule['metrics'])}, ties by that order. "
+        f"coordinate mass ≥ {bars['min_coord_mass']:g}, text accuracy ≥ {bars['min_text_token_acc']:g}, MAE within "
+        f"{bars['max_mae_over_best']:g} x the best and, where they were probed, {bars['min_parse_rate']:g} of their rollouts "
+        f"parsed. Primary: best on most of {', '.join(rule['metrics'])}, ties by that order. "
         "Secondary: the smoothest of the rest, if smoother than the primary. Optional: the rest."
     )
 

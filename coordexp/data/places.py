@@ -52,6 +52,8 @@ def written_name(name: str, is_there: bool) -> str:
 
 
 def refuse_missing(splits: Mapping[str, Split], places: Mapping[str, list[Place]], settings: CocoConfig) -> None:
+    if not (root := Path(settings.images or "")).is_dir():
+        raise UserError(f"data.images={root}: {'not a' if root.exists() else 'no such'} directory")
     missing = [
         image
         for name, split in splits.items()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+from coordexp.study import EVERY_VARIANT, launcher
 
 STUDY_WIDE = ("experiment", "study")
 NAMED_ELSEWHERE = ("variant", "seed")
@@ -17,19 +20,28 @@ def study_command(preregistration: dict[str, Any]) -> str:
     settings = [o for o in next(iter(per_variant.values()), []) if target(o) in STUDY_WIDE]
     if preregistration["seeds"] > 1:
         settings.append(f"seeds={preregistration['seeds']}")
-    for variant, overrides in per_variant.items():
-        own = [o for o in overrides if target(o) not in (*STUDY_WIDE, *NAMED_ELSEWHERE)]
-        if own:
-            settings.append(
-                f"{variant}={' '.join(own) if not any(' ' in o for o in own) else json.dumps(own, ensure_ascii=False)}"
-            )
+    own = {v: [o for o in given if target(o) not in (*STUDY_WIDE, *NAMED_ELSEWHERE)] for v, given in per_variant.items()}
+    alike = [same[0] for same in takewhile(lambda same: len(set(same)) == 1, zip(*own.values(), strict=False))]
+    keys = {EVERY_VARIANT: alike} | {variant: overrides[len(alike) :] for variant, overrides in own.items()}
+    settings += [f"{key}={as_value(overrides)}" for key, overrides in keys.items() if overrides]
     config = ["--config", *(shlex.quote(setting) for setting in settings)] if settings else []
     return " ".join(["snakemake --cores all stage1_ablation", *config])
 
 
+def as_value(overrides: list[str]) -> str:
+    """Of a `--config` key: words, or a list where one holds a blank."""
+    return json.dumps(overrides, ensure_ascii=False) if any(" " in o for o in overrides) else " ".join(overrides)
+
+
 def run_commands(preregistration: dict[str, Any]) -> list[str]:
-    """One `coordexp-train` line a run; none for runs that were handed over as logs."""
-    return [shlex.join(["coordexp-train", *run["overrides"]]) for run in preregistration["runs"] if run.get("overrides")]
+    """One line a run that trains it by hand; none for runs that were handed over as logs."""
+    return [train_command(run["overrides"]) for run in preregistration["runs"] if run.get("overrides")]
+
+
+def train_command(overrides: list[str]) -> str:
+    processes = ([o.partition("=")[2] for o in overrides if target(o) == "runtime.processes"] or ["1"])[-1]
+    command = ["coordexp-train"] if processes == "1" else [*launcher(processes).split(), "coordexp.train"]
+    return shlex.join([*command, *overrides])
 
 
 def compare_command(preregistration: dict[str, Any], study_dir: Path) -> str:

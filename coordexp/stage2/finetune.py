@@ -84,7 +84,8 @@ def take_steps(
     vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
 ) -> tuple[list[dict[str, float]], str | None]:
     trained = [p for p in vlm.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=cfg.lr, betas=BETAS, weight_decay=0.0)
+    fused_on_gpu = vlm.device.type == "cuda" or None  # what it does there by itself holds a copy of all that is trained
+    optimizer = torch.optim.AdamW(trained, lr=cfg.lr, betas=BETAS, weight_decay=0.0, fused=fused_on_gpu)
     rows: list[dict[str, float]] = []
     log.parent.mkdir(parents=True, exist_ok=True)
     with naming_full_disk(log), open(log, "w") as handle:

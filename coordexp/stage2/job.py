@@ -17,6 +17,12 @@ from coordexp.schema import UserError
 from coordexp.stage2.probe import run_probe
 
 
+def own_recipe(run: RunDirectory) -> list[str]:
+    """The probe settings of the study that a run was trained for, as overrides; none where it does not say."""
+    own: Any = OmegaConf.load(run.config) if run.config.exists() else {}
+    return [f"probe.{key}={value}" for key, value in own.get("probe", {}).items()]
+
+
 def probe_run(run: RunDirectory, step: int | None, cfg: DictConfig) -> Path:
     """Probe a run's checkpoint at a step (its last one, if None) with the recipe `cfg.probe`; returns probe.json's path.
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from omegaconf import DictConfig, OmegaConf
-from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration
 
+from coordexp.base import load_whole
 from coordexp.config import digest, plain
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset
@@ -72,12 +73,8 @@ def load_outside(checkpoint: Path) -> tuple[Qwen3VLForConditionalGeneration, Ima
     """Model and processor of a directory that plain transformers wrote: its weights and tokens, this project's prompt.
 
     Raises:
-        UserError: it is not a Qwen3-VL, or has no coordinate tokens.
+        UserError: it is not a whole Qwen3-VL, or has no coordinate tokens.
     """
-    try:
-        model = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint}: no Qwen3-VL could be loaded ({str(error).splitlines()[0]})") from error
+    model, tokenizer = load_whole(str(checkpoint), str(checkpoint), torch.float32)
     coord_token_ids(tokenizer)
     return model, build_processor(tokenizer, model.config.vision_config.patch_size)
