@@ -2,7 +2,7 @@
 
 A life runs `coordexp.train.main()` (or `coordexp.cli.main()`) in a directory of its own, as a spawned one would. A fault
 makes it die, or fills its disk, just before a chosen file event: an audit event of Python (`open`, `os.rename`, …) below
-results/runs whose arguments contain a word.
+results/runs whose arguments contain a word. With SIMULATED_GPU in its environment it sees a GPU (simulated_gpu.py).
 
     python tests/lives.py      serves requests on stdin, a JSON object a line (see `serve`)
 """
@@ -51,6 +51,10 @@ def live(request: dict[str, Any]) -> None:
     sys.argv = [request["entry"], *request["arguments"]]
     code: Any = 0
     try:
+        if os.environ.get("SIMULATED_GPU"):
+            from simulated_gpu import pretend
+
+            pretend()
         if request["fault"]:
             FAULTS[request["fault"][0]](*request["fault"][1:])
         count_tokens(request["arguments"]) if request["entry"] == "count" else sys.modules[f"coordexp.{request['entry']}"].main()
