@@ -39,8 +39,8 @@ from coordexp.data.prepare import data_path, prepare_data
 from coordexp.model import device_for, restore_weights, trained_weights
 from coordexp.optim import build_optimizer
 from coordexp.runs import RunDirectory
+from coordexp.setup import preflight, set_up
 from coordexp.step import Progress, Training, count_tokens, load_window, optimizer_step, train_row
-from coordexp.train import preflight, set_up
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from release import PUBLISHED_4B, write_release

@@ -26,8 +26,8 @@ from coordexp.config import compose
 from coordexp.data.batches import Batch
 from coordexp.data.prepare import prepare_data
 from coordexp.runs import RunDirectory
+from coordexp.setup import set_up
 from coordexp.step import Training, count_tokens, load_window, optimizer_step
-from coordexp.train import set_up
 
 VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
 STEPS = 30

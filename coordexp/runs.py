@@ -35,10 +35,12 @@ PACKAGE = Path(__file__).resolve().parent
 # What can change a trained weight or a logged number. Digests go into the manifest, and the audit compares them.
 TRAINING_MODULES = (
     "train.py",
+    "setup.py",
     "step.py",
     "evaluate.py",
     "model.py",
     "adapters.py",
+    "attention.py",
     "processor.py",
     "optim.py",
     "diagnostics.py",
@@ -46,6 +48,7 @@ TRAINING_MODULES = (
     "losses/objective.py",
     "losses/fused.py",
     "losses/chunk.py",
+    "losses/kernel.py",
     "losses/slices.py",
     "losses/terms.py",
     "losses/reference.py",

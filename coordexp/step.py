@@ -47,7 +47,7 @@ class Progress:
 
 @dataclass
 class Training:
-    """Everything one run needs, put together once by `train.set_up`."""
+    """Everything one run needs, put together once by `setup.set_up`."""
 
     cfg: DictConfig
     run: RunDirectory

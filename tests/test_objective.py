@@ -24,8 +24,8 @@ from coordexp.losses import fused, reference
 from coordexp.losses.terms import SUMS, loss_values
 from coordexp.runs import PREFLIGHT_TOLERANCE
 from coordexp.schema import TokenGroups
+from coordexp.setup import preflight, tell_memory
 from coordexp.step import count_tokens, load_window, optimizer_step, train_row
-from coordexp.train import preflight, tell_memory
 
 CUTS = {"1x8": [8], "2x4": [4, 4], "8x1": [1] * 8, "3+5": [3, 5], "5+3": [5, 3]}
 
@@ -209,7 +209,7 @@ def test_preflight_agrees_and_stops_a_broken_normalisation(tiny, scenes, variant
     assert found["train_loss"] > 0
     assert t.model.training
     assert all(p.grad is None or not p.grad.any() for p in t.model.parameters())
-    monkeypatch.setattr("coordexp.train.count_tokens", lambda *a: count_tokens(*a) * (1 + 3 * PREFLIGHT_TOLERANCE))
+    monkeypatch.setattr("coordexp.setup.count_tokens", lambda *a: count_tokens(*a) * (1 + 3 * PREFLIGHT_TOLERANCE))
     with refused("pre-flight"):
         preflight(t)
 

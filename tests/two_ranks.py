@@ -28,7 +28,7 @@ from coordexp.step import Progress, Training, load_window, optimizer_step, train
 
 
 def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> Training:
-    """What `train.set_up` puts together, around the tiny model. Gradients are not clipped."""
+    """What `setup.set_up` puts together, around the tiny model. Gradients are not clipped."""
     cfg = compose([f"variant={variant}", *TINY_OVERRIDES, "optim.clip_norm=1e9", *overrides])
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(cpu=True)
