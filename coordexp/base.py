@@ -31,7 +31,7 @@ def prepare_base(cfg: DictConfig) -> Path:
     """Build or grow the base model of `cfg.model`, where it is not there yet; returns its manifest's path.
 
     Raises:
-        UserError: the pretrained model cannot be found.
+        UserError: the pretrained model cannot be found, is no Qwen3-VL, or not all of one.
     """
     out = base_path(cfg)
     with locked(out / ".lock", "being prepared", wait=True):

@@ -146,15 +146,15 @@ def compare_logs(args: argparse.Namespace) -> None:
     fresh = not args.out.exists() or (args.out.is_dir() and not any(args.out.iterdir()))
     if not fresh and not (args.out / "preregistration.json").exists():
         raise UserError(f"{args.out}: exists and is not a study directory: choose another --out")
+    preregister(study, args.out)
     try:
-        preregister(study, args.out)
         for name in ("audit", "compare", "fitness", "recommend", "report"):
             STEPS[name](args.out)
             if name == "fitness" and args.evidence:
                 add_evidence(args.out, args.evidence)
     except UserError:
-        if fresh:  # what was begun would stand in the way of the corrected command
-            shutil.rmtree(args.out, ignore_errors=True)
+        for begun in args.out.iterdir() if fresh else ():  # it would stand in the way of the corrected command
+            shutil.rmtree(begun) if begun.is_dir() else begun.unlink()
         raise
     print((args.out / "recommendation.md").read_text(), end="")
 
@@ -168,20 +168,26 @@ def add_evidence(study: Path, evidence: Path) -> None:
 def probe_run(args: argparse.Namespace) -> None:
     """Rollouts, a short geometric fine-tune, rollouts again; what is finished is not done again.
 
-    Where the overrides choose no experiment (nor anything else but of the probe), the recipe is the run's own.
+    What the overrides do not set of the recipe is as the run's own study had it, unless they choose an experiment.
     """
     from coordexp.runs import RunDirectory
     from coordexp.stage2 import job
 
     run = RunDirectory(args.run)
-    own = job.own_recipe(run) if all(o.startswith(("probe.", "runtime.")) for o in args.overrides) else []
+    own = [] if any(o.startswith(("experiment=", "probe=")) for o in args.overrides) else job.own_recipe(run)
     print(job.probe_run(run, args.step, compose([*own, *args.overrides])))
+
+
+READ_BY_EVALUATE = ("probe.", "runtime.", "train.eval_micro_batch=")
 
 
 def evaluate_outside(args: argparse.Namespace) -> None:
     """Token table, eval row and Stage-2 probe of a checkpoint; prints the directory that `coordexp compare` takes."""
     from coordexp.stage2.outside import evaluate_checkpoint
 
+    for override in args.overrides:
+        if not override.startswith(READ_BY_EVALUATE):
+            raise UserError(f"{override}: `coordexp evaluate` reads {', '.join(READ_BY_EVALUATE)} alone")
     cfg = compose(args.overrides)
     print(evaluate_checkpoint(args.checkpoint, args.data, args.name, args.step, args.temperature, cfg).path)
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -31,6 +30,7 @@ from coordexp.signals import signal
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
+PATHS = ("model.path", "data.annotations", "data.train_annotations", "data.val_annotations", "data.images")
 RUN_IDENTITY = ("variant", "model", "data", "optim", "train")
 
 _store = ConfigStore.instance()
@@ -159,7 +159,7 @@ COCO_LIMITS: tuple[Limit, ...] = (
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse settings that are well typed but impossible.
+    """Refuse settings that are well typed but impossible, and spell paths in one way.
 
     Raises:
         UserError: naming the full key, its value, and what would be right.
@@ -168,6 +168,7 @@ def check(cfg: DictConfig) -> None:
         if OmegaConf.select(cfg, group) is None:
             raise UserError(f"configuration: {group}=null: it needs a value")
     refuse_unknown_keys(cfg, Config)
+    spell_paths(cfg)
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"configuration: {missing[0]} has no value: set it with {missing[0]}=…")
     real_data = OmegaConf.get_type(cfg.data) is CocoConfig
@@ -179,6 +180,13 @@ def check(cfg: DictConfig) -> None:
     check_together(cfg)
     if real_data:
         check_sources(cfg.data)
+
+
+def spell_paths(cfg: DictConfig) -> None:
+    """Each path in one spelling, for it is part of what a run is known by: `coco/`, `./coco` and `.//coco` become `coco`."""
+    for key in PATHS:
+        if path := OmegaConf.select(cfg, key, throw_on_missing=False):
+            OmegaConf.update(cfg, key, re.sub("^//+", "/", str(PurePosixPath(path))))
 
 
 def check_sources(data: DictConfig) -> None:
@@ -194,9 +202,6 @@ def check_sources(data: DictConfig) -> None:
             "configuration: data.images has no value: set the directory of the pictures, "
             "or data.render_missing=true to rehearse without them"
         )
-
-
-_PATHS = ("path", "annotations", "train_annotations", "val_annotations", "images")  # of `model` and `data`
 
 
 def is_missing_directory(path: str) -> bool:
@@ -281,14 +286,9 @@ def digest(value: Any) -> str:
 
 def run_hash(cfg: DictConfig) -> str:
     """Eight digits that stand for everything, but the seed, that determines a run's result."""
-    return digest({group: identity(cfg[group]) for group in RUN_IDENTITY})[:8]
+    return digest({group: plain(cfg[group]) for group in RUN_IDENTITY})[:8]
 
 
 def group_hash(node: DictConfig) -> str:
     """Eight digits that stand for one group, such as the data or the base model."""
-    return digest(identity(node))[:8]
-
-
-def identity(node: DictConfig) -> dict[str, Any]:
-    """The group as JSON-ready containers, its paths in one spelling: `coco/` and `./coco` are `coco`."""
-    return {key: os.path.normpath(value) if key in _PATHS and value else value for key, value in plain(node).items()}
+    return digest(plain(node))[:8]

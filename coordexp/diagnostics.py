@@ -42,16 +42,16 @@ def coord_mass(logits: Tensor, coord_logits: Tensor) -> Tensor:
     return (torch.logsumexp(coord_logits, -1) - torch.logsumexp(logits, -1)).exp()
 
 
-def fit_temperature(coord_logits: Tensor, bins: Tensor) -> float:
+def fit_temperature(coord_logits: Tensor, bins: Tensor, device: torch.device | str = "cpu") -> float:
     """The temperature that minimises the slice's negative log likelihood  # [N, K], [N] -> T
 
-    The NLL is convex in 1/T. Returns a value inside FIT_RANGE.
+    The NLL is convex in 1/T. Returns a value inside FIT_RANGE. A part of the rows at a time goes to `device`.
     """
     at_gt = coord_logits.gather(-1, bins[:, None]).double().sum()
 
     def nll(log_t: float) -> float:
         t = 2.718281828459045**log_t
-        log_z = sum(torch.logsumexp(part.double() / t, -1).sum() for part in coord_logits.split(ROWS_AT_ONCE))
+        log_z = sum(torch.logsumexp(part.to(device).double() / t, -1).sum() for part in coord_logits.split(ROWS_AT_ONCE))
         return float(log_z - at_gt / t) / len(bins)
 
     low, high = (float(torch.tensor(bound, dtype=torch.float64).log()) for bound in FIT_RANGE)

@@ -138,7 +138,7 @@ def add_distributions(
     fit_half = {image_id: in_fit_half(image_id) for image_id in table["image_id"].unique()}
     table = table.assign(fit_half=table["image_id"].map(fit_half))
     chosen = torch.tensor(table["fit_half"].to_numpy(dtype=bool))
-    fitted = fit_temperature(logits[chosen].to(device), bins[chosen].to(device)) if chosen.any() else 1.0
+    fitted = fit_temperature(logits[chosen], bins[chosen], device) if chosen.any() else 1.0
     for label, temperature in (("t1", 1.0), ("own", variant.temperature), ("fitted", fitted)):
         parts = [
             distribution_columns(z.to(device), at.to(device), temperature)

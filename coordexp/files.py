@@ -96,6 +96,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a directory, not a file") from error
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
 

@@ -58,6 +58,7 @@ def planned(run: PlannedRun) -> dict[str, Any]:
         "directory": str(run.directory.path),
         "log": None,
         "overrides": list(run.overrides),
+        "processes": run.processes,
         "existing": run.directory.log.exists() and bool(read_log(run.directory.log).evals),
     }
 

@@ -36,7 +36,9 @@ class Progress:
     eval_wall_s: float = 0.0
     preflight: dict[str, float] = field(default_factory=dict)
     window_sums: Tensor = field(default_factory=lambda: torch.zeros(len(SUMS), dtype=torch.float64))
-    window_abs_errs: list[float] = field(default_factory=list)  # bins, of every coordinate token, T = 1; of one rank alone
+    window_abs_errs: list[float] = field(
+        default_factory=list
+    )  # bins, of every coordinate token, T = 1; kept only where there is one process
     window_tokens: int = 0
     window_wall_s: float = 0.0
 
@@ -126,11 +128,11 @@ def seed_randomness(t: Training, step: int, micro_batch: int) -> None:
 def train_row(t: Training) -> dict[str, float]:
     """The window since the last row, token-weighted over every rank: the same quantities as an eval row."""
     p = t.progress
-    p90 = float(np.quantile(p.window_abs_errs, 0.9)) if p.window_abs_errs else None
-    ranks = t.accelerator.num_processes
+    whole = len(p.window_abs_errs) == int(p.window_sums[SUMS.index("n_coord")])  # else some steps were taken by several ranks
+    p90 = float(np.quantile(p.window_abs_errs, 0.9)) if whole and p.window_abs_errs else None
     return {
         **loss_values(p.window_sums, t.model.variant),
-        **watched_values(p.window_sums, p90 if ranks == 1 else None, t.model.variant),
+        **watched_values(p.window_sums, p90, t.model.variant),
         "tokens_per_s": p.window_tokens / max(p.window_wall_s, 1e-9),
         "time_unix_s": time.time(),
     }

@@ -8,7 +8,7 @@ nothing is trained: the study compares runs that exist already.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _ANNOTATIONS = ("annotations", "train_annotations", "val_annotations")  # of `da
 _NOT_PER_VARIANT = ("study", "seed", "variant", "experiment")  # what a variant's key must not override
 
 
-def launcher(processes: int | str) -> str:
+def launcher(processes: int) -> str:
     """The command that runs a module in so many processes, a rank each."""
     return f"python -m torch.distributed.run --standalone --nproc-per-node {processes} -m"
 
@@ -108,6 +108,11 @@ class Study:
             return []
         return [str(probe_directory(run.directory, self.decision_step, self.probe) / "probe.json") for run in self.runs]
 
+    def overrides_for_probe(self, variant: str, seed: int | str, hash8: str) -> list[str]:
+        """A run's overrides, and the recipe of this study in full, whatever the run was trained beside."""
+        recipe = [f"probe.{key}={value}" for key, value in (self.probe or {}).items()]
+        return [*self.run(variant, seed, hash8).overrides, *recipe]
+
     def run(self, variant: str, seed: int | str, hash8: str) -> PlannedRun:
         return next(r for r in self.runs if (r.variant, r.seed, r.hash8) == (variant, int(seed), hash8))
 
@@ -134,9 +139,9 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     """
     if "logs" in settings:
         return plan_from_settings(settings)
-    for key in settings:
-        if key not in _OWN_KEYS and not (CONF_DIR / "variant" / f"{key}.yaml").exists():
-            refuse_unknown(settings, compose().study.variants)  # before the lack of what it should have said misleads Hydra
+    nowhere = [key for key in settings if key not in _OWN_KEYS and not (CONF_DIR / "variant" / f"{key}.yaml").exists()]
+    if nowhere:  # first: what a misspelt `experiment` would have set, Hydra would miss
+        refuse_unknown(nowhere, compose().study.variants)
     common = [f"{key}={settings[key]}" for key in ("experiment", "study") if settings.get(key)]
     for_all = split_overrides(EVERY_VARIANT, settings.get(EVERY_VARIANT))
     shared = compose((*common, *for_all))
@@ -156,9 +161,9 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     return Study(study.name, digest(identity)[:8], seeds, tuple(runs), rule, probe=probe)
 
 
-def refuse_unknown(settings: Mapping[str, Any], variants: Sequence[str]) -> None:
+def refuse_unknown(keys: Iterable[str], variants: Sequence[str]) -> None:
     known = (*_OWN_KEYS, *variants)
-    for key in settings:
+    for key in keys:
         if key not in known:
             raise UserError(f"--config {key}=…: unknown key; known are {', '.join(known)}")
 
@@ -196,14 +201,18 @@ def plan_comparison(logs: Sequence[str], rule: dict[str, Any], side_px: int | No
 
 
 def common_recipe(sources: Sequence[Source]) -> dict[str, Any]:
-    """The settings that most of the runs were probed with; of several, or of none, the default ones."""
-    default = plain(compose().probe)
-    found = [default]
-    for source in sources:
-        manifests = (source.run.path / "stage2").glob("*/probe.json") if source.run else ()
-        recipes = [read_json(path)["settings"] for path in sorted(manifests)]
-        found += [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]  # once a run, whatever the step
-    return max(found, key=lambda recipe: found.count(recipe) - (recipe == default) / 2)
+    """The settings that more of the runs were probed with than with any other; the default ones where there are none such."""
+    found = [recipe for source in sources if source.run for recipe in recipes_of(source.run)]
+    most = max(map(found.count, found), default=0)
+    leading = [recipe for i, recipe in enumerate(found) if found.count(recipe) == most and recipe not in found[:i]]
+    return leading[0] if len(leading) == 1 else plain(compose().probe)
+
+
+def recipes_of(run: RunDirectory) -> list[dict[str, Any]]:
+    """Each of the settings that a run was probed with, at whatever step, once."""
+    manifests = [read_json(path) for path in sorted((run.path / "stage2").glob("*/probe.json"))]
+    found = [m["settings"] for m in manifests if isinstance(m, dict) and isinstance(m.get("settings"), dict)]
+    return [recipe for i, recipe in enumerate(found) if recipe not in found[:i]]
 
 
 def split_overrides(key: str, value: Any) -> list[str]:

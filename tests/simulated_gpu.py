@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 CUDA, CPU, PLAIN = torch.device("cuda", 0), torch.device("cpu"), torch._C.TensorBase
 COPIES = ("copy_", "_to_copy", "set_")  # from one device to the other
-INDEXING = ("index", "index_put_", "_index_put_impl_")  # of a tensor on the GPU, by one on the CPU too
+WRITING = ("index_put_", "_index_put_impl_")  # with these and `index` a tensor on the GPU may be indexed by one on the CPU
 
 noted: dict[int, StorageWeakRef] = {}  # by address, which the reference keeps from being given to another
 making = [False]  # whether what is made from nothing lies on the GPU
@@ -66,7 +66,9 @@ class Notes(TorchDispatchMode):
         astray = [
             tuple(x.shape) for x, gpu in zip(given, where, strict=True) if not gpu and (x.dim() or name in ("cat", "stack"))
         ]
-        if any(where) and astray and name not in COPIES and not (name in INDEXING and where[0]):
+        if name in WRITING and where[0] and args[2].dim() and not on_gpu(args[2]):
+            raise RuntimeError(f"{func}: the values {tuple(args[2].shape)} are not on the GPU")
+        if any(where) and astray and name not in COPIES and not (name in (*WRITING, "index") and where[0]):
             raise RuntimeError(f"{func}: of {[tuple(x.shape) for x in given]} not on the GPU: {astray}")
         before = {storage_of(x)._cdata for x in given}
         found = func(*args, **kwargs or {})

@@ -55,14 +55,22 @@ def test_again_in_the_same_place_gives_the_same_and_other_logs_are_refused(logs)
 def test_a_comparison_that_cannot_be_made_leaves_nothing_in_the_way_of_one_that_can(logs):
     log = Path("mixed.jsonl").read_text()
     Path("mixed.jsonl").write_text(log.replace('"global_step/max_steps": "', '"global_step/max_steps": "9'))
-    for there in (False, True):
-        if there:
-            Path("out").mkdir()
+    Path("elsewhere").mkdir()
+    Path("link").symlink_to("elsewhere")
+    for out in ("out", "link"):
         with pytest.raises(SystemExit, match=r"share no eval step: .*--step"):
-            main(["compare", *logs, "--out", "out"])
-        assert not Path("out").exists()
+            main(["compare", *logs, "--out", out])
+        assert not list(Path(out).iterdir())
     Path("mixed.jsonl").write_text(log)
-    main(["compare", *logs, "--out", "out"])
+    with pytest.raises(SystemExit, match=r"^coordexp: \.: a directory, not a file"):
+        main(["compare", *logs, "--out", "out", "--evidence", "."])
+    for out in ("out", "link"):
+        main(["compare", *logs, "--out", out])
+    before = {path.name for path in Path("out").iterdir()}
+    with pytest.raises(SystemExit, match="a directory, not a file"):
+        main(["compare", *logs, "--out", "out", "--evidence", "."])
+    assert {path.name for path in Path("out").iterdir()} == before, "a study that was there stays"
+    assert Path("link").is_symlink()
 
 
 def test_a_log_that_grows_while_it_is_compared_is_noticed(logs):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.cli import main, parse
 from coordexp.config import compose, plain
@@ -57,6 +59,23 @@ def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, capsys):
     probe = read_json(Path("card/probe.json"))
     assert {c["variant"] for c in probe["candidates"]} == {"a", "b"}
     assert probe["settings"] == plain(compose(SMALL).probe), "the recipe is theirs, not the default one"
+
+
+def test_the_model_that_was_judged_is_let_go_before_the_probe_needs_its_place(theirs, scenes, in_tmp, monkeypatch):
+    def models() -> int:
+        gc.collect()
+        return sum(type(o) is Qwen3VLForConditionalGeneration for o in gc.get_objects())
+
+    shutil.copytree(scenes.path, in_tmp / "records")
+    before, seen = models(), []
+    monkeypatch.setattr("coordexp.stage2.outside.run_probe", lambda *_: seen.append(models()))
+    main(["evaluate", str(theirs[0]), "--data", "records/val.jsonl", "--name", "m"])
+    assert seen == [before]
+
+
+def test_overrides_that_nothing_reads_are_refused():
+    with pytest.raises(SystemExit, match=r"variant.temperature=0.7: `coordexp evaluate` reads probe\.,"):
+        main(["evaluate", "there", "variant.temperature=0.7", "--data", "val.jsonl", "--name", "m"])
 
 
 def test_overrides_may_stand_behind_options_and_nothing_else_is_let_through(capsys):

@@ -119,6 +119,18 @@ def test_packs_are_few_and_ranks_are_balanced(case, budget):
     assert max(loads) - min(loads) <= max(lengths) + max(lengths) * (n_packs // ranks - 1)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_a_sample_longer_than_the_budget_goes_alone_and_leaves_the_others_together(ranks, packed):
+    for n_long in (1, 3):
+        lengths = [500] * (64 - n_long) + [17_000] * n_long
+        cut = cut_by_tokens(lengths, ranks, 16_000, packed)
+        groups = [group for micro_batches in cut for group in micro_batches]
+        assert sorted(i for group in groups for i in group) == list(range(64))
+        assert all(len(group) == 1 for group in groups if max(group) >= 64 - n_long)
+        assert len(groups) <= n_long + 2 + ranks
+
+
 def test_length_groups_pad_less_than_the_order_of_the_step():
     lengths = [100, 900] * 16
     cut = cut_by_tokens(lengths, ranks=2, budget=3600, packed=False)

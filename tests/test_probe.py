@@ -429,7 +429,7 @@ def test_by_hand_a_run_is_probed_with_its_own_recipe_unless_an_experiment_is_nam
     run = write_run("mixed", eval_row(24.0, 55, 0.2, 0.15, 39, 4.0), overrides=("probe.steps=7", "probe.adapter_rank=3"))
     asked = []
     monkeypatch.setattr(job, "probe_run", lambda _run, _step, cfg: asked.append(plain(cfg.probe)))
-    for overrides in ((), ("probe.steps=9", "runtime.threads=2"), ("experiment=smoke", "variant=mixed")):
+    for overrides in ((), ("probe.steps=9", "train.eval_micro_batch=2"), ("experiment=smoke", "variant=mixed")):
         main(["probe", str(run.path), *overrides])
     own = plain(compose(["probe.steps=7", "probe.adapter_rank=3"]).probe)
     assert asked == [own, own | {"steps": 9}, plain(compose(["experiment=smoke"]).probe)]

@@ -147,18 +147,23 @@ def test_the_command_on_the_page_gives_the_same_study(settings: dict[str, Any]) 
 
 
 def test_a_run_of_several_processes_is_started_in_several() -> None:
-    overrides = ["variant=mixed", "runtime.processes=8", "data.name='a b'", "runtime.processes=2"]
-    (line,) = run_commands({"runs": [{"overrides": overrides}]})
-    words = shlex.split(line)
+    written = read_json(preregister(plan_study({"experiment": "smoke", "mixed": "runtime.processes=2"})))
+    commands = {run["variant"]: shlex.split(line) for run, line in zip(written["runs"], run_commands(written), strict=True)}
+    words = commands["mixed"]
     assert words[:6] == ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert words[6:8] == ["-m", "coordexp.train"]
-    assert words[8:] == overrides
+    assert words[6:9] == ["-m", "coordexp.train", "experiment=smoke"]
+    assert commands["pure_ce"][:2] == ["coordexp-train", "experiment=smoke"]
 
 
 def test_an_override_with_a_blank_is_written_as_a_list() -> None:
     overrides = ["variant=mixed", "seed=0", "data.classes=[a, b]", "optim.lr=5e-4"]
     command = shlex.split(study_command({"seeds": 1, "runs": [{"variant": "mixed", "overrides": overrides}]}))
     assert yaml.safe_load(command[-1].removeprefix("all=")) == overrides[2:]
+    runs = [
+        {"variant": v, "overrides": [f"variant={v}", "optim.lr=1", "variant.gate=2", "seed=0"]} for v in ("mixed", "ce_split")
+    ]
+    command = shlex.split(study_command({"seeds": 1, "runs": runs}))
+    assert command[-3:] == ["all=optim.lr=1", "mixed=variant.gate=2", "ce_split=variant.gate=2"]
 
 
 def test_a_comparison_of_logs_is_commanded_with_its_seeds_in_order_and_its_sizes() -> None:

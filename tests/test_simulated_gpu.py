@@ -1,4 +1,4 @@
-"""The road of a run on a GPU, where there is none: whatever CUDA would refuse, a pretended one refuses too.
+"""The road of a run on a GPU, where there is none: a pretended one refuses to mix devices, much as CUDA does.
 
 Trained, evaluated, checkpointed, killed, resumed and probed; by adapters around bfloat16 on packed samples, and by every weight.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ REFUSED = {
     "torch.zeros(3).cuda()[torch.arange(3).to('cuda')].numpy()": "can't convert cuda:0",
     "torch.ones(3)[torch.tensor([0], device='cuda')]": "not on the GPU",
     "torch.cat([torch.ones(1, device='cuda'), torch.ones(())[None]])": "not on the GPU",
+    "torch.zeros(3, device='cuda')[torch.tensor([0, 1])] = torch.ones(2)": "not on the GPU",
     "torch.nn.Linear(2, 2).to('cuda')(torch.ones(1, 2))": "not on the GPU",
 }
 TAKEN = "x = torch.ones(3, device='cuda'); assert (x * torch.tensor(2.0) + x[torch.tensor([0])]).cpu().numpy().sum() == 9"
@@ -102,8 +104,9 @@ def test_killed_between_two_states_it_ends_as_if_nothing_had_happened(gpu, lora,
 
 def test_its_checkpoint_is_probed_by_adapters(gpu, lora):
     path, live = gpu
-    live("probe", str(lora.relative_to(path)), *PROBE, "probe.adapter_rank=4", "probe.gradient_checkpointing=true", entry="cli")
-    (manifest,) = lora.glob("stage2/*/probe.json")
+    copied = Path(shutil.copytree(lora, path / "copied"))
+    live("probe", "copied", *PROBE, "probe.adapter_rank=4", "probe.gradient_checkpointing=true", entry="cli")
+    (manifest,) = copied.glob("stage2/*/probe.json")
     found = json.loads(manifest.read_text())
     assert (found["status"], found["device"], found["images"], found["steps"]) == ("complete", "cuda", 4, 2)
 
@@ -116,7 +119,9 @@ def test_every_weight_is_trained_and_evaluated_as_on_the_cpu(gpu, forge: Forge, 
     for part in ("data", "base"):
         (tmp_path / "results" / part).symlink_to(path / "results" / part)
     assert forge.run(tmp_path, *whole, "runtime.device=cpu").returncode == 0
-    on_gpu, on_cpu = (rows(only(place / "results" / "runs" / "softce_w1_gate")) for place in (path, tmp_path))
+    runs = [only(place / "results" / "runs" / "softce_w1_gate") for place in (path, tmp_path)]
+    assert [json.loads((run / "run.json").read_text())["device"] for run in runs] == ["cuda:0", "cpu"]
+    on_gpu, on_cpu = map(rows, runs)
     for row, expected in zip(on_gpu, on_cpu, strict=True):
         assert row.pop("global_step/max_steps") == expected.pop("global_step/max_steps")
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)

@@ -82,6 +82,14 @@ def test_a_slip_is_one_line_that_says_what_and_where(settings, says):
     assert "\n" not in str(refused.value)
 
 
+def test_the_workflow_probes_with_its_own_recipe_in_full():
+    study = plan_study({"experiment": "smoke", "all": "probe.steps=7"})
+    run = study.runs[0]
+    overrides = study.overrides_for_probe(run.variant, run.seed, run.hash8)
+    assert plain(compose(overrides).probe) == study.probe
+    assert plain(compose(["probe.steps=1", "probe.lr=9", *overrides]).probe) == study.probe, "whatever stood before"
+
+
 def probed(run: str, *recipes: dict) -> str:
     """A run directory that was probed with these; as an argument of a comparison."""
     path = Path(run)
@@ -112,4 +120,9 @@ def test_a_comparison_takes_the_recipe_that_most_of_its_runs_were_probed_with(tm
     assert recipe("a") == default, "of as many the default one"
     assert recipe("abd") == lora, "a run counts once"
     assert recipe("bde") == full
+    assert recipe("bd") == recipe("db") == default, "of as many none of the others"
+    (Path("c") / "stage2" / "step-0").mkdir(parents=True)
+    for damaged in ("{}", "[]", '{"settings": null}'):
+        (Path("c") / "stage2" / "step-0" / "probe.json").write_text(damaged)
+        assert recipe("bc") == lora
     assert plan_comparison([runs["a"]], {}).hash8 != plan_comparison([runs["b"]], {}).hash8

@@ -102,12 +102,16 @@ def verdict_on(run: RunData, families: dict[str, dict[str, Any]], gas: float | N
 
 
 def config_differences(runs: Sequence[RunData]) -> list[str]:
-    """Settings outside `variant` that are not the same in every run that states them; they confound the comparison."""
+    """Settings outside `variant` that are not the same in every run; they confound the comparison.
+
+    A run that says nothing of a whole group, as one that was trained elsewhere, is not held to differ in it.
+    """
     flat = {run.name: flatten({g: run.config[g] for g in ("model", "data", "optim", "train")}) for run in runs if run.config}
     keys = sorted({key for settings in flat.values() for key in settings} - BOOKKEEPING)
     differences = []
     for key in keys:
-        values = {name: settings[key] for name, settings in flat.items() if key in settings}
+        group = key.partition(".")[0]
+        values = {run.name: flat[run.name].get(key) for run in runs if run.config and run.config[group]}
         holders: dict[str, list[str]] = {}
         for name, value in values.items():
             holders.setdefault(str(value), []).append(name)

@@ -138,7 +138,7 @@ class Dataset:
         return len(self.encode(index).ids)
 
     def longest(self) -> int:
-        """Tokens of the longest record: the one, of the 32 that look longest before they are encoded."""
+        """Tokens of the longest record, among the 32 that a guess without encoding puts first."""
 
         def looks(index: int) -> int:
             return math.prod(self.grid(index)) + sum(2 * len(o.pixels) + len(o.desc) for o in self.records[index].objects)

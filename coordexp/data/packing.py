@@ -45,16 +45,19 @@ def cut_by_tokens(lengths: Sequence[int], ranks: int, budget: int, packed: bool)
 
 def _packs(lengths: Sequence[int], ranks: int, budget: int) -> list[list[int]]:
     """Each sample, longest first, into the emptiest pack; one more pack a rank until they hold (Graham's LPT rule)."""
+    alone = sum(length > budget for length in lengths)  # these come first, and are packs of their own
     for n in range(ranks, len(lengths) + 1, ranks):
-        packs: list[list[int]] = [[] for _ in range(n)]
-        filled = [0] * n
-        for i, length in enumerate(lengths):
+        if (shared := n - alone) < (alone < len(lengths)):
+            continue
+        packs: list[list[int]] = [[] for _ in range(shared)]
+        filled = [0] * shared
+        for i, length in enumerate(lengths[alone:], start=alone):
             emptiest = filled.index(min(filled))
             packs[emptiest].append(i)
             filled[emptiest] += length
-        if max(filled) <= budget:
+        if max(filled, default=0) <= budget:
             break
-    return packs
+    return [[i] for i in range(alone)] + packs
 
 
 def _padded(lengths: Sequence[int], ranks: int, budget: int) -> list[list[int]]:

@@ -21,27 +21,32 @@ def study_command(preregistration: dict[str, Any]) -> str:
     if preregistration["seeds"] > 1:
         settings.append(f"seeds={preregistration['seeds']}")
     own = {v: [o for o in given if target(o) not in (*STUDY_WIDE, *NAMED_ELSEWHERE)] for v, given in per_variant.items()}
-    alike = [same[0] for same in takewhile(lambda same: len(set(same)) == 1, zip(*own.values(), strict=False))]
+    alike = [same[0] for same in takewhile(of_all, zip(*own.values(), strict=False))]
     keys = {EVERY_VARIANT: alike} | {variant: overrides[len(alike) :] for variant, overrides in own.items()}
     settings += [f"{key}={as_value(overrides)}" for key, overrides in keys.items() if overrides]
     config = ["--config", *(shlex.quote(setting) for setting in settings)] if settings else []
     return " ".join(["snakemake --cores all stage1_ablation", *config])
 
 
+def of_all(overrides: tuple[str, ...]) -> bool:
+    """Whether every variant has this one, and it may be said of all: `variant.…` is held against one variant at a time."""
+    return len(set(overrides)) == 1 and not target(overrides[0]).startswith("variant.")
+
+
 def as_value(overrides: list[str]) -> str:
     """Of a `--config` key: words, or a list where one holds a blank."""
-    return json.dumps(overrides, ensure_ascii=False) if any(" " in o for o in overrides) else " ".join(overrides)
+    return json.dumps(overrides, ensure_ascii=False) if any(len(o.split()) > 1 for o in overrides) else " ".join(overrides)
 
 
 def run_commands(preregistration: dict[str, Any]) -> list[str]:
     """One line a run that trains it by hand; none for runs that were handed over as logs."""
-    return [train_command(run["overrides"]) for run in preregistration["runs"] if run.get("overrides")]
+    return [train_command(run) for run in preregistration["runs"] if run.get("overrides")]
 
 
-def train_command(overrides: list[str]) -> str:
-    processes = ([o.partition("=")[2] for o in overrides if target(o) == "runtime.processes"] or ["1"])[-1]
-    command = ["coordexp-train"] if processes == "1" else [*launcher(processes).split(), "coordexp.train"]
-    return shlex.join([*command, *overrides])
+def train_command(run: dict[str, Any]) -> str:
+    processes = run.get("processes", 1)
+    command = ["coordexp-train"] if processes == 1 else [*launcher(processes).split(), "coordexp.train"]
+    return shlex.join([*command, *run["overrides"]])
 
 
 def compare_command(preregistration: dict[str, Any], study_dir: Path) -> str:

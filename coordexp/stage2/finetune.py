@@ -73,7 +73,7 @@ def fine_tune(
 
 
 def checkpoint_layers(vlm: Qwen3VLForConditionalGeneration) -> None:
-    """Let each layer keep its input alone until it is put in eval mode; the modules in it stay there, without dropout."""
+    """Checkpoint each layer, until the next `eval()`; the modules in it stay in eval mode, so there is no dropout."""
     vlm.activation_checkpointing_enable({"use_reentrant": False})
     for layer in vlm.modules():
         if isinstance(layer, GradientCheckpointingLayer):
@@ -84,7 +84,7 @@ def take_steps(
     vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
 ) -> tuple[list[dict[str, float]], str | None]:
     trained = [p for p in vlm.parameters() if p.requires_grad]
-    fused_on_gpu = vlm.device.type == "cuda" or None  # what it does there by itself holds a copy of all that is trained
+    fused_on_gpu = vlm.device.type == "cuda" or None  # its default there holds a copy of all weights for a while
     optimizer = torch.optim.AdamW(trained, lr=cfg.lr, betas=BETAS, weight_decay=0.0, fused=fused_on_gpu)
     rows: list[dict[str, float]] = []
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -46,27 +46,30 @@ def evaluate_checkpoint(
     identity = [sha256_directory(checkpoint), sha256_file(records), step, temperature]
     run = RunDirectory(RESULTS / "evaluated" / f"{name}-{digest(identity)[:8]}")
     torch.set_num_threads(cfg.runtime.threads)
-    device = device_for(cfg.runtime)
     with locked(run.lock, "being evaluated", wait=True):
         if not run.checkpoint(step).exists():
-            model, processor = load_outside(checkpoint)
-            save_pretrained(model, processor, run.checkpoint(step))
+            save_pretrained(*load_outside(checkpoint), run.checkpoint(step))
         log = LogWriter(run.log, step)
         if not (log.has_eval(step) and run.table(step).exists()):
-            vlm, processor = load_base(run.checkpoint(step), torch.float32)
-            variant = VariantConfig(name=name, token_groups=TokenGroups.joint, temperature=temperature)
-            judged = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer))
-            accelerator = Accelerator(cpu=device == "cpu")
-            judged.to(accelerator.device)
-            row = evaluate(judged, Dataset(records, processor), cfg.train.eval_micro_batch, accelerator, run.table(step))
-            assert row is not None
+            row = judge(run, records, VariantConfig(name, TokenGroups.joint, temperature=temperature), step, cfg)
             settings = {"variant": {"name": name, "temperature": temperature}, "seed": 0, "checkpoint": str(checkpoint)}
-            groups = {"model": {}, "data": {"records": str(records)}, "optim": {}, "train": {}}
+            groups = {"records": str(records), "model": {}, "data": {}, "optim": {}, "train": {}}
             write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(settings | groups)))
             log.append("eval", step, row | {"time_unix_s": time.time()})
     if records.name == "val.jsonl" and records.with_name("train.jsonl").exists():
-        run_probe(run.checkpoint(step), records.parent, probe_directory(run, step, plain(cfg.probe)), cfg.probe, device)
+        out = probe_directory(run, step, plain(cfg.probe))
+        run_probe(run.checkpoint(step), records.parent, out, cfg.probe, device_for(cfg.runtime))
     return run
+
+
+def judge(run: RunDirectory, records: Path, variant: VariantConfig, step: int, cfg: DictConfig) -> dict[str, float]:
+    """Write the token table and give the eval row; the model is let go, for the probe needs its place."""
+    vlm, processor = load_base(run.checkpoint(step), torch.float32)
+    accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu")
+    model = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer)).to(accelerator.device)
+    row = evaluate(model, Dataset(records, processor), cfg.train.eval_micro_batch, accelerator, run.table(step))
+    assert row is not None
+    return row
 
 
 def load_outside(checkpoint: Path) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:

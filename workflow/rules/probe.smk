@@ -20,8 +20,8 @@ rule probe:
     params:
         run=subpath(input[0], parent=True),
         step=lambda wildcards, output: STUDY.decision_step,
-        overrides=lambda wildcards, output: STUDY.run(
+        overrides=lambda wildcards, output: STUDY.overrides_for_probe(
             wildcards.variant, wildcards.seed, wildcards.hash8
-        ).overrides,
+        ),
     shell:
         "python -m coordexp.cli probe {params.run} {params.overrides:q} runtime.wait=true --step {params.step} > {log} 2>&1"
