@@ -36,9 +36,7 @@ class Progress:
     eval_wall_s: float = 0.0
     preflight: dict[str, float] = field(default_factory=dict)
     window_sums: Tensor = field(default_factory=lambda: torch.zeros(len(SUMS), dtype=torch.float64))
-    window_abs_errs: list[float] = field(
-        default_factory=list
-    )  # bins, of every coordinate token, T = 1; kept only where there is one process
+    window_abs_errs: list[float] = field(default_factory=list)  # bins, of every coordinate token, T = 1; where there is one rank
     window_tokens: int = 0
     window_wall_s: float = 0.0
 
