@@ -114,7 +114,9 @@ def test_where_nobody_is_eligible_the_probe_is_not_said_to_be_missing():
     found, study = decide({"pure_ce": (0.9, 0.5), "mixed": (0.5, 0.5)})
     assert found["primary"] is None
     assert found["confidence"]["stage2_fitness"]["grade"] == "descriptive"
-    assert "the probe was run" in found["confidence"]["stage2_fitness"]["reason"]
+    assert "no variant is primary" in found["confidence"]["stage2_fitness"]["reason"]
+    diverged = {"candidates": [{"status": "diverged"}]}
+    assert fitness_grade(None, diverged) == {"grade": "descriptive", "reason": "no probe came to its end"}
     assert "no Stage-2 probe has been run" not in (study / "report.html").read_text()
 
 

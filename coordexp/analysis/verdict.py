@@ -165,7 +165,8 @@ def confounds(aggregates: Mapping[str, Any]) -> list[str]:
 def fitness_grade(verdict: Mapping[str, Any] | None, probe: Mapping[str, Any]) -> dict[str, str]:
     """The grade of Stage-2 fitness and its one reason."""
     if verdict is None and probe["candidates"]:
-        reason = "the probe was run, and says nothing of a Stage-1 ranking: no variant is primary, or no fine-tune ended"
+        ended = any(candidate["status"] == "complete" for candidate in probe["candidates"])
+        reason = "no variant is primary: the probe has no ranking to confirm" if ended else "no probe came to its end"
         return {"grade": "descriptive", "reason": reason}
     if verdict is None:
         return {"grade": "descriptive", "reason": "no Stage-2 probe has been run: rollouts may rank the variants otherwise"}
