@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,14 +140,14 @@ def add_distributions(
     table = table.assign(fit_half=table["image_id"].map(fit_half))
     chosen = torch.tensor(table["fit_half"].to_numpy(dtype=bool))
     fitted = fit_temperature(logits[chosen], bins[chosen], device) if chosen.any() else 1.0
-    for label, temperature in (("t1", 1.0), ("own", variant.temperature), ("fitted", fitted)):
-        parts = [
-            distribution_columns(z.to(device), at.to(device), temperature)
-            for z, at in zip(logits.split(ROWS_AT_ONCE), bins.split(ROWS_AT_ONCE), strict=True)
-        ]
-        for name in parts[0]:
-            table[f"{name}_{label}"] = torch.cat([part[name] for part in parts]).cpu().numpy()
-    return table, fitted
+    temperatures = {"t1": 1.0, "own": variant.temperature, "fitted": fitted}
+    columns: dict[str, list[Tensor]] = defaultdict(list)
+    for z, at in zip(logits.split(ROWS_AT_ONCE), bins.split(ROWS_AT_ONCE), strict=True):
+        z, at = z.to(device), at.to(device)
+        for label, temperature in temperatures.items():
+            for name, values in distribution_columns(z, at, temperature).items():
+                columns[f"{name}_{label}"].append(values.cpu())
+    return table.assign(**{name: torch.cat(parts).numpy() for name, parts in columns.items()}), fitted
 
 
 def abs_err(table: pd.DataFrame, label: str) -> np.ndarray:

@@ -56,7 +56,8 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
 
 def tell_memory(t: Training) -> None:
     """What a step takes at most, and whether a record is longer than a micro-batch was meant to be."""
-    budget, longest = t.cfg.train.micro_batch_tokens, t.train.longest() if t.cfg.train.micro_batch_tokens else 0
+    budget = t.cfg.train.micro_batch_tokens
+    longest = t.train.longest() if budget else 0
     if longest > budget:
         print(f"a record of {longest} tokens is longer than train.micro_batch_tokens={budget}: such a one goes alone", flush=True)
     largest = max(load_window(t, step=1), key=lambda batch: batch.inputs["input_ids"].numel()).to(t.accelerator.device)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import ROOT, SMALL, Forge, assert_same_run, environment, only, rows
+from training import ROOT, SMALL, Forge, House, assert_same_run, environment, rows
 
 from coordexp.model import load_base
 
@@ -73,14 +73,14 @@ def gpu(forge, tmp_path_factory):
         assert life.returncode == (-signal.SIGKILL if dies else 0), life.stderr[-3000:]
         return cwd
 
-    return path, live
+    return House(path), live
 
 
 @pytest.fixture(scope="module")
 def lora(gpu) -> Path:
-    path, live = gpu
+    house, live = gpu
     live(*LORA)
-    return only(path / "results" / "runs" / "mixed")
+    return house.run("mixed")
 
 
 def test_with_adapters_it_learns_on_packs_and_its_merged_checkpoint_loads(lora):
@@ -93,18 +93,16 @@ def test_with_adapters_it_learns_on_packs_and_its_merged_checkpoint_loads(lora):
 
 
 def test_killed_between_two_states_it_ends_as_if_nothing_had_happened(gpu, lora, tmp_path):
-    path, live = gpu
-    (tmp_path / "results").mkdir()
-    for part in ("data", "base"):
-        (tmp_path / "results" / part).symlink_to(path / "results" / part)
-    live(*LORA, cwd=tmp_path, dies=True, fault=("die_before", "os.rename", "step-000006.parquet"))
-    live(*LORA, cwd=tmp_path)
-    assert_same_run(only(tmp_path / "results" / "runs" / "mixed"), lora)
+    house, live = gpu
+    again = House(house.empty_copy(tmp_path))
+    live(*LORA, cwd=again.path, dies=True, fault=("die_before", "os.rename", "step-000006.parquet"))
+    live(*LORA, cwd=again.path)
+    assert_same_run(again.run("mixed"), lora)
 
 
 def test_its_checkpoint_is_probed_by_adapters(gpu, lora):
-    path, live = gpu
-    copied = Path(shutil.copytree(lora, path / "copied"))
+    house, live = gpu
+    copied = Path(shutil.copytree(lora, house.path / "copied"))
     live("probe", "copied", *PROBE, "probe.adapter_rank=4", "probe.gradient_checkpointing=true", entry="cli")
     (manifest,) = copied.glob("stage2/*/probe.json")
     found = json.loads(manifest.read_text())
@@ -112,14 +110,11 @@ def test_its_checkpoint_is_probed_by_adapters(gpu, lora):
 
 
 def test_every_weight_is_trained_and_evaluated_as_on_the_cpu(gpu, forge: Forge, tmp_path):
-    path, live = gpu
-    whole = ("variant=softce_w1_gate", *ON_GPU)
+    house, live = gpu
+    cpu, whole = House(house.empty_copy(tmp_path)), ("variant=softce_w1_gate", *ON_GPU)
     live(*whole)
-    (tmp_path / "results").mkdir()
-    for part in ("data", "base"):
-        (tmp_path / "results" / part).symlink_to(path / "results" / part)
-    assert forge.run(tmp_path, *whole, "runtime.device=cpu").returncode == 0
-    runs = [only(place / "results" / "runs" / "softce_w1_gate") for place in (path, tmp_path)]
+    assert forge.run(cpu.path, *whole, "runtime.device=cpu").returncode == 0
+    runs = [place.run("softce_w1_gate") for place in (house, cpu)]
     assert [json.loads((run / "run.json").read_text())["device"] for run in runs] == ["cuda:0", "cpu"]
     on_gpu, on_cpu = map(rows, runs)
     for row, expected in zip(on_gpu, on_cpu, strict=True):

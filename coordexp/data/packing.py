@@ -44,13 +44,15 @@ def cut_by_tokens(lengths: Sequence[int], ranks: int, budget: int, packed: bool)
 
 
 def _packs(lengths: Sequence[int], ranks: int, budget: int) -> list[list[int]]:
-    """Each sample, longest first, into the emptiest pack; one more pack a rank until they hold (Graham's LPT rule)."""
-    alone = sum(length > budget for length in lengths)  # these come first, and are packs of their own
-    for n in range(ranks, len(lengths) + 1, ranks):
-        if (shared := n - alone) < (alone < len(lengths)):
-            continue
-        packs: list[list[int]] = [[] for _ in range(shared)]
-        filled = [0] * shared
+    """Each sample, longest first, into the emptiest pack; one more pack a rank until they hold (Graham's LPT rule).
+
+    Samples longer than the budget come first, and are packs of their own.
+    """
+    alone = sum(length > budget for length in lengths)
+    at_least = alone + (alone < len(lengths))
+    for n in range(-(-at_least // ranks) * ranks, len(lengths) + 1, ranks):
+        packs: list[list[int]] = [[] for _ in range(n - alone)]
+        filled = [0] * (n - alone)
         for i, length in enumerate(lengths[alone:], start=alone):
             emptiest = filled.index(min(filled))
             packs[emptiest].append(i)
