@@ -1,5 +1,5 @@
 # Stage-1 ablation: conf -> records -> base model -> runs -> audit, comparison, recommendation -> MLflow and report.
-# What runs there are is decided in coordexp/study.py; every rule is one job.
+# What runs there are is decided in coordexp/study/plan.py; every rule is one job.
 import json
 import os
 import sys
@@ -9,8 +9,8 @@ from snakemake.utils import min_version
 min_version("9.27")
 sys.path.insert(0, workflow.basedir)
 
-from coordexp.config import UserError
-from coordexp.study import plan_study
+from coordexp.errors import UserError
+from coordexp.study.plan import plan_study
 
 try:
     STUDY = plan_study(config)

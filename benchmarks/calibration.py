@@ -18,10 +18,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from coordexp.analysis.inputs import RunData
-from coordexp.analysis.rule import choose_primary, eligibility
-from coordexp.analysis.stability import rank_stability
-from coordexp.analysis.statistics import (
+from coordexp.analysis.comparison.stability import rank_stability
+from coordexp.analysis.comparison.statistics import (
     LEVEL,
     bootstrap_draws,
     bootstrap_estimate,
@@ -32,9 +30,11 @@ from coordexp.analysis.statistics import (
     satterthwaite,
     variance_parts,
 )
-from coordexp.analysis.tokens import TokenColumns, image_influence
-from coordexp.logs import Log
+from coordexp.analysis.recommendation.rule import choose_primary, eligibility
 from coordexp.metrics import METRICS
+from coordexp.storage.logs import Log
+from coordexp.storage.token_tables import TokenColumns, image_influence
+from coordexp.study.inputs import RunData
 
 PAGE = Path(__file__).parents[1] / "docs" / "calibration.md"
 BAND = (0.92, 0.98)

@@ -26,12 +26,12 @@ import numpy as np
 from omegaconf import OmegaConf
 from pycocotools.coco import COCO
 
-from coordexp.config import compose
-from coordexp.data.account import Account
-from coordexp.data.coco import CocoFile, read_coco
-from coordexp.data.conversion import Task, frame_of, kept_annotations, names_in, record_of
+from coordexp.config.compose import compose
+from coordexp.config.schema import CocoConfig
+from coordexp.data.coco.account import Account
+from coordexp.data.coco.annotations import CocoFile, read_coco
+from coordexp.data.coco.conversion import Task, frame_of, kept_annotations, names_in, record_of
 from coordexp.data.records import write_records
-from coordexp.schema import CocoConfig
 
 PER_PICTURE = 12.5
 SIZE = (640, 427)

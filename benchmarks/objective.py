@@ -28,12 +28,12 @@ from calibration import table, write_between
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from coordexp.config import compose
+from coordexp.config.compose import compose
+from coordexp.config.schema import TokenGroups, VariantConfig
 from coordexp.coords import N_BINS
 from coordexp.losses import fused, reference
 from coordexp.losses.terms import total_loss
 from coordexp.report.svg import box, picture, text
-from coordexp.schema import TokenGroups, VariantConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 VARIANTS = {"A": "softce_w1_gate", "B": "pure_ce", "C": "mixed"}

@@ -31,16 +31,16 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from coordexp.adapters import head_weights
-from coordexp.base import prepare_base
-from coordexp.config import compose
+from coordexp.config.compose import compose
 from coordexp.data.batches import Batch
 from coordexp.data.prepare import data_path, prepare_data
-from coordexp.model import device_for, restore_weights, trained_weights
-from coordexp.optim import build_optimizer
-from coordexp.runs import RunDirectory
-from coordexp.setup import preflight, set_up
-from coordexp.step import Progress, Training, count_tokens, load_window, optimizer_step, train_row
+from coordexp.models.adapters import head_weights
+from coordexp.models.base import prepare_base
+from coordexp.models.checkpoints import device_for, restore_weights, trained_weights
+from coordexp.storage.runs import RunDirectory
+from coordexp.training.optim import build_optimizer
+from coordexp.training.setup import preflight, set_up
+from coordexp.training.step import Progress, Training, count_tokens, load_window, optimizer_step, train_row
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from release import PUBLISHED_4B, write_release

@@ -22,9 +22,9 @@ import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.data.batches import Dataset
-from coordexp.evaluate import evenly_spaced
-from coordexp.model import load_base
-from coordexp.stage2.rollout import greedy, token_budget
+from coordexp.models.checkpoints import load_base
+from coordexp.probe.rollout import greedy, token_budget
+from coordexp.training.evaluate import evenly_spaced
 
 BATCHES = (1, 8, 16, 32)
 Writer = Callable[[Sequence[int]], list[tuple[str, int]]]  # image ids -> (text, tokens, the end included) each

@@ -21,13 +21,13 @@ from typing import Any
 from accelerate import Accelerator
 from calibration import table
 
-from coordexp.base import prepare_base
-from coordexp.config import compose
+from coordexp.config.compose import compose
 from coordexp.data.batches import Batch
 from coordexp.data.prepare import prepare_data
-from coordexp.runs import RunDirectory
-from coordexp.setup import set_up
-from coordexp.step import Training, count_tokens, load_window, optimizer_step
+from coordexp.models.base import prepare_base
+from coordexp.storage.runs import RunDirectory
+from coordexp.training.setup import set_up
+from coordexp.training.step import Training, count_tokens, load_window, optimizer_step
 
 VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
 STEPS = 30

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 from calibration import table, write_between
 
-from coordexp.analysis.tokens import image_influence, read_tokens
 from coordexp.metrics import METRICS
+from coordexp.storage.token_tables import image_influence, read_tokens
 
 PAGE = Path(__file__).with_name("README.md")
 N_FILES = 4

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from coordexp.analysis.card import card
-from coordexp.config import compose, load_rule
-from coordexp.files import point_link, read_json, write_json
-from coordexp.registration import preregister
-from coordexp.runs import RESULTS
-from coordexp.schema import UserError
-from coordexp.study import plan_comparison, plan_study
+from coordexp.analysis.recommendation.card import card
+from coordexp.config.compose import compose, load_rule
+from coordexp.errors import UserError
+from coordexp.steps import STEPS
+from coordexp.storage.files import read_json, write_json
+from coordexp.storage.runs import RESULTS
+from coordexp.study.plan import plan_comparison
+from coordexp.study.preregistration import preregister
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,7 +107,7 @@ def latest_study() -> Path:
 
 def ui(args: argparse.Namespace) -> None:
     """Serve MLflow on 127.0.0.1 and keep importing whatever the runs have written so far."""
-    from coordexp.ui import serve
+    from coordexp.tracking.server import serve
 
     serve(args.port)
 
@@ -117,7 +116,7 @@ def prepare(args: argparse.Namespace) -> None:
     """Make the records and the base model that these overrides need, where they are not there yet."""
     cfg = compose(args.overrides)
     if args.only != "data":
-        from coordexp.base import prepare_base
+        from coordexp.models.base import prepare_base
 
         print(prepare_base(cfg))
     if args.only != "base":
@@ -128,7 +127,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def validate_records(args: argparse.Namespace) -> None:
     """Print every problem of a record file with its line, then what the file holds; exit code 1 where there is one."""
-    from coordexp.data.parallel import n_cores
+    from coordexp.data.coco.parallel import n_cores
     from coordexp.data.validate import told, validate
 
     counts: Counter[str] = Counter()
@@ -160,7 +159,7 @@ def compare_logs(args: argparse.Namespace) -> None:
 
 
 def add_evidence(study: Path, evidence: Path) -> None:
-    from coordexp.analysis.fitness import read_aggregates
+    from coordexp.analysis.comparison.probes import read_aggregates
 
     write_json(study / "probe.json", read_json(study / "probe.json") | {"aggregates": read_aggregates(evidence)})
 
@@ -170,8 +169,8 @@ def probe_run(args: argparse.Namespace) -> None:
 
     What the overrides do not set of the recipe is as the run's own study had it, unless they choose an experiment.
     """
-    from coordexp.runs import RunDirectory
-    from coordexp.stage2 import job
+    from coordexp.probe import job
+    from coordexp.storage.runs import RunDirectory
 
     run = RunDirectory(args.run)
     own = [] if any(o.startswith(("experiment=", "probe=")) for o in args.overrides) else job.own_recipe(run)
@@ -183,7 +182,7 @@ READ_BY_EVALUATE = ("probe.", "runtime.", "train.eval_micro_batch=")
 
 def evaluate_outside(args: argparse.Namespace) -> None:
     """Token table, eval row and Stage-2 probe of a checkpoint; prints the directory that `coordexp compare` takes."""
-    from coordexp.stage2.outside import evaluate_checkpoint
+    from coordexp.probe.outside import evaluate_checkpoint
 
     for override in args.overrides:
         if not override.startswith(READ_BY_EVALUATE):
@@ -197,90 +196,6 @@ def step(args: argparse.Namespace) -> None:
     if (args.study is None) != (args.step == "track-init"):
         raise UserError(f"step {args.step}: {'takes no study' if args.study else 'needs a study directory'}")
     STEPS[args.step](Path(args.study or "") if args.step != "preregister" else args.study)
-
-
-def preregister_study(settings: str) -> None:
-    """Write down which runs a study consists of and the rule that decides, before training."""
-    print(preregister(plan_study(json.loads(settings))))
-
-
-def audit_study(study: Path) -> None:
-    """Collect the finished runs of a study (runs.json) and audit them (audit.json, audit.csv)."""
-    from coordexp.analysis.audit import audit, write_audit
-    from coordexp.analysis.inputs import collect
-
-    write_audit(study, audit(collect(study)))
-
-
-def compare_study(study: Path) -> None:
-    """Compare the runs of a study (comparison.json, comparison.csv)."""
-    from coordexp.analysis.compare import compare, write_comparison
-    from coordexp.analysis.inputs import load_runs
-
-    plan = read_json(study / "preregistration.json")
-    write_comparison(study, compare(load_runs(study), plan["rule"], plan["vision"]))
-
-
-def fitness_study(study: Path) -> None:
-    """Collect the Stage-2 probes of a study's runs (probe.json)."""
-    from coordexp.analysis.fitness import probe_study, read_probes
-    from coordexp.analysis.inputs import load_runs
-
-    step, settings = read_json(study / "comparison.json")["decision_step"], read_json(study / "preregistration.json")["probe"]
-    runs = load_runs(study)
-    write_json(study / "probe.json", probe_study(runs, read_probes(runs, step, settings), step, settings))
-
-
-def recommend_study(study: Path) -> None:
-    """Apply the decision rule (recommendation.json, recommendation.md)."""
-    from coordexp.analysis.inputs import load_runs
-    from coordexp.analysis.recommend import recommend, write_recommendation
-
-    names = ("preregistration", "audit", "comparison", "probe")
-    plan, audit, comparison, probe = (read_json(study / f"{name}.json") for name in names)
-    write_recommendation(study, recommend(plan, load_runs(study), audit, comparison, probe))
-
-
-def report_study(study: Path) -> None:
-    """Draw the figures and write the self-contained report.html."""
-    from coordexp.report.html import write_report
-
-    write_report(study)
-
-
-def track_init(_: Path) -> None:
-    """Create the MLflow database and experiment, once, before anything writes to it in parallel."""
-    from coordexp.tracking import create_database
-
-    print(create_database())
-
-
-def track_study(study: Path) -> None:
-    """Import a study's runs, comparison and recommended checkpoints into MLflow (mlflow.json)."""
-    from coordexp.tracking import import_study
-
-    print(import_study(study)["ui_link"])
-
-
-def publish_study(study: Path) -> None:
-    """Point results/<study>/latest at this study and the registry's aliases at its checkpoints."""
-    from coordexp.tracking import import_study
-
-    import_study(study)
-    point_link(study.parent / "latest", study)
-
-
-STEPS: dict[str, Callable[[Any], None]] = {
-    "preregister": preregister_study,
-    "audit": audit_study,
-    "compare": compare_study,
-    "fitness": fitness_study,
-    "recommend": recommend_study,
-    "report": report_study,
-    "track-init": track_init,
-    "track": track_study,
-    "publish": publish_study,
-}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordexp.schema import UserError
+from coordexp.errors import UserError
 
 N_BINS = 1000
 LAST_BIN = N_BINS - 1

@@ -11,8 +11,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from coordexp.config import compose
-from coordexp.schema import CocoConfig
+from coordexp.config.compose import compose
+from coordexp.config.schema import CocoConfig
 
 LVIS = Path(__file__).resolve().parents[2] / "shared" / "data" / "lvis_val_100.json"
 

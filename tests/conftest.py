@@ -58,9 +58,9 @@ class Tiny:
         """The objective of a conf/variant around the one shared model."""
         from omegaconf import OmegaConf
 
-        from coordexp.config import compose
+        from coordexp.config.compose import compose
         from coordexp.coords import coord_token_ids
-        from coordexp.losses.objective import Stage1Model
+        from coordexp.training.stage1_model import Stage1Model
 
         cfg = compose([f"variant={variant}", *TINY_OVERRIDES, *overrides])
         return Stage1Model(self.vlm, OmegaConf.to_object(cfg.variant), coord_token_ids(self.processor.tokenizer))
@@ -105,8 +105,8 @@ def keep_float64(patch: pytest.MonkeyPatch) -> None:
 def tiny():
     import torch
 
-    from coordexp.base import build_tiny
-    from coordexp.config import compose
+    from coordexp.config.compose import compose
+    from coordexp.models.base import build_tiny
 
     torch.set_num_threads(1)
     cfg = compose(TINY_OVERRIDES)
@@ -118,7 +118,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> Scenes:
-    from coordexp.config import compose
+    from coordexp.config.compose import compose
     from coordexp.data.prepare import prepare_data
 
     root = tmp_path_factory.mktemp("scenes")
@@ -139,7 +139,7 @@ def refused():
     """`with refused("optim.lr") as error:` — a UserError of one line in which each of the words occurs."""
     from contextlib import contextmanager
 
-    from coordexp.schema import UserError
+    from coordexp.errors import UserError
 
     @contextmanager
     def expecting(*words: str):

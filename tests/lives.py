@@ -1,6 +1,6 @@
 """The forge: a process that imports torch once and then forks trainers, called lives. Run by training.py.
 
-A life runs `coordexp.train.main()` (or `coordexp.cli.main()`) in a directory of its own, as a spawned one would. A fault
+A life runs `coordexp.training.train.main()` (or `coordexp.cli.main()`) in a directory of its own, as a spawned one would. A fault
 makes it die, or fills its disk, just before a chosen file event: an audit event of Python (`open`, `os.rename`, …) below
 results/runs whose arguments contain a word. With SIMULATED_GPU in its environment it sees a GPU (simulated_gpu.py).
 
@@ -25,7 +25,7 @@ def serve() -> None:
     import torch
 
     import coordexp.cli
-    import coordexp.train  # noqa: F401
+    import coordexp.training.train  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:
@@ -73,11 +73,11 @@ def live(request: dict[str, Any]) -> None:
 
 def count_tokens(overrides: list[str]) -> None:
     """Print [text, coordinate] tokens of each optimizer step of this configuration."""
-    from coordexp.config import compose
+    from coordexp.config.compose import compose
     from coordexp.data.batches import Dataset, step_indices
     from coordexp.data.prepare import data_path
-    from coordexp.processor import load_processor
-    from coordexp.runs import base_path
+    from coordexp.models.processor import load_processor
+    from coordexp.storage.runs import base_path
 
     cfg = compose(overrides)
     dataset = Dataset(data_path(cfg) / "train.jsonl", load_processor(base_path(cfg) / "model"))

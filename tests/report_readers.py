@@ -8,9 +8,9 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
-from coordexp.analysis.inputs import load_runs
 from coordexp.report.figures import draw
 from coordexp.report.html import page_values, read_study, write_report
+from coordexp.study.inputs import load_runs
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from coordexp.files import read_json, sha256_file, write_json
+from coordexp.storage.files import read_json, sha256_file, write_json
 
 STEPS = tuple(range(40, 721, 40))
 MARGINS = {

@@ -163,8 +163,8 @@ def words_to_gradient_(z: Tensor, bins_1: Tensor, bins_t: Tensor, scale: Tensor,
 
 def pretend() -> None:
     """From now on, and for this process alone, there is a GPU."""
-    from coordexp import attention
     from coordexp.losses import fused
+    from coordexp.models import attention
 
     enter_autocast, start = torch.autocast.__init__, accelerate.Accelerator.__init__
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from coordexp.config import compose, digest, plain, run_hash
-from coordexp.evaluate import write_table
-from coordexp.files import write_json
-from coordexp.runs import artifact_digests, run_directory
+from coordexp.config.compose import compose, digest, plain, run_hash
+from coordexp.storage.files import write_json
+from coordexp.storage.runs import artifact_digests, run_directory
+from coordexp.training.evaluate import write_table
 
 STEPS = (40, 80, 120, 160, 200, 240, 280, 320, 360)
 BARS = {"coord_diag/coord_mass_mean": 0.99, "text_token_acc": 0.97}

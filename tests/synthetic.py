@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from coordexp.analysis.inputs import RunData
-from coordexp.analysis.ratios import SUBSET
-from coordexp.logs import Log
+from coordexp.analysis.audit.ratios import SUBSET
+from coordexp.storage.logs import Log
+from coordexp.study.inputs import RunData
 
 N_DRAWS = 200
 GAS = (2, 4, 8, 16, 32)

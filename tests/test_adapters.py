@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.adapters import add_adapters, fold_in, head_weights, is_adapted, merged_state
-from coordexp.attention import takes_packs, use_flash
-from coordexp.config import compose
+from coordexp.config.compose import compose
+from coordexp.config.schema import AdapterConfig
 from coordexp.coords import coord_token_ids
-from coordexp.model import load_base, parts, restore_weights, save_checkpoint, save_pretrained, trained_weights
-from coordexp.optim import build_optimizer, step_optimizer
-from coordexp.schema import AdapterConfig
+from coordexp.models.adapters import add_adapters, fold_in, head_weights, is_adapted, merged_state
+from coordexp.models.attention import takes_packs, use_flash
+from coordexp.models.checkpoints import load_base, parts, restore_weights, save_checkpoint, save_pretrained, trained_weights
+from coordexp.training.optim import build_optimizer, step_optimizer
 
 KINDS = [AdapterConfig(rank=4, alpha=8), AdapterConfig(rank=3, alpha=2, dora=True)]
 REAL_PATHS = ("model.path", "data.train_annotations", "data.val_annotations", "data.images")

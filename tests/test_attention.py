@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from coordexp import attention
-from coordexp.attention import has_flash, takes_packs, use_flash
+from coordexp.models import attention
+from coordexp.models.attention import has_flash, takes_packs, use_flash
 
 ON_GPU = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if ON_GPU else ("cpu", torch.float64)

@@ -15,13 +15,13 @@ from omegaconf import OmegaConf
 from studies import eval_row, write_run
 from synthetic import GAS, N_DRAWS, TERMS, draws, sound, times
 
-from coordexp.analysis.audit import audit, write_audit
-from coordexp.analysis.inputs import RunData
-from coordexp.analysis.ratios import family_ratios
-from coordexp.config import compose
-from coordexp.files import read_json
-from coordexp.logs import Log
-from coordexp.runs import read_manifest
+from coordexp.analysis.audit.audit import audit, write_audit
+from coordexp.analysis.audit.ratios import family_ratios
+from coordexp.config.compose import compose
+from coordexp.storage.files import read_json
+from coordexp.storage.logs import Log
+from coordexp.storage.runs import read_manifest
+from coordexp.study.inputs import RunData
 
 
 @pytest.fixture(autouse=True)

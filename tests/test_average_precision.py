@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from coordexp.coords import CoordObject, parse_coordjson, write_coordjson
 from coordexp.data.records import Record, RecordObject
-from coordexp.stage2.average_precision import average_precision, object_scores
+from coordexp.detection.average_precision import average_precision, object_scores
 
 RECORD = Record("0.png", 1000, 1000, (RecordObject("cup", "bbox_2d", (100.0, 100.0, 200.0, 200.0)),
                                       RecordObject("dog", "bbox_2d", (300.0, 300.0, 500.0, 400.0))))  # fmt: skip
@@ -171,7 +171,7 @@ def test_precision_is_that_of_pycocotools(seed, capfd):
 
 def test_the_library_is_imported_only_when_it_is_asked():
     program = (
-        "import json, sys, coordexp.stage2.average_precision, coordexp.stage2.scores;"
+        "import json, sys, coordexp.detection.average_precision, coordexp.detection.scores;"
         "print(json.dumps([name in sys.modules for name in ('torch', 'faster_coco_eval', 'mlflow')]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from coordexp.coords import BOX_SLOTS, COORD_TOKENS, coord_token_ids, pixel_to_bin, write_coordjson
 from coordexp.data.batches import PROMPT, Batch, Dataset, step_indices
 from coordexp.data.records import Record, write_records
-from coordexp.schema import UserError
+from coordexp.errors import UserError
 
 ODD = [
     [('a "cup"', "bbox_2d", (1.0, 2.0, 30.0, 40.0)), ("leaf 杯🥤\n\\", "poly", (5.0, 3.0, 9.0, 6.0, 1.0, 7.0, 4.0, 4.0))],

@@ -15,10 +15,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from coordexp.data.coco import read_coco
-from coordexp.data.instances import Dropped, Frame, annotated_box, convert_instance
-from coordexp.data.polygons import PolygonLimits
-from coordexp.schema import UserError
+from coordexp.data.coco.annotations import read_coco
+from coordexp.data.coco.instances import Dropped, Frame, annotated_box, convert_instance
+from coordexp.data.coco.polygons import PolygonLimits
+from coordexp.errors import UserError
 
 NAMES = {CUP: "cup"}
 FRAME = Frame((100, 50), (100, 50))

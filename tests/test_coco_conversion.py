@@ -18,15 +18,15 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from test_pictures import png_header
 
-from coordexp.config import compose
-from coordexp.data.account import Account
-from coordexp.data.conversion import convert_annotations
-from coordexp.data.parallel import CHUNK, CHUNKS_PER_WORKER, in_parallel
-from coordexp.data.pictures import colour_of
+from coordexp.config.compose import compose
+from coordexp.data.coco.account import Account
+from coordexp.data.coco.conversion import convert_annotations
+from coordexp.data.coco.parallel import CHUNK, CHUNKS_PER_WORKER, in_parallel
+from coordexp.data.coco.pictures import colour_of
 from coordexp.data.prepare import prepare_data
 from coordexp.data.records import read_records
-from coordexp.files import read_json, sha256_directory
-from coordexp.schema import UserError
+from coordexp.errors import UserError
+from coordexp.storage.files import read_json, sha256_directory
 
 SPLITS = ("train", "val")
 ROOT = Path(__file__).resolve().parents[1]
@@ -411,8 +411,8 @@ def alive(pid: int) -> bool:
 def test_a_killed_conversion_leaves_no_workers_and_goes_on(tmp_path):
     many(Path("coco.json"), 250, (640, 480))
     program = (
-        "from pathlib import Path; from coordexp.config import compose; from omegaconf import OmegaConf\n"
-        "from coordexp.data.conversion import convert_annotations\n"
+        "from pathlib import Path; from coordexp.config.compose import compose; from omegaconf import OmegaConf\n"
+        "from coordexp.data.coco.conversion import convert_annotations\n"
         "cfg = compose(['data=coco', 'data.annotations=coco.json', 'data.render_missing=true'])\n"
         "convert_annotations(OmegaConf.to_object(cfg.data), Path('out'), 2)\n"
     )

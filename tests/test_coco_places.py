@@ -11,8 +11,8 @@ import pytest
 from coco_files import annotation, image, picture, rows, settings, write_coco
 from PIL import Image
 
-from coordexp.data.conversion import convert_annotations
-from coordexp.files import sha256_directory
+from coordexp.data.coco.conversion import convert_annotations
+from coordexp.storage.files import sha256_directory
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 

@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from coordexp.data.instances import Frame, convert_instance, drawn_outlines
-from coordexp.data.polygons import PolygonLimits
+from coordexp.data.coco.instances import Frame, convert_instance, drawn_outlines
+from coordexp.data.coco.polygons import PolygonLimits
 from coordexp.data.records import RecordObject
 
 FRAME = Frame((200, 100), (200, 100))

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordexp.coords import parse_coordjson, to_pixels, write_coordjson
-from coordexp.data.conversion import convert_annotations
+from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.records import Record, RecordObject, clockwise, in_order, read_records, reading_order, write_records
-from coordexp.processor import build_tokenizer
+from coordexp.models.processor import build_tokenizer
 
 
 @pytest.fixture(scope="module")

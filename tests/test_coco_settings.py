@@ -9,8 +9,8 @@ import pytest
 from coco_files import many
 
 from coordexp.cli import main
-from coordexp.config import compose
-from coordexp.study import plan_study
+from coordexp.config.compose import compose
+from coordexp.study.plan import plan_study
 
 GIVEN = ("data=lvis", "data.annotations=lvis.json", "data.images=pictures")
 
@@ -83,8 +83,8 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coordexp.data.conversion.convert_image", interrupted)
-    monkeypatch.setattr("coordexp.data.conversion.n_cores", lambda: 1)
+    monkeypatch.setattr("coordexp.data.coco.conversion.convert_image", interrupted)
+    monkeypatch.setattr("coordexp.data.coco.conversion.n_cores", lambda: 1)
     with pytest.raises(SystemExit) as left:
         main(["prepare", "--only", "data", "data=coco", "data.annotations=coco.json", "data.render_missing=true"])
     assert left.value.code == 130

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from studies import STEPS, eval_row, write_run
 
-from coordexp.analysis.compare import compare
-from coordexp.analysis.floor import floor, vision_facts
-from coordexp.analysis.inputs import RunData
-from coordexp.analysis.plateau import collapse_end, drift, plateau, plateaus
-from coordexp.config import load_rule
-from coordexp.logs import Log, read_log
-from coordexp.runs import read_manifest
+from coordexp.analysis.comparison.compare import compare
+from coordexp.analysis.comparison.floor import floor, vision_facts
+from coordexp.analysis.comparison.plateau import collapse_end, drift, plateau, plateaus
+from coordexp.config.compose import load_rule
+from coordexp.storage.logs import Log, read_log
+from coordexp.storage.runs import read_manifest
+from coordexp.study.inputs import RunData
 
 RULE = load_rule(None)
 

@@ -14,8 +14,8 @@ from note import write_log
 from studies import eval_row, write_run, write_study
 
 from coordexp.cli import main
-from coordexp.files import read_json
-from coordexp.study import plan_study
+from coordexp.storage.files import read_json
+from coordexp.study.plan import plan_study
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("preregistration.json", "runs.json", "audit.json", "audit.csv", "comparison.json", "comparison.csv", "probe.json",

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordexp.analysis.confidence import Facts, confirmatory, ranking_confidence
-from coordexp.analysis.doubts import alerts, caveats, would_overturn, would_take
-from coordexp.analysis.inputs import RunData
-from coordexp.analysis.statistics import bootstrap_estimate, crossed_estimate
-from coordexp.config import digest, load_rule
-from coordexp.logs import Log
+from coordexp.analysis.comparison.statistics import bootstrap_estimate, crossed_estimate
+from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
+from coordexp.analysis.recommendation.doubts import alerts, caveats, would_overturn, would_take
+from coordexp.config.compose import digest, load_rule
 from coordexp.metrics import METRICS
+from coordexp.storage.logs import Log
+from coordexp.study.inputs import RunData
 
 RULE = load_rule(None)  # MAE first, margin 0.5 bins
 N_IMAGES = 200

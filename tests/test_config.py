@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from coordexp.config import CONF_DIR, RUN_IDENTITY, check, compose, digest, group_hash, plain, run_hash
-from coordexp.schema import TokenGroups
+from coordexp.config.compose import CONF_DIR, RUN_IDENTITY, check, compose, digest, group_hash, plain, run_hash
+from coordexp.config.schema import TokenGroups
 
 # What a choice needs beside its name, because only the user knows it.
 NEEDED = {

@@ -26,7 +26,7 @@ from coordexp.coords import (
     to_pixels,
     write_coordjson,
 )
-from coordexp.schema import UserError
+from coordexp.errors import UserError
 
 SPEC = importlib.util.spec_from_file_location("parser_fuzz", Path(__file__).parents[1] / "benchmarks" / "parser_fuzz.py")
 parser_fuzz = importlib.util.module_from_spec(SPEC)

@@ -14,12 +14,12 @@ from conftest import TINY_OVERRIDES
 from omegaconf import OmegaConf
 from PIL import Image
 
-from coordexp.config import compose
-from coordexp.data.coco import coco_records
+from coordexp.config.compose import compose
+from coordexp.data.coco.annotations import coco_records
 from coordexp.data.prepare import prepare_data
 from coordexp.data.records import Record, RecordObject, read_records
 from coordexp.data.scenes import CATEGORIES, Shape, draw_scene, place_shapes
-from coordexp.files import read_json, sha256_directory
+from coordexp.storage.files import read_json, sha256_directory
 
 SPLITS = ("train", "val")
 SCENES_CFG = OmegaConf.to_object(compose(TINY_OVERRIDES).data)

@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_ranks import gradient, training
 
+from coordexp.config.schema import VariantConfig
 from coordexp.coords import BOX_SLOTS, N_BINS, pixel_to_bin
 from coordexp.data.batches import Dataset
-from coordexp.diagnostics import FIT_RANGE, coord_mass, distribution_columns, fit_temperature
-from coordexp.evaluate import abs_err, add_distributions, evaluate, in_fit_half
-from coordexp.schema import UserError, VariantConfig
-from coordexp.step import train_row
+from coordexp.errors import UserError
+from coordexp.losses.diagnostics import FIT_RANGE, coord_mass, distribution_columns, fit_temperature
+from coordexp.training.evaluate import abs_err, add_distributions, evaluate, in_fit_half
+from coordexp.training.step import train_row
 
 COLUMNS = {
     *("image_id", "object_index", "slot", "box_area_px", "gt_bin", "argmax_bin", "hit", "coord_mass", "fit_half"),

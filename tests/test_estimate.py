@@ -9,13 +9,13 @@ from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from coordexp.base import prepare_base
-from coordexp.config import compose
+from coordexp.config.compose import compose
 from coordexp.coords import coord_token_ids
-from coordexp.estimate import amount, estimate
-from coordexp.losses.objective import Stage1Model
-from coordexp.model import load_for_training
-from coordexp.optim import build_optimizer
+from coordexp.models.base import prepare_base
+from coordexp.models.checkpoints import load_for_training
+from coordexp.training.memory import amount, estimate
+from coordexp.training.optim import build_optimizer
+from coordexp.training.stage1_model import Stage1Model
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.files import (
+from coordexp.storage.files import (
     locked,
     point_link,
     read_json,
@@ -142,7 +142,7 @@ def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path):
     path = tmp_path / "file.json"
     write_json(path, "old")
     code = (
-        "import sys, time, pathlib; from coordexp.files import replacing\n"
+        "import sys, time, pathlib; from coordexp.storage.files import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1])) as t:\n"
         "    t.write_text('half'); print('ready', flush=True); time.sleep(60)"
     )
@@ -188,7 +188,7 @@ def test_a_link_is_relative_and_can_be_moved(tmp_path):
 
 
 HOLDER = (
-    "import sys, time, pathlib; from coordexp.files import locked\n"
+    "import sys, time, pathlib; from coordexp.storage.files import locked\n"
     "with locked(pathlib.Path(sys.argv[1]), 'being trained'):\n"
     "    print('ready', flush=True); time.sleep(60)"
 )
@@ -235,7 +235,7 @@ def test_a_waiter_gets_the_lock_when_the_holder_ends(tmp_path):
 def test_state_comes_back_as_it_was_saved(tmp_path):
     import torch
 
-    from coordexp.state import load_state, save_state
+    from coordexp.training.state import load_state, save_state
 
     state = {"weights": {"w": torch.randn(3, 2), "b": torch.ones(1, dtype=torch.bfloat16)}, "step": 40, "x": [0.1, "ü", None]}
     save_state(tmp_path / "state" / "state.pt", state)
@@ -249,7 +249,7 @@ def test_state_comes_back_as_it_was_saved(tmp_path):
 def test_any_flipped_byte_and_any_truncation_of_the_state_is_refused(tmp_path, refused):
     import torch
 
-    from coordexp.state import load_state, save_state
+    from coordexp.training.state import load_state, save_state
 
     path = tmp_path / "state.pt"
     save_state(path, {"w": torch.arange(4.0)})

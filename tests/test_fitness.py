@@ -14,18 +14,18 @@ from note import write_log
 from PIL import Image
 from studies import eval_row, write_run, write_study
 
-from coordexp.analysis.fitness import paired
-from coordexp.analysis.recommend import SCHEMA
-from coordexp.analysis.statistics import bootstrap_estimate, crossed_estimate, image_weights
-from coordexp.analysis.verdict import aggregate_verdict, fitness_grade, fitness_verdict, reconsider
+from coordexp.analysis.comparison.probes import paired
+from coordexp.analysis.comparison.statistics import bootstrap_estimate, crossed_estimate, image_weights
+from coordexp.analysis.recommendation.recommend import SCHEMA
+from coordexp.analysis.recommendation.verdict import aggregate_verdict, fitness_grade, fitness_verdict, reconsider
 from coordexp.cli import main
-from coordexp.config import compose, load_rule, plain
+from coordexp.config.compose import compose, load_rule, plain
 from coordexp.coords import CoordObject, write_coordjson
 from coordexp.data.records import Record, RecordObject, write_records
-from coordexp.files import read_json, write_json, write_text
-from coordexp.runs import probe_directory
-from coordexp.schema import UserError
-from coordexp.stage2.candidates import read_probe
+from coordexp.detection.probes import read_probe
+from coordexp.errors import UserError
+from coordexp.storage.files import read_json, write_json, write_text
+from coordexp.storage.runs import probe_directory
 
 RULE = load_rule(None)
 N_IMAGES = 200

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from coordexp.config import compose
+from coordexp.config.compose import compose
+from coordexp.config.schema import VariantConfig
 from coordexp.coords import N_BINS
 from coordexp.losses import fused, reference
 from coordexp.losses.terms import SUMS
-from coordexp.schema import VariantConfig
 
 D, V, FIRST = 12, 1300, 250  # hidden size, vocabulary, id of bin 0
 SETTINGS = ({}, {"temperature": 1.0}, {"sigma_bins": 3.5, "radius_bins": 20}, {"sigma_bins": 0.6, "radius_bins": 1})

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordexp.stage2.geometry import expected_coordinates, geometric_loss, giou, object_losses
+from coordexp.probe.geometry import expected_coordinates, geometric_loss, giou, object_losses
 
 unit = st.floats(0, 1)
 side = st.floats(0.01, 1)

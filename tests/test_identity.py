@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from studies import eval_row, token_table, write_run
 from synthetic import draws, sound
 
-from coordexp.analysis.audit import audit
-from coordexp.analysis.inputs import RunData
-from coordexp.evaluate import write_table
-from coordexp.logs import Log, read_log
-from coordexp.runs import RunDirectory, read_manifest
+from coordexp.analysis.audit.audit import audit
+from coordexp.storage.logs import Log, read_log
+from coordexp.storage.runs import RunDirectory, read_manifest
+from coordexp.study.inputs import RunData
+from coordexp.training.evaluate import write_table
 
 
 @pytest.fixture(autouse=True)

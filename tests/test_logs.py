@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coordexp.logs import EVAL, STEP_KEY, Log, LogWriter, read_log
-from coordexp.schema import UserError
+from coordexp.errors import UserError
+from coordexp.storage.logs import EVAL, STEP_KEY, Log, LogWriter, read_log
 
 STEPS = range(10, 90, 10)
 METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_diag/expected_bin_abs_err_p90", "coord_token_acc")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordexp.coords import to_pixels
-from coordexp.stage2.matching import THRESHOLDS, box_iou, match, score_image
+from coordexp.detection.matching import THRESHOLDS, box_iou, match, score_image
 
 small = st.integers(0, 6)
 boxes = st.tuples(small, small, small, small).map(lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3])))

@@ -12,8 +12,8 @@ from studies import eval_row, write_run, write_study
 
 from coordexp import metrics
 from coordexp.cli import main
-from coordexp.files import read_json
 from coordexp.metrics import METRICS, REGISTRY, Metric, PerToken
+from coordexp.storage.files import read_json
 
 DOCS = (Path(__file__).resolve().parents[1] / "docs" / "metrics.md").read_text()
 

@@ -13,14 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp import processor as processors
-from coordexp.base import grow_pretrained, prepare_base
-from coordexp.config import compose
+from coordexp.config.compose import compose
+from coordexp.config.schema import CoordInit
 from coordexp.coords import COORD_TOKENS, coord_token_ids
-from coordexp.embeddings import digit_rows, fourier_rows
-from coordexp.model import PatchProjection, device_for, load_base, load_for_training, parts, save_pretrained
-from coordexp.runs import base_path
-from coordexp.schema import CoordInit, UserError
+from coordexp.errors import UserError
+from coordexp.models import processor as processors
+from coordexp.models.base import grow_pretrained, prepare_base
+from coordexp.models.checkpoints import PatchProjection, device_for, load_base, load_for_training, parts, save_pretrained
+from coordexp.models.embeddings import digit_rows, fourier_rows
+from coordexp.storage.runs import base_path
 
 
 def settings(path, coord_init: CoordInit = CoordInit.fourier) -> DictConfig:

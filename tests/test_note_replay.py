@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from note import NOTE, VARIANTS, published, write_log
 
-from coordexp.analysis.floor import bins_to_px
+from coordexp.analysis.comparison.floor import bins_to_px
 from coordexp.cli import main
 
 RULE = "decision_step: '640'\n"

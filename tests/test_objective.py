@@ -18,14 +18,14 @@ import torch
 from conftest import VARIANTS
 from two_ranks import gradient, one_step, training
 
+from coordexp.config.schema import TokenGroups
 from coordexp.data.batches import Batch, Dataset
-from coordexp.evaluate import evaluate
 from coordexp.losses import fused, reference
 from coordexp.losses.terms import SUMS, loss_values
-from coordexp.runs import PREFLIGHT_TOLERANCE
-from coordexp.schema import TokenGroups
-from coordexp.setup import preflight, tell_memory
-from coordexp.step import count_tokens, load_window, optimizer_step, train_row
+from coordexp.storage.runs import PREFLIGHT_TOLERANCE
+from coordexp.training.evaluate import evaluate
+from coordexp.training.setup import preflight, tell_memory
+from coordexp.training.step import count_tokens, load_window, optimizer_step, train_row
 
 CUTS = {"1x8": [8], "2x4": [4, 4], "8x1": [1] * 8, "3+5": [3, 5], "5+3": [5, 3]}
 
@@ -156,7 +156,7 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(tiny, scenes, variant
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_gradient_does_not_depend_on_a_budget_of_tokens(tiny, scenes, variant, packed, monkeypatch):
     """The trainer's own windows: cut by images, and by tokens."""
-    monkeypatch.setattr("coordexp.step.takes_packs", lambda _: packed)
+    monkeypatch.setattr("coordexp.training.step.takes_packs", lambda _: packed)
     by_images = training(tiny, scenes, variant, "train.micro_batch=8")
     by_tokens = training(tiny, scenes, variant, "train.micro_batch_tokens=150")
     windows = [load_window(t, step=3) for t in (by_images, by_tokens)]
@@ -209,7 +209,7 @@ def test_preflight_agrees_and_stops_a_broken_normalisation(tiny, scenes, variant
     assert found["train_loss"] > 0
     assert t.model.training
     assert all(p.grad is None or not p.grad.any() for p in t.model.parameters())
-    monkeypatch.setattr("coordexp.setup.count_tokens", lambda *a: count_tokens(*a) * (1 + 3 * PREFLIGHT_TOLERANCE))
+    monkeypatch.setattr("coordexp.training.setup.count_tokens", lambda *a: count_tokens(*a) * (1 + 3 * PREFLIGHT_TOLERANCE))
     with refused("pre-flight"):
         preflight(t)
 

@@ -12,9 +12,9 @@ import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.cli import main, parse
-from coordexp.config import compose, plain
-from coordexp.files import read_json
-from coordexp.logs import read_log
+from coordexp.config.compose import compose, plain
+from coordexp.storage.files import read_json
+from coordexp.storage.logs import read_log
 
 SMALL = ("probe.images=4", "probe.steps=2", "probe.images_per_step=2", "probe.micro_batch=2", "probe.rollout_batch=4")
 
@@ -68,7 +68,7 @@ def test_the_model_that_was_judged_is_let_go_before_the_probe_needs_its_place(th
 
     shutil.copytree(scenes.path, in_tmp / "records")
     before, seen = models(), []
-    monkeypatch.setattr("coordexp.stage2.outside.run_probe", lambda *_: seen.append(models()))
+    monkeypatch.setattr("coordexp.probe.outside.run_probe", lambda *_: seen.append(models()))
     main(["evaluate", str(theirs[0]), "--data", "records/val.jsonl", "--name", "m"])
     assert seen == [before]
 

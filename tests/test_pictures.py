@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from coordexp.data.pictures import (
+from coordexp.data.coco.pictures import (
     CELL_PX,
     MAX_SOURCE_PX,
     ORIENTATION,

@@ -17,18 +17,18 @@ import torch
 from studies import eval_row, write_run
 
 from coordexp.cli import main
-from coordexp.config import compose, plain, run_hash
+from coordexp.config.compose import compose, plain, run_hash
 from coordexp.coords import coord_token_ids, write_coordjson
 from coordexp.data.batches import Dataset, step_indices
 from coordexp.data.records import read_records
-from coordexp.evaluate import evenly_spaced
-from coordexp.files import sha256_directory, sha256_file
-from coordexp.model import save_pretrained
-from coordexp.stage2 import job
-from coordexp.stage2.finetune import batch_losses, count, fine_tune, means, objective, validate
-from coordexp.stage2.probe import run_probe, weights_sha256
-from coordexp.stage2.rollout import Answer
-from coordexp.stage2.scores import figures, read_rollouts, score_rollouts
+from coordexp.detection.scores import figures, read_rollouts, score_rollouts
+from coordexp.models.checkpoints import save_pretrained
+from coordexp.probe import job
+from coordexp.probe.finetune import batch_losses, count, fine_tune, means, objective, validate
+from coordexp.probe.rollout import Answer
+from coordexp.probe.run import run_probe, weights_sha256
+from coordexp.storage.files import sha256_directory, sha256_file
+from coordexp.training.evaluate import evenly_spaced
 
 SMALL = ("images=6", "steps=3", "images_per_step=5", "micro_batch=2", "rollout_batch=4", "lr=1e-3")
 

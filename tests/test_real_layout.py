@@ -17,11 +17,11 @@ from release import ADDED_TOKENS, BPE_TOKENS, EMBEDDING_ROWS, write_release
 from safetensors.torch import load_file
 from training import Forge, assert_same_run, only, rows
 
-from coordexp.config import compose
+from coordexp.config.compose import compose
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset
-from coordexp.model import load_base, load_for_training, restore_weights, trained_weights
-from coordexp.state import load_state
+from coordexp.models.checkpoints import load_base, load_for_training, restore_weights, trained_weights
+from coordexp.training.state import load_state
 
 pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow

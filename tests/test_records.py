@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from coordexp.data.records import Record, RecordObject, parse_record, read_records, write_records
-from coordexp.schema import UserError
+from coordexp.errors import UserError
 
 CUP = {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}
 GOOD = {"images": ["a.png"], "width": 64, "height": 64, "objects": [CUP]}

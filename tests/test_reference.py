@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
+from coordexp.config.schema import TokenGroups, VariantConfig
 from coordexp.coords import N_BINS
 from coordexp.losses import reference
 from coordexp.losses.reference import coordinate_sums
 from coordexp.losses.terms import total_loss
-from coordexp.schema import TokenGroups, VariantConfig
 
 V = N_BINS + 7  # the coordinate slice stands at 3 … 1002, text on both sides of it
 SLICE = slice(3, 3 + N_BINS)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.config import load_rule
-from coordexp.files import read_json
-from coordexp.registration import preregister
-from coordexp.schema import UserError
-from coordexp.study import plan_comparison, plan_study
+from coordexp.config.compose import load_rule
+from coordexp.errors import UserError
+from coordexp.storage.files import read_json
+from coordexp.study.plan import plan_comparison, plan_study
+from coordexp.study.preregistration import preregister
 
 
 @pytest.fixture(autouse=True)

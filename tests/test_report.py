@@ -18,9 +18,9 @@ from report_readers import Page, page
 from studies import eval_row, write_run, write_study
 
 from coordexp.cli import main
-from coordexp.files import read_json, write_json
 from coordexp.report.html import write_report
-from coordexp.runs import RunDirectory
+from coordexp.storage.files import read_json, write_json
+from coordexp.storage.runs import RunDirectory
 
 ROWS = {
     "softce_w1_gate": eval_row(24.1, 55.5, 0.171, 0.086, 40.0, 5.0),

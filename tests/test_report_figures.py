@@ -9,9 +9,9 @@ import pytest
 from report_readers import axis, centre, corners, figures
 from reports import METRICS, STEPS, change, study_files, value
 
-from coordexp.files import read_json
 from coordexp.report.curves import leads_of
 from coordexp.report.svg import PAPER
+from coordexp.storage.files import read_json
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from coordexp.files import read_json
-from coordexp.registration import preregister
+from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.report.commands import compare_command, run_commands, study_command
-from coordexp.report.leads import Lead, leads
 from coordexp.report.numbers import duration, lead_value, metric_value, moment, number, probability
 from coordexp.report.tables import alike, check_table, plateau_table, spread_of, unchecked
-from coordexp.study import plan_study
+from coordexp.storage.files import read_json
+from coordexp.study.plan import plan_study
+from coordexp.study.preregistration import preregister
 
 INTERVAL = {"low": 0.1, "high": 0.9, "share_above_0": 0.98, "method": "a method", "seed_var": 0.3, "image_var": 0.5,
             "interaction_var": 0.2}  # fmt: skip
@@ -151,7 +151,7 @@ def test_a_run_of_several_processes_is_started_in_several() -> None:
     commands = {run["variant"]: shlex.split(line) for run, line in zip(written["runs"], run_commands(written), strict=True)}
     words = commands["mixed"]
     assert words[:6] == ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert words[6:9] == ["-m", "coordexp.train", "experiment=smoke"]
+    assert words[6:9] == ["-m", "coordexp.training.train", "experiment=smoke"]
     assert commands["pure_ce"][:2] == ["coordexp-train", "experiment=smoke"]
 
 

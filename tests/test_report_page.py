@@ -10,8 +10,8 @@ import pytest
 from report_readers import QUESTIONS, page
 from reports import METRICS, change, study_files
 
-from coordexp.files import read_json
 from coordexp.report.svg import INK, PAPER
+from coordexp.storage.files import read_json
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 from report_readers import SVG, axis, centre, corners, figures
 from reports import METRICS, STEPS, change, study_files
 
-from coordexp.files import read_json
 from coordexp.report.svg import PAPER
+from coordexp.storage.files import read_json
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from report_readers import Page, page
 from reports import change, study_files
 
-from coordexp.files import sha256_file
+from coordexp.storage.files import sha256_file
 
 EVIL = """<img src=x onerror=alert(1)>"'&amp;$y_1^2$"""
 

@@ -17,11 +17,10 @@ from PIL import Image
 from coordexp.coords import parse_coordjson, write_coordjson
 from coordexp.data.batches import Dataset
 from coordexp.data.records import Record, RecordObject, write_records
-from coordexp.evaluate import evenly_spaced
-from coordexp.files import sha256_directory, write_json
-from coordexp.model import save_pretrained
-from coordexp.processor import build_tokenizer
-from coordexp.stage2.rollout import (
+from coordexp.detection.scores import read_rollouts, record_of
+from coordexp.models.checkpoints import save_pretrained
+from coordexp.models.processor import build_tokenizer
+from coordexp.probe.rollout import (
     Answer,
     decode,
     greedy,
@@ -32,7 +31,8 @@ from coordexp.stage2.rollout import (
     token_budget,
     token_bytes,
 )
-from coordexp.stage2.scores import read_rollouts, record_of
+from coordexp.storage.files import sha256_directory, write_json
+from coordexp.training.evaluate import evenly_spaced
 
 SIZES = [(64, 64), (96, 64), (32, 32), (64, 96), (128, 64), (64, 32), (96, 96)]  # px: prompts of 18 to 26 tokens
 BUDGET = 24

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordexp.analysis.audit import audit
-from coordexp.analysis.compare import compare
-from coordexp.analysis.fitness import probe_study
-from coordexp.analysis.inputs import RunData
-from coordexp.analysis.recommend import recommend
-from coordexp.analysis.rule import choose_primary, choose_secondary
-from coordexp.config import digest, load_rule
-from coordexp.logs import Log
+from coordexp.analysis.audit.audit import audit
+from coordexp.analysis.comparison.compare import compare
+from coordexp.analysis.comparison.probes import probe_study
+from coordexp.analysis.recommendation.recommend import recommend
+from coordexp.analysis.recommendation.rule import choose_primary, choose_secondary
+from coordexp.config.compose import digest, load_rule
+from coordexp.errors import UserError
 from coordexp.metrics import METRICS, REGISTRY, log_key, metric
-from coordexp.schema import UserError
+from coordexp.storage.logs import Log
+from coordexp.study.inputs import RunData
 
 NAMES = tuple(METRICS)
 RULE = load_rule(None)

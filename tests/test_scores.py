@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from coordexp.coords import CoordObject, write_coordjson
-from coordexp.data.coco import coco_records
+from coordexp.data.coco.annotations import coco_records
 from coordexp.data.records import Record, RecordObject, reading_order
-from coordexp.stage2.scores import figures, read_rollouts, score_rollouts
+from coordexp.detection.scores import figures, read_rollouts, score_rollouts
 
 LVIS = Path(__file__).parents[2] / "shared" / "data" / "lvis_val_100.json"
 SHARES = {
@@ -175,7 +175,7 @@ def test_weights_are_images_written_out_so_many_times(monkeypatch):
         assert {name: values[draw] for name, values in found.items()} == pytest.approx(expected, abs=1e-12)
     ones = figures(scores, np.ones((1, 12), dtype=np.uint16))
     assert {name: values[0] for name, values in ones.items()} == figures(scores)
-    monkeypatch.setattr("coordexp.stage2.scores.CELLS", 25)  # two resamples at a time
+    monkeypatch.setattr("coordexp.detection.scores.CELLS", 25)  # two resamples at a time
     for name, values in figures(scores, weights).items():
         np.testing.assert_allclose(values, found[name], rtol=1e-12)
 

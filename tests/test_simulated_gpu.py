@@ -17,7 +17,7 @@ import pytest
 import torch
 from training import ROOT, SMALL, Forge, House, assert_same_run, environment, rows
 
-from coordexp.model import load_base
+from coordexp.models.checkpoints import load_base
 
 pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow

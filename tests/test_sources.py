@@ -17,11 +17,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coordexp.files import write_json
-from coordexp.logs import EVAL, STEP_KEY, Log, read_log
-from coordexp.schema import UserError
-from coordexp.sources import LOG, RUN_DIRECTORY, TENSORBOARD, parse_sources, read_source
-from coordexp.tensorboard import intact_records, read_events
+from coordexp.errors import UserError
+from coordexp.storage.files import write_json
+from coordexp.storage.logs import EVAL, STEP_KEY, Log, read_log
+from coordexp.storage.tensorboard import intact_records, read_events
+from coordexp.study.sources import LOG, RUN_DIRECTORY, TENSORBOARD, parse_sources, read_source
 
 ROWS = [
     row
@@ -299,7 +299,7 @@ def test_a_directory_without_events_is_refused(tmp_path, refused):
 def test_reading_events_says_nothing_and_imports_no_tensorflow(tmp_path):
     write_events(tmp_path, ROWS)
     program = (
-        "import sys; from pathlib import Path; from coordexp.sources import parse_sources, read_source;"
+        "import sys; from pathlib import Path; from coordexp.study.sources import parse_sources, read_source;"
         "loaded = 'tensorboard' in sys.modules; read_source(parse_sources([sys.argv[1]])[0]);"
         "assert not loaded and not {'tensorflow', 'torch', 'mlflow'} & set(sys.modules), 'imported too much'"
     )

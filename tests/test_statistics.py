@@ -15,8 +15,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from coordexp.analysis.stability import rank_stability, window_summary
-from coordexp.analysis.statistics import (
+from coordexp.analysis.comparison.stability import rank_stability, window_summary
+from coordexp.analysis.comparison.statistics import (
     Estimate,
     bootstrap_draws,
     bootstrap_estimate,
@@ -30,8 +30,8 @@ from coordexp.analysis.statistics import (
     seeds_needed,
     variance_parts,
 )
-from coordexp.analysis.tokens import TokenColumns
 from coordexp.metrics import REGISTRY
+from coordexp.storage.token_tables import TokenColumns
 
 ROOT = Path(__file__).parents[1]
 MAE, P90 = REGISTRY["expected_bin_mae"], REGISTRY["expected_bin_abs_err_p90"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.config import compose, plain
-from coordexp.schema import UserError
-from coordexp.study import plan_comparison, plan_study
+from coordexp.config.compose import compose, plain
+from coordexp.errors import UserError
+from coordexp.study.plan import plan_comparison, plan_study
 
 
 def keys(settings):

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import expon
 
-from coordexp.analysis.statistics import bootstrap_draws, image_weights
-from coordexp.analysis.tokens import TokenColumns, image_influence, quantile_influence, read_tokens
+from coordexp.analysis.comparison.statistics import bootstrap_draws, image_weights
 from coordexp.metrics import METRICS, REGISTRY
+from coordexp.storage.token_tables import TokenColumns, image_influence, quantile_influence, read_tokens
 
 MAE, P90, ACC = (REGISTRY[name] for name in ("expected_bin_mae", "expected_bin_abs_err_p90", "coord_token_acc"))
 SLOTS = np.array(["x1", "y1", "x2", "y2", "vertex"])

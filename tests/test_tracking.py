@@ -24,11 +24,13 @@ from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from mlflow.exceptions import MlflowException
 
-from coordexp import tracking, ui
-from coordexp.config import UserError, compose
-from coordexp.files import read_json, sha256_directory, sha256_file, write_json, write_text
-from coordexp.logs import LogWriter
-from coordexp.runs import RunDirectory, run_directory, write_config
+from coordexp.config.compose import compose
+from coordexp.errors import UserError
+from coordexp.storage.files import read_json, sha256_directory, sha256_file, write_json, write_text
+from coordexp.storage.logs import LogWriter
+from coordexp.storage.runs import RunDirectory, run_directory, write_config
+from coordexp.tracking import mlflow_import as tracking
+from coordexp.tracking import server as ui
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAIN = {"loss": 3.0, "coord_diag/expected_bin_mae": 200.0}
@@ -409,7 +411,7 @@ def test_server_shows_a_run_while_it_grows(stop: signal.Signals) -> None:
     run, port = make_run(), free_port()
     experiment_id = read_json(tracking.create_database())["experiment_id"]
     log(run, "train", 6, {"loss": math.nan})
-    command = [sys.executable, "-c", f"from coordexp.ui import serve; serve({port})"]
+    command = [sys.executable, "-c", f"from coordexp.tracking.server import serve; serve({port})"]
     served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     try:
         assert f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs" in served.stdout.readline()

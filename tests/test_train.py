@@ -14,9 +14,9 @@ import pytest
 from omegaconf import OmegaConf
 from training import MIXED, SMALL, artifacts, assert_same_run, change_input, contents, environment, names, only, rows
 
-from coordexp.config import compose, plain
-from coordexp.files import sha256_file
-from coordexp.study import planned_run
+from coordexp.config.compose import compose, plain
+from coordexp.storage.files import sha256_file
+from coordexp.study.plan import planned_run
 
 pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow
@@ -193,7 +193,7 @@ def two(house, tmp_path_factory):
     path = house.empty_copy(tmp_path_factory.mktemp("two") / "processes")
     arguments = (*MIXED, "runtime.processes=2")
     launcher = planned_run(compose(arguments), 0, arguments).launcher
-    command = [*launcher.split(), "coordexp.train", *arguments]
+    command = [*launcher.split(), "coordexp.training.train", *arguments]
     done = subprocess.run(command, cwd=path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return only(path / "results" / "runs" / "mixed")

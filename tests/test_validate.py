@@ -17,10 +17,10 @@ from test_pictures import png_header
 
 from coordexp.cli import main
 from coordexp.coords import COORD_TOKENS
-from coordexp.data.conversion import convert_annotations
+from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.records import clockwise, read_records
 from coordexp.data.validate import validate
-from coordexp.schema import UserError
+from coordexp.errors import UserError
 
 CUP = {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}
 GOOD = {"images": ["a.png"], "width": 64, "height": 96, "objects": [CUP]}
@@ -236,7 +236,7 @@ def test_the_command_prints_all_and_fails_where_there_is_one(tmp_path, capsys):
 
 
 def test_it_imports_no_torch():
-    program = "import sys, coordexp.cli, coordexp.data.validate, coordexp.data.conversion; print('torch' in sys.modules)"
+    program = "import sys, coordexp.cli, coordexp.data.validate, coordexp.data.coco.conversion; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )

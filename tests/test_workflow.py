@@ -142,8 +142,8 @@ def test_going_back_to_a_study_plans_no_training_and_shows_its_card(house):
 
 
 def test_the_recommended_checkpoints_load_and_their_digests_are_the_cards(house):
-    from coordexp.files import sha256_directory
-    from coordexp.model import load_base
+    from coordexp.models.checkpoints import load_base
+    from coordexp.storage.files import sha256_directory
 
     recommendation = json.loads((study(house) / "recommendation.json").read_text())
     for role in ("primary", "secondary"):

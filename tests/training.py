@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordexp.files import sha256_file
+from coordexp.storage.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 120

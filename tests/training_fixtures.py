@@ -29,7 +29,7 @@ def house(forge, tmp_path_factory) -> House:
     """Its two runs are those of one `--multirun`, spawned, not forked."""
     path = tmp_path_factory.mktemp("house")
     forge.run(path, "prepare", *SMALL, entry="cli")
-    command = [sys.executable, "-m", "coordexp.train", "--multirun", "variant=pure_ce,mixed", *SMALL]
+    command = [sys.executable, "-m", "coordexp.training.train", "--multirun", "variant=pure_ce,mixed", *SMALL]
     done = subprocess.run(command, cwd=path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return House(path)

@@ -18,13 +18,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from conftest import TINY_OVERRIDES, VARIANTS, Scenes, Tiny, keep_float64
 
-from coordexp.base import build_tiny
-from coordexp.config import compose
+from coordexp.config.compose import compose
 from coordexp.data.batches import Batch
-from coordexp.evaluate import evaluate
-from coordexp.optim import build_optimizer
-from coordexp.runs import RunDirectory
-from coordexp.step import Progress, Training, load_window, optimizer_step, train_row
+from coordexp.models.base import build_tiny
+from coordexp.storage.runs import RunDirectory
+from coordexp.training.evaluate import evaluate
+from coordexp.training.optim import build_optimizer
+from coordexp.training.step import Progress, Training, load_window, optimizer_step, train_row
 
 
 def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> Training:
@@ -45,7 +45,7 @@ def gradient(t: Training, window: list[Batch]) -> torch.Tensor:
     def keep(*_):
         kept.append(torch.cat([p.grad.flatten() for p in t.model.parameters()]))
 
-    with mock.patch("coordexp.step.step_optimizer", keep):
+    with mock.patch("coordexp.training.step.step_optimizer", keep):
         optimizer_step(t, window, step=1)
     return kept[0]
 

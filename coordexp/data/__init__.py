@@ -1,1 +1,1 @@
-"""Records and where they come from; batches and what is in them."""
+"""Records and what makes them, and the batches that a model is trained on."""

@@ -24,7 +24,7 @@ from coordexp.coords import BOX_SLOTS, coord_token_ids, write_coordjson
 from coordexp.data.packing import cut_by_tokens, text_and_mrope
 from coordexp.data.patches import patches_of, pixel_value_table
 from coordexp.data.records import Record, read_records
-from coordexp.schema import UserError
+from coordexp.errors import UserError
 
 PROMPT = "Detect every object."
 KEPT_BYTES = 256 << 20  # of decoded pictures a dataset keeps: every one of the default study, few of a real one

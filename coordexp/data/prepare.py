@@ -8,17 +8,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from coordexp.config import group_hash, plain
-from coordexp.data.account import summary
-from coordexp.data.coco import coco_records
-from coordexp.data.conversion import convert_annotations
+from coordexp.config.compose import group_hash, plain
+from coordexp.config.schema import CocoConfig, ScenesConfig
+from coordexp.data.coco.account import summary
+from coordexp.data.coco.annotations import coco_records
+from coordexp.data.coco.conversion import convert_annotations
+from coordexp.data.coco.samples import draw_samples
+from coordexp.data.coco.splits import SPLITS, annotation_files
 from coordexp.data.records import iter_records, write_records
-from coordexp.data.samples import draw_samples
 from coordexp.data.scenes import make_scenes
-from coordexp.data.splits import SPLITS, annotation_files
-from coordexp.files import locked, sha256_directory, sha256_file, write_json
-from coordexp.runs import data_directory
-from coordexp.schema import CocoConfig, ScenesConfig
+from coordexp.storage.files import locked, sha256_directory, sha256_file, write_json
+from coordexp.storage.runs import data_directory
 
 
 def data_path(cfg: DictConfig) -> Path:

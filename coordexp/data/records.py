@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.coords import CoordObject, to_bins
-from coordexp.files import replacing
-from coordexp.schema import UserError
+from coordexp.errors import UserError
+from coordexp.storage.files import replacing
 
 REQUIRED = ("images", "width", "height", "objects")
 KINDS = ("bbox_2d", "poly")

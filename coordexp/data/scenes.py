@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from coordexp.files import write_json
-from coordexp.schema import ScenesConfig, UserError
+from coordexp.config.schema import ScenesConfig
+from coordexp.errors import UserError
+from coordexp.storage.files import write_json
 
 COLOURS = {
     "red": (214, 48, 42),

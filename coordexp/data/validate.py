@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.coords import LAST_BIN
-from coordexp.data.coco import TOKEN_SPELT, is_text
-from coordexp.data.parallel import in_parallel
-from coordexp.data.pictures import CELL_PX, LeftOut, opened
+from coordexp.data.coco.annotations import TOKEN_SPELT, is_text
+from coordexp.data.coco.parallel import in_parallel
+from coordexp.data.coco.pictures import CELL_PX, LeftOut, opened
 from coordexp.data.records import KINDS, RecordObject, clockwise, frame_problems, geometry_problem, object_problem, shown
 
 COORD_TOKEN = re.compile(r"<\|coord_(0|[1-9][0-9]{0,2})\|>")

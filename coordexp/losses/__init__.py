@@ -1,1 +1,1 @@
-"""The objective: formulas to be read (reference), the same fast (fused, chunk, slices), sums (terms), the module (objective)."""
+"""The objective: formulas to be read (reference), the same fast (fused), and coordinate diagnostics."""

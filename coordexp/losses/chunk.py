@@ -12,10 +12,10 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from coordexp.diagnostics import distribution_columns
+from coordexp.config.schema import VariantConfig
+from coordexp.losses.diagnostics import distribution_columns
 from coordexp.losses.slices import full_vocabulary_term, slice_terms
 from coordexp.losses.terms import SUMS, WATCHED
-from coordexp.schema import VariantConfig
 
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 96 << 20}  # of a softmax beside the chunk
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from coordexp.config.schema import VariantConfig
 from coordexp.losses.chunk import coord_rows, has_kernel, text_rows
 from coordexp.losses.terms import SUMS, Output, group_scales, total_loss
-from coordexp.schema import VariantConfig
 
 CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 640 << 20}  # of a chunk's logits: larger products are faster ones
 HEAD_BLOCK = 1 << 15  # rows of the head whose gradient is formed at once in half precision, and added up in float32

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coordexp.config.schema import TokenGroups, VariantConfig
 from coordexp.coords import N_BINS
-from coordexp.diagnostics import coord_mass, distribution_columns
+from coordexp.losses.diagnostics import coord_mass, distribution_columns
 from coordexp.losses.terms import SUMS, WATCHED, Output, total_loss
-from coordexp.schema import TokenGroups, VariantConfig
 
 
 def token_ce(logits: Tensor, targets: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from coordexp.config.schema import TokenGroups, VariantConfig
 from coordexp.coords import N_BINS
 from coordexp.losses.reference import soft_target
-from coordexp.schema import TokenGroups, VariantConfig
 
 
 def full_vocabulary_term(variant: VariantConfig) -> tuple[str, float, float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from coordexp.schema import TokenGroups, VariantConfig
+from coordexp.config.schema import TokenGroups, VariantConfig
 
 # First the loss terms (unweighted), then what is only watched.
 COORD_TERMS = ("soft_ce", "w1", "gate", "ce")

@@ -1,1 +1,1 @@
-"""What people look at after a study: figures and one self-contained HTML page, from the study's files. No torch in here."""
+"""Figures and one self-contained HTML page, from the files of a study. No torch in here."""

@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from coordexp.study import EVERY_VARIANT, launcher
+from coordexp.study.plan import EVERY_VARIANT, launcher
 
 STUDY_WIDE = ("experiment", "study")
 NAMED_ELSEWHERE = ("variant", "seed")
@@ -45,7 +45,7 @@ def run_commands(preregistration: dict[str, Any]) -> list[str]:
 
 def train_command(run: dict[str, Any]) -> str:
     processes = run.get("processes", 1)
-    command = ["coordexp-train"] if processes == 1 else [*launcher(processes).split(), "coordexp.train"]
+    command = ["coordexp-train"] if processes == 1 else [*launcher(processes).split(), "coordexp.training.train"]
     return shlex.join([*command, *run["overrides"]])
 
 

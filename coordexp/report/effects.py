@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from coordexp.analysis.comparison.leads import Lead
 from coordexp.metrics import Metric
 from coordexp.report import plot
 from coordexp.report.curves import present, with_unit
-from coordexp.report.leads import Lead
 from coordexp.report.plot import Panel, Scale
 from coordexp.report.style import Look, glyph
 from coordexp.report.svg import box, fitted, path, rule, text, text_width

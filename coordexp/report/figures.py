@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coordexp.analysis.inputs import RunData
+from coordexp.analysis.comparison.leads import Lead
 from coordexp.report.curves import lead_curves, metric_curves
 from coordexp.report.effects import effects
-from coordexp.report.leads import Lead
 from coordexp.report.log_figures import losses, ratios
 from coordexp.report.probes import probe_curves
 from coordexp.report.ranks import ranks
 from coordexp.report.slices import slices
 from coordexp.report.style import Look
+from coordexp.study.inputs import RunData
 
 
 def draw(

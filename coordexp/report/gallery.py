@@ -13,10 +13,10 @@ from PIL import Image
 
 from coordexp.coords import CoordObject, parse_coordjson, to_pixels
 from coordexp.data.records import Record, read_records
+from coordexp.detection.matching import THRESHOLDS
+from coordexp.detection.scores import read_rollouts, score_rollouts
 from coordexp.report.style import Look
 from coordexp.report.svg import INK, element, fitted, path, picture, text
-from coordexp.stage2.matching import THRESHOLDS
-from coordexp.stage2.scores import read_rollouts, score_rollouts
 
 CELL, GAP, HEAD, FOOT = 150.0, 12.0, 26.0, 34.0  # px
 N_EACH = 3  # worst ones, and best ones

@@ -9,19 +9,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from coordexp.analysis.card import verdict
-from coordexp.analysis.inputs import RunData, load_runs
-from coordexp.analysis.ratios import CONSISTENT
-from coordexp.files import read_json, write_text
-from coordexp.metrics import METRICS
+from coordexp.analysis.audit.ratios import CONSISTENT
+from coordexp.analysis.comparison.leads import leads
+from coordexp.analysis.recommendation.card import verdict
+from coordexp.metrics import METRICS, SIGNALS
 from coordexp.report import commands, numbers, tables
 from coordexp.report.figures import draw
-from coordexp.report.leads import leads
 from coordexp.report.log_figures import EXPECTED
 from coordexp.report.probes import signal_table
 from coordexp.report.style import Look, glyph, looks
 from coordexp.report.svg import INK, PAPER, element
-from coordexp.signals import SIGNALS
+from coordexp.storage.files import read_json, write_text
+from coordexp.study.inputs import RunData, load_runs
 
 GRADES = ("descriptive", "provisional", "supported", "conclusive")
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from coordexp.analysis.inputs import RunData, by_variant
-from coordexp.analysis.ratios import CONSISTENT, FAMILIES
-from coordexp.logs import Row
+from coordexp.analysis.audit.ratios import CONSISTENT, FAMILIES
 from coordexp.report import plot
 from coordexp.report.plot import Panel, Scale
 from coordexp.report.style import Look, glyph
 from coordexp.report.svg import INK, box, fitted, path, rule, text, text_width
+from coordexp.storage.logs import Row
+from coordexp.study.inputs import RunData, by_variant
 
 EXPECTED = (0.95, 1.05)  # where sound logs lie: a train row is a window of steps, an eval row the whole set
 ROW = 96.0  # px

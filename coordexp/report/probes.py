@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from coordexp.metrics import SIGNALS
 from coordexp.report import plot
 from coordexp.report.plot import Panel
 from coordexp.report.style import Look
-from coordexp.signals import SIGNALS
 
 TERMS = {"geo_loss": "L1 + (1 − GIoU)", "l1": "L1", "giou_loss": "1 − GIoU", "text_ce": "text cross-entropy, nats"}
 

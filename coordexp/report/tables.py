@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from coordexp.analysis.ratios import FAMILIES
+from coordexp.analysis.audit.ratios import FAMILIES
+from coordexp.analysis.comparison.leads import Lead
 from coordexp.metrics import BESIDE, METRICS, Metric
-from coordexp.report.leads import Lead
 
 # How an interval was made, and what it therefore sees.
 METHODS = {

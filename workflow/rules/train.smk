@@ -22,4 +22,4 @@ rule train:
         launch=lambda wildcards, output: STUDY.run(**wildcards).launcher,
         overrides=lambda wildcards, output: STUDY.run(**wildcards).overrides,
     shell:
-        "{params.launch} coordexp.train {params.overrides:q} runtime.wait=true 2>> {log}"
+        "{params.launch} coordexp.training.train {params.overrides:q} runtime.wait=true 2>> {log}"

@@ -1,0 +1,1 @@
+"""The decision rule applied to a comparison: roles, reasons, confidence, and the card."""

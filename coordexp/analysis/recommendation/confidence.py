@@ -1,0 +1,153 @@
+"""How sure the ranking is: the confirmatory family, the grade and its one reason (design section "Statistics").
+
+Logs only: descriptive, never a claim. Token tables of one or two seeds: at most provisional, because an interval
+over images does not see what another seed would have changed. Three seeds and more: supported when the primary
+leads every rival on the rule's first metric after Holm, conclusive from six seeds on when every lead is superior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coordexp.analysis.comparison.effects import CROSSED_FROM
+from coordexp.analysis.comparison.statistics import LEVEL, holm, margin_verdict
+from coordexp.analysis.recommendation.rule import Values, choose_primary
+from coordexp.metrics import METRICS
+from coordexp.study.inputs import RunData
+
+GRADES = ("descriptive", "provisional", "supported", "conclusive")  # in rising order
+CONCLUSIVE_FROM = 6  # seeds
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the card's statements about confidence are drawn from."""
+
+    study: dict[str, Any]  # the preregistration
+    rule: dict[str, Any]
+    runs: Sequence[RunData]
+    audit: dict[str, Any]
+    comparison: dict[str, Any]
+    rows: Values  # of the eligible variants, at the decision step
+    primary: str | None
+
+
+def leads_of_primary(facts: Facts, name: str) -> list[dict[str, Any]]:
+    """The primary's lead over each other eligible variant on a metric: positive means the primary is better.
+
+    `share_better` is the probability that it is (None without an interval), `interval` the estimate behind it.
+    """
+    found = []
+    for d in facts.comparison["differences"]:
+        pair = (d["first"], d["second"])
+        if d["metric"] != name or facts.primary not in pair or any(v not in facts.rows for v in pair):
+            continue
+        sign = (1 if d["second"] == facts.primary else -1) * (-1 if METRICS[name].lower_is_better else 1)
+        rival = pair[0] if d["second"] == facts.primary else pair[1]
+        lead = {
+            "variant": rival,
+            "metric": name,
+            "lead": sign * d["difference"] + 0.0,
+            "margin": d["margin"],
+            "interval": d["interval"],
+        }
+        if interval := d["interval"]:
+            lead["low"], lead["high"] = sorted((sign * interval["low"], sign * interval["high"]))
+            lead["share_better"] = interval["share_above_0"] if sign > 0 else 1 - interval["share_above_0"]
+        found.append(lead)
+    return found
+
+
+def confirmatory(facts: Facts) -> list[dict[str, Any]]:
+    """The confirmatory family: the rule's first metric, the primary against each rival, p-values after Holm."""
+    pairs = [lead for lead in leads_of_primary(facts, facts.rule["metrics"][0]) if lead["interval"]]
+    p_values = [lead["interval"]["p_value"] for lead in pairs]
+    adjusted: Sequence[float | None] = holm(p_values) if all(p is not None for p in p_values) else [None] * len(pairs)
+    return [
+        {key: lead[key] for key in ("variant", "metric", "lead", "low", "high", "share_better")}
+        | {"p_holm": p, "verdict": margin_verdict(lead["low"], lead["high"], lead["margin"])}
+        for lead, p in zip(pairs, adjusted, strict=True)
+    ]
+
+
+def ranking_confidence(facts: Facts, family: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The grade of the Stage-1 ranking and its one reason."""
+    if facts.primary is None:
+        return {"grade": "descriptive", "reason": "no variant leads"}
+    if len(facts.rows) == 1:
+        return {"grade": "descriptive", "reason": "only one variant is eligible: nothing to rank it against"}
+    if len(family) < len(facts.rows) - 1:
+        return {"grade": "descriptive", "reason": "logs only: no token tables of the same images, so no interval"}
+    earned, reason = earned_grade(facts, family)
+    ceilings = caps(facts)
+    if ceilings and GRADES.index(earned) > GRADES.index("provisional"):
+        return {"grade": "provisional", "reason": f"{ceilings[0]}; without that: {earned}"}
+    return {"grade": earned, "reason": "; ".join([reason, *ceilings[:1]])}
+
+
+def earned_grade(facts: Facts, family: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """What the intervals alone would allow."""
+    label = METRICS[facts.rule["metrics"][0]].label
+    n_seeds = shared_seeds(facts)
+    if n_seeds == 1:
+        return "provisional", "one seed: what another seed would change is unseen"
+    if n_seeds < CROSSED_FROM:
+        return "provisional", f"{n_seeds} seeds: too few to see what another seed would change"
+    behind = [f"{c['variant']} ({c['verdict']})" for c in family if not (c["lead"] > 0 and c["p_holm"] < 1 - LEVEL)]
+    if behind:
+        return "provisional", f"{n_seeds} seeds, but the {label} lead is not resolved over {', '.join(behind)}"
+    beyond = all(c["verdict"] == "superior" for c in family)
+    if beyond and n_seeds >= CONCLUSIVE_FROM:
+        return "conclusive", f"{n_seeds} seeds x images: the {label} lead over every rival is beyond the margin"
+    missing = f"beyond the margin, but {n_seeds} seeds are fewer than {CONCLUSIVE_FROM}" if beyond else "not beyond the margin"
+    return "supported", f"{n_seeds} seeds x images: the {label} lead over every rival is above 0 after Holm, {missing}"
+
+
+def shared_seeds(facts: Facts) -> int:
+    """The fewest seeds that the primary shares with a rival."""
+    seeds = {v: {run.seed for run in facts.runs if run.variant == v} for v in facts.rows}
+    return min(len(seeds[facts.primary] & mine) for v, mine in seeds.items() if v != facts.primary) if facts.primary else 0
+
+
+def caps(facts: Facts) -> list[str]:
+    """What keeps the grade at provisional, however narrow the intervals."""
+    found = []
+    if temperature_sensitive(facts):
+        found.append("the winner changes with the temperature (temperature_sensitive)")
+    if facts.audit["differences"]:
+        found.append("the runs differ outside the variant")
+    if any(earlier["rule_sha256"] != facts.study["rule_sha256"] for earlier in changed_after_results(facts.study)):
+        found.append("the rule was changed after results were known")
+    if unregistered(facts.study):
+        found.append("post hoc: results existed before the rule was written down")
+    return found
+
+
+def temperature_sensitive(facts: Facts) -> bool:
+    """Whether another temperature would put another variant first."""
+    return any(leader is not None and leader != facts.primary for leader in leaders_by_temperature(facts).values())
+
+
+def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
+    """Whom the rule's votes would choose among the eligible at each temperature that the logs hold."""
+    found: dict[str, str | None] = {}
+    for temperature, table in facts.comparison["temperatures"].items():
+        rows = {row["variant"]: row for row in table if row["variant"] in facts.rows}
+        if len(rows) == len(facts.rows):
+            dependent = [name for name in facts.rule["metrics"] if METRICS[name].has_temperature]
+            if all(any(name in row for name in dependent) for row in rows.values()):
+                found[temperature] = choose_primary(rows, facts.rule["metrics"])[0]
+    return found
+
+
+def changed_after_results(study: dict[str, Any]) -> list[dict[str, Any]]:
+    """Earlier registrations of the same runs under another rule or another number of seeds, whose results were known."""
+    known = any(run["existing"] for run in study["runs"])
+    return [earlier for earlier in study["earlier_studies"] if known and earlier["changed"]]
+
+
+def unregistered(study: dict[str, Any]) -> list[str]:
+    """Runs that had results before any registration of this rule named them."""
+    return [f"{run['variant']} s{run['seed']}" for run in study["runs"] if run["existing"] and not run["registered"]]

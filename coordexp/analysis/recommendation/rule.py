@@ -1,0 +1,102 @@
+"""The decision rule: who is eligible, who leads, which roles follow. Plain data in, names out.
+
+Every choice depends on values alone, never on the order in which variants are listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coordexp.metrics import METRICS, REGISTRY, Metric, metric
+from coordexp.study.inputs import RunData, by_variant
+
+Values = Mapping[str, Mapping[str, Any]]  # variant -> row of the decision snapshot
+
+BARS = (("coord_mass", "min_coord_mass"), ("text_token_acc", "min_text_token_acc"))
+
+
+def eligibility(runs: Sequence[RunData], audit: dict[str, Any], rows: Values, rule: dict[str, Any]) -> dict[str, list[str]]:
+    """Why each variant may not hold a role; empty if it may. A bar whose metric no log holds is not applied.
+
+    A diverged seed is a failure of its variant, and so is one whose audit failed. MAE is held against the best of
+    the variants that clear everything else.
+    """
+    found = {v: [*failures(v, mine, audit), *below_bars(v, rows, rule)] for v, mine in by_variant(runs).items()}
+    clear = [rows[v]["expected_bin_mae"] for v, reasons in found.items() if not reasons and "expected_bin_mae" in rows[v]]
+    for variant, reasons in found.items():
+        mae, bar = rows.get(variant, {}).get("expected_bin_mae"), rule["eligible"]["max_mae_over_best"]
+        if clear and mae is not None and mae > bar * min(clear):
+            reasons.append(f"MAE {mae:.1f} bins is over {bar:g} x the best, {min(clear):.1f}")
+    return found
+
+
+def failures(variant: str, runs: Sequence[RunData], audit: dict[str, Any]) -> list[str]:
+    """Seeds that diverged or failed the audit."""
+    diverged = {run.seed: run.manifest["reason"] for run in runs if run.diverged and run.manifest}
+    reasons = [f"seed {seed} {reason}" for seed, reason in diverged.items()]
+    for e in audit["runs"]:
+        if e["variant"] == variant and not e["passed"] and e["seed"] not in diverged:
+            failed = [f"{c['name']}: {c['detail']}" for c in e["checks"] if c["passed"] is False]
+            reasons.append(f"seed {e['seed']} failed the audit: {'; '.join(failed) or e['verdict'] + ', ' + e['why']}")
+    return reasons
+
+
+def below_bars(variant: str, rows: Values, rule: dict[str, Any]) -> list[str]:
+    if variant not in rows:
+        return [f"{variant} has no evaluation at the decision step"]
+    row, bars = rows[variant], rule["eligible"]
+    return [
+        f"{REGISTRY[name].label} {row[name]:.3f} is below the bar {bars[bar]:g}"
+        for name, bar in BARS
+        if name in row and row[name] < bars[bar]
+    ]
+
+
+def shared_metrics(rows: Values, names: Sequence[str]) -> list[Metric]:
+    """The rule's metrics that every eligible variant has, in the declared order."""
+    return [metric(name) for name in names if rows and all(name in row for row in rows.values())]
+
+
+def choose_primary(rows: Values, names: Sequence[str]) -> tuple[str | None, dict[str, list[str]], str]:
+    """Plurality of the shared metrics; ties by the declared order; exact equality gives None.
+
+    Returns the variant, the metrics each variant won, and how it was decided.
+    """
+    won: dict[str, list[str]] = {variant: [] for variant in rows}
+    if not rows:
+        return None, won, "no variant is eligible"
+    if len(rows) == 1:
+        return next(iter(rows)), won, "the only eligible variant"
+    for m in shared_metrics(rows, names):
+        if best := m.best({variant: row[m.name] for variant, row in rows.items()}):
+            won[best].append(m.name)
+    top = max(len(metrics) for metrics in won.values())
+    leaders = [variant for variant, metrics in won.items() if len(metrics) == top]
+    if top == 0:
+        return None, won, "no metric has a single best variant"
+    if len(leaders) == 1:
+        return leaders[0], won, "plurality"
+    first = next(name for name in names if any(name in won[variant] for variant in leaders))
+    return next(v for v in leaders if first in won[v]), won, f"tie in votes, decided by {METRICS[first].label}"
+
+
+def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
+    """How flat each variant's coordinate distributions are: entropy, else p(GT) (turned round); None without either."""
+    if all("entropy" in row for row in rows.values()):
+        return "entropy", {variant: row["entropy"] for variant, row in rows.items()}
+    if all("p_gt_mean" in row for row in rows.values()):
+        return "p_gt_mean", {variant: -row["p_gt_mean"] for variant, row in rows.items()}
+    return None
+
+
+def choose_secondary(primary: str | None, rows: Values, names: Sequence[str]) -> str | None:
+    """The smoothest of the rest, only if smoother than the primary; of equally smooth ones the better by the rule."""
+    measured = smoothness(rows)
+    if primary is None or len(rows) < 2 or measured is None:
+        return None
+    flat = {variant: value for variant, value in measured[1].items() if variant != primary}
+    smoothest = {variant: rows[variant] for variant, value in flat.items() if value == max(flat.values())}
+    if max(flat.values()) <= measured[1][primary]:
+        return None
+    return choose_primary(smoothest, names)[0]

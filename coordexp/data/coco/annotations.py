@@ -1,0 +1,231 @@
+"""A COCO or LVIS annotation file: its pictures, the annotations of each, its names.
+
+A fault of the file ends everything with one line; a fault of one annotation is left to whoever converts it
+(instances.py), who drops and counts it. Generated scenes are read by `coco_records`, which forgives nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import reprlib
+import unicodedata
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from coordexp.data.coco.instances import Dropped, Frame, convert_instance
+from coordexp.data.records import Record, RecordObject, all_finite, reading_order
+from coordexp.errors import UserError
+from coordexp.storage.files import read_json
+
+TOKEN_SPELT = re.compile(r"<\|[^|]*\|>")
+LVIS_LISTS = {"neg_category_ids": "neg_categories", "not_exhaustive_category_ids": "not_exhaustive_categories"}
+LISTS = ("images", "annotations", "categories")
+MAX_SIDE_PX = 2**31 - 1  # which no picture format exceeds
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """A picture and what is annotated in it."""
+
+    id: Any
+    paths: tuple[str, ...]  # where the picture may lie below the root; the first is its name
+    width: int
+    height: int
+    metadata: dict[str, Any]  # of its record
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+
+    def find(self, root: Path) -> Path | None:
+        return next((root / path for path in self.paths if os.path.isfile(root / path)), None)  # False for an impossible name
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    path: Path
+    names: dict[Any, str]  # of the categories, by id
+    images: list[CocoImage]
+    astray: list[dict[str, Any]]  # annotations of pictures that the file does not hold
+
+
+class NotCoco(Exception):
+    """Which entry of a file does not have COCO's form, in which key, and what is expected."""
+
+
+def read_coco(path: Path) -> CocoFile:
+    """Raises UserError, in one line, where this is no COCO or LVIS annotation file, or one that contradicts itself."""
+    try:
+        raw = read_json(path)
+        refuse_other_forms(raw)
+        names = _names(raw["categories"], path)
+        images = _images(raw["images"], names, path)
+        astray = _distribute(raw["annotations"], images)
+    except (OSError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    except NotCoco as fault:
+        raise UserError(f"{path}: not a COCO annotation file: {fault}") from fault
+    return CocoFile(path, names, list(images.values()), astray)
+
+
+def refuse_other_forms(raw: Any) -> None:
+    """Raises NotCoco where the file is no object that holds the three lists, of objects, pictures and categories with ids."""
+    if not isinstance(raw, dict):
+        raise NotCoco(f"it {expected('an object with ' + ', '.join(LISTS), raw)}")
+    for key in LISTS:
+        if not isinstance(raw.get(key), list):
+            raise NotCoco(f"{key} {expected('a list', raw.get(key))}")
+        for i, entry in enumerate(raw[key]):
+            if not isinstance(entry, dict):
+                raise NotCoco(f"{key}[{i}] {expected('an object', entry)}")
+            if key != "annotations" and not is_id(entry.get("id")):
+                raise NotCoco(f"{key}[{i}]: id {expected('a number or text', entry.get('id'))}")
+
+
+def expected(kind: str, found: Any) -> str:
+    """What should stand in a place, and what does, cut short; None is JSON's null, or a key that is not there."""
+    return f"must be {kind}, {'and is missing' if found is None else f'not {reprlib.repr(found)}'}"
+
+
+def is_id(value: Any) -> bool:
+    return is_text(value) if isinstance(value, str) else all_finite([value])
+
+
+def _names(categories: list[dict[str, Any]], path: Path) -> dict[Any, str]:
+    """Names as they stand, in Unicode's NFC, in which tokenizers write them."""
+    names: dict[Any, str] = {}
+    for category in categories:
+        where, name = f"{path}: category {category['id']!r}", category.get("name")
+        if category["id"] in names:
+            raise UserError(f"{where} is there twice: category ids must be unique")
+        if not isinstance(name, str) or not name.strip() or not is_text(name):
+            raise UserError(f"{where}: the name {name!r} is no text that could be written: name it")
+        if spelt := TOKEN_SPELT.search(name):
+            raise UserError(f"{where}: the name {name!r} spells the token {spelt[0]}: rename it")
+        names[category["id"]] = unicodedata.normalize("NFC", name)
+    return names
+
+
+def is_text(value: str) -> bool:
+    """No half of a surrogate pair, which no file can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _images(raw: list[dict[str, Any]], names: Mapping[Any, str], path: Path) -> dict[Any, CocoImage]:
+    """By id. Under another name than its first a picture is looked for only where no other one may lie.
+
+    Else, of vid0/1.jpg and vid1/1.jpg, both would be found in a 1.jpg.
+    """
+    images: dict[Any, CocoImage] = {}
+    of_path: dict[str, Any] = {}
+    for entry in raw:
+        if entry["id"] in images:
+            raise UserError(f"{path}: image {entry['id']!r} is there twice: image ids must be unique")
+        images[entry["id"]] = image = _image(entry, names, f"{path}: image {entry['id']!r}")
+        if (other := of_path.setdefault(image.paths[0], image.id)) != image.id:
+            raise UserError(f"{path}: images {other!r} and {image.id!r} are the same picture {image.paths[0]!r}")
+    claims = Counter(place for image in images.values() for place in image.paths)
+    return {
+        i: replace(image, paths=(image.paths[0], *(place for place in image.paths[1:] if claims[place] == 1)))
+        for i, image in images.items()
+    }
+
+
+def _image(image: dict[str, Any], names: Mapping[Any, str], where: str) -> CocoImage:
+    width: Any = image.get("width")
+    height: Any = image.get("height")
+    if not all(type(side) is int and 1 < side <= MAX_SIDE_PX for side in (width, height)):
+        found = f"{reprlib.repr(width)} x {reprlib.repr(height)}"
+        raise UserError(f"{where}: width and height must be whole pixels above 1 (and below 2^31), not {found}")
+    metadata = {"image_id": image["id"]}
+    for key, readable in LVIS_LISTS.items():
+        ids = image.get(key)
+        if not isinstance(ids, list | None) or any(isinstance(i, list | dict) for i in ids or ()):
+            raise NotCoco(f"image {image['id']!r}: {key} {expected('a list of category ids', ids)}")
+        if ids is not None:
+            metadata[readable] = [names[i] for i in ids if i in names]
+    return CocoImage(image["id"], _paths(image, where), width, height, metadata)
+
+
+def _paths(image: dict[str, Any], where: str) -> tuple[str, ...]:
+    """COCO has `file_name`, relative to the pictures' directory; LVIS a `coco_url` that ends in val2017/000000397133.jpg.
+
+    The picture may lie under either name, or, all in one directory, under the last part of one.
+    """
+    for key in ("file_name", "coco_url"):
+        if not isinstance(image.get(key), str | None):
+            raise NotCoco(f"image {image['id']!r}: {key} {expected('text', image[key])}")
+    given = {"file_name": image.get("file_name"), "coco_url": _end_of_url(image)}
+    if not any(given.values()):
+        raise UserError(f"{where}: has neither file_name nor coco_url that names a picture")
+    for key, path in given.items():
+        if path and not _lies_below(path):
+            raise UserError(f"{where}: {key} {image[key]!r} does not lie below the pictures' directory")
+    paths = [str(PurePosixPath(path)) for path in given.values() if path]  # ./1.jpg is 1.jpg
+    return tuple(dict.fromkeys([*paths, *(PurePosixPath(path).name for path in paths)]))
+
+
+def _end_of_url(image: Mapping[str, Any]) -> str:
+    """The last two parts of its path, or the one that it has, or none."""
+    try:
+        path = urlsplit(image.get("coco_url") or "").path
+    except ValueError as error:
+        raise NotCoco(f"image {image['id']!r}: coco_url {expected('a URL', image['coco_url'])}") from error
+    return "/".join([part for part in path.split("/") if part][-2:])
+
+
+def _lies_below(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts and "\0" not in path and is_text(path)
+
+
+def _distribute(annotations: list[dict[str, Any]], images: Mapping[Any, CocoImage]) -> list[dict[str, Any]]:
+    """Hand each picture its annotations; returns those of pictures that the file does not hold."""
+    astray: list[dict[str, Any]] = []
+    for i, annotation in enumerate(annotations):
+        try:
+            image = images.get(annotation["image_id"])
+            hash(annotation["category_id"])  # raises where it could be no key of `names`
+        except (KeyError, TypeError) as error:
+            where = f"annotation {annotation['id']!r}" if is_id(annotation.get("id")) else f"annotations[{i}]"
+            key = "category_id" if isinstance(annotation.get("image_id", []), Hashable) else "image_id"
+            raise NotCoco(f"{where}: {key} {expected('a number or text', annotation.get(key))}") from error
+        (image.annotations if image else astray).append(annotation)
+    return astray
+
+
+def coco_records(path: Path, root: Path) -> list[Record]:
+    """Boxes of an annotation file without a fault, in its order of images. Picture paths are relative to `root`.
+
+    Raises:
+        UserError: naming file and annotation: an unknown image or category, a box that is not finite, reaches beyond
+            its picture or has no area, a missing picture.
+    """
+    coco = read_coco(path)
+    for annotation in coco.astray:
+        raise UserError(f"{_where(coco, annotation)}: unknown image")
+    records = []
+    for image in coco.images:
+        if not (root / image.paths[0]).is_file():
+            raise UserError(f"{path}: image {image.id}: the picture {root / image.paths[0]} is missing")
+        size = (image.width, image.height)
+        objects = [_strictly(coco, annotation, Frame(size, size)) for annotation in image.annotations]
+        records.append(Record(image.paths[0], *size, reading_order(objects), {"image_id": image.id}))
+    return records
+
+
+def _strictly(coco: CocoFile, annotation: dict[str, Any], frame: Frame) -> RecordObject:
+    try:
+        instance = convert_instance(annotation, coco.names, frame)
+    except Dropped as dropped:
+        shown = f"bbox {annotation.get('bbox')}"
+        raise UserError(f"{_where(coco, annotation)}: {dropped}: {shown}: remove the annotation or mend it") from dropped
+    if instance.clipped:
+        raise UserError(f"{_where(coco, annotation)}: bbox {annotation['bbox']} reaches beyond the picture: mend it")
+    return instance.object
+
+
+def _where(coco: CocoFile, annotation: dict[str, Any]) -> str:
+    return f"{coco.path}: annotation {annotation.get('id')} of image {annotation['image_id']}"

@@ -1,0 +1,174 @@
+"""Annotation files to record files and pictures, and an account of every instance.
+
+A picture that is written already is kept, so a conversion that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from coordexp.config.schema import CocoConfig, Geometry, ObjectOrder
+from coordexp.data.coco.account import Account, listed
+from coordexp.data.coco.annotations import CocoImage
+from coordexp.data.coco.instances import Dropped, Frame, Instance, convert_instance, drawn_outlines
+from coordexp.data.coco.parallel import in_parallel, n_cores
+from coordexp.data.coco.pictures import LeftOut, fitted_size, read_picture, rendered, resized, save_picture
+from coordexp.data.coco.places import find_pictures
+from coordexp.data.coco.polygons import PolygonLimits
+from coordexp.data.coco.splits import Split, read_splits, source_digests
+from coordexp.data.records import ORDER, RENDERED, Record, in_order, reading_order, write_records
+from coordexp.errors import UserError
+from coordexp.storage.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Task:
+    """A picture to convert, with the names of the categories that occur in it."""
+
+    image: CocoImage
+    names: Mapping[Any, str]
+    source: Path | None = None  # its file; None: it is drawn
+    written: str = ""  # below images/<split>/
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An annotation that gave an object."""
+
+    instance: Instance
+    annotation: Mapping[str, Any]
+
+
+def convert_annotations(settings: CocoConfig, out: Path, workers: int | None = None) -> dict[str, Account]:
+    """Write `out`/{train,val}.jsonl and the pictures they name; returns the account of each split.
+
+    Raises:
+        UserError: files that are no COCO annotations, pictures that are not there, or a split without a record.
+    """
+    digests = source_digests(settings)
+    splits = read_splits(settings)
+    for name, split in splits.items():
+        if not split.images:
+            raise nothing_left(name, split)
+    places = find_pictures(splits, settings)
+    keep_pictures_of(digests, out)  # not before the new annotations and their pictures have been looked at
+    for name, split in splits.items():
+        pairs = zip(split.images, places[name], strict=True)
+        tasks = (Task(image, names_in(image, split.coco.names), place.source, place.written) for image, place in pairs)
+        results = in_parallel(partial(convert_image, settings, out, name), tasks, workers or n_cores())
+        bar = tqdm(results, total=len(split.images), desc=f"{settings.name} {name}", unit="img", mininterval=1.0)
+        write_records(out / f"{name}.jsonl", added_up(bar, split.account))
+        if not split.account.pictures["kept"]:
+            raise nothing_left(name, split)
+    return {name: split.account for name, split in splits.items()}
+
+
+def nothing_left(name: str, split: Split) -> UserError:
+    pictures, instances = listed(split.account.left_out), listed(split.account.dropped)
+    return UserError(f"{split.coco.path}: no picture is left for {name} (pictures: {pictures}; instances: {instances})")
+
+
+def keep_pictures_of(digests: dict[str, str], out: Path) -> None:
+    """Throw away what was made from other bytes of the annotation files, and what a kill has torn."""
+    stamp = out / "sources.json"
+    if stamp.exists() and read_json(stamp) != digests:
+        (out / "data.json").unlink(missing_ok=True)
+        shutil.rmtree(out / "images", ignore_errors=True)
+    for leftover in [*out.glob(".*.tmp"), *(out / "images").rglob("*.tmp")]:
+        if leftover.is_file():  # a directory has the name that annotations give it
+            leftover.unlink()
+    write_json(stamp, digests)
+
+
+def names_in(image: CocoImage, names: Mapping[Any, str]) -> dict[Any, str]:
+    used = {annotation["category_id"] for annotation in image.annotations}
+    return {category: names[category] for category in used if category in names}
+
+
+def added_up(results: Iterable[tuple[Record | None, Account]], total: Account) -> Iterator[Record]:
+    """The records, while their accounts are added to `total`."""
+    for record, account in results:
+        total.add(account)
+        if record is not None:
+            yield record
+
+
+def convert_image(settings: CocoConfig, out: Path, split: str, task: Task) -> tuple[Record | None, Account]:
+    """One picture: its record, if it becomes one, and its account; the picture is written below `out`."""
+    image, source, frame, account = task.image, task.source, frame_of(task.image, settings), Account()
+    kept = kept_annotations(task, frame, settings, account)
+    try:
+        refuse_crowded(kept, settings)
+        path = out / "images" / split / task.written
+        if not path.exists():
+            save_picture(draw(image, frame, kept) if source is None else read(source, frame), path)
+    except LeftOut as reason:
+        fault = f"{image.paths[0]}: {reason.found}" if reason.found else ""
+        account.leave_out(reason.reason, len(kept), fault)
+        return None, account
+    record = record_of(image, str(path.relative_to(out)), frame, kept, settings, source is None)
+    account.keep(record, [k.instance for k in kept], resized=frame.annotated != frame.record)
+    return record, account
+
+
+def frame_of(image: CocoImage, settings: CocoConfig) -> Frame:
+    return Frame((image.width, image.height), fitted_size(image.width, image.height, settings.pixel_budget))
+
+
+def kept_annotations(task: Task, frame: Frame, settings: CocoConfig, account: Account) -> list[Kept]:
+    """The annotations that give objects; `account` counts the others. Of equal objects the first stands."""
+    polygons = settings.geometry is Geometry.poly_prefer
+    limits = PolygonLimits(settings.max_vertices, settings.min_polygon_iou) if polygons else None
+    kept: dict[Any, Kept] = {}
+    for annotation in task.image.annotations:
+        try:
+            instance = convert_instance(annotation, task.names, frame, limits)
+        except Dropped as reason:
+            account.drop(str(reason))
+            continue
+        if instance.object in kept:
+            account.drop("the same object twice")
+        else:
+            kept[instance.object] = Kept(instance, annotation)
+    return list(kept.values())
+
+
+def refuse_crowded(kept: list[Kept], settings: CocoConfig) -> None:
+    """Raises LeftOut: a picture without objects says nothing, and one with its list cut short something false."""
+    if not kept:
+        raise LeftOut("no object is left")
+    if len(kept) > settings.max_objects:
+        raise LeftOut("more than max_objects")
+
+
+def read(source: Path, frame: Frame) -> Image.Image:
+    return resized(read_picture(source, frame.annotated), frame.record)
+
+
+def draw(image: CocoImage, frame: Frame, kept: list[Kept]) -> Image.Image:
+    shapes = [(k.instance.object.desc, drawn_outlines(k.annotation, k.instance.object, frame)) for k in kept]
+    return rendered(frame.record, shapes, image.paths[0])
+
+
+def record_of(
+    image: CocoImage, picture: str, frame: Frame, kept: list[Kept], settings: CocoConfig, is_drawn: bool = False
+) -> Record:
+    """Objects in the order they will be written in; metadata say what leads back to the annotations."""
+    objects = reading_order(k.instance.object for k in kept)
+    metadata = image.metadata | {"annotated_size_px": list(frame.annotated)}
+    if is_drawn:
+        metadata[RENDERED] = True
+    if settings.order is ObjectOrder.random:
+        rng = np.random.default_rng([settings.seed, zlib.crc32(repr(image.id).encode())])
+        metadata[ORDER] = rng.permutation(len(objects)).tolist()
+    return Record(picture, *frame.record, in_order(objects, metadata.get(ORDER)), metadata)

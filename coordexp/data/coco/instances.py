@@ -1,0 +1,190 @@
+"""One annotation to one object: its box, or its outline where that is preferred, in pixels of the record's picture.
+
+COCO measures between the edges of a picture, 0 … W; a record between the centres of its first and last pixel,
+0 … W - 1. What is scaled along is clipped to that, so the last pixel's outer half is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from coordexp.data.coco.polygons import PolygonLimits, Ring, Simplified, simplify_outline
+from coordexp.data.records import RecordObject, all_finite
+
+DECIMALS = 4  # of a pixel, in records
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2
+
+
+class Dropped(Exception):
+    """Why an annotation gives no object."""
+
+
+class BoxInstead(Exception):
+    """Why an annotation is written as a box where its outline was preferred."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Width and height in px: of the picture that was annotated, and of the one the record is about."""
+
+    annotated: tuple[int, int]
+    record: tuple[int, int]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        return self.record[0] / self.annotated[0], self.record[1] / self.annotated[1]
+
+    @property
+    def last_pixel(self) -> tuple[float, float]:
+        return self.record[0] - 1.0, self.record[1] - 1.0
+
+
+@dataclass(frozen=True)
+class Instance:
+    object: RecordObject
+    clipped: bool  # the annotation reaches beyond its picture
+    simplified: bool = False
+    box_because: str = ""  # where an outline was preferred
+
+
+def convert_instance(
+    annotation: Mapping[str, Any], names: Mapping[Any, str], frame: Frame, limits: PolygonLimits | None = None
+) -> Instance:
+    """The object of an annotation; without `limits` always its box.
+
+    Raises:
+        Dropped: the annotation gives none, for this reason.
+    """
+    name = names.get(annotation["category_id"])
+    if name is None:
+        raise Dropped("unknown category")
+    refuse_crowd(annotation.get("iscrowd"))
+    x1, y1, x2, y2 = box = annotated_box(annotation, frame.annotated)
+    width, height = frame.annotated
+    clipped = x1 < 0 or y1 < 0 or x2 > width or y2 > height
+    pixels = box_in_record(box, frame)
+    if limits is None:
+        return Instance(RecordObject(name, "bbox_2d", pixels), clipped)
+    try:
+        outline = preferred_outline(annotation.get("segmentation"), frame, limits)
+    except BoxInstead as reason:
+        return Instance(RecordObject(name, "bbox_2d", pixels), clipped, box_because=str(reason))
+    return Instance(RecordObject(name, "poly", outline.pixels), clipped, outline.simplified)
+
+
+def refuse_crowd(iscrowd: Any) -> None:
+    """Raises Dropped where the region stands for many, or does not say in numbers whether it does: "0" is not 0."""
+    if not isinstance(iscrowd, int | float | None):
+        raise Dropped("broken iscrowd")
+    if iscrowd:
+        raise Dropped("crowd region")
+
+
+def annotated_box(annotation: Mapping[str, Any], picture: tuple[int, int]) -> Box:
+    """From COCO's [x, y, width, height]; where that is missing, what its mask covers. In px of the annotated picture."""
+    box = annotation.get("bbox")
+    if box is None:
+        box = mask_box(annotation.get("segmentation"), picture)
+    if not (isinstance(box, Sequence) and len(box) == 4 and all_finite(box)):
+        raise Dropped("broken box")
+    x, y, w, h = (float(v) for v in box)
+    if w <= 0 or h <= 0:
+        raise Dropped("no area")
+    return x, y, x + w, y + h
+
+
+def mask_box(segmentation: Any, picture: tuple[int, int]) -> list[float]:
+    """[x, y, width, height] of polygons or of a run-length encoded mask, compressed or not."""
+    if isinstance(segmentation, Mapping):
+        return run_length_box(segmentation, picture)
+    rings = polygon_parts(segmentation)
+    if not rings:
+        raise Dropped("no box and no mask")
+    xs, ys = [x for ring in rings for x in ring[0::2]], [y for ring in rings for y in ring[1::2]]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def run_length_box(rle: Mapping[str, Any], picture: tuple[int, int]) -> list[float]:
+    width, height = picture
+    counts = rle.get("counts")
+    runs = counts if isinstance(counts, list) else decompressed(counts)
+    whole = all(type(run) is int and run >= 0 for run in runs) and sum(runs) == width * height
+    if not whole or rle.get("size") != [height, width]:
+        raise Dropped("broken mask")
+    return coco_mask.toBbox(coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)).tolist()
+
+
+def decompressed(counts: Any) -> list[int]:
+    """The run lengths of a compressed mask (5 bits a character, from the third on as differences to the last but one).
+
+    pycocotools reads the same (rleFrString), but trusts the text: a cut one sends it beyond its memory.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts if isinstance(counts, str) else "\x00":
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise Dropped("broken mask")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        value -= (bits & 0x10) << (shift - 4)
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs if shift == 0 else [-1]
+
+
+def box_in_record(box: Box, frame: Frame) -> tuple[float, ...]:
+    """Scaled, clipped to the picture, rounded."""
+    (sx, sy), (last_x, last_y) = frame.scale, frame.last_pixel
+    width, height = frame.annotated
+    if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+        raise Dropped("outside the picture")
+    x1, y1, x2, y2 = pixels = tuple(
+        round(min(max(value * scale, 0.0), last), DECIMALS)
+        for value, scale, last in zip(box, (sx, sy, sx, sy), (last_x, last_y, last_x, last_y), strict=True)
+    )
+    if x1 >= x2 or y1 >= y2:
+        raise Dropped("no area")
+    return pixels
+
+
+def preferred_outline(segmentation: Any, frame: Frame, limits: PolygonLimits) -> Simplified:
+    """Raises BoxInstead where the annotation is not one polygon that can be said in few vertices."""
+    if isinstance(segmentation, Mapping):
+        raise BoxInstead("a run-length encoded mask")
+    if not isinstance(segmentation, list) or not segmentation:
+        raise BoxInstead("no mask")
+    if len(segmentation) > 1:
+        raise BoxInstead("several parts")
+    rings = outlines_in_record(segmentation, frame)
+    if not rings:
+        raise BoxInstead("a broken polygon")
+    found = simplify_outline(rings[0], frame.last_pixel, limits, DECIMALS)
+    if isinstance(found, str):
+        raise BoxInstead(found)
+    return found
+
+
+def polygon_parts(segmentation: Any) -> list[list[float]]:
+    """The parts [x1, y1, …] that are polygons; those that are not are left out."""
+    parts = segmentation if isinstance(segmentation, list) else []
+    return [part for part in parts if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all_finite(part)]
+
+
+def outlines_in_record(segmentation: Any, frame: Frame) -> list[Ring]:
+    """Its polygons, scaled to the record's picture, not clipped."""
+    (sx, sy) = frame.scale
+    return [[(x * sx, y * sy) for x, y in zip(part[0::2], part[1::2], strict=True)] for part in polygon_parts(segmentation)]
+
+
+def drawn_outlines(annotation: Mapping[str, Any], obj: RecordObject, frame: Frame) -> list[Ring]:
+    """What is drawn where a picture is missing: the annotated polygons, or the object's own box."""
+    x1, y1, x2, y2 = obj.box
+    return outlines_in_record(annotation.get("segmentation"), frame) or [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]]

@@ -1,0 +1,1 @@
+"""Detections against ground truth: matching, scores, average precision."""

@@ -1,0 +1,83 @@
+"""A candidate's probe, read back: figures, and what each image contributes to them. No torch.
+
+`<run>/stage2/step-<step>-<recipe8>/` is one probe (see probe.py); recipe8 is the digest of its settings.
+Shapes: I images, D resamples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from coordexp.data.records import read_records
+from coordexp.detection.average_precision import average_precision
+from coordexp.detection.scores import RolloutScores, figures, read_rollouts, score_rollouts
+from coordexp.errors import UserError
+from coordexp.metrics import SIGNALS
+from coordexp.storage.files import read_json
+
+
+@dataclass(frozen=True)
+class Probed:
+    """One candidate's probe. `scores` by moment (before, after); `geo_loss` by moment [I], over `n_boxes` [I]."""
+
+    directory: Path
+    manifest: dict[str, Any]
+    scores: dict[str, RolloutScores]
+    images: np.ndarray  # [I]
+    n_boxes: np.ndarray  # [I]
+    geo_loss: dict[str, np.ndarray]
+    ap: float  # COCO's, of the rollouts before
+
+    def figures(self, weights: np.ndarray | None = None) -> dict[str, Any]:
+        """Every signal that has per-image contributions  # [D, I] -> [D] each; no weights -> floats"""
+        found: dict[str, Any] = {}
+        for moment, scores in self.scores.items():
+            suffix = "" if moment == "before" else "_after"
+            found |= {f"{name}{suffix}": value for name, value in figures(scores, weights).items()}
+        once = np.ones((1, len(self.images))) if weights is None else weights.astype(np.float64)
+        boxes = once @ self.n_boxes
+        for moment, loss in self.geo_loss.items():
+            mean = (once @ (loss * self.n_boxes)) / np.maximum(boxes, 1)
+            found[f"geo_loss_{moment}"] = mean if weights is not None else float(mean[0])
+        return {name: value for name, value in found.items() if name in SIGNALS}
+
+    def influence(self) -> dict[str, np.ndarray]:
+        """How much each image moves each signal, by leaving it out (the jackknife's influence)  # [I] each"""
+        n = len(self.images)
+        without = self.figures(np.ones((n, n), dtype=np.uint16) - np.eye(n, dtype=np.uint16))
+        whole = self.figures()
+        return {name: (whole[name] - without[name]) * (n - 1) / n for name in whole}
+
+
+def read_probe(directory: Path) -> Probed | None:
+    """A finished probe; None where there is none, or where there was no checkpoint to probe.
+
+    Raises:
+        UserError: its files, or the records it was made from, are broken or missing.
+    """
+    if not (directory / "probe.json").exists():
+        return None
+    manifest = read_json(directory / "probe.json")
+    if manifest["status"] == "no checkpoint":
+        return None
+    records = read_records(Path(manifest["records"]))
+    moments = [m for m in ("before", "after") if list(directory.glob(f"{m}/rollouts-*.jsonl"))]
+    rows = {m: read_rollouts(sorted(directory.glob(f"{m}/rollouts-*.jsonl"))) for m in moments}
+    scores = {m: score_rollouts(rows[m], records) for m in moments}
+    table = pq.read_table(directory / "images.parquet").to_pydict()
+    images = scores["before"].images
+    at = np.searchsorted(images, table["image_id"]).clip(max=len(images) - 1)
+    if any(not np.array_equal(s.images, images) for s in scores.values()) or not np.array_equal(images[at], table["image_id"]):
+        raise UserError(f"{directory}: rollouts and losses are not of the same images: remove the directory and probe again")
+    n_boxes = np.zeros(len(images), dtype=np.int64)  # a picture without objects has rollouts and no loss
+    n_boxes[at] = table["n_boxes"]
+    geo_loss = {moment: np.zeros(len(images)) for moment in moments}
+    for moment, loss in geo_loss.items():
+        loss[at] = table[f"geo_loss_{moment}"]
+    ap = average_precision(rows["before"], records)["ap"]
+    return Probed(directory, manifest, scores, images, n_boxes, geo_loss, ap)

@@ -1,0 +1,1 @@
+"""The vision-language model: base model, checkpoints, adapters, attention, embeddings, processor."""

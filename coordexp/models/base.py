@@ -1,0 +1,165 @@
+"""The base model: built tiny and offline, or loaded and grown by the coordinate tokens; saved once, loaded by all.
+
+Whatever its origin, it lies as one Hugging Face directory in results/base/<name>-<hash8>/, and every variant
+starts from those bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from coordexp.config.compose import is_missing_directory, plain
+from coordexp.config.schema import CoordInit
+from coordexp.coords import COORD_TOKENS, coord_token_ids
+from coordexp.errors import UserError
+from coordexp.models.checkpoints import save_pretrained
+from coordexp.models.embeddings import set_coordinate_rows, set_position_rows
+from coordexp.models.processor import ImageProcessor, build_processor, build_tokenizer
+from coordexp.storage.files import locked, sha256_directory, write_json
+from coordexp.storage.runs import base_path
+
+IMAGE_TOKEN = "<|image_pad|>"
+HEAD_ROWS_MULTIPLE = 64  # a grown vocabulary is padded to it: matrix products are faster on whole tiles
+
+
+def prepare_base(cfg: DictConfig) -> Path:
+    """Build or grow the base model of `cfg.model`, where it is not there yet; returns its manifest's path.
+
+    Raises:
+        UserError: the pretrained model cannot be found, is no Qwen3-VL, or not all of one.
+    """
+    out = base_path(cfg)
+    with locked(out / ".lock", "being prepared", wait=True):
+        if (out / "base.json").exists():
+            return out / "base.json"
+        model, processor = build_tiny(cfg.model) if "init_seed" in cfg.model else grow_pretrained(cfg.model)
+        save_pretrained(model, processor, out / "model")
+        write_json(
+            out / "base.json",
+            {
+                "model": plain(cfg.model),
+                "sha256": sha256_directory(out / "model"),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "vocabulary": len(processor.tokenizer),
+            },
+        )
+    return out / "base.json"
+
+
+def build_tiny(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """A randomly initialised Qwen3-VL of the configured size, with smooth coordinate rows."""
+    tokenizer = build_tokenizer(cfg.vocabulary_size)
+    processor = build_processor(tokenizer, cfg.patch_size)
+    head_dim = cfg.text_hidden_size // cfg.text_heads
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": cfg.text_hidden_size,
+            "intermediate_size": cfg.text_intermediate_size,
+            "num_hidden_layers": cfg.text_layers,
+            "num_attention_heads": cfg.text_heads,
+            "num_key_value_heads": cfg.text_heads,
+            "head_dim": head_dim,
+            "max_position_embeddings": 32768,
+            "initializer_range": cfg.init_std,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_interleaved": True,
+                "mrope_section": _mrope_section(head_dim),
+            },
+        },
+        vision_config={
+            "depth": cfg.vision_layers,
+            "initializer_range": cfg.init_std,
+            "hidden_size": cfg.vision_hidden_size,
+            "intermediate_size": cfg.vision_intermediate_size,
+            "num_heads": cfg.vision_heads,
+            "patch_size": cfg.patch_size,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "out_hidden_size": cfg.text_hidden_size,
+            "num_position_embeddings": 256,
+            "deepstack_visual_indexes": [cfg.vision_layers - 2],
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(cfg.init_seed)
+    model = Qwen3VLForConditionalGeneration(config)
+    set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies)
+    set_position_rows(model.model.visual.pos_embed.weight, cfg.coord_init_frequencies)
+    _set_generation_tokens(model, tokenizer)
+    return model, processor
+
+
+def grow_pretrained(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """Load a Qwen3-VL, in the precision it was published in, and add the coordinate tokens it does not have yet.
+
+    A release's embedding has more rows than its tokenizer has tokens (151,936 for 151,669); those are used up first.
+
+    Raises:
+        UserError: `model.path` is neither a local directory nor a reachable hub name, or what lies there is no whole Qwen3-VL.
+    """
+    model, tokenizer = load_whole(f"model.path={cfg.path}", cfg.path, "auto")
+    vocabulary = tokenizer.get_vocab()  # a copy of all of it, each time
+    missing = [token for token in COORD_TOKENS if token not in vocabulary]
+    tokenizer.add_tokens(missing, special_tokens=False)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=HEAD_ROWS_MULTIPLE, mean_resizing=False)
+    if missing:
+        digit_ids = tokenizer.convert_tokens_to_ids(list("0123456789"))
+        digits = digit_ids if cfg.coord_init is CoordInit.digits else None
+        set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies, digits)
+    _set_generation_tokens(model, tokenizer)
+    return model, build_processor(tokenizer, model.config.vision_config.patch_size)
+
+
+def load_whole(named: str, path: str, dtype: torch.dtype | str) -> tuple[Qwen3VLForConditionalGeneration, Any]:
+    """Model and tokenizer that another program wrote; `named` is what a message calls them.
+
+    Raises:
+        UserError: nothing is there, or not all of a Qwen3-VL: transformers would fill in what is missing at random.
+    """
+    if is_missing_directory(path):
+        raise UserError(f"{named}: no such directory")
+    try:
+        kind = AutoConfig.from_pretrained(path).model_type
+        if kind != Qwen3VLConfig.model_type:
+            raise UserError(f"{named}: a {kind}, not a {Qwen3VLConfig.model_type}")
+        model, loading = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{named}: no Qwen3-VL could be loaded ({first}): give a local directory") from error
+    if missing := sorted(loading["missing_keys"]):
+        told = f"{len(missing)} of its weights are not there, such as {missing[0]}"
+        raise UserError(f"{named}: {told}: are its files complete?")
+    if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != model.config.image_token_id:
+        told = f"its tokenizer does not have {IMAGE_TOKEN} as token {model.config.image_token_id}, as its configuration says"
+        raise UserError(f"{named}: {told}: are its files complete?")
+    return model, tokenizer
+
+
+def _mrope_section(head_dim: int) -> list[int]:
+    """Rotary frequencies of time, height and width: a third each, time takes the rest."""
+    third = head_dim // 6
+    return [head_dim // 2 - 2 * third, third, third]
+
+
+def _set_generation_tokens(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Greedy by default, ending at the end of the turn."""
+    model.generation_config.do_sample = False
+    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")

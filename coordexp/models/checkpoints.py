@@ -1,0 +1,114 @@
+"""The model in training: loaded from its base, its weights by part, and a checkpoint of it on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from transformers import Qwen3VLForConditionalGeneration
+
+from coordexp.coords import coord_token_ids
+from coordexp.models.adapters import add_adapters, is_adapted, save_adapted
+from coordexp.models.attention import has_flash, use_flash
+from coordexp.models.processor import ImageProcessor, load_processor
+from coordexp.storage.files import replacing_directory
+from coordexp.storage.runs import base_path
+
+MODEL_CARD = """---
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+# CoordExp Stage-1 checkpoint: {what}
+
+Writes detections as JSON whose coordinates are the tokens `<|coord_0|>` … `<|coord_999|>` (bin k = coordinate k/999).
+Prompt: one picture, then "Detect every object.". Pictures are not resized; both sides must be multiples of 32 px.
+
+    from pathlib import Path
+    from transformers import Qwen3VLForConditionalGeneration
+    from coordexp.models.processor import load_processor
+    model = Qwen3VLForConditionalGeneration.from_pretrained(".")
+    processor = load_processor(Path("."))
+"""
+
+
+def device_for(runtime: DictConfig) -> str:
+    """`cuda` where CUDA sees a GPU that may be used, else `cpu`; sums are float64, which other accelerators lack."""
+    return "cuda" if runtime.device == "auto" and torch.cuda.is_available() else "cpu"
+
+
+def load_base(path: Path, dtype: torch.dtype) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """Model and processor from a Hugging Face directory of this project."""
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its kernels are built anew for each shape, and no two batches have one
+    model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    model.model.visual.patch_embed.proj.__class__ = PatchProjection
+    return model, load_processor(path)
+
+
+class PatchProjection(nn.Conv3d):
+    """Where a kernel covers its whole patch a convolution is a matrix product, and much slower when it is not told so."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """[n, channels, time, height, width] -> [n, d, 1, 1, 1]"""
+        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
+
+
+def load_for_training(cfg: DictConfig, device: torch.device) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """The base model as `cfg.optim` and `cfg.train` want it trained, still on the CPU, in training mode."""
+    dtype = getattr(torch, cfg.train.dtype)
+    vlm, processor = load_base(base_path(cfg) / "model", dtype)
+    if has_flash(device, dtype):
+        use_flash(vlm)
+    if cfg.optim.adapter.rank:
+        add_adapters(vlm, cfg.optim.adapter, coord_token_ids(processor.tokenizer), cfg.seed)
+    if cfg.train.gradient_checkpointing:
+        vlm.activation_checkpointing_enable({"use_reentrant": False})
+    return vlm.train(), processor
+
+
+def trained_weights(vlm: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes, by name; a shared one once."""
+    return {name: parameter.detach() for name, parameter in vlm.named_parameters() if parameter.requires_grad}
+
+
+@torch.no_grad()
+def restore_weights(vlm: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put back what `trained_weights` gave."""
+    for name, weight in trained_weights(vlm).items():
+        weight.copy_(weights[name])
+
+
+def save_pretrained(model: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path) -> None:
+    """Write a complete Hugging Face directory, whole or not at all."""
+    with replacing_directory(path) as temporary:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+
+
+def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters by part: vision, aligner (the mergers), language (with the embeddings), and the coordinate
+    rows where they are parameters of their own (see adapters.py)."""
+    found: dict[str, list[nn.Parameter]] = {"vision": [], "aligner": [], "language": [], "coord": []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if "trainable_tokens" in name:
+            part = "coord"
+        else:
+            part = "language" if "visual." not in name else "aligner" if "merger" in name else "vision"
+        found[part].append(parameter)
+    return found
+
+
+def save_checkpoint(vlm: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path, what: str) -> None:
+    """A complete Hugging Face directory, with a model card; one that is there already is left as it is.
+
+    Adapters are folded into it, so that it loads like any other; they are kept beside, in adapter/.
+    """
+    if path.exists():
+        return
+    with replacing_directory(path) as temporary:
+        save_adapted(vlm, temporary) if is_adapted(vlm) else vlm.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        (temporary / "README.md").write_text(MODEL_CARD.format(what=what))

@@ -1,0 +1,84 @@
+"""A checkpoint trained elsewhere, looked at as one of this project's: token table, eval row, Stage-2 probe.
+
+results/evaluated/<name>-<hash8>/ is a run directory without a training log or a manifest; `coordexp compare` takes it.
+hash8 stands for the checkpoint's bytes, the records, the step and the temperature.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from omegaconf import DictConfig, OmegaConf
+from transformers import Qwen3VLForConditionalGeneration
+
+from coordexp.config.compose import digest, plain
+from coordexp.config.schema import TokenGroups, VariantConfig
+from coordexp.coords import coord_token_ids
+from coordexp.data.batches import Dataset
+from coordexp.errors import UserError
+from coordexp.models.base import load_whole
+from coordexp.models.checkpoints import device_for, load_base, save_pretrained
+from coordexp.models.processor import ImageProcessor, build_processor
+from coordexp.probe.run import run_probe
+from coordexp.storage.files import locked, sha256_directory, sha256_file, write_text
+from coordexp.storage.logs import LogWriter
+from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory
+from coordexp.training.evaluate import evaluate
+from coordexp.training.stage1_model import Stage1Model
+
+
+def evaluate_checkpoint(
+    checkpoint: Path, records: Path, name: str, step: int, temperature: float, cfg: DictConfig
+) -> RunDirectory:
+    """Evaluate a checkpoint on a validation file (val.jsonl) and, where a train.jsonl lies beside it, probe it.
+
+    `temperature` is the one it was trained at (1 for plain cross-entropy). What is done already is not done again.
+
+    Raises:
+        UserError: no Qwen3-VL with coordinate tokens lies there, or the records are broken.
+    """
+    if not (records.is_file() and (checkpoint / "config.json").is_file()):
+        raise UserError(
+            f"{checkpoint if records.is_file() else records}: no such {'checkpoint' if records.is_file() else 'file'}"
+        )
+    identity = [sha256_directory(checkpoint), sha256_file(records), step, temperature]
+    run = RunDirectory(RESULTS / "evaluated" / f"{name}-{digest(identity)[:8]}")
+    torch.set_num_threads(cfg.runtime.threads)
+    with locked(run.lock, "being evaluated", wait=True):
+        if not run.checkpoint(step).exists():
+            save_pretrained(*load_outside(checkpoint), run.checkpoint(step))
+        log = LogWriter(run.log, step)
+        if not (log.has_eval(step) and run.table(step).exists()):
+            row = judge(run, records, VariantConfig(name, TokenGroups.joint, temperature=temperature), step, cfg)
+            settings = {"variant": {"name": name, "temperature": temperature}, "seed": 0, "checkpoint": str(checkpoint)}
+            groups = {"records": str(records), "model": {}, "data": {}, "optim": {}, "train": {}}
+            write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(settings | groups)))
+            log.append("eval", step, row | {"time_unix_s": time.time()})
+    if records.name == "val.jsonl" and records.with_name("train.jsonl").exists():
+        out = probe_directory(run, step, plain(cfg.probe))
+        run_probe(run.checkpoint(step), records.parent, out, cfg.probe, device_for(cfg.runtime))
+    return run
+
+
+def judge(run: RunDirectory, records: Path, variant: VariantConfig, step: int, cfg: DictConfig) -> dict[str, float]:
+    """Write the token table and give the eval row; the model is let go, for the probe needs its place."""
+    vlm, processor = load_base(run.checkpoint(step), torch.float32)
+    accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu")
+    model = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer)).to(accelerator.device)
+    row = evaluate(model, Dataset(records, processor), cfg.train.eval_micro_batch, accelerator, run.table(step))
+    assert row is not None
+    return row
+
+
+def load_outside(checkpoint: Path) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """Model and processor of a directory that plain transformers wrote: its weights and tokens, this project's prompt.
+
+    Raises:
+        UserError: it is not a whole Qwen3-VL, or has no coordinate tokens.
+    """
+    model, tokenizer = load_whole(str(checkpoint), str(checkpoint), torch.float32)
+    coord_token_ids(tokenizer)
+    return model, build_processor(tokenizer, model.config.vision_config.patch_size)

@@ -1,0 +1,96 @@
+"""The workflow's single steps: each reads the files of the step before it and writes its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coordexp.storage.files import point_link, read_json, write_json
+from coordexp.study.plan import plan_study
+from coordexp.study.preregistration import preregister
+
+
+def preregister_study(settings: str) -> None:
+    """Write down which runs a study consists of and the rule that decides, before training."""
+    print(preregister(plan_study(json.loads(settings))))
+
+
+def audit_study(study: Path) -> None:
+    """Collect the finished runs of a study (runs.json) and audit them (audit.json, audit.csv)."""
+    from coordexp.analysis.audit.audit import audit, write_audit
+    from coordexp.study.inputs import collect
+
+    write_audit(study, audit(collect(study)))
+
+
+def compare_study(study: Path) -> None:
+    """Compare the runs of a study (comparison.json, comparison.csv)."""
+    from coordexp.analysis.comparison.compare import compare, write_comparison
+    from coordexp.study.inputs import load_runs
+
+    plan = read_json(study / "preregistration.json")
+    write_comparison(study, compare(load_runs(study), plan["rule"], plan["vision"]))
+
+
+def fitness_study(study: Path) -> None:
+    """Collect the Stage-2 probes of a study's runs (probe.json)."""
+    from coordexp.analysis.comparison.probes import probe_study, read_probes
+    from coordexp.study.inputs import load_runs
+
+    step, settings = read_json(study / "comparison.json")["decision_step"], read_json(study / "preregistration.json")["probe"]
+    runs = load_runs(study)
+    write_json(study / "probe.json", probe_study(runs, read_probes(runs, step, settings), step, settings))
+
+
+def recommend_study(study: Path) -> None:
+    """Apply the decision rule (recommendation.json, recommendation.md)."""
+    from coordexp.analysis.recommendation.recommend import recommend, write_recommendation
+    from coordexp.study.inputs import load_runs
+
+    names = ("preregistration", "audit", "comparison", "probe")
+    plan, audit, comparison, probe = (read_json(study / f"{name}.json") for name in names)
+    write_recommendation(study, recommend(plan, load_runs(study), audit, comparison, probe))
+
+
+def report_study(study: Path) -> None:
+    """Draw the figures and write the self-contained report.html."""
+    from coordexp.report.html import write_report
+
+    write_report(study)
+
+
+def track_init(_: Path) -> None:
+    """Create the MLflow database and experiment, once, before anything writes to it in parallel."""
+    from coordexp.tracking.mlflow_import import create_database
+
+    print(create_database())
+
+
+def track_study(study: Path) -> None:
+    """Import a study's runs, comparison and recommended checkpoints into MLflow (mlflow.json)."""
+    from coordexp.tracking.mlflow_import import import_study
+
+    print(import_study(study)["ui_link"])
+
+
+def publish_study(study: Path) -> None:
+    """Point results/<study>/latest at this study and the registry's aliases at its checkpoints."""
+    from coordexp.tracking.mlflow_import import import_study
+
+    import_study(study)
+    point_link(study.parent / "latest", study)
+
+
+STEPS: dict[str, Callable[[Any], None]] = {
+    "preregister": preregister_study,
+    "audit": audit_study,
+    "compare": compare_study,
+    "fitness": fitness_study,
+    "recommend": recommend_study,
+    "report": report_study,
+    "track-init": track_init,
+    "track": track_study,
+    "publish": publish_study,
+}

@@ -1,0 +1,172 @@
+"""Files that survive a kill: written to a temporary name, fsynced, renamed. And one lock a directory."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from coordexp.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a directory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; on a clean exit it is fsynced and renamed to `path`, else removed.
+
+    Raises:
+        UserError: the disk is full. What lay at `path` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """A full disk while writing `path` becomes one line; libraries in Rust and C++ say it in words, not in errno.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+            advice = "free some space and start the same command again, it continues where it stopped"
+            raise UserError(f"{path}: the disk is full: {advice}") from error
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON: a NaN is a bug of the caller, and raises."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A column a key, in order of appearance; a row without the key has an empty cell."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError, naming the file, if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a directory, not a file") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_directory(path: Path) -> str:
+    """One digest over the names and contents of every file below `path`."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        total.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
+    return total.hexdigest()
+
+
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path`; on a clean exit every file is fsynced and it takes the name `path`."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with naming_full_disk(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for item in temporary.rglob("*"):
+                sync(item)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def point_link(link: Path, target: Path) -> None:
+    """Make `link` a relative symbolic link to `target`, atomically."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, link.parent))
+    os.replace(temporary, link)
+
+
+@contextmanager
+def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`; the kernel lets go of it when the process dies, however it dies.
+
+    `lockf`, not `flock`: worker processes do not inherit it. The file is never unlinked. With `wait`, another
+    holder is waited for.
+
+    Raises:
+        UserError: another process holds it (unless `wait`), naming its pid.
+    """
+    with naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a+b", buffering=0)  # noqa: SIM115 a failed write must not be tried again on closing
+    with handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            busy = f"{path.parent}: {what} by process {handle.read().decode().strip() or 'unknown'} already"
+            if not wait:
+                raise UserError(f"{busy}: wait for it, or stop it, and start again") from error
+            print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+        with naming_full_disk(path):
+            handle.truncate(0)
+            handle.write(f"{os.getpid()}\n".encode())
+        yield

@@ -1,0 +1,136 @@
+"""What is shown of one run in MLflow, as plain data: identity, points, parameters, tags, files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from coordexp import __version__
+from coordexp.config.compose import RUN_IDENTITY, plain
+from coordexp.errors import UserError
+from coordexp.storage.logs import EVAL, Log, read_log
+from coordexp.storage.runs import RunDirectory, read_manifest
+from coordexp.study.sources import LOG, Source, read_source
+
+NOTED_METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_token_acc", "coord_diag/coord_mass_mean")
+NOTE_TAG = "mlflow.note.content"
+
+Point = tuple[str, float, int, int]  # key, value, time (ms), step
+
+
+@dataclass(frozen=True)
+class Series:
+    """One run. `status` is None while it is running."""
+
+    key: str  # what it is found again by
+    name: str
+    points: list[Point]
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    status: str | None = None  # FINISHED | FAILED
+
+
+def run_key(run: RunDirectory) -> str:
+    return f"{run.path.parent.name}/{run.path.name}"
+
+
+def series_of_entry(entry: dict[str, Any]) -> Series | None:
+    """An entry of a study's runs.json: a finished run, else the log that was handed over, if one was."""
+    run = RunDirectory(Path(entry["directory"])) if entry["directory"] else None
+    if run and run.manifest.exists():
+        return series_of_run(run)
+    return series_of_log(entry) if entry.get("log") else None
+
+
+def series_of_run(run: RunDirectory) -> Series:
+    """A run directory, finished or not.
+
+    Raises:
+        UserError: log, configuration or manifest cannot be read.
+    """
+    manifest = read_manifest(run)  # before the log: a log read after its manifest is complete
+    points = log_points(log := read_log(run.log) if run.log.exists() else Log(run.log))
+    if not points:
+        return Series(run_key(run), "", [])
+    cfg = read_config(run)
+    files = (run.config, run.manifest) if manifest else (run.config,)
+    status = {"diverged": "FAILED", "complete": "FINISHED"}[manifest["status"]] if manifest else None
+    return Series(
+        run_key(run), f"{cfg.variant.name} s{cfg.seed}", points, run_params(cfg), run_tags(run, cfg, log, manifest), files, status
+    )
+
+
+def series_of_log(entry: dict[str, Any]) -> Series:
+    """A log that was handed over, an entry of a study's runs.json; another content makes another run."""
+    kind = LOG if entry["directory"] else entry["kind"]  # of a run directory without a manifest its log
+    source = Source(entry["variant"], entry["seed"], Path(entry["log"]), kind, entry["sha256"], None)
+    log = read_source(source)
+    note = f"""
+- **{source.variant}**, seed {source.seed}: {source.kind} `{source.path}`
+- last evaluation: step {max(log.evals, default=0)}: {figures(log)}
+"""
+    tags = {
+        "variant": source.variant,
+        "seed": str(source.seed),
+        "status": "log only",
+        "sha256": source.sha256,
+        "coordexp_version": __version__,
+        NOTE_TAG: note.strip(),
+    }
+    key, name = f"logs/{source.variant}/s{source.seed}-{source.sha256[:8]}", f"{source.variant} s{source.seed} (log)"
+    return Series(key, name, log_points(log), {"seed": str(source.seed)}, tags, (), "FINISHED")
+
+
+def read_config(run: RunDirectory) -> DictConfig:
+    if not run.config.exists():
+        raise UserError(f"{run.config}: no such file")
+    return OmegaConf.load(run.config)  # type: ignore[return-value]
+
+
+def log_points(log: Log) -> list[Point]:
+    """Every number of a log, by step, at the time its row was written."""
+    rows = [(step, "", row) for step, row in log.train.items()] + [(step, EVAL, row) for step, row in log.evals.items()]
+    points = []
+    for step, prefix, row in sorted(rows, key=lambda r: r[:2]):
+        time_ms = int(1000 * row.get("time_unix_s", 0)) or max(step, 1)  # MLflow reads 0 as now
+        for key, value in row.items():
+            if key != "time_unix_s":
+                # MLflow stores an infinity as 1.8e308, which flattens every chart; NaN leaves a gap.
+                points.append((prefix + key, value if math.isfinite(value) else math.nan, time_ms, step))
+    return points
+
+
+def run_params(cfg: DictConfig) -> dict[str, str]:
+    """What determines a run's result, one parameter a key (`optim.lr`)."""
+    flat = {f"{group}.{key}": value for group in RUN_IDENTITY for key, value in plain(cfg[group]).items()}
+    return {key: str(value) for key, value in (flat | {"seed": cfg.seed}).items()}
+
+
+def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, Any] | None) -> dict[str, str]:
+    """Identity, state and a note; digests of the inputs once the manifest vouches for them."""
+    manifest = manifest or {"status": "running", "reason": None, "inputs_sha256": {}}
+    note = f"""
+- **{cfg.variant.name}**, seed {cfg.seed}: {manifest["reason"] or manifest["status"]}
+- last evaluation: step {max(log.evals, default=0)} of {cfg.train.max_steps}: {figures(log)}
+- model `{cfg.model.name}`, data `{cfg.data.name}`; files in `{run.path}`
+"""
+    return {
+        "variant": cfg.variant.name,
+        "seed": str(cfg.seed),
+        "hash8": run.path.name.rpartition("-")[2],
+        "status": manifest["status"],
+        "coordexp_version": __version__,
+        **{f"{name}_sha256": sha256 for name, sha256 in manifest["inputs_sha256"].items()},
+        NOTE_TAG: note.strip(),
+    }
+
+
+def figures(log: Log) -> str:
+    """The last evaluation in a few words."""
+    row = log.evals.get(max(log.evals, default=0), {})
+    return ", ".join(f"{key} {row[key]:.4g}" for key in NOTED_METRICS if key in row) or "none yet"

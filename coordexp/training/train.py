@@ -1,0 +1,210 @@
+"""Stage-1 training: one run of one variant, from the base model to a finished run directory.
+
+    python -m coordexp.training.train variant=pure_ce optim.lr=5e-4        (= coordexp-train …)
+
+Killed at any moment and started again it continues, bit for bit: learning rate, data order and randomness are
+functions of (seed, step), and what is not lies in one state file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import hydra
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from coordexp.config.compose import CONF_DIR, check, compose, digest, run_hash
+from coordexp.data.prepare import data_path
+from coordexp.data.records import RENDERED
+from coordexp.errors import UserError
+from coordexp.models.checkpoints import device_for, save_checkpoint
+from coordexp.storage.files import locked, read_json, sha256_file
+from coordexp.storage.logs import LogWriter
+from coordexp.storage.runs import (
+    RunDirectory,
+    base_path,
+    remove_leftovers,
+    run_directory,
+    verify_finished,
+    write_manifest,
+)
+from coordexp.training.evaluate import average_losses, evaluate, evenly_spaced
+from coordexp.training.setup import remember, set_up
+from coordexp.training.step import Diverged, Training, load_window, optimizer_step, train_row
+
+PATIENCE = datetime.timedelta(days=1)  # of ranks while the main one waits for a lock, judges, merges or writes
+
+
+def train(cfg: DictConfig) -> RunDirectory:
+    """Train the run this configuration describes; returns its directory, finished (complete or diverged).
+
+    Raises:
+        UserError: data or base model are missing, another trainer holds the run, or what lies there is damaged.
+    """
+    digests = input_digests(cfg)
+    run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
+    AcceleratorState._reset_state(reset_partial_state=True)  # --multirun trains several times in one process
+    patient = InitProcessGroupKwargs(timeout=PATIENCE)
+    accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu", kwargs_handlers=[patient])
+    if accelerator.num_processes != cfg.runtime.processes:
+        raise UserError(
+            f"runtime.processes={cfg.runtime.processes}, but {accelerator.num_processes} were started: start with "
+            f"`python -m torch.distributed.run --standalone --nproc-per-node {cfg.runtime.processes} "
+            "-m coordexp.training.train …`"
+        )
+    lock = locked(run.lock, "being trained", cfg.runtime.wait) if accelerator.is_main_process else nullcontext()
+    with lock:
+        if accelerator.is_main_process:
+            remove_leftovers(run)
+        done = torch.tensor(int(accelerator.is_main_process and verify_finished(run, digests)), device=accelerator.device)
+        if not accelerator.reduce(done, reduction="sum"):
+            train_to_end(set_up(cfg, run, digests, accelerator))
+        accelerator.wait_for_everyone()
+    return run
+
+
+def input_digests(cfg: DictConfig) -> dict[str, str]:
+    """sha256 of the data (its manifest and the records as they are now) and of the base model.
+
+    Raises:
+        UserError: they are not there yet, with the command that makes them.
+    """
+    data, base = [data_path(cfg) / name for name in ("data.json", "train.jsonl", "val.jsonl")], base_path(cfg) / "base.json"
+    for needed in (*data, base):
+        if not needed.exists():
+            choices = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+            raise UserError(f"{needed}: not there yet: make it with `{shlex.join(['coordexp', 'prepare', *choices])}`")
+    return {"data": digest([sha256_file(path) for path in data]), "base": read_json(base)["sha256"]}
+
+
+def train_to_end(t: Training) -> None:
+    """Every step that is left, then the manifest; a run that diverges gets one too."""
+    status, reason = "complete", None
+    try:
+        loop(t)
+    except Diverged as error:
+        status, reason = "diverged", str(error)
+        print(f"{t.cfg.variant.name} s{t.cfg.seed}: {reason}", flush=True)
+    if t.accelerator.is_main_process:
+        progress = asdict(t.progress)
+        facts = {name: value for name, value in progress.items() if not name.startswith("window_")}
+        facts |= {"processes": t.accelerator.num_processes, "device": str(t.accelerator.device), "modules_sha256": t.modules}
+        facts |= picture_facts(t)
+        write_manifest(t.run, t.cfg, t.digests, status, reason, facts)
+        shutil.rmtree(t.run.state.parent)
+
+
+def picture_facts(t: Training) -> dict[str, Any]:
+    """What turns bins into pixels and pixels into visual tokens: the side of the square that a token covers, and the
+    sides of the validation pictures as [smallest, median, largest]; and how many of these were drawn from annotations."""
+    images, records = t.processor.image_processor, t.val.records
+    sides = {"width": [r.width for r in records], "height": [r.height for r in records]}
+    return {
+        "cell_px": images.patch_size * images.merge_size,
+        "val_images": len(records),
+        "val_images_rendered": sum(bool(r.metadata.get(RENDERED)) for r in records),
+        "val_sides_px": {side: [min(px), float(np.median(px)), max(px)] for side, px in sides.items()},
+    }
+
+
+def loop(t: Training) -> None:
+    """Each step: prefetched window, counts, micro-batches, clip, step; then whatever is due."""
+    cfg, p, main = t.cfg.train, t.progress, t.accelerator.is_main_process
+    log = LogWriter(t.run.log, cfg.max_steps) if main else None
+    bar = tqdm(total=cfg.max_steps, initial=p.step, desc=t.cfg.variant.name, unit="step", mininterval=2.0, disable=not main)
+    with bar, ThreadPoolExecutor(max_workers=1) as prefetcher:
+        upcoming = prefetcher.submit(load_window, t, p.step + 1)
+        for step in range(p.step + 1, cfg.max_steps + 1):
+            started, last = time.perf_counter(), step == cfg.max_steps
+            window = upcoming.result()
+            if not last:
+                upcoming = prefetcher.submit(load_window, t, step + 1)
+            row = optimizer_step(t, window, step)
+            p.step = step
+            p.window_wall_s += time.perf_counter() - started
+            p.train_wall_s += time.perf_counter() - started
+            bar.update()
+            if step % cfg.logging_steps == 0 or last:
+                row |= train_row(t)
+                p.reset_window()
+                bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_s']:.0f} tokens/s", refresh=False)
+                if log:
+                    log.append("train", step, row)
+            if step % cfg.eval_steps == 0 or last:
+                evaluate_step(t, log, step)
+            if main and (step % cfg.checkpoint_steps == 0 or last):
+                what = f"{t.cfg.variant.name}, seed {t.cfg.seed}, step {step}"
+                save_checkpoint(t.model.vlm, t.processor, t.run.checkpoint(step), what)
+            if main and step % cfg.state_steps == 0 and not last:
+                remember(t)
+
+
+def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
+    """Eval row and token table of this step, unless an earlier life of this run has written both."""
+    there = torch.tensor(int(log is not None and log.has_eval(step) and t.run.table(step).exists()), device=t.accelerator.device)
+    if t.accelerator.reduce(there, "sum"):
+        return
+    started, cfg = time.perf_counter(), t.cfg.train
+    row = evaluate(t.model, t.val, cfg.eval_micro_batch, t.accelerator, t.run.table(step))
+    subset = average_losses(t.model, t.train, evenly_spaced(len(t.train), cfg.audit_images), cfg.eval_micro_batch, t.accelerator)
+    t.progress.eval_wall_s += time.perf_counter() - started
+    loss = float(t.accelerator.reduce(torch.tensor(row["loss"] if row else 0.0, device=t.accelerator.device), "sum"))
+    if not np.isfinite([loss, subset.get("loss", 0.0)]).all():
+        losses = f"eval_loss {loss}" + (f", on train images {subset['loss']}" if subset else "")
+        raise Diverged(f"diverged at step {step} ({losses}): this step's weights are of no use")
+    if log is None or row is None:
+        return
+    row |= {f"train_subset/{key}": value for key, value in subset.items()}
+    log.append("eval", step, row | {"time_unix_s": time.time()})
+    left_s = (t.progress.train_wall_s + t.progress.eval_wall_s) / step * (cfg.max_steps - step)
+    print(
+        f"{t.cfg.variant.name} s{t.cfg.seed}  step {step}/{cfg.max_steps}  eval_loss {row['loss']:.3f}  "
+        f"MAE {row['coord_diag/expected_bin_mae']:.1f} bins  coord acc {row['coord_token_acc']:.3f}  "
+        f"{left_s / 60:.1f} min left",
+        flush=True,
+    )
+
+
+@hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")
+def hydra_main(cfg: DictConfig) -> None:
+    try:
+        OmegaConf.resolve(cfg)
+        check(cfg)
+        run = train(cfg)
+    except UserError as error:
+        sys.exit(f"coordexp-train: {error}")
+    if PartialState().is_main_process:
+        print(f"{run.path}: {read_json(run.manifest)['status']}")
+
+
+def main() -> None:
+    """Entry point. Plain overrides are checked first, so that a slip costs one line and not Hydra's dozen."""
+    if not any(argument.startswith("-") for argument in sys.argv[1:]) and not any("," in a for a in sys.argv[1:]):
+        try:
+            compose(sys.argv[1:])
+        except UserError as error:
+            sys.exit(f"coordexp-train: {error}")
+    hydra_main()
+
+
+if __name__ == "__main__":
+    main()
