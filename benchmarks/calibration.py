@@ -103,9 +103,13 @@ def shares(low: np.ndarray, high: np.ndarray, truth: float, margin: float) -> di
     }
 
 
-def crossed_world(truth: float, n_seeds: int, draws: int, seed_sd: float = SEED_SD) -> dict[str, float]:
+def crossed_world(
+    truth: float, n_seeds: int, draws: int, seed_sd: float = SEED_SD
+) -> dict[str, float]:
     rng = np.random.default_rng((1, round(truth * 1000), n_seeds, round(seed_sd * 1000)))
-    low, high = np.concatenate([intervals(*block) for block in studies(rng, truth, n_seeds, draws, seed_sd)], axis=1)
+    low, high = np.concatenate(
+        [intervals(*block) for block in studies(rng, truth, n_seeds, draws, seed_sd)], axis=1
+    )
     return shares(low, high, truth, MARGIN["expected_bin_mae"])
 
 
@@ -115,17 +119,25 @@ def curve_world(n_seeds: int, draws: int, crossing: bool) -> dict[str, float]:
     final = 3 * MARGIN["expected_bin_mae"]
     steps = np.arange(40, 721, 40)
     window = steps[steps > 360]
-    lead = np.interp(steps, [360, 720], [-2 * final, final]) if crossing else np.full(len(steps), final)
+    lead = (
+        np.interp(steps, [360, 720], [-2 * final, final])
+        if crossing
+        else np.full(len(steps), final)
+    )
     covered, flagged = [], []
     for differences, influence in studies(rng, final, n_seeds, draws):
         low, high = intervals(differences, influence)
         covered.append((low <= final) & (final <= high))
-        wobble = rng.normal(0, 0.5 / math.sqrt(n_seeds), (len(low), len(steps)))  # of the mean curve, from step to step
+        wobble = rng.normal(
+            0, 0.5 / math.sqrt(n_seeds), (len(low), len(steps))
+        )  # of the mean curve, from step to step
         wobble[:, -1] = 0
         for ahead in lead + (differences.mean(-1) - final)[:, None] + wobble:
             second = dict(zip(steps.tolist(), ahead.tolist(), strict=True))
             found = rank_stability(
-                {"first": dict.fromkeys(second, 0.0), "second": second}, window.tolist(), lower_is_better=False
+                {"first": dict.fromkeys(second, 0.0), "second": second},
+                window.tolist(),
+                lower_is_better=False,
             )
             flagged.append(found.settled_from != window[0])
     return {"coverage": float(np.mean(np.concatenate(covered))), "flagged": float(np.mean(flagged))}
@@ -134,21 +146,40 @@ def curve_world(n_seeds: int, draws: int, crossing: bool) -> dict[str, float]:
 def diverged_world(n_seeds: int, draws: int) -> dict[str, float]:
     """The second variant is better by 3 margins, and its last seed diverges: by the rule, and had that seed been dropped."""
     rng = np.random.default_rng((3, n_seeds))
-    lost = RunData("second", n_seeds - 1, Log(Path("logging.jsonl")), manifest={"status": "diverged", "reason": "diverged"})
+    lost = RunData(
+        "second",
+        n_seeds - 1,
+        Log(Path("logging.jsonl")),
+        manifest={"status": "diverged", "reason": "diverged"},
+    )
     recommended, claimed, if_dropped = [], [], []
     for differences, influence in studies(rng, 3 * MARGIN["expected_bin_mae"], n_seeds, draws):
         if n_seeds > 3:
             if_dropped.append(intervals(differences[:, :-1], influence[:, :-1])[0] > 0)
         for found in differences:
-            rows = {"first": {"expected_bin_mae": 24.0}, "second": {"expected_bin_mae": 24.0 - found[:-1].mean()}}
-            runs = [RunData(v, s, lost.log) for v in rows for s in range(n_seeds) if (v, s) != ("second", n_seeds - 1)]
+            rows = {
+                "first": {"expected_bin_mae": 24.0},
+                "second": {"expected_bin_mae": 24.0 - found[:-1].mean()},
+            }
+            runs = [
+                RunData(v, s, lost.log)
+                for v in rows
+                for s in range(n_seeds)
+                if (v, s) != ("second", n_seeds - 1)
+            ]
             refused = eligibility([*runs, lost], {"runs": []}, rows, RULE)
-            primary, _, _ = choose_primary({v: row for v, row in rows.items() if not refused[v]}, RULE["metrics"])
+            primary, _, _ = choose_primary(
+                {v: row for v, row in rows.items() if not refused[v]}, RULE["metrics"]
+            )
             recommended.append(primary == "second")
         differences[:, -1] = np.nan
         claimed += [claims(*study) for study in zip(differences, influence, strict=True)]
     dropped = float(np.mean(np.concatenate(if_dropped))) if if_dropped else math.nan
-    return {"recommended": float(np.mean(recommended)), "claimed": float(np.mean(claimed)), "if_dropped": dropped}
+    return {
+        "recommended": float(np.mean(recommended)),
+        "claimed": float(np.mean(claimed)),
+        "if_dropped": dropped,
+    }
 
 
 def claims(differences: np.ndarray, influence: np.ndarray) -> bool:
@@ -158,20 +189,29 @@ def claims(differences: np.ndarray, influence: np.ndarray) -> bool:
         return False
 
 
-def token_study(rng: np.random.Generator, n_seeds: int, log_ratio: float, log_seed_sd: float) -> list[list[TokenColumns]]:
+def token_study(
+    rng: np.random.Generator, n_seeds: int, log_ratio: float, log_seed_sd: float
+) -> list[list[TokenColumns]]:
     """Token tables of one study: two variants, the second's errors exp(log_ratio) times the first's  # [2][S]
 
     Half of a token's log variance is its own (a small part its image's), a quarter its variant's, a quarter its seed's.
     """
     n = token_counts(rng, N_IMAGES).astype(int)
     index = np.repeat(np.arange(N_IMAGES), n)
-    easy = math.sqrt(0.04) * rng.normal(size=N_IMAGES)[index] + math.sqrt(0.46) * rng.normal(size=len(index))
+    easy = math.sqrt(0.04) * rng.normal(size=N_IMAGES)[index] + math.sqrt(0.46) * rng.normal(
+        size=len(index)
+    )
     tables = []
     for ratio in (0.0, log_ratio):
         variant = easy + 0.5 * rng.normal(size=len(index))
         noise = variant + 0.5 * rng.normal(size=(n_seeds, len(index)))
         log_error = LOG_MEAN + ratio + log_seed_sd * rng.normal(size=(n_seeds, 1)) + LOG_SD * noise
-        tables.append([TokenColumns(np.arange(N_IMAGES), index, dict.fromkeys(MARGIN, error)) for error in np.exp(log_error)])
+        tables.append(
+            [
+                TokenColumns(np.arange(N_IMAGES), index, dict.fromkeys(MARGIN, error))
+                for error in np.exp(log_error)
+            ]
+        )
     return tables
 
 
@@ -183,13 +223,23 @@ def token_world(n_seeds: int, draws: int) -> dict[str, dict[str, float]]:
     log_ratio = math.log(1 - MARGIN["expected_bin_abs_err_p90"] / (P90 * mean_of_seed))
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in MARGIN}
     for _ in range(draws):
-        first, second = ([image_influence(t) for t in side] for side in token_study(rng, n_seeds, log_ratio, log_seed_sd))
+        first, second = (
+            [image_influence(t) for t in side]
+            for side in token_study(rng, n_seeds, log_ratio, log_seed_sd)
+        )
         for name in MARGIN:
-            leads = np.array([a.values[name] - b.values[name] for a, b in zip(first, second, strict=True)])
-            influence = np.stack([a.influence[name] - b.influence[name] for a, b in zip(first, second, strict=True)])
+            leads = np.array(
+                [a.values[name] - b.values[name] for a, b in zip(first, second, strict=True)]
+            )
+            influence = np.stack(
+                [a.influence[name] - b.influence[name] for a, b in zip(first, second, strict=True)]
+            )
             estimate = crossed_estimate(leads, influence)
             found[name].append((estimate.low, estimate.high))
-    truth = {name: level * mean_of_seed * (1 - math.exp(log_ratio)) for name, level in zip(MARGIN, (24.0, P90), strict=True)}
+    truth = {
+        name: level * mean_of_seed * (1 - math.exp(log_ratio))
+        for name, level in zip(MARGIN, (24.0, P90), strict=True)
+    }
     return {name: shares(*np.array(found[name]).T, truth[name], MARGIN[name]) for name in MARGIN}
 
 
@@ -203,8 +253,12 @@ def one_seed_world(draws: int, resamples: int = 500) -> dict[tuple[str, str], np
         first, second = (image_influence(table) for table in tables)
         for name in MARGIN:
             apart = second.values[name] - first.values[name]
-            resampled = bootstrap_estimate(*(bootstrap_draws(table, METRICS[name], weights) for table in tables), apart)
-            linear = influence_estimate(np.array([apart]), (second.influence[name] - first.influence[name])[None])
+            resampled = bootstrap_estimate(
+                *(bootstrap_draws(table, METRICS[name], weights) for table in tables), apart
+            )
+            linear = influence_estimate(
+                np.array([apart]), (second.influence[name] - first.influence[name])[None]
+            )
             for method, estimate in (("bootstrap", resampled), ("linearised", linear)):
                 found.setdefault((name, method), []).append((estimate.low, estimate.high))
     return {key: np.array(value).T for key, value in found.items()}
@@ -255,50 +309,99 @@ def crossed_table(draws: int) -> str:
         power = 0.0
         for n_seeds in SEEDS:
             found = crossed_world(truth, n_seeds, draws)
-            allowed = {"none": (0.0, 0.05), "the margin": (power, 1.0), "3 margins": (power, 1.0)}[label]
+            allowed = {"none": (0.0, 0.05), "the margin": (power, 1.0), "3 margins": (power, 1.0)}[
+                label
+            ]
             power = found["better"]
             superior = percent(found["superior"], (0.0, 1.0 if truth > margin else 0.05))
             width = f"± {found['half_width']:.2f}"
-            rows.append([label, str(n_seeds), percent(found["coverage"], BAND), percent(power, allowed), superior, width])
-    return table("true difference | seeds | interval holds it | lead above 0 | lead beyond the margin | half width (bins)", rows)
+            rows.append(
+                [
+                    label,
+                    str(n_seeds),
+                    percent(found["coverage"], BAND),
+                    percent(power, allowed),
+                    superior,
+                    width,
+                ]
+            )
+    return table(
+        "true difference | seeds | interval holds it | lead above 0 | lead beyond the margin | half width (bins)",
+        rows,
+    )
 
 
 def grid_table(draws: int) -> str:
-    cells = [[percent(crossed_world(0.0, n, draws, sd)["coverage"], BAND) for n in SEEDS] for sd in SEED_SDS]
+    cells = [
+        [percent(crossed_world(0.0, n, draws, sd)["coverage"], BAND) for n in SEEDS]
+        for sd in SEED_SDS
+    ]
     rows = [[f"{sd:g}", *row] for sd, row in zip(SEED_SDS, cells, strict=True)]
-    return table("seed SD of the difference (bins) | " + " | ".join(f"{n} seeds" for n in SEEDS), rows)
+    return table(
+        "seed SD of the difference (bins) | " + " | ".join(f"{n} seeds" for n in SEEDS), rows
+    )
 
 
 def curve_table(draws: int) -> str:
-    found = [(label, n, curve_world(n, draws, label == "crossing")) for label in ("crossing", "parallel") for n in SEEDS]
+    found = [
+        (label, n, curve_world(n, draws, label == "crossing"))
+        for label in ("crossing", "parallel")
+        for n in SEEDS
+    ]
     flagged = {"crossing": (0.95, 1.0), "parallel": (0.0, 0.1)}
-    rows = [[label, str(n), percent(f["coverage"], BAND), percent(f["flagged"], flagged[label])] for label, n, f in found]
-    return table("curves | seeds | interval at the decision step holds the truth | order flagged as unsettled", rows)
+    rows = [
+        [label, str(n), percent(f["coverage"], BAND), percent(f["flagged"], flagged[label])]
+        for label, n, f in found
+    ]
+    return table(
+        "curves | seeds | interval at the decision step holds the truth | order flagged as unsettled",
+        rows,
+    )
 
 
 def diverged_table(draws: int) -> str:
     found = {n: diverged_world(n, draws) for n in SEEDS}
     rows = [[str(n), percent(f["recommended"], (0.0, 0.0)), percent(f["claimed"], (0.0, 0.0)), percent(f["if_dropped"])]
             for n, f in found.items()]  # fmt: skip
-    return table("seeds | variant recommended | difference claimed | claimed, had the seed been dropped", rows)
+    return table(
+        "seeds | variant recommended | difference claimed | claimed, had the seed been dropped",
+        rows,
+    )
 
 
 def token_table(draws: int) -> str:
     rows = []
     for n_seeds in SEEDS:
         for name, found in token_world(n_seeds, draws).items():
-            superior = percent(found["superior"], (0.0, 0.05)) if name == "expected_bin_abs_err_p90" else "—"
+            superior = (
+                percent(found["superior"], (0.0, 0.05))
+                if name == "expected_bin_abs_err_p90"
+                else "—"
+            )
             rows.append([METRICS[name].label, str(n_seeds), percent(found["coverage"], BAND), percent(found["better"]), superior,
                          f"± {found['half_width']:.2f}"])  # fmt: skip
-    return table("metric | seeds | interval holds the truth | lead above 0 | lead beyond the margin | half width (bins)", rows)
+    return table(
+        "metric | seeds | interval holds the truth | lead above 0 | lead beyond the margin | half width (bins)",
+        rows,
+    )
 
 
 def one_seed_table(draws: int) -> str:
     rows = []
     for (name, method), interval in one_seed_world(draws).items():
         beside = [percent(one_seed_coverage(interval, sd)) for sd in ONE_SEED_SDS[1:]]
-        rows.append([f"{METRICS[name].label}, {method}", percent(one_seed_coverage(interval, 0.0), BAND), *beside])
-    return table("metric and method | these checkpoints | " + " | ".join(f"SD {sd:g}" for sd in ONE_SEED_SDS[1:]), rows)
+        rows.append(
+            [
+                f"{METRICS[name].label}, {method}",
+                percent(one_seed_coverage(interval, 0.0), BAND),
+                *beside,
+            ]
+        )
+    return table(
+        "metric and method | these checkpoints | "
+        + " | ".join(f"SD {sd:g}" for sd in ONE_SEED_SDS[1:]),
+        rows,
+    )
 
 
 def flip_table(draws: int) -> str:
@@ -314,7 +417,9 @@ TABLES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=10_000, help="simulated studies a cell")
     parser.add_argument("--only", choices=TABLES, help="one table")
     arguments = parser.parse_args()

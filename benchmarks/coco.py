@@ -42,14 +42,21 @@ def synthetic(path: Path, n_annotations: int) -> Path:
     """An annotation file, a function of its length alone."""
     rng = np.random.default_rng(n_annotations)
     n_images = math.ceil(n_annotations / PER_PICTURE)
-    images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": SIZE[0], "height": SIZE[1]} for i in range(n_images)]
+    images = [
+        {"id": i, "file_name": f"{i:012d}.jpg", "width": SIZE[0], "height": SIZE[1]}
+        for i in range(n_images)
+    ]
     annotations = []
     for i in range(n_annotations):
         n = int(rng.integers(5, 61))
         angles = np.sort(rng.uniform(0, 2 * math.pi, n))
-        waves = sum(rng.uniform(-0.3, 0.3) / k * np.cos(k * angles + rng.uniform(0, 6)) for k in range(1, 6))
+        waves = sum(
+            rng.uniform(-0.3, 0.3) / k * np.cos(k * angles + rng.uniform(0, 6)) for k in range(1, 6)
+        )
         radius = rng.uniform(5, 100) * (1 + waves)
-        points = np.stack([radius * np.cos(angles), radius * np.sin(angles)], -1) + rng.uniform((100, 100), (540, 327))
+        points = np.stack([radius * np.cos(angles), radius * np.sin(angles)], -1) + rng.uniform(
+            (100, 100), (540, 327)
+        )
         low, high = points.min(0), points.max(0)
         annotations.append(
             {
@@ -62,7 +69,9 @@ def synthetic(path: Path, n_annotations: int) -> Path:
             }
         )
     categories = [{"id": i, "name": f"category_{i}"} for i in range(1200)]
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    path.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
     return path
 
 
@@ -73,7 +82,9 @@ def convert(coco: CocoFile, settings: CocoConfig, out: Path) -> Account:
     def records():
         for image in coco.images:
             frame, account = frame_of(image, settings), Account(len(image.annotations))
-            kept = kept_annotations(Task(image, names_in(image, coco.names)), frame, settings, account)
+            kept = kept_annotations(
+                Task(image, names_in(image, coco.names)), frame, settings, account
+            )
             record = record_of(image, image.paths[0], frame, kept, settings)
             account.keep(record, [k.instance for k in kept], resized=True)
             total.add(account)
@@ -91,8 +102,18 @@ def plain_loop(coco: COCO, out: Path) -> None:
             objects = []
             for annotation in coco.loadAnns(coco.getAnnIds(image["id"])):
                 x, y, w, h = annotation["bbox"]
-                objects.append({"desc": coco.cats[annotation["category_id"]]["name"], "bbox_2d": [x, y, x + w, y + h]})
-            row = {"images": [image["file_name"]], "width": image["width"], "height": image["height"], "objects": objects}
+                objects.append(
+                    {
+                        "desc": coco.cats[annotation["category_id"]]["name"],
+                        "bbox_2d": [x, y, x + w, y + h],
+                    }
+                )
+            row = {
+                "images": [image["file_name"]],
+                "width": image["width"],
+                "height": image["height"],
+                "objects": objects,
+            }
             file.write(json.dumps(row) + "\n")
 
 
@@ -117,28 +138,47 @@ def peak_mb(work: Callable[[], object]) -> float:
 
 
 def settings_of(geometry: str) -> CocoConfig:
-    overrides = ["data=coco", "data.annotations=-", "data.render_missing=true", "data.max_objects=1000"]
+    overrides = [
+        "data=coco",
+        "data.annotations=-",
+        "data.render_missing=true",
+        "data.max_objects=1000",
+    ]
     return OmegaConf.to_object(compose([*overrides, f"data.geometry={geometry}"]).data)  # type: ignore[return-value]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--annotations", type=int, default=100_000)
     n = parser.parse_args().annotations
     boxes, polygons = settings_of("bbox"), settings_of("poly_prefer")
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        whole, tenth, out = synthetic(root / "whole.json", n), synthetic(root / "tenth.json", n // 10), root / "some.jsonl"
+        whole, tenth, out = (
+            synthetic(root / "whole.json", n),
+            synthetic(root / "tenth.json", n // 10),
+            root / "some.jsonl",
+        )
         steps: dict[str, tuple[int, Callable[[], object]]] = {
             "pycocotools: load, index, plain loop": (n, lambda: plain_loop(quietly(whole), out)),
             "this project: load, check, boxes": (n, lambda: convert(read_coco(whole), boxes, out)),
-            "this project: load, check, polygons preferred": (n // 10, lambda: convert(read_coco(tenth), polygons, out)),
+            "this project: load, check, polygons preferred": (
+                n // 10,
+                lambda: convert(read_coco(tenth), polygons, out),
+            ),
         }
-        rounds = [{name: cpu_seconds(step) / of for name, (of, step) in steps.items()} for _ in range(ROUNDS)]
+        rounds = [
+            {name: cpu_seconds(step) / of for name, (of, step) in steps.items()}
+            for _ in range(ROUNDS)
+        ]
         seconds = {name: statistics.median(r[name] for r in rounds) for name in steps}
         print("| one core | annotations a CPU second | CPU time, ratio |\n| --- | ---: | ---: |")
         for name, value in seconds.items():
-            print(f"| {name} | {1 / value:,.0f} | {value / seconds['pycocotools: load, index, plain loop']:.2f} |")
+            print(
+                f"| {name} | {1 / value:,.0f} | {value / seconds['pycocotools: load, index, plain loop']:.2f} |"
+            )
         print("\n| annotations | peak memory beyond the loaded file (MB) |\n| ---: | ---: |")
         for part in (n // 16, n // 4, n):
             coco = read_coco(synthetic(root / "part.json", part))

@@ -56,34 +56,59 @@ class Problem:
 
     @property
     def denominators(self) -> Tensor:
-        return torch.tensor([(self.bins < 0).sum(), (self.bins >= 0).sum()], dtype=torch.float32, device=self.bins.device)
+        return torch.tensor(
+            [(self.bins < 0).sum(), (self.bins >= 0).sum()],
+            dtype=torch.float32,
+            device=self.bins.device,
+        )
 
     def to(self, dtype: torch.dtype) -> Problem:
         every, weight = self.every.detach().to(dtype), self.weight.detach().to(dtype)
-        return Problem(every.requires_grad_(), weight.requires_grad_(), self.supervised, self.targets, self.bins, self.coord_ids)
+        return Problem(
+            every.requires_grad_(),
+            weight.requires_grad_(),
+            self.supervised,
+            self.targets,
+            self.bins,
+            self.coord_ids,
+        )
 
 
-def make_problem(d: int, vocabulary: int, n: int, s: int, dtype: torch.dtype, device: str) -> Problem:
+def make_problem(
+    d: int, vocabulary: int, n: int, s: int, dtype: torch.dtype, device: str
+) -> Problem:
     g = torch.Generator().manual_seed(0)
     weight = torch.randn(vocabulary, d, generator=g) * 0.02
     every = torch.randn(s, d, generator=g) * 4
     ids = torch.arange(vocabulary - N_BINS, vocabulary)
     bins = torch.where(torch.arange(n) % 2 == 0, torch.randint(0, N_BINS, (n,), generator=g), -1)
-    targets = torch.where(bins >= 0, ids[bins], torch.randint(0, vocabulary - N_BINS, (n,), generator=g))
+    targets = torch.where(
+        bins >= 0, ids[bins], torch.randint(0, vocabulary - N_BINS, (n,), generator=g)
+    )
     at = torch.randperm(s, generator=g)[:n].sort().values
     tensors = [x.to(device) for x in (every.to(dtype), weight.to(dtype), at, targets, bins, ids)]
     return Problem(tensors[0].requires_grad_(), tensors[1].requires_grad_(), *tensors[2:])
 
 
 def of_fused(p: Problem, v: VariantConfig) -> Tensor:
-    return fused.objective(p.every[p.supervised], p.weight, p.targets, p.bins, p.coord_ids, v, p.denominators).loss
+    return fused.objective(
+        p.every[p.supervised], p.weight, p.targets, p.bins, p.coord_ids, v, p.denominators
+    ).loss
 
 
 def of_rows(p: Problem, v: VariantConfig) -> Tensor:
     """Full logits of the supervised rows, diagnostics left out."""
     on_coord = p.bins >= 0
     return loss_of_rows(
-        p.every[p.supervised], p.weight, p.targets, p.bins[on_coord], ~on_coord, on_coord, p.coord_ids, v, p.denominators
+        p.every[p.supervised],
+        p.weight,
+        p.targets,
+        p.bins[on_coord],
+        ~on_coord,
+        on_coord,
+        p.coord_ids,
+        v,
+        p.denominators,
     )
 
 
@@ -113,7 +138,17 @@ COMPILED = torch.compile(loss_of_rows, dynamic=False)
 def of_compiled_rows(p: Problem, v: VariantConfig) -> Tensor:
     on_coord = p.bins >= 0
     text, coord = (~on_coord).nonzero()[:, 0], on_coord.nonzero()[:, 0]
-    return COMPILED(p.every[p.supervised], p.weight, p.targets, p.bins[on_coord], text, coord, p.coord_ids, v, p.denominators)
+    return COMPILED(
+        p.every[p.supervised],
+        p.weight,
+        p.targets,
+        p.bins[on_coord],
+        text,
+        coord,
+        p.coord_ids,
+        v,
+        p.denominators,
+    )
 
 
 def as_published(p: Problem, v: VariantConfig) -> Tensor:
@@ -127,7 +162,9 @@ def as_published(p: Problem, v: VariantConfig) -> Tensor:
         return base
     on_coord = p.bins >= 0
     full = logits[p.supervised[on_coord]]
-    sums = reference.coordinate_sums(full, full[:, p.coord_ids], p.targets[on_coord], p.bins[on_coord], v)
+    sums = reference.coordinate_sums(
+        full, full[:, p.coord_ids], p.targets[on_coord], p.bins[on_coord], v
+    )
     return base + sum(getattr(v, term) * value for term, value in sums.items()) / on_coord.sum()
 
 
@@ -195,7 +232,11 @@ def peak_mb(way: Callable, p: Problem, v: VariantConfig) -> float:
 
 
 def status_kb(key: str) -> int:
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return next(
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(key)
+    )
 
 
 def gradients(way: Callable, p: Problem, v: VariantConfig) -> list[Tensor]:
@@ -206,16 +247,25 @@ def gradients(way: Callable, p: Problem, v: VariantConfig) -> list[Tensor]:
 
 def error(way: Callable, p: Problem, v: VariantConfig, exact: list[Tensor]) -> float:
     """The larger of the relative errors (norms) of the two gradients."""
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(gradients(way, p, v), exact, strict=True))
+    return max(
+        float((a - b).norm() / b.norm()) for a, b in zip(gradients(way, p, v), exact, strict=True)
+    )
 
 
 def ways_of(letter: str, p: Problem) -> dict[str, Callable]:
-    found = {"fused": of_fused, PUBLISHED: as_published, ROWS: of_rows, "the same, torch.compile": of_compiled_rows}
+    found = {
+        "fused": of_fused,
+        PUBLISHED: as_published,
+        ROWS: of_rows,
+        "the same, torch.compile": of_compiled_rows,
+    }
     if letter == "B" and hasattr(F, "linear_cross_entropy"):
         found["torch linear_cross_entropy, full logits"] = torch_linear(None)
         found["… chunked, default options"] = torch_linear(torch.nn.LinearCrossEntropyOptions())
         best = min(CHUNKS, key=lambda c: forward_backward(torch_linear(chunked(c)), p, None))  # type: ignore[arg-type]
-        found[f"… chunked by {best} rows (fastest of {CHUNKS[0]} … {CHUNKS[-1]})"] = torch_linear(chunked(best))
+        found[f"… chunked by {best} rows (fastest of {CHUNKS[0]} … {CHUNKS[-1]})"] = torch_linear(
+            chunked(best)
+        )
     if letter == "B" and liger_runs_on(p.every.device.type):
         found["Liger fused linear cross-entropy"] = liger
     return found
@@ -242,7 +292,10 @@ class Measured:
 
 def measure(p: Problem, rounds: int) -> tuple[dict[tuple[str, str], Measured], float]:
     """{(variant letter, way): …} and the seconds of the bare products."""
-    variants = {letter: OmegaConf.to_object(compose([f"variant={name}"]).variant) for letter, name in VARIANTS.items()}
+    variants = {
+        letter: OmegaConf.to_object(compose([f"variant={name}"]).variant)
+        for letter, name in VARIANTS.items()
+    }
     found: dict[tuple[str, str], Measured] = {}
     ways = {letter: ways_of(letter, p) for letter in variants}
     for letter, v in variants.items():
@@ -271,7 +324,9 @@ def speed_table(found: dict[tuple[str, str], Measured], products_s: float) -> st
         own = found[letter, "fused"]
         rows.append([f"{letter} {VARIANTS[letter]}", name, f"{one.median_s / own.median_s:.2f}", f"{one.mb / own.mb:.1f}",
                      f"{one.mb:,.0f}", f"{100 * products_s / one.median_s:.0f} %", f"{one.error:.1e}"])  # fmt: skip
-    return table("variant | way | time | peak memory | MB | of the products' rate | error of gradients", rows)
+    return table(
+        "variant | way | time | peak memory | MB | of the products' rate | error of gradients", rows
+    )
 
 
 def shares(found: dict[tuple[str, str], Measured]) -> str:
@@ -293,16 +348,24 @@ def flat_table(d: int, vocabulary: int, dtype: torch.dtype, device: str) -> str:
     for n in FLAT_ROWS:
         p = make_problem(d, vocabulary, n, n, dtype, device)
         forward_backward(of_fused, p, v)
-        rows.append([f"{n:,}", f"{peak_mb(of_fused, p, v):,.0f}", f"{n * vocabulary * 4 / 2**20:,.0f}"])
+        rows.append(
+            [f"{n:,}", f"{peak_mb(of_fused, p, v):,.0f}", f"{n * vocabulary * 4 / 2**20:,.0f}"]
+        )
     return table("rows N | fused, peak MB | one [N, V] of logits in float32, MB", rows)
 
 
 def drawing(found: dict[tuple[str, str], Measured]) -> str:
     """Bars on a logarithmic axis: time and peak memory as ratios to the fused objective."""
     width, left, line = 860.0, 380.0, 20.0
-    highest = max(max(m.median_s / found[k[0], "fused"].median_s, m.mb / found[k[0], "fused"].mb) for k, m in found.items())
+    highest = max(
+        max(m.median_s / found[k[0], "fused"].median_s, m.mb / found[k[0], "fused"].mb)
+        for k, m in found.items()
+    )
     half = (width - left - 100) / 2
-    parts = [text(left, 18, "time (logarithmic)", bold=True), text(left + half + 60, 18, "peak memory (logarithmic)", bold=True)]
+    parts = [
+        text(left, 18, "time (logarithmic)", bold=True),
+        text(left + half + 60, 18, "peak memory (logarithmic)", bold=True),
+    ]
     y = 30.0
     for (letter, name), one in found.items():
         own = found[letter, "fused"]
@@ -316,11 +379,15 @@ def drawing(found: dict[tuple[str, str], Measured]) -> str:
                 text(x + length + 5, y + 13, f"{ratio:.2f}", size=11),
             ]
         y += line
-    return picture(width, y + 12, "Time and peak memory of each way, as ratios to the fused objective", parts)
+    return picture(
+        width, y + 12, "Time and peak memory of each way, as ratios to the fused objective", parts
+    )
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=152_670)
@@ -329,21 +396,29 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="into docs/performance.md and docs/objective.svg")
+    parser.add_argument(
+        "--write", action="store_true", help="into docs/performance.md and docs/objective.svg"
+    )
     args = parser.parse_args(arguments)
     if args.device != "cpu" and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: torch sees no GPU on this machine")
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", message=".*linear_cross_entropy.*")
     shape = (args.hidden, args.vocabulary, args.rows, args.positions)
-    found, products_s = measure(make_problem(*shape, getattr(torch, args.dtype), args.device), args.rounds)
+    found, products_s = measure(
+        make_problem(*shape, getattr(torch, args.dtype), args.device), args.rounds
+    )
     if not liger_runs_on(args.device):
         print("Liger's kernel needs a GPU and the package liger_kernel: left out", flush=True)
     if not hasattr(F, "linear_cross_entropy"):
         print(f"torch {torch.__version__} has no linear_cross_entropy: left out", flush=True)
     pieces = {"speed": speed_table(found, products_s), "shares": shares(found)}
-    pieces["flat"] = flat_table(args.hidden, args.vocabulary, getattr(torch, args.dtype), args.device)
-    print(f"three products alone: {products_s:.3f} s; fused A: {found['A', 'fused'].median_s:.3f} s")
+    pieces["flat"] = flat_table(
+        args.hidden, args.vocabulary, getattr(torch, args.dtype), args.device
+    )
+    print(
+        f"three products alone: {products_s:.3f} s; fused A: {found['A', 'fused'].median_s:.3f} s"
+    )
     for name, piece in pieces.items():
         print(piece, end="\n\n", flush=True)
         if args.write:

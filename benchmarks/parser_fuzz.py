@@ -37,7 +37,11 @@ SHAPES = {
     "objects, each broken, then closed": (HEAD, f"{GOOD}x, ", f"{GOOD}]}}"),
     "objects without a closing brace": (HEAD, f"{GOOD[:-1]}, ", ""),
     "coordinates without end": (f'{HEAD}{{"desc": "a", "bbox_2d": [', "<|coord_1|>, ", ""),
-    "one polygon": (f'{HEAD}{{"desc": "a", "poly": [', "<|coord_1|>, <|coord_2|>, ", "<|coord_1|>, <|coord_2|>]}]}"),
+    "one polygon": (
+        f'{HEAD}{{"desc": "a", "poly": [',
+        "<|coord_1|>, <|coord_2|>, ",
+        "<|coord_1|>, <|coord_2|>]}]}",
+    ),
     "one name": (f'{HEAD}{{"desc": "', "a", f'", "bbox_2d": {BOX}}}]}}'),
     "one name of escapes": (f'{HEAD}{{"desc": "', "\\ud83e\\udd64", f'", "bbox_2d": {BOX}}}]}}'),
     "one name without end": (f'{HEAD}{{"desc": "', "a", ""),
@@ -74,8 +78,12 @@ def read_strictly(text: str) -> list[CoordObject] | None:
             bins = [coordinate(token) for token in text[at:end].split(", ")]
             at = skip(text, end, "]}")
             desc.encode()  # half a surrogate pair is no text
-            is_box = kind == "bbox_2d" and len(bins) == 4 and bins[0] <= bins[2] and bins[1] <= bins[3]
-            if not desc.strip() or not (is_box or (kind == "poly" and len(bins) >= 6 and len(bins) % 2 == 0)):
+            is_box = (
+                kind == "bbox_2d" and len(bins) == 4 and bins[0] <= bins[2] and bins[1] <= bins[3]
+            )
+            if not desc.strip() or not (
+                is_box or (kind == "poly" and len(bins) >= 6 and len(bins) % 2 == 0)
+            ):
                 return None
             objects.append(CoordObject(desc, kind, tuple(bins)))
             if text[at:] == TAIL:
@@ -97,7 +105,9 @@ coordinate = BIN_OF.__getitem__
 def hostile(rng: Random) -> str:
     """A text near the grammar: a written one with pieces put in, cut out, doubled or cut off, or a soup of pieces."""
     if rng.random() < 0.2:
-        return rng.choice((HEAD, HEAD, "")) + "".join(rng.choice(PIECES) for _ in range(rng.randrange(20)))
+        return rng.choice((HEAD, HEAD, "")) + "".join(
+            rng.choice(PIECES) for _ in range(rng.randrange(20))
+        )
     text = write_coordjson([an_object(rng) for _ in range(rng.randrange(5))])
     for _ in range(rng.randrange(4)):
         at = rng.randrange(len(text) + 1)
@@ -109,7 +119,11 @@ def hostile(rng: Random) -> str:
 
 def an_object(rng: Random) -> CoordObject:
     if rng.random() < 0.3:
-        return CoordObject(rng.choice(NAMES), "poly", tuple(rng.randrange(1000) for _ in range(rng.randrange(2, 10))))
+        return CoordObject(
+            rng.choice(NAMES),
+            "poly",
+            tuple(rng.randrange(1000) for _ in range(rng.randrange(2, 10))),
+        )
     x, y = sorted(rng.choices(range(1000), k=2)), sorted(rng.choices(range(1000), k=2))
     return CoordObject(rng.choice(NAMES), "bbox_2d", (x[0], y[0], x[1], y[1]))
 
@@ -127,7 +141,9 @@ def check(text: str) -> Parsed:
     assert len(parsed.spans) == len(parsed.objects)
     end = 0
     for (first, behind), obj in zip(parsed.spans, parsed.objects, strict=True):
-        assert read_strictly(HEAD + text[first:behind] + TAIL) == [obj], "what is kept stands there, and whole"
+        assert read_strictly(HEAD + text[first:behind] + TAIL) == [obj], (
+            "what is kept stands there, and whole"
+        )
         assert text[:first].endswith(", " if end else ("[", ", "))
         assert first >= end
         end = behind
@@ -184,7 +200,9 @@ def peak_mb(shape: tuple[str, str, str], n_characters: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -192,13 +210,19 @@ def main() -> None:
     kinds = fuzz(arguments.texts, arguments.seed)
     told = ", ".join(f"{count:,} {name}" for name, count in kinds.most_common())
     print(
-        f"{arguments.texts:,} texts of seed {arguments.seed} in {time.process_time() - started:.0f} s of CPU: {told}", end="\n\n"
+        f"{arguments.texts:,} texts of seed {arguments.seed} in {time.process_time() - started:.0f} s of CPU: {told}",
+        end="\n\n",
     )
-    print("| shape | 0.5 MB (ms) | 1 MB (ms) | peak memory at 1 MB (MB) |\n| --- | ---: | ---: | ---: |")
+    print(
+        "| shape | 0.5 MB (ms) | 1 MB (ms) | peak memory at 1 MB (MB) |\n| --- | ---: | ---: | ---: |"
+    )
     for name, shape in SHAPES.items():
         half, whole = seconds(shape, 500_000), seconds(shape, 1_000_000)
         assert whole < min(1, 3 * max(half, 2e-3)), f"{name}: {half:.3f} s, then {whole:.3f} s"
-        print(f"| {name} | {1000 * half:.0f} | {1000 * whole:.0f} | {peak_mb(shape, 1_000_000):.1f} |", flush=True)
+        print(
+            f"| {name} | {1000 * half:.0f} | {1000 * whole:.0f} | {peak_mb(shape, 1_000_000):.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

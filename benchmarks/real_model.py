@@ -40,7 +40,14 @@ from coordexp.models.checkpoints import device_for, restore_weights, trained_wei
 from coordexp.storage.runs import RunDirectory
 from coordexp.training.optim import build_optimizer
 from coordexp.training.setup import preflight, set_up
-from coordexp.training.step import Progress, Training, count_tokens, load_window, optimizer_step, train_row
+from coordexp.training.step import (
+    Progress,
+    Training,
+    count_tokens,
+    load_window,
+    optimizer_step,
+    train_row,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from release import PUBLISHED_4B, write_release
@@ -79,7 +86,9 @@ def flops_per_token(t: Training, batch: Batch) -> float:
 def needed_flops(t: Training, window: list[Batch], per_token: float) -> float:
     """Of one step: no gradient of a frozen weight, nothing twice."""
     vocabulary, width = head_weights(t.model.vlm)[0].shape
-    tokens, rows = (sum(numbers) for numbers in zip(*((b.n_tokens, len(b.rows)) for b in window), strict=True))
+    tokens, rows = (
+        sum(numbers) for numbers in zip(*((b.n_tokens, len(b.rows)) for b in window), strict=True)
+    )
     return 2 * per_token * tokens + 4 * rows * vocabulary * width
 
 
@@ -106,10 +115,25 @@ def measure(t: Training, variant: str) -> dict[str, Any]:
         took, _ = seconds(lambda window=window, step=step: optimizer_step(t, window, step))
         loss = train_row(t)["loss"]
         t.progress.reset_window()
-        tokens, laid_out = sum(b.n_tokens for b in window), sum(b.inputs["input_ids"].numel() for b in window)
+        tokens, laid_out = (
+            sum(b.n_tokens for b in window),
+            sum(b.inputs["input_ids"].numel() for b in window),
+        )
         needed = needed_flops(t, window, per_token)
-        steps.append({"s": took, "loss": loss, "tokens": tokens, "laid_out": laid_out, "flops": needed, "cut": len(window)})
-        print(f"{variant} {step}: loss {loss:.3f}, {tokens:,} tokens in {len(window)}, {took:.2f} s", flush=True)
+        steps.append(
+            {
+                "s": took,
+                "loss": loss,
+                "tokens": tokens,
+                "laid_out": laid_out,
+                "flops": needed,
+                "cut": len(window),
+            }
+        )
+        print(
+            f"{variant} {step}: loss {loss:.3f}, {tokens:,} tokens in {len(window)}, {took:.2f} s",
+            flush=True,
+        )
     after = steps[min(WARM_UP_STEPS, len(steps) - 1) :]
     total = {key: sum(one[key] for one in after) for key in after[0]}
     return {
@@ -117,7 +141,9 @@ def measure(t: Training, variant: str) -> dict[str, Any]:
         "step_s": statistics.median(one["s"] for one in after),
         "tokens_per_s": total["tokens"] / total["s"],
         "flops_per_s": total["flops"] / total["s"],
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan"),
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9
+        if device.type == "cuda"
+        else float("nan"),
         "cut": f"{total['cut'] / len(after):.1f} of {total['tokens'] / total['cut']:,.0f} tokens",
         "padding": total["laid_out"] / total["tokens"] - 1,
         "preflight": t.progress.preflight["relative_difference"],
@@ -126,34 +152,56 @@ def measure(t: Training, variant: str) -> dict[str, Any]:
 
 def show_kernels(t: Training, batch: Batch, n: int = 25) -> None:
     denominators = count_tokens(t, [batch])
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if t.accelerator.device.type == "cuda" else [])]
+    kinds = [
+        ProfilerActivity.CPU,
+        *([ProfilerActivity.CUDA] if t.accelerator.device.type == "cuda" else []),
+    ]
     with profile(activities=kinds) as profiler:
         t.accelerator.backward(t.model(batch.to(t.accelerator.device), denominators).loss)
         synchronise()
     t.optimizer.zero_grad()
-    print(profiler.key_averages().table(sort_by="self_device_time_total", row_limit=n, max_name_column_width=60), flush=True)
+    print(
+        profiler.key_averages().table(
+            sort_by="self_device_time_total", row_limit=n, max_name_column_width=60
+        ),
+        flush=True,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--release", type=Path, help="write a random Qwen3-VL-4B there first")
     parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--budget-gb", type=float, help="of GPU memory: more than that is out of memory")
+    parser.add_argument(
+        "--budget-gb", type=float, help="of GPU memory: more than that is out of memory"
+    )
     parser.add_argument("--profile", action="store_true")
     args, overrides = parser.parse_known_args()
     if args.budget_gb and not torch.cuda.is_available():
         parser.error("--budget-gb: torch sees no GPU on this machine")
     if args.release and not args.release.exists():
-        print(f"a random 4B release: {seconds(lambda: write_release(args.release, PUBLISHED_4B))[0]:.0f} s", flush=True)
+        print(
+            f"a random 4B release: {seconds(lambda: write_release(args.release, PUBLISHED_4B))[0]:.0f} s",
+            flush=True,
+        )
     variants = args.variants.split(",")
     cfg = compose([f"variant={variants[0]}", *overrides])
     if args.budget_gb:
-        torch.cuda.set_per_process_memory_fraction(args.budget_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
+        torch.cuda.set_per_process_memory_fraction(
+            args.budget_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory
+        )
     if not (data_path(cfg) / "data.json").exists():
         print(f"data: {seconds(lambda: prepare_data(cfg))[0]:.0f} s", flush=True)
     print(f"base: {seconds(lambda: prepare_base(cfg))[0]:.0f} s", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        t = set_up(cfg, RunDirectory(Path(name) / "run"), {}, Accelerator(cpu=device_for(cfg.runtime) == "cpu"))
+        t = set_up(
+            cfg,
+            RunDirectory(Path(name) / "run"),
+            {},
+            Accelerator(cpu=device_for(cfg.runtime) == "cpu"),
+        )
     device, dtype = t.accelerator.device, getattr(torch, cfg.train.dtype)
     rate = matrix_rate(device, dtype, 8192 if device.type == "cuda" else 512)
     print(f"large matrix products in {cfg.train.dtype}: {rate / 1e12:.3g} TFLOP/s", flush=True)
@@ -172,7 +220,14 @@ def row_of(variant: str, f: dict[str, Any], rate: float) -> list[str]:
     use = f"{100 * f['flops_per_s'] / rate:.0f} % ({f['flops_per_s'] / 1e12:.3g} TFLOP/s)"
     ends = f"{f['losses'][0]:.3f} → {f['losses'][-1]:.3f}"
     measured = [f"{f['tokens_per_s']:,.0f}", f"{f['step_s']:.2f} s", use, f"{f['peak_gb']:.1f}"]
-    return [variant, ends, *measured, f["cut"], f"{100 * f['padding']:.1f} %", f"{f['preflight']:.0e}"]
+    return [
+        variant,
+        ends,
+        *measured,
+        f["cut"],
+        f"{100 * f['padding']:.1f} %",
+        f"{f['preflight']:.0e}",
+    ]
 
 
 if __name__ == "__main__":

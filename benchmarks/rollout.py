@@ -27,7 +27,9 @@ from coordexp.probe.rollout import greedy, token_budget
 from coordexp.training.evaluate import evenly_spaced
 
 BATCHES = (1, 8, 16, 32)
-Writer = Callable[[Sequence[int]], list[tuple[str, int]]]  # image ids -> (text, tokens, the end included) each
+Writer = Callable[
+    [Sequence[int]], list[tuple[str, int]]
+]  # image ids -> (text, tokens, the end included) each
 
 
 def one_by_one(vlm: Qwen3VLForConditionalGeneration, dataset: Dataset, budget: int) -> Writer:
@@ -39,18 +41,26 @@ def one_by_one(vlm: Qwen3VLForConditionalGeneration, dataset: Dataset, budget: i
         written = []
         for i in image_ids:
             inputs = dataset.prompts([i])
-            ids = vlm.generate(**inputs, max_new_tokens=budget, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
+            ids = vlm.generate(**inputs, max_new_tokens=budget, do_sample=False)[
+                0, inputs["input_ids"].shape[1] :
+            ].tolist()
             written.append((tokenizer.decode(ids[:-1] if ids[-1] == end else ids), len(ids)))
         return written
 
     return write
 
 
-def batched(vlm: Qwen3VLForConditionalGeneration, dataset: Dataset, budget: int, batch: int) -> Writer:
+def batched(
+    vlm: Qwen3VLForConditionalGeneration, dataset: Dataset, budget: int, batch: int
+) -> Writer:
     generate = greedy(vlm, dataset, budget)
 
     def write(image_ids: Sequence[int]) -> list[tuple[str, int]]:
-        answers = [answer for i in range(0, len(image_ids), batch) for answer in generate(image_ids[i : i + batch])]
+        answers = [
+            answer
+            for i in range(0, len(image_ids), batch)
+            for answer in generate(image_ids[i : i + batch])
+        ]
         return [(answer.text, len(answer.token_ends) + answer.finished) for answer in answers]
 
     return write
@@ -83,7 +93,9 @@ def main() -> None:
             texts[name] = [text for text, _ in written]
 
     medians = {name: float(np.median(values)) for name, values in rates.items()}
-    print(f"| {len(images)} images, {arguments.rounds} rounds | tokens a CPU second | ratio | texts that differ |")
+    print(
+        f"| {len(images)} images, {arguments.rounds} rounds | tokens a CPU second | ratio | texts that differ |"
+    )
     print("| --- | ---: | ---: | ---: |")
     for name, median in medians.items():
         differ = sum(a != b for a, b in zip(texts[name], texts["reference"], strict=True))

@@ -68,7 +68,12 @@ def measure(variant: str, overrides: list[str], run: Path) -> list[str]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         rows = [measure(variant, sys.argv[1:], Path(name) / variant) for variant in VARIANTS]
-    print(table("variant | whole / bare, first epoch | whole / bare, later epochs | without reading / bare | bare, CPU ms", rows))
+    print(
+        table(
+            "variant | whole / bare, first epoch | whole / bare, later epochs | without reading / bare | bare, CPU ms",
+            rows,
+        )
+    )
 
 
 if __name__ == "__main__":

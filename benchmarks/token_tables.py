@@ -47,16 +47,23 @@ def write_tables(directory: Path, n_rows: int) -> None:
             "box_area_px": rng.lognormal(7, 1, n_rows).astype(np.float32), "gt_bin": gt, "argmax_bin": gt,
             "hit": rng.random(n_rows) < 0.2, "coord_mass": rng.random(n_rows, np.float32), "fit_half": image % 2 == 0,
         }  # fmt: skip
-        for label, name in itertools.product(("t1", "own", "fitted"), ("w1_to_delta", "p_gt", "entropy")):
+        for label, name in itertools.product(
+            ("t1", "own", "fitted"), ("w1_to_delta", "p_gt", "entropy")
+        ):
             columns[f"{name}_{label}"] = rng.random(n_rows, np.float32)
         for label in ("t1", "own", "fitted"):
             columns[f"expected_bin_{label}"] = (gt + rng.normal(0, 30, n_rows)).astype(np.float32)
-        pd.DataFrame(columns).to_parquet(directory / f"{n_rows}-{i}.parquet", compression="zstd", index=False)
+        pd.DataFrame(columns).to_parquet(
+            directory / f"{n_rows}-{i}.parquet", compression="zstd", index=False
+        )
 
 
 def streamed(paths: Sequence[Path]) -> float:
     """This project's way: a table at a time, the columns it needs, metrics and influence of each image. Returns a checksum."""
-    return sum(sum(image_influence(read_tokens(path, "1", list(METRICS.values()))).values.values()) for path in paths)
+    return sum(
+        sum(image_influence(read_tokens(path, "1", list(METRICS.values()))).values.values())
+        for path in paths
+    )
 
 
 def all_at_once(paths: Sequence[Path]) -> float:
@@ -66,7 +73,10 @@ def all_at_once(paths: Sequence[Path]) -> float:
     names = ["error", "w1_to_delta_t1", "hit", "p_gt_t1"]
     sums = tokens.groupby(["table", "image_id"])[names].sum().groupby("table").sum()
     counts = tokens.groupby("table").size()
-    return float(sums.div(counts, axis=0).to_numpy().sum() + tokens.groupby("table")["error"].quantile(0.9).sum())
+    return float(
+        sums.div(counts, axis=0).to_numpy().sum()
+        + tokens.groupby("table")["error"].quantile(0.9).sum()
+    )
 
 
 WAYS = {"streamed": streamed, "all_at_once": all_at_once}
@@ -75,14 +85,18 @@ WAYS = {"streamed": streamed, "all_at_once": all_at_once}
 def measure(way: str, directory: Path, n_rows: int, n_runs: int) -> dict[str, float]:
     """In a process of its own: CPU seconds a table, MB of peak memory beyond the imports, the checksum a table."""
     task = json.dumps([way, str(directory), n_rows, n_runs])
-    done = subprocess.run([sys.executable, __file__, "--task", task], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--task", task], capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
 def child(way: str, directory: str, n_rows: int, n_runs: int) -> dict[str, float]:
     n_tables = n_runs * EVALUATIONS
     paths = [Path(directory) / f"{n_rows}-{i % N_FILES}.parquet" for i in range(n_tables)]
-    before_mb = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    before_mb = (
+        int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    )
     WAYS[way](paths[:N_FILES])  # what only the first calls import and page in
     started = time.process_time()
     checksum = WAYS[way](paths)
@@ -100,7 +114,9 @@ def by_runs(directory: Path) -> str:
     labels = {"streamed": "this project", "all_at_once": "pandas, all at once"}
     rows = [[labels[way], f"{n} × {EVALUATIONS}", f"{f['cpu_s'] / one['cpu_s']:.2f}", f"{f['peak_mb'] / one['peak_mb']:.2f}"]
             for (way, n), f in found.items()]  # fmt: skip
-    return table(f"tables of {n_rows:,} tokens | runs × evaluations | CPU time a table | peak memory", rows)
+    return table(
+        f"tables of {n_rows:,} tokens | runs × evaluations | CPU time a table | peak memory", rows
+    )
 
 
 def by_rows(directory: Path) -> str:
@@ -111,7 +127,9 @@ def by_rows(directory: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:

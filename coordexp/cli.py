@@ -52,40 +52,98 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     sub = verb("show", show, "print the card of the latest (or that) study")
-    sub.add_argument("study", type=Path, nargs="?", help="a study directory; default: the newest results/*/latest")
+    sub.add_argument(
+        "study",
+        type=Path,
+        nargs="?",
+        help="a study directory; default: the newest results/*/latest",
+    )
     sub = verb("ui", ui, "serve MLflow and keep importing what the runs write")
     sub.add_argument("--port", type=int, default=5000)
     sub = verb("prepare", prepare, "make the records and the base model a configuration needs")
-    sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides, as for coordexp-train")
+    sub.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides, as for coordexp-train"
+    )
     sub.add_argument("--only", choices=("data", "base"), help="just one of the two")
-    sub = verb("validate", validate_records, "check a record file against the contract, and say every problem")
-    sub.add_argument("records", type=Path, metavar="FILE", help="JSON lines, of this project or another's CoordExp file")
+    sub = verb(
+        "validate",
+        validate_records,
+        "check a record file against the contract, and say every problem",
+    )
+    sub.add_argument(
+        "records",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines, of this project or another's CoordExp file",
+    )
     sub.add_argument("--no-pictures", action="store_true", help="do not look at the pictures")
     sub = verb("compare", compare_logs, "audit, compare and decide between runs that exist already")
-    sub.add_argument("runs", nargs="+", metavar="NAME=PATH", help="a logging.jsonl, a TensorBoard, run or study directory")
+    sub.add_argument(
+        "runs",
+        nargs="+",
+        metavar="NAME=PATH",
+        help="a logging.jsonl, a TensorBoard, run or study directory",
+    )
     sub.add_argument("--out", type=Path, required=True, help="where the study directory is written")
-    sub.add_argument("--rule", type=Path, help="a file like conf/study/stage1_ablation.yaml, or just what differs")
-    sub.add_argument("--image-side", type=int, metavar="PX", help="of the validation images, where only logs are given")
+    sub.add_argument(
+        "--rule",
+        type=Path,
+        help="a file like conf/study/stage1_ablation.yaml, or just what differs",
+    )
+    sub.add_argument(
+        "--image-side",
+        type=int,
+        metavar="PX",
+        help="of the validation images, where only logs are given",
+    )
     sub.add_argument("--cell", type=int, metavar="PX", help="what one visual token covers, e.g. 32")
     sub.add_argument(
-        "--evidence", type=Path, metavar="FILE", help="published rollout figures (JSON), shown beside, with their confounds"
+        "--evidence",
+        type=Path,
+        metavar="FILE",
+        help="published rollout figures (JSON), shown beside, with their confounds",
     )
     sub = verb("probe", probe_run, "roll out and fine-tune a run's checkpoint: the Stage-2 probe")
     sub.add_argument("run", type=Path, help="a run directory")
-    sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides, such as probe.steps=10")
-    sub.add_argument("--step", type=int, help="of the checkpoint; default: the last")
-    sub = verb("evaluate", evaluate_outside, "look at a checkpoint that was trained elsewhere as one of this project's")
-    sub.add_argument("checkpoint", type=Path, help="a Hugging Face directory: a Qwen3-VL with the coordinate tokens")
     sub.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="val.jsonl; a train.jsonl beside it lets it be probed"
+        "overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides, such as probe.steps=10"
     )
-    sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of train.eval_micro_batch, runtime.… and probe.…")
+    sub.add_argument("--step", type=int, help="of the checkpoint; default: the last")
+    sub = verb(
+        "evaluate",
+        evaluate_outside,
+        "look at a checkpoint that was trained elsewhere as one of this project's",
+    )
+    sub.add_argument(
+        "checkpoint",
+        type=Path,
+        help="a Hugging Face directory: a Qwen3-VL with the coordinate tokens",
+    )
+    sub.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="val.jsonl; a train.jsonl beside it lets it be probed",
+    )
+    sub.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="of train.eval_micro_batch, runtime.… and probe.…",
+    )
     sub.add_argument("--name", required=True, help="what to call it in a comparison")
     sub.add_argument("--step", type=int, default=1, help="at which its training stopped")
-    sub.add_argument("--temperature", type=float, default=1.0, help="of the coordinate slice in its training")
+    sub.add_argument(
+        "--temperature", type=float, default=1.0, help="of the coordinate slice in its training"
+    )
     sub = verb("step", step, "one step of the workflow, by itself")
     sub.add_argument("step", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
-    sub.add_argument("study", nargs="?", help="a study directory (preregister: the --config of snakemake, as JSON)")
+    sub.add_argument(
+        "study",
+        nargs="?",
+        help="a study directory (preregister: the --config of snakemake, as JSON)",
+    )
     return top
 
 
@@ -93,7 +151,9 @@ def show(args: argparse.Namespace) -> None:
     """Print the decision card."""
     study = args.study or latest_study()
     if not (study / "recommendation.json").exists():
-        raise UserError(f"{study}: holds no recommendation: run `snakemake --cores all stage1_ablation`")
+        raise UserError(
+            f"{study}: holds no recommendation: run `snakemake --cores all stage1_ablation`"
+        )
     print(card(read_json(study / "recommendation.json"), study), end="")
 
 
@@ -101,7 +161,9 @@ def latest_study() -> Path:
     """The study that was decided or returned to last."""
     links = sorted(RESULTS.glob("*/latest"), key=lambda link: link.lstat().st_mtime)
     if not links:
-        raise UserError("no study has been decided here yet: run `snakemake --cores all stage1_ablation` first")
+        raise UserError(
+            "no study has been decided here yet: run `snakemake --cores all stage1_ablation` first"
+        )
     return links[-1].parent / links[-1].readlink()
 
 
@@ -152,7 +214,9 @@ def compare_logs(args: argparse.Namespace) -> None:
             if name == "fitness" and args.evidence:
                 add_evidence(args.out, args.evidence)
     except UserError:
-        for begun in args.out.iterdir() if fresh else ():  # it would stand in the way of the corrected command
+        for begun in (
+            args.out.iterdir() if fresh else ()
+        ):  # it would stand in the way of the corrected command
             shutil.rmtree(begun) if begun.is_dir() else begun.unlink()
         raise
     print((args.out / "recommendation.md").read_text(), end="")
@@ -161,7 +225,10 @@ def compare_logs(args: argparse.Namespace) -> None:
 def add_evidence(study: Path, evidence: Path) -> None:
     from coordexp.analysis.comparison.probes import read_aggregates
 
-    write_json(study / "probe.json", read_json(study / "probe.json") | {"aggregates": read_aggregates(evidence)})
+    write_json(
+        study / "probe.json",
+        read_json(study / "probe.json") | {"aggregates": read_aggregates(evidence)},
+    )
 
 
 def probe_run(args: argparse.Namespace) -> None:
@@ -173,7 +240,11 @@ def probe_run(args: argparse.Namespace) -> None:
     from coordexp.storage.runs import RunDirectory
 
     run = RunDirectory(args.run)
-    own = [] if any(o.startswith(("experiment=", "probe=")) for o in args.overrides) else job.own_recipe(run)
+    own = (
+        []
+        if any(o.startswith(("experiment=", "probe=")) for o in args.overrides)
+        else job.own_recipe(run)
+    )
     print(job.probe_run(run, args.step, compose([*own, *args.overrides])))
 
 
@@ -186,15 +257,23 @@ def evaluate_outside(args: argparse.Namespace) -> None:
 
     for override in args.overrides:
         if not override.startswith(READ_BY_EVALUATE):
-            raise UserError(f"{override}: `coordexp evaluate` reads {', '.join(READ_BY_EVALUATE)} alone")
+            raise UserError(
+                f"{override}: `coordexp evaluate` reads {', '.join(READ_BY_EVALUATE)} alone"
+            )
     cfg = compose(args.overrides)
-    print(evaluate_checkpoint(args.checkpoint, args.data, args.name, args.step, args.temperature, cfg).path)
+    print(
+        evaluate_checkpoint(
+            args.checkpoint, args.data, args.name, args.step, args.temperature, cfg
+        ).path
+    )
 
 
 def step(args: argparse.Namespace) -> None:
     """One step of the workflow; each reads the files of the step before."""
     if (args.study is None) != (args.step == "track-init"):
-        raise UserError(f"step {args.step}: {'takes no study' if args.study else 'needs a study directory'}")
+        raise UserError(
+            f"step {args.step}: {'takes no study' if args.study else 'needs a study directory'}"
+        )
     STEPS[args.step](Path(args.study or "") if args.step != "preregister" else args.study)
 
 

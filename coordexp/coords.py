@@ -51,7 +51,9 @@ def coord_token_ids(tokenizer: Any) -> list[int]:
     """
     ids = tokenizer.convert_tokens_to_ids(list(COORD_TOKENS))
     if len(set(ids)) != N_BINS or tokenizer.unk_token_id in ids or None in ids:
-        raise UserError("the tokenizer does not hold <|coord_0|> … <|coord_999|>: build the base model with `coordexp prepare`")
+        raise UserError(
+            "the tokenizer does not hold <|coord_0|> … <|coord_999|>: build the base model with `coordexp prepare`"
+        )
     return ids
 
 
@@ -78,7 +80,9 @@ class Parsed:
     """What a text holds: valid objects, the dropped ones by reason, and how it ended."""
 
     objects: list[CoordObject] = field(default_factory=list)
-    spans: list[tuple[int, int]] = field(default_factory=list)  # of each object, its first character and the one behind its last
+    spans: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # of each object, its first character and the one behind its last
     dropped: Counter[str] = field(default_factory=Counter)
     truncated: bool = False  # the closing `]}` never came
     trailing: str = ""  # what stands behind it
@@ -94,8 +98,12 @@ _TAIL = "]}"
 # Possessive (`*+`): what a loop has taken is never given back, so that a name of a megabyte takes no memory for going back.
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
 _COORD = r"<\|coord_(?:0|[1-9][0-9]{0,2})\|>"
-_OBJECT = re.compile(rf'\{{"desc": ({_STRING}), "(bbox_2d|poly)": \[({_COORD}(?:, {_COORD})*+)\]\}}')
-_NEXT = re.compile(r'(?=, \{"desc": )|(?<=\})(?=\]\})')  # no name can hold the first: its quote would end the name
+_OBJECT = re.compile(
+    rf'\{{"desc": ({_STRING}), "(bbox_2d|poly)": \[({_COORD}(?:, {_COORD})*+)\]\}}'
+)
+_NEXT = re.compile(
+    r'(?=, \{"desc": )|(?<=\})(?=\]\})'
+)  # no name can hold the first: its quote would end the name
 _BIN = re.compile(r"<\|coord_([0-9]+)\|>")
 _NAME = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -119,7 +127,9 @@ def parse_coordjson(text: str) -> Parsed:
         return result
     while at < len(text):
         match = _OBJECT.match(text, at)
-        if match and any(separator.startswith(text[match.end() : match.end() + 2]) for separator in (", ", _TAIL)):
+        if match and any(
+            separator.startswith(text[match.end() : match.end() + 2]) for separator in (", ", _TAIL)
+        ):
             _keep(match, result)
             end = match.end()
         elif resume := _NEXT.search(text, at):
@@ -148,11 +158,15 @@ def _end_within(rest: str, result: Parsed) -> None:
 def _keep(match: re.Match[str], result: Parsed) -> None:
     desc, kind = json.loads(match[1]), match[2]
     bins = tuple(int(k) for k in _BIN.findall(match[3]))
-    if any("\ud800" <= character <= "\udfff" for character in desc):  # half a surrogate pair is no text
+    if any(
+        "\ud800" <= character <= "\udfff" for character in desc
+    ):  # half a surrogate pair is no text
         result.dropped["malformed"] += 1
     elif not desc.strip():
         result.dropped["empty_desc"] += 1
-    elif (kind == "bbox_2d" and len(bins) != 4) or (kind == "poly" and (len(bins) < 6 or len(bins) % 2)):
+    elif (kind == "bbox_2d" and len(bins) != 4) or (
+        kind == "poly" and (len(bins) < 6 or len(bins) % 2)
+    ):
         result.dropped["arity"] += 1
     elif kind == "bbox_2d" and (bins[2] < bins[0] or bins[3] < bins[1]):
         result.dropped["inverted_box"] += 1

@@ -29,7 +29,9 @@ class PerToken:
 
     def __call__(self, columns: Columns, label: str) -> np.ndarray:
         """float64  # [C]"""
-        found = self.value(*(np.asarray(columns[name], dtype=np.float64) for name in self.columns(label)))
+        found = self.value(
+            *(np.asarray(columns[name], dtype=np.float64) for name in self.columns(label))
+        )
         return np.asarray(found, dtype=np.float64)
 
 
@@ -38,7 +40,9 @@ def column(name: str) -> PerToken:
     return PerToken((name,), lambda values: values)
 
 
-ABS_ERR = PerToken(("expected_bin_{T}", "gt_bin"), lambda expected, gt: np.abs(expected - gt))  # bins
+ABS_ERR = PerToken(
+    ("expected_bin_{T}", "gt_bin"), lambda expected, gt: np.abs(expected - gt)
+)  # bins
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class Metric:
     tokens: str = "coordinate"  # which tokens it averages over: coordinate, text, supervised
     has_temperature: bool = True
     votes: bool = True  # a rule may rank by it; the others are shown beside
-    across_objectives: bool = True  # may be compared between variants, not only between runs of one variant
+    across_objectives: bool = (
+        True  # may be compared between variants, not only between runs of one variant
+    )
 
     def better(self, a: float, b: float) -> bool:
         return a < b if self.lower_is_better else a > b
@@ -113,9 +119,13 @@ def metric(name: str) -> Metric:
     plain_name = name.removeprefix("eval_")
     refused = next((m for m in REGISTRY.values() if plain_name in (m.name, m.key)), None)
     if refused is None:
-        raise UserError(f"study.rule.metrics: unknown metric {name}; known are {', '.join(METRICS)}")
+        raise UserError(
+            f"study.rule.metrics: unknown metric {name}; known are {', '.join(METRICS)}"
+        )
     if refused.across_objectives:
-        raise UserError(f"study.rule.metrics: {name} cannot rank variants: it is shown beside the metrics and sets bars, no more")
+        raise UserError(
+            f"study.rule.metrics: {name} cannot rank variants: it is shown beside the metrics and sets bars, no more"
+        )
     raise UserError(
         f"study.rule.metrics: {name} cannot rank variants: each objective sums other terms over other tokens, "
         f"so its scale differs; rank by {', '.join(METRICS)}"

@@ -39,9 +39,14 @@ def fitness_study(study: Path) -> None:
     from coordexp.analysis.comparison.probes import probe_study, read_probes
     from coordexp.study.inputs import load_runs
 
-    step, settings = read_json(study / "comparison.json")["decision_step"], read_json(study / "preregistration.json")["probe"]
+    step, settings = (
+        read_json(study / "comparison.json")["decision_step"],
+        read_json(study / "preregistration.json")["probe"],
+    )
     runs = load_runs(study)
-    write_json(study / "probe.json", probe_study(runs, read_probes(runs, step, settings), step, settings))
+    write_json(
+        study / "probe.json", probe_study(runs, read_probes(runs, step, settings), step, settings)
+    )
 
 
 def recommend_study(study: Path) -> None:

@@ -31,13 +31,21 @@ def image(i: int, size: tuple[int, int] = (64, 64), **more: Any) -> dict[str, An
     return {"id": i, "file_name": f"{i}.jpg", "width": size[0], "height": size[1], **more}
 
 
-def annotation(i: int, image_id: int = 1, bbox: Any = (8, 8, 16, 16), category_id: int = CUP, **more: Any) -> dict[str, Any]:
+def annotation(
+    i: int, image_id: int = 1, bbox: Any = (8, 8, 16, 16), category_id: int = CUP, **more: Any
+) -> dict[str, Any]:
     box = list(bbox) if isinstance(bbox, tuple) else bbox
     return {"id": i, "image_id": image_id, "category_id": category_id, "bbox": box, **more}
 
 
-def write_coco(path: Path, images: list[Any], annotations: list[Any], categories: list[Any] | None = None) -> Path:
-    content = {"images": images, "annotations": annotations, "categories": CATEGORIES if categories is None else categories}
+def write_coco(
+    path: Path, images: list[Any], annotations: list[Any], categories: list[Any] | None = None
+) -> Path:
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": CATEGORIES if categories is None else categories,
+    }
     path.write_text(json.dumps(content))
     return path
 
@@ -51,13 +59,17 @@ def many(path: Path, n_images: int, size: tuple[int, int] = (64, 64), objects: i
             x, y = rng.uniform(0, 0.5, 2) * size
             w, h = rng.uniform(0.1, 0.5, 2) * size
             box = [round(v, 2) for v in (x, y, w, h)]
-            annotations.append(annotation(len(annotations), i, box, (CUP, BAT)[int(rng.integers(2))]))
+            annotations.append(
+                annotation(len(annotations), i, box, (CUP, BAT)[int(rng.integers(2))])
+            )
     return write_coco(path, [image(i, size) for i in range(n_images)], annotations)
 
 
 def picture(path: Path, size: tuple[int, int] = (64, 64), seed: int = 0, **save: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(
+        0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8
+    )
     Image.fromarray(pixels).resize(size).save(path, **save)
     return path
 

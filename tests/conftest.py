@@ -16,10 +16,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, by whomever
 
-settings.register_profile("coordexp", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "coordexp", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("coordexp")
 
-VARIANTS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "variant").glob("*.yaml"))
+VARIANTS = sorted(
+    path.stem for path in (Path(__file__).parents[1] / "conf" / "variant").glob("*.yaml")
+)
 
 TINY_OVERRIDES = (
     "model.text_layers=1",
@@ -63,7 +67,9 @@ class Tiny:
         from coordexp.training.stage1_model import Stage1Model
 
         cfg = compose([f"variant={variant}", *TINY_OVERRIDES, *overrides])
-        return Stage1Model(self.vlm, OmegaConf.to_object(cfg.variant), coord_token_ids(self.processor.tokenizer))
+        return Stage1Model(
+            self.vlm, OmegaConf.to_object(cfg.variant), coord_token_ids(self.processor.tokenizer)
+        )
 
 
 @dataclass
@@ -89,7 +95,9 @@ def keep_float64(patch: pytest.MonkeyPatch) -> None:
     def norm64(self, x):
         if x.dtype != torch.float64:
             return norm(self, x)
-        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        return (
+            self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        )
 
     def rotate64(q, k, cos, sin):
         if q.dtype != torch.float64:
@@ -165,7 +173,9 @@ def record_file():
         records = []
         for i, objects in enumerate(images):
             Image.new("RGB", (64, 64), (40 * i % 256, 90, 120)).save(directory / f"{i}.png")
-            records.append(Record(f"{i}.png", 64, 64, reading_order(RecordObject(*o) for o in objects)))
+            records.append(
+                Record(f"{i}.png", 64, 64, reading_order(RecordObject(*o) for o in objects))
+            )
         write_records(directory / "some.jsonl", records)
         return directory / "some.jsonl"
 

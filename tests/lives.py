@@ -57,7 +57,9 @@ def live(request: dict[str, Any]) -> None:
             pretend()
         if request["fault"]:
             FAULTS[request["fault"][0]](*request["fault"][1:])
-        count_tokens(request["arguments"]) if request["entry"] == "count" else sys.modules[f"coordexp.{request['entry']}"].main()
+        count_tokens(request["arguments"]) if request["entry"] == "count" else sys.modules[
+            f"coordexp.{request['entry']}"
+        ].main()
     except SystemExit as stop:
         code = stop.code or 0
     except BaseException:  # noqa: BLE001 as the interpreter would
@@ -82,7 +84,10 @@ def count_tokens(overrides: list[str]) -> None:
     cfg = compose(overrides)
     dataset = Dataset(data_path(cfg) / "train.jsonl", load_processor(base_path(cfg) / "model"))
     steps = range(1, cfg.train.max_steps + 1)
-    batches = [dataset.batch(step_indices(len(dataset), cfg.train.images_per_step, cfg.seed, step)) for step in steps]
+    batches = [
+        dataset.batch(step_indices(len(dataset), cfg.train.images_per_step, cfg.seed, step))
+        for step in steps
+    ]
     print(json.dumps([[batch.n_text, batch.n_coord] for batch in batches]))
 
 
@@ -91,10 +96,23 @@ def before_event(event: str, word: str, count: int, act) -> None:
     seen = itertools.count(1)
 
     def hook(name: str, arguments: tuple) -> None:
-        if name not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"):
+        if name not in (
+            "open",
+            "os.rename",
+            "os.remove",
+            "os.mkdir",
+            "os.rmdir",
+            "os.truncate",
+            "shutil.rmtree",
+        ):
             return
         text = " ".join(str(a) for a in arguments[:2])
-        if (not event or name == event) and "results/runs" in text and word in text and next(seen) == count:
+        if (
+            (not event or name == event)
+            and "results/runs" in text
+            and word in text
+            and next(seen) == count
+        ):
             act()
 
     sys.addaudithook(hook)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-NOTE: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "note_2026_01.json").read_text())["published"]
+NOTE: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "data" / "note_2026_01.json").read_text()
+)["published"]
 KEYS = {
     "expected_bin_mae": "eval_coord_diag/expected_bin_mae",
     "expected_bin_abs_err_p90": "eval_coord_diag/expected_bin_abs_err_p90",
@@ -31,15 +33,25 @@ def write_log(path: Path, variant: str) -> Path:
         at = published(step).get(variant) if str(step) in NOTE else None
         metrics = at or synthetic_metrics(variant, step, rng)
         losses = synthetic_losses(variant, step)
-        noisy = {key: value * NOTE["median_loss_ratio"][variant] * rng.normal(1, 0.02) for key, value in losses.items()}
+        noisy = {
+            key: value * NOTE["median_loss_ratio"][variant] * rng.normal(1, 0.02)
+            for key, value in losses.items()
+        }
         if "coord_softce_w1/loss" in noisy:
             noisy["loss"] = noisy["base_ce/loss"] + noisy["coord_softce_w1/loss"]
         enabled = float(variant != "pure_ce")
         head = {"global_step/max_steps": f"{step}/{last}", "elapsed_time": f"{step // 4}m"}
         lines.append(
-            head | noisy | {"accum/grad_steps": float(NOTE["gradient_accumulation_steps"]), "coord_diag/enabled": enabled}
+            head
+            | noisy
+            | {
+                "accum/grad_steps": float(NOTE["gradient_accumulation_steps"]),
+                "coord_diag/enabled": enabled,
+            }
         )
-        evaluated = {f"eval_{key}": value for key, value in losses.items()} | {"eval_coord_diag/enabled": enabled}
+        evaluated = {f"eval_{key}": value for key, value in losses.items()} | {
+            "eval_coord_diag/enabled": enabled
+        }
         lines.append(head | evaluated | {KEYS[name]: value for name, value in metrics.items()})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -50,7 +62,10 @@ def synthetic_metrics(variant: str, step: int, rng: np.random.Generator) -> dict
     level = published(640)[variant]
     fall = 200 * float(np.exp(-step / 22))
     errors = {"expected_bin_mae": 1.0, "expected_bin_abs_err_p90": 2.0}
-    return {name: value + fall * errors[name] + rng.normal(0, 0.15) if name in errors else value for name, value in level.items()}
+    return {
+        name: value + fall * errors[name] + rng.normal(0, 0.15) if name in errors else value
+        for name, value in level.items()
+    }
 
 
 def synthetic_losses(variant: str, step: int) -> dict[str, float]:

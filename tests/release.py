@@ -17,10 +17,38 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 BPE_TOKENS, EMBEDDING_ROWS = 151_643, 151_936
 ADDED_TOKENS = (
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>"),
-    *("<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
-    *("<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>"),
-    *("<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>"),
+    *(
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|object_ref_start|>",
+        "<|object_ref_end|>",
+        "<|box_start|>",
+    ),
+    *(
+        "<|box_end|>",
+        "<|quad_start|>",
+        "<|quad_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|vision_pad|>",
+    ),
+    *(
+        "<|image_pad|>",
+        "<|video_pad|>",
+        "<tool_call>",
+        "</tool_call>",
+        "<|fim_prefix|>",
+        "<|fim_middle|>",
+    ),
+    *(
+        "<|fim_suffix|>",
+        "<|fim_pad|>",
+        "<|repo_name|>",
+        "<|file_sep|>",
+        "<tool_response>",
+        "</tool_response>",
+    ),
     *("<think>", "</think>"),
 )
 N_SPECIAL = ADDED_TOKENS.index("<tool_call>")  # the rest are added tokens, but not special ones
@@ -72,7 +100,9 @@ def write_release(path: Path, config: dict = CONFIG) -> Path:
     path.mkdir(parents=True)
     torch.manual_seed(0)
     with torch.device("cuda" if config is PUBLISHED_4B and torch.cuda.is_available() else "cpu"):
-        model = Qwen3VLForConditionalGeneration._from_config(Qwen3VLConfig.from_dict(config), dtype=torch.bfloat16)
+        model = Qwen3VLForConditionalGeneration._from_config(
+            Qwen3VLConfig.from_dict(config), dtype=torch.bfloat16
+        )
     model.save_pretrained(path, max_shard_size="4MB" if config is CONFIG else "5GB")
     write_tokenizer(path)
     for name, content in {
@@ -89,7 +119,8 @@ def write_tokenizer(path: Path) -> None:
     vocab = {piece: i for i, piece in enumerate(bytes_to_unicode().values())}
     letters = [chr(c) for c in range(ord("A"), ord("z") + 1) if chr(c) != "`"]
     pairs = itertools.chain(
-        itertools.product(letters, repeat=2), itertools.product(map("".join, itertools.product(letters, repeat=2)), letters)
+        itertools.product(letters, repeat=2),
+        itertools.product(map("".join, itertools.product(letters, repeat=2)), letters),
     )
     merges = list(itertools.islice(pairs, BPE_TOKENS - len(vocab)))
     vocab |= {"".join(merge): len(vocab) + i for i, merge in enumerate(merges)}
@@ -106,8 +137,18 @@ def write_tokenizer(path: Path) -> None:
         }
         for i, token in enumerate(ADDED_TOKENS)
     ]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": PRETOKENIZE_REGEX}, "behavior": "Isolated", "invert": False}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": False,
+    }
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": PRETOKENIZE_REGEX},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     pairs_of_bpe = [" ".join(merge) for merge in merges]
     bpe = {
         "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
@@ -118,7 +159,10 @@ def write_tokenizer(path: Path) -> None:
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": byte_level,
         "decoder": byte_level, "model": bpe,
     }  # fmt: skip
-    decoder = {str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added}
+    decoder = {
+        str(token["id"]): {key: value for key, value in token.items() if key != "id"}
+        for token in added
+    }
     config = {
         "add_bos_token": False, "add_prefix_space": False, "bos_token": None, "clean_up_tokenization_spaces": False,
         "added_tokens_decoder": decoder,

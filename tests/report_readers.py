@@ -24,14 +24,22 @@ class Drawing:
 
     def all(self, name: str, **attributes: str) -> list[ElementTree.Element]:
         wanted = {key.replace("_", "-"): content for key, content in attributes.items()}
-        return [n for n in self.nodes if n.tag == SVG + name and all(n.get(k) == v for k, v in wanted.items())]
+        return [
+            n
+            for n in self.nodes
+            if n.tag == SVG + name and all(n.get(k) == v for k, v in wanted.items())
+        ]
 
     def texts(self) -> list[str]:
         return [node.text or "" for node in self.all("text")]
 
     def hinted(self, words: str) -> list[ElementTree.Element]:
         """Marks whose tooltip begins with these words."""
-        return [n for n in self.nodes if n.tag != SVG + "text" and (n.findtext(SVG + "title") or "").startswith(words)]
+        return [
+            n
+            for n in self.nodes
+            if n.tag != SVG + "text" and (n.findtext(SVG + "title") or "").startswith(words)
+        ]
 
 
 def centre(mark: ElementTree.Element) -> tuple[float, float]:
@@ -54,7 +62,10 @@ def figures(study: Path) -> dict[str, Drawing]:
 
 
 def axis(
-    drawing: Drawing, x_between: tuple[float, float], y_between: tuple[float, float], log: bool = False
+    drawing: Drawing,
+    x_between: tuple[float, float],
+    y_between: tuple[float, float],
+    log: bool = False,
 ) -> Callable[[float], float]:
     """A panel's y axis, read off two of its labels: px -> value."""
     labels = {
@@ -99,7 +110,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        self.words.append(" " if tag in ("td", "th", "tr", "br", "li", "p", "dt", "dd", "summary") else "")
+        self.words.append(
+            " " if tag in ("td", "th", "tr", "br", "li", "p", "dt", "dd", "summary") else ""
+        )
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)

@@ -44,7 +44,11 @@ def value(variant: str, seed: int, step: int, metric: str) -> float:
     """A curve that collapses to its level, and ripples there."""
     level = LEVELS[variant][METRICS.index(metric)]
     level *= 1 + 0.004 * math.sin(step / 60 + 2 * seed + list(LEVELS).index(variant))
-    return level + (230 - level) * math.exp(-step / 30) if metric in LOWER else level * (1 - math.exp(-step / 150))
+    return (
+        level + (230 - level) * math.exp(-step / 30)
+        if metric in LOWER
+        else level * (1 - math.exp(-step / 150))
+    )
 
 
 def study_files(
@@ -65,7 +69,11 @@ def study_files(
     write_json(study / "probe.json", NO_PROBE)
     write_json(study / "recommendation.json", recommendation_of(comparison, seeds, bare))
     kept = ("variant", "seed", "hash8", "directory", "log", "kind", "sha256")
-    plans = [{key: run.get(key) for key in kept} | {"existing": bare, "registered": False, "overrides": []} for run in runs]
+    plans = [
+        {key: run.get(key) for key in kept}
+        | {"existing": bare, "registered": False, "overrides": []}
+        for run in runs
+    ]
     for plan in plans if not bare else []:
         plan["overrides"] = [f"variant={plan['variant']}", f"seed={plan['seed']}"]
     write_json(study / "preregistration.json", {
@@ -86,14 +94,29 @@ def change(study: Path, name: str, edit: Callable[[Any], Any]) -> Path:
 def run_entry(variant: str, seed: int, steps: Sequence[int], bare: bool) -> dict[str, Any]:
     """An entry of runs.json, and the log it names."""
     log = Path(
-        f"logs/{variant.replace('/', '-')}-{seed}.jsonl" if bare else f"results/runs/{variant}/s{seed}-0123abcd/logging.jsonl"
+        f"logs/{variant.replace('/', '-')}-{seed}.jsonl"
+        if bare
+        else f"results/runs/{variant}/s{seed}-0123abcd/logging.jsonl"
     )
     log.parent.mkdir(parents=True, exist_ok=True)
-    losses = {s: 1 + 20 * math.exp(-s / 80) + 0.02 * seed + 0.1 * list(LEVELS).index(variant) for s in steps}
-    rows = [{"global_step/max_steps": f"{s}/{steps[-1]}", "loss": loss, "eval_loss": 1.01 * loss} for s, loss in losses.items()]
+    losses = {
+        s: 1 + 20 * math.exp(-s / 80) + 0.02 * seed + 0.1 * list(LEVELS).index(variant)
+        for s in steps
+    }
+    rows = [
+        {"global_step/max_steps": f"{s}/{steps[-1]}", "loss": loss, "eval_loss": 1.01 * loss}
+        for s, loss in losses.items()
+    ]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if bare:
-        return {"variant": variant, "seed": seed, "directory": None, "log": str(log), "kind": "log", "sha256": sha256_file(log)}
+        return {
+            "variant": variant,
+            "seed": seed,
+            "directory": None,
+            "log": str(log),
+            "kind": "log",
+            "sha256": sha256_file(log),
+        }
     (log.parent / "config.yaml").write_text("train: {}\n")
     write_json(log.parent / "run.json", {"status": "complete", "reason": None})
     return {
@@ -109,7 +132,13 @@ def audit_of(runs: Sequence[dict[str, Any]], steps: dict[str, Sequence[int]]) ->
     entries = []
     for run in runs:
         families = MAIN[:2] if "pure_ce" in run["variant"] else (*MAIN, *TERMS)
-        checks = [{"name": "has evaluations", "passed": True, "detail": f"{len(steps[run['variant']])} eval rows"}]
+        checks = [
+            {
+                "name": "has evaluations",
+                "passed": True,
+                "detail": f"{len(steps[run['variant']])} eval rows",
+            }
+        ]
         if run["directory"]:
             checks += [
                 {"name": "same data", "passed": True, "detail": "d" * 12},
@@ -120,18 +149,35 @@ def audit_of(runs: Sequence[dict[str, Any]], steps: dict[str, Sequence[int]]) ->
             "passed": True, "why": "ratio loss 1.000", "warnings": [], "not_checked": [], "checks": checks, "overfit_ratio": None,
             "families": {family: ratios_of(steps[run["variant"]], i) for i, family in enumerate(families)},
         })  # fmt: skip
-    return {"runs": entries, "differences": [], "passed": [f"{run['variant']} s{run['seed']}" for run in runs]}
+    return {
+        "runs": entries,
+        "differences": [],
+        "passed": [f"{run['variant']} s{run['seed']}" for run in runs],
+    }
 
 
 def ratios_of(steps: Sequence[int], shift: int) -> dict[str, Any]:
-    pairs = [{"step": s, "train_step": s, "ratio": 1 + 0.03 * math.sin(s + shift) + 0.3 * math.exp(-s / 40)} for s in steps]
+    pairs = [
+        {
+            "step": s,
+            "train_step": s,
+            "ratio": 1 + 0.03 * math.sin(s + shift) + 0.3 * math.exp(-s / 40),
+        }
+        for s in steps
+    ]
     counted = sorted(pair["ratio"] for pair in pairs[3:])
-    summary = {"median": counted[len(counted) // 2], "min": counted[0], "max": counted[-1]} if counted else {}
+    summary = (
+        {"median": counted[len(counted) // 2], "min": counted[0], "max": counted[-1]}
+        if counted
+        else {}
+    )
     return {"pairs": [p | {"subset_ratio": None} for p in pairs], "from_step": steps[min(3, len(steps) - 1)], "n": len(counted),
             "median": None, "min": None, "max": None} | summary  # fmt: skip
 
 
-def comparison_of(own: dict[str, Sequence[int]], seeds: int, tables: bool, bare: bool) -> dict[str, Any]:
+def comparison_of(
+    own: dict[str, Sequence[int]], seeds: int, tables: bool, bare: bool
+) -> dict[str, Any]:
     variants, common = list(own), sorted(set.intersection(*(set(steps) for steps in own.values())))
     last, window = common[-1], [step for step in common if step > common[-1] / 2]
     later = sorted({step for steps in own.values() for step in steps if step > last})
@@ -166,18 +212,26 @@ def comparison_of(own: dict[str, Sequence[int]], seeds: int, tables: bool, bare:
 
 
 def snapshot_row(variant: str, seeds: int, step: int) -> dict[str, Any]:
-    means = {m: sum(value(variant, seed, step, m) for seed in range(seeds)) / seeds for m in METRICS}
+    means = {
+        m: sum(value(variant, seed, step, m) for seed in range(seeds)) / seeds for m in METRICS
+    }
     return {"variant": variant, "seeds": list(range(seeds)), **means, "text_ce": 0.09, "text_token_acc": 0.97, "coord_mass": 0.99,
             "entropy": 5.4 - LEVELS[variant][4]}  # fmt: skip
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    return {m: (min if m in LOWER else max)(rows, key=lambda row: row[m])["variant"] for m in METRICS}
+    return {
+        m: (min if m in LOWER else max)(rows, key=lambda row: row[m])["variant"] for m in METRICS
+    }
 
 
-def stability_of(variants: Sequence[str], common: Sequence[int], window: Sequence[int], m: str) -> dict[str, Any]:
+def stability_of(
+    variants: Sequence[str], common: Sequence[int], window: Sequence[int], m: str
+) -> dict[str, Any]:
     """An exact tie at the first step, and where the third block of the window is left out."""
-    winners = [{"step": s, "winner": best_of([snapshot_row(v, 1, s) for v in variants])[m]} for s in common]
+    winners = [
+        {"step": s, "winner": best_of([snapshot_row(v, 1, s) for v in variants])[m]} for s in common
+    ]
     last = winners[-1]["winner"]
     winners[0]["winner"] = None
     inside = [cell["winner"] for cell in winners if cell["step"] in window]
@@ -192,10 +246,15 @@ def plateau_row(variant: str, seed: int, m: str) -> dict[str, Any]:
             "flat": not falls}  # fmt: skip
 
 
-def difference(first: str, second: str, m: str, step: int, window: Sequence[int], seeds: int) -> dict[str, Any]:
+def difference(
+    first: str, second: str, m: str, step: int, window: Sequence[int], seeds: int
+) -> dict[str, Any]:
     """Second minus first; an interval where there are seeds with token tables."""
     gaps = sorted(value(second, 0, s, m) - value(first, 0, s, m) for s in window)
-    gap, half = value(second, 0, step, m) - value(first, 0, step, m), MARGINS[m] * (0.5 + len(second) % 3)
+    gap, half = (
+        value(second, 0, step, m) - value(first, 0, step, m),
+        MARGINS[m] * (0.5 + len(second) % 3),
+    )
     crossed = seeds >= 3
     interval = {
         "difference": gap, "low": gap - half, "high": gap + half, "se": half / 2, "df": 2.4 if crossed else None,
@@ -225,17 +284,29 @@ def slices_of(variant: str) -> dict[str, Any]:
 
 def recommendation_of(comparison: dict[str, Any], seeds: int, bare: bool) -> dict[str, Any]:
     """Roles in the order of MAE."""
-    rows, step = {row["variant"]: row for row in comparison["snapshots"][0]["rows"]}, comparison["decision_step"]
+    rows, step = (
+        {row["variant"]: row for row in comparison["snapshots"][0]["rows"]},
+        comparison["decision_step"],
+    )
     order = sorted(rows, key=lambda v: rows[v]["expected_bin_mae"])
 
     def entry(variant: str, reason: str) -> dict[str, Any]:
         path = f"results/runs/{variant}/s0-0123abcd/checkpoints/step-{step:06d}"
-        metrics = {name: number for name, number in rows[variant].items() if isinstance(number, float)}
+        metrics = {
+            name: number for name, number in rows[variant].items() if isinstance(number, float)
+        }
         return {"variant": variant, "seed": 0, "step": step, "checkpoint": None if bare else path,
                 "sha256": None if bare else "c" * 64, "metrics": metrics, "reasons": [reason]}  # fmt: skip
 
     p_holm = 0.04 if seeds >= 3 else None
-    claim = {"metric": METRICS[0], "lead": 0.6, "low": 0.2, "high": 1.0, "p_holm": p_holm, "verdict": "better"}
+    claim = {
+        "metric": METRICS[0],
+        "lead": 0.6,
+        "low": 0.2,
+        "high": 1.0,
+        "p_holm": p_holm,
+        "verdict": "better",
+    }
     return {
         "schema_version": 2, "study": {"name": "stage1_ablation", "hash8": "0123abcd", "seeds": seeds}, "decision_step": step,
         "confidence": {

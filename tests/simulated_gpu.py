@@ -23,9 +23,14 @@ from torch.utils._pytree import tree_leaves
 
 CUDA, CPU, PLAIN = torch.device("cuda", 0), torch.device("cpu"), torch._C.TensorBase
 COPIES = ("copy_", "_to_copy", "set_")  # from one device to the other
-WRITING = ("index_put_", "_index_put_impl_")  # with these and `index` a tensor on the GPU may be indexed by one on the CPU
+WRITING = (
+    "index_put_",
+    "_index_put_impl_",
+)  # with these and `index` a tensor on the GPU may be indexed by one on the CPU
 
-noted: dict[int, StorageWeakRef] = {}  # by address, which the reference keeps from being given to another
+noted: dict[
+    int, StorageWeakRef
+] = {}  # by address, which the reference keeps from being given to another
 making = [False]  # whether what is made from nothing lies on the GPU
 
 
@@ -60,16 +65,27 @@ def is_cuda(device: Any) -> bool:
 class Notes(TorchDispatchMode):
     """Where the outputs of an operator lie; a 0-dimensional CPU tensor may stand beside ones on the GPU, as on CUDA."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         given, name = tensors((args, kwargs)), func._schema.name.removeprefix("aten::")
         where = [on_gpu(x) for x in given]
         astray = [
-            tuple(x.shape) for x, gpu in zip(given, where, strict=True) if not gpu and (x.dim() or name in ("cat", "stack"))
+            tuple(x.shape)
+            for x, gpu in zip(given, where, strict=True)
+            if not gpu and (x.dim() or name in ("cat", "stack"))
         ]
         if name in WRITING and where[0] and args[2].dim() and not on_gpu(args[2]):
             raise RuntimeError(f"{func}: the values {tuple(args[2].shape)} are not on the GPU")
-        if any(where) and astray and name not in COPIES and not (name in (*WRITING, "index") and where[0]):
-            raise RuntimeError(f"{func}: of {[tuple(x.shape) for x in given]} not on the GPU: {astray}")
+        if (
+            any(where)
+            and astray
+            and name not in COPIES
+            and not (name in (*WRITING, "index") and where[0])
+        ):
+            raise RuntimeError(
+                f"{func}: of {[tuple(x.shape) for x in given]} not on the GPU: {astray}"
+            )
         before = {storage_of(x)._cdata for x in given}
         found = func(*args, **kwargs or {})
         for x in tensors(found):
@@ -81,12 +97,22 @@ class Notes(TorchDispatchMode):
 class Answers(TorchFunctionMode):
     """What a program asks of devices, and what it asks for on one."""
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs, name, given = dict(kwargs or {}), getattr(func, "__name__", ""), tensors((args, kwargs))
-        asked = getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else ""
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs, name, given = (
+            dict(kwargs or {}),
+            getattr(func, "__name__", ""),
+            tensors((args, kwargs)),
+        )
+        asked = (
+            getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else ""
+        )
         if asked in ("device", "is_cuda", "is_cpu"):
             gpu = on_gpu(args[0])
-            return {"device": CUDA if gpu else func(*args), "is_cuda": gpu, "is_cpu": not gpu}[asked]
+            return {"device": CUDA if gpu else func(*args), "is_cuda": gpu, "is_cpu": not gpu}[
+                asked
+            ]
         if func is torch.Tensor.backward:  # what runs below it asks for devices too
             with self:
                 return torch.autograd.backward(args[0], kwargs.pop("gradient", None), **kwargs)
@@ -132,7 +158,17 @@ def moved(x: Tensor, *how: Any, **also: Any) -> Tensor:
 # What stands in for kernels, with the signatures of what it stands in for.
 
 
-def varlen_attn(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, _: Tensor, longest: int, __: int, scale: Any, window_size: Any):
+def varlen_attn(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    ends: Tensor,
+    _: Tensor,
+    longest: int,
+    __: int,
+    scale: Any,
+    window_size: Any,
+):
     assert all(map(on_gpu, (q, k, v, ends)))
     assert q.dtype == k.dtype == v.dtype == torch.bfloat16
     assert ends.dtype == torch.int32
@@ -149,15 +185,28 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
     total += a.to(total.dtype) @ b.to(total.dtype)
 
 
-def words_to_gradient_(z: Tensor, bins_1: Tensor, bins_t: Tensor, scale: Tensor, temperature: float, targets: Tensor | None):
-    assert all(map(on_gpu, tensors((z, bins_1, bins_t, scale, targets)))), "scalars too: a kernel reads by address"
+def words_to_gradient_(
+    z: Tensor,
+    bins_1: Tensor,
+    bins_t: Tensor,
+    scale: Tensor,
+    temperature: float,
+    targets: Tensor | None,
+):
+    assert all(map(on_gpu, tensors((z, bins_1, bins_t, scale, targets)))), (
+        "scalars too: a kernel reads by address"
+    )
     assert z.stride(1) == 1
     wide = z.float()
     top = wide.amax(-1, keepdim=True)
     lse_1 = torch.logaddexp(wide.logsumexp(-1, keepdim=True), bins_1)
     lse_t = torch.logaddexp((wide / temperature).logsumexp(-1, keepdim=True), bins_t)
     gradient = scale * (wide / temperature - lse_t).exp()
-    z.copy_(gradient if targets is None else gradient.scatter_add_(-1, targets, -scale.expand(len(z), 1)))
+    z.copy_(
+        gradient
+        if targets is None
+        else gradient.scatter_add_(-1, targets, -scale.expand(len(z), 1))
+    )
     return top, lse_1, lse_t
 
 
@@ -180,7 +229,12 @@ def pretend() -> None:
     for name in ("is_autocast_enabled", "get_autocast_dtype"):
         real = getattr(torch, name)
         setattr(torch, name, lambda device="cpu", real=real: real(device.replace("cuda", "cpu")))
-    for name, answer in {"is_available": True, "device_count": 1, "current_device": 0, "get_device_capability": (9, 0)}.items():
+    for name, answer in {
+        "is_available": True,
+        "device_count": 1,
+        "current_device": 0,
+        "get_device_capability": (9, 0),
+    }.items():
         setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     attention.varlen_attn, fused.add_product_ = varlen_attn, add_product_
     if importlib.util.find_spec("triton"):

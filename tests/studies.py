@@ -19,7 +19,9 @@ STEPS = (40, 80, 120, 160, 200, 240, 280, 320, 360)
 BARS = {"coord_diag/coord_mass_mean": 0.99, "text_token_acc": 0.97}
 
 
-def eval_row(mae: float, p90: float, acc: float, p_gt: float, w1: float, entropy: float, loss: float = 1.0) -> dict[str, float]:
+def eval_row(
+    mae: float, p90: float, acc: float, p_gt: float, w1: float, entropy: float, loss: float = 1.0
+) -> dict[str, float]:
     """The comparable metrics, the same at every temperature."""
     row = {"loss": loss, "base_ce/loss": loss, "text_ce/loss": 0.1, "coord_token_acc": acc, **BARS}
     for prefix in ("coord_diag", "coord_diag_own_t", "coord_diag_fitted_t"):
@@ -49,17 +51,27 @@ def write_run(variant: str, final: dict[str, float], seed: int = 0, ratio: float
     lines = []
     for step in STEPS:
         row = {
-            key: collapse(step, value) if key.endswith(("mae", "p90", "w1_to_delta")) else value for key, value in final.items()
+            key: collapse(step, value) if key.endswith(("mae", "p90", "w1_to_delta")) else value
+            for key, value in final.items()
         }
         row["coord_diag/enabled"] = float(variant != "pure_ce")
         if variant != "pure_ce":
             row |= {"coord_softce_w1/loss": 2.0, "loss": row["base_ce/loss"] + 2.0}
         row |= measured if step == STEPS[-1] else {}
-        train = {"loss": row["loss"] * ratio, "base_ce/loss": row["base_ce/loss"] * ratio, "accum/grad_steps": gas}
+        train = {
+            "loss": row["loss"] * ratio,
+            "base_ce/loss": row["base_ce/loss"] * ratio,
+            "accum/grad_steps": gas,
+        }
         if variant != "pure_ce":
             train["coord_softce_w1/loss"] = 2.0 * ratio
         lines.append({"global_step/max_steps": f"{step}/{STEPS[-1]}", **train})
-        lines.append({"global_step/max_steps": f"{step}/{STEPS[-1]}", **{f"eval_{k}": v for k, v in row.items()}})
+        lines.append(
+            {
+                "global_step/max_steps": f"{step}/{STEPS[-1]}",
+                **{f"eval_{k}": v for k, v in row.items()},
+            }
+        )
     run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run.checkpoint(STEPS[-1]).mkdir(parents=True, exist_ok=True)
     (run.checkpoint(STEPS[-1]) / "model.safetensors").write_bytes(f"{variant}{seed}".encode())
@@ -90,7 +102,11 @@ def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict
         "fit_half": image % 2 == 0,
     }  # fmt: skip
     values = {"coord_token_acc": float(hit.mean())}
-    for label, prefix in (("t1", "coord_diag"), ("own", "coord_diag_own_t"), ("fitted", "coord_diag_fitted_t")):
+    for label, prefix in (
+        ("t1", "coord_diag"),
+        ("own", "coord_diag_own_t"),
+        ("fitted", "coord_diag_fitted_t"),
+    ):
         errors = error * final[f"{prefix}/expected_bin_mae"]
         p_gt, entropy = final[f"{prefix}/p_gt_mean"], final[f"{prefix}/entropy_mean"]
         columns |= {f"expected_bin_{label}": gt + errors, f"w1_to_delta_{label}": np.abs(errors),
@@ -110,7 +126,13 @@ def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: i
     manifests = [json.loads(r.manifest.read_text()) for r in runs]
     plans = [
         {key: m[key] for key in ("variant", "seed", "hash8")}
-        | {"directory": str(r.path), "overrides": [], "existing": False, "registered": False, "log": None}
+        | {
+            "directory": str(r.path),
+            "overrides": [],
+            "existing": False,
+            "registered": False,
+            "log": None,
+        }
         for m, r in zip(manifests, runs, strict=True)
     ]
     write_json(path / "preregistration.json", {

@@ -16,12 +16,25 @@ from coordexp.config.schema import AdapterConfig
 from coordexp.coords import coord_token_ids
 from coordexp.models.adapters import add_adapters, fold_in, head_weights, is_adapted, merged_state
 from coordexp.models.attention import takes_packs, use_flash
-from coordexp.models.checkpoints import load_base, parts, restore_weights, save_checkpoint, save_pretrained, trained_weights
+from coordexp.models.checkpoints import (
+    load_base,
+    parts,
+    restore_weights,
+    save_checkpoint,
+    save_pretrained,
+    trained_weights,
+)
 from coordexp.training.optim import build_optimizer, step_optimizer
 
 KINDS = [AdapterConfig(rank=4, alpha=8), AdapterConfig(rank=3, alpha=2, dora=True)]
 REAL_PATHS = ("model.path", "data.train_annotations", "data.val_annotations", "data.images")
-LORA = ("optim=lora", "optim.lr=0.01", "optim.lr_vision=0.02", "optim.lr_aligner=0.03", "optim.lr_coord=0.04")
+LORA = (
+    "optim=lora",
+    "optim.lr=0.01",
+    "optim.lr_vision=0.02",
+    "optim.lr_aligner=0.03",
+    "optim.lr_coord=0.04",
+)
 
 
 @pytest.fixture(params=KINDS, ids=["lora", "dora"])
@@ -61,12 +74,16 @@ def logits(vlm, inputs) -> torch.Tensor:
 
 def test_every_linear_layer_but_the_head_gets_one(tiny, ids, cfg):
     vlm = copy.deepcopy(tiny.vlm)
-    linear = {name for name, module in vlm.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"}
+    linear = {name for name, module in vlm.named_modules() if isinstance(module, nn.Linear)} - {
+        "lm_head"
+    }
     assert len(linear) == 7 + 2 * 4 + 2 * 2
     add_adapters(vlm, cfg, ids, seed=0)
     names = trained_weights(vlm)
     assert {name.split(".lora_")[0] for name in names if ".lora_" in name} == linear
-    kinds = {"A.default.weight", "B.default.weight"} | ({"magnitude_vector.default.weight"} if cfg.dora else set())
+    kinds = {"A.default.weight", "B.default.weight"} | (
+        {"magnitude_vector.default.weight"} if cfg.dora else set()
+    )
     assert {name.split(".lora_")[1] for name in names if ".lora_" in name} == kinds
     assert [name for name in names if ".lora_" not in name] == [
         "model.language_model.embed_tokens.token_adapter.trainable_tokens_delta.default"
@@ -78,12 +95,16 @@ def test_at_first_the_outputs_are_those_of_the_base(tiny, ids, cfg, inputs, dtyp
     vlm = copy.deepcopy(tiny.vlm).to(dtype)
     before = logits(vlm, inputs)
     add_adapters(vlm, cfg, ids, seed=0)
-    torch.testing.assert_close(logits(vlm, inputs), before, rtol=0, atol=1e-12 if dtype == torch.float64 else 0.02)
+    torch.testing.assert_close(
+        logits(vlm, inputs), before, rtol=0, atol=1e-12 if dtype == torch.float64 else 0.02
+    )
     if cfg.dora:
         layer = vlm.model.language_model.layers[0].mlp.up_proj
         norms = layer.base_layer.weight.double().norm(dim=1)
         rtol = 1e-12 if dtype == torch.float64 else 1e-6
-        torch.testing.assert_close(layer.lora_magnitude_vector["default"].weight.double(), norms, rtol=rtol, atol=0)
+        torch.testing.assert_close(
+            layer.lora_magnitude_vector["default"].weight.double(), norms, rtol=rtol, atol=0
+        )
 
 
 def test_the_same_seed_gives_the_same_adapters(tiny, ids, cfg):
@@ -91,7 +112,12 @@ def test_the_same_seed_gives_the_same_adapters(tiny, ids, cfg):
     for vlm, seed in ((first, 5), (second, 5), (other, 6)):
         torch.rand(seed)
         add_adapters(vlm, cfg, ids, seed)
-    equal = [torch.equal(a, b) for a, b in zip(trained_weights(first).values(), trained_weights(second).values(), strict=True)]
+    equal = [
+        torch.equal(a, b)
+        for a, b in zip(
+            trained_weights(first).values(), trained_weights(second).values(), strict=True
+        )
+    ]
     assert all(equal)
     a_of = "model.visual.merger.linear_fc1.lora_A.default.weight"
     assert not torch.equal(trained_weights(first)[a_of], trained_weights(other)[a_of])
@@ -104,15 +130,24 @@ def test_around_bfloat16_what_is_trained_is_float32(tiny, ids, cfg, inputs):
     hidden = vlm.model(**inputs, use_cache=False).last_hidden_state
     assert hidden.dtype == torch.bfloat16
     hidden.float().square().mean().backward()
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in vlm.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.dtype == torch.float32
+        for p in vlm.parameters()
+        if p.requires_grad
+    )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_an_adapted_layer_is_pefts_in_values_and_gradients(tiny, ids, dtype, dropout):
     """peft's own forward is still there, under ours. Around bfloat16 both run under autocast, as in training."""
-    vlm = trained(copy.deepcopy(tiny.vlm).to(dtype), ids, AdapterConfig(rank=4, alpha=8, dropout=dropout)).train()
-    for layer in (vlm.model.language_model.layers[0].mlp.up_proj, vlm.model.visual.blocks[0].attn.qkv):
+    vlm = trained(
+        copy.deepcopy(tiny.vlm).to(dtype), ids, AdapterConfig(rank=4, alpha=8, dropout=dropout)
+    ).train()
+    for layer in (
+        vlm.model.language_model.layers[0].mlp.up_proj,
+        vlm.model.visual.blocks[0].attn.qkv,
+    ):
         x, found = torch.randn(2, 5, layer.in_features, dtype=dtype, requires_grad=True), []
         for forward in (layer.forward, lambda x, layer=layer: type(layer).forward(layer, x)):
             torch.manual_seed(3)
@@ -153,7 +188,9 @@ def test_folded_in_it_is_the_plain_model_again(tiny, ids, cfg, inputs, dtype, ti
     expected, state = logits(vlm, inputs), merged_state(vlm)
     fold_in(vlm)
     assert not is_adapted(vlm)
-    assert [type(module) for module in vlm.modules()] == [type(module) for module in plain.modules()]
+    assert [type(module) for module in vlm.modules()] == [
+        type(module) for module in plain.modules()
+    ]
     assert (vlm.lm_head.weight is vlm.get_input_embeddings().weight) == tied
     assert set(vlm.state_dict()) == set(state)
     assert all(torch.equal(weight, state[name]) for name, weight in vlm.state_dict().items())
@@ -166,7 +203,11 @@ def test_only_linear_layers_and_coordinate_rows_differ_from_the_base(tiny, adapt
     base, merged = tiny.vlm.state_dict(), merged_state(adapted)
     rows = ["lm_head.weight", "model.language_model.embed_tokens.weight"]
     changed = {name for name in base if not torch.equal(merged[name], base[name])}
-    linear = {f"{name}.weight" for name, module in tiny.vlm.named_modules() if isinstance(module, nn.Linear)}
+    linear = {
+        f"{name}.weight"
+        for name, module in tiny.vlm.named_modules()
+        if isinstance(module, nn.Linear)
+    }
     assert changed == linear | set(rows)
     for name in rows:
         moved = (merged[name] != base[name]).any(1).nonzero()[:, 0]
@@ -174,7 +215,9 @@ def test_only_linear_layers_and_coordinate_rows_differ_from_the_base(tiny, adapt
     assert torch.equal(merged[rows[0]][ids], head_weights(adapted)[1])
 
 
-def test_a_checkpoint_loads_without_peft_and_its_adapter_with_it(tiny, adapted, inputs, ids, tmp_path):
+def test_a_checkpoint_loads_without_peft_and_its_adapter_with_it(
+    tiny, adapted, inputs, ids, tmp_path
+):
     from peft import PeftModel
 
     expected = logits(adapted, inputs).float()
@@ -183,7 +226,11 @@ def test_a_checkpoint_loads_without_peft_and_its_adapter_with_it(tiny, adapted, 
     plain, _ = load_base(tmp_path / "step", torch.float32)
     assert type(plain) is Qwen3VLForConditionalGeneration
     assert not is_adapted(plain)
-    assert not [name for name in load_file(tmp_path / "step" / "model.safetensors") if "lora" in name or "token_adapter" in name]
+    assert not [
+        name
+        for name in load_file(tmp_path / "step" / "model.safetensors")
+        if "lora" in name or "token_adapter" in name
+    ]
     torch.testing.assert_close(logits(plain, inputs), expected, rtol=0, atol=1e-5)
     assert torch.equal(plain.get_input_embeddings().weight[ids], head_weights(adapted)[1].float())
     assert plain.lm_head.weight is plain.get_input_embeddings().weight
@@ -191,10 +238,15 @@ def test_a_checkpoint_loads_without_peft_and_its_adapter_with_it(tiny, adapted, 
     base, _ = load_base(tmp_path / "base", torch.float64)
     with_adapter = PeftModel.from_pretrained(base, tmp_path / "step" / "adapter")
     torch.testing.assert_close(logits(with_adapter, inputs).float(), expected, rtol=0, atol=1e-5)
-    assert json.loads((tmp_path / "step" / "adapter" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert (
+        json.loads((tmp_path / "step" / "adapter" / "adapter_config.json").read_text())["peft_type"]
+        == "LORA"
+    )
 
 
-def test_with_the_attention_of_packed_samples_a_checkpoint_is_written_too(tiny, ids, cfg, inputs, tmp_path):
+def test_with_the_attention_of_packed_samples_a_checkpoint_is_written_too(
+    tiny, ids, cfg, inputs, tmp_path
+):
     """As on a GPU: the model carries this attention's name, which transformers refuses to build one with."""
     vlm = trained(copy.deepcopy(tiny.vlm), ids, cfg)
     expected = logits(vlm, inputs).float()
@@ -248,11 +300,25 @@ def test_each_part_moves_at_its_own_rate_and_nothing_else_moves(adapted, ids):
             p.grad = torch.ones_like(p)
     step_optimizer(optimizer, adapted, torch.tensor(ids), optim, factor=0.5)
     for name, p in adapted.named_parameters():
-        part = "frozen" if not p.requires_grad else "coord" if "trainable_tokens" in name else "language"
+        part = (
+            "frozen"
+            if not p.requires_grad
+            else "coord"
+            if "trainable_tokens" in name
+            else "language"
+        )
         if ".lora_" in name and "visual." in name:
             part = "aligner" if "merger" in name else "vision"
-        rate = {"frozen": 0.0, "language": 0.01, "vision": 0.02, "aligner": 0.03, "coord": 0.04}[part]
-        torch.testing.assert_close(before[name] - p.detach(), torch.full_like(p, 0.5 * rate), rtol=1e-6, atol=1e-12, msg=name)
+        rate = {"frozen": 0.0, "language": 0.01, "vision": 0.02, "aligner": 0.03, "coord": 0.04}[
+            part
+        ]
+        torch.testing.assert_close(
+            before[name] - p.detach(),
+            torch.full_like(p, 0.5 * rate),
+            rtol=1e-6,
+            atol=1e-12,
+            msg=name,
+        )
 
 
 def test_decay_falls_on_matrices_and_rows_not_on_dora_magnitudes(adapted):
@@ -264,7 +330,9 @@ def test_decay_falls_on_matrices_and_rows_not_on_dora_magnitudes(adapted):
 
 def test_trained_weights_are_all_that_a_resumed_run_needs(tiny, adapted, ids, cfg, inputs):
     weights = {name: weight.clone() for name, weight in trained_weights(adapted).items()}
-    assert sum(w.numel() for w in weights.values()) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert sum(w.numel() for w in weights.values()) == sum(
+        p.numel() for p in adapted.parameters() if p.requires_grad
+    )
     fresh = copy.deepcopy(tiny.vlm)
     add_adapters(fresh, cfg, ids, seed=9)
     restore_weights(fresh, weights)
@@ -272,18 +340,39 @@ def test_trained_weights_are_all_that_a_resumed_run_needs(tiny, adapted, ids, cf
 
 
 def test_the_real_study_is_the_recipe_of_the_field():
-    cfg = compose(["experiment=lvis_4b", *(f"{key}=x" for key in REAL_PATHS), "runtime.processes=8"])
+    cfg = compose(
+        ["experiment=lvis_4b", *(f"{key}=x" for key in REAL_PATHS), "runtime.processes=8"]
+    )
     optim, train = cfg.optim, cfg.train
     assert optim.lr * optim.floor_fraction == pytest.approx(1e-6)
     assert (optim.lr, optim.lr_vision, optim.lr_aligner, optim.lr_coord) == (2e-4, 1e-4, 4e-4, 1e-4)
-    assert (optim.adapter.rank, optim.adapter.alpha, optim.weight_decay, optim.clip_norm) == (16, 32, 0.1, 0.5)
-    assert (optim.warmup_fraction, train.micro_batch_tokens, train.eval_steps, cfg.data.val_images) == (0.1, 16000, 40, 1000)
+    assert (optim.adapter.rank, optim.adapter.alpha, optim.weight_decay, optim.clip_norm) == (
+        16,
+        32,
+        0.1,
+        0.5,
+    )
+    assert (
+        optim.warmup_fraction,
+        train.micro_batch_tokens,
+        train.eval_steps,
+        cfg.data.val_images,
+    ) == (0.1, 16000, 40, 1000)
     assert (train.dtype, train.gradient_checkpointing) == ("bfloat16", True)
-    assert train.max_steps * train.images_per_step == pytest.approx(4 * 100_170, abs=train.images_per_step), "four epochs"
+    assert train.max_steps * train.images_per_step == pytest.approx(
+        4 * 100_170, abs=train.images_per_step
+    ), "four epochs"
 
 
 def test_by_tokens_a_step_need_only_be_a_multiple_of_the_processes(refused):
-    compose(["train.images_per_step=6", "train.micro_batch=4", "train.micro_batch_tokens=100", "runtime.processes=3"])
+    compose(
+        [
+            "train.images_per_step=6",
+            "train.micro_batch=4",
+            "train.micro_batch_tokens=100",
+            "runtime.processes=3",
+        ]
+    )
     with refused("train.images_per_step=6", "runtime.processes = 4"):
         compose(["train.images_per_step=6", "train.micro_batch_tokens=100", "runtime.processes=4"])
     with refused("train.micro_batch_tokens"):

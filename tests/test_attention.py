@@ -31,10 +31,15 @@ def calls(monkeypatch) -> list[tuple[int, int]]:
         assert longest == longest_k >= int(ends.diff().max())
         seen.append((len(ends) - 1, q.shape[1]))
         if ON_GPU:
-            return real(q, k, v, ends, ends_k, longest, longest_k, scale=scale, window_size=window_size)
+            return real(
+                q, k, v, ends, ends_k, longest, longest_k, scale=scale, window_size=window_size
+            )
         causal = {(-1, 0): True, (-1, -1): False}[window_size]
         pieces = [x.transpose(0, 1).split(ends.diff().tolist(), dim=1) for x in (q, k, v)]
-        found = [scaled_dot_product_attention(*of, is_causal=causal, scale=scale) for of in zip(*pieces, strict=True)]
+        found = [
+            scaled_dot_product_attention(*of, is_causal=causal, scale=scale)
+            for of in zip(*pieces, strict=True)
+        ]
         return torch.cat(found, dim=1).transpose(0, 1)
 
     monkeypatch.setattr(attention, "varlen_attn", in_turn)
@@ -48,7 +53,10 @@ def both(tiny):
     flash = copy.deepcopy(plain)
     use_flash(flash)
     assert (takes_packs(plain), takes_packs(flash)) == (False, True)
-    assert flash.model.visual.config._attn_implementation == flash.model.language_model.config._attn_implementation
+    assert (
+        flash.model.visual.config._attn_implementation
+        == flash.model.language_model.config._attn_implementation
+    )
     return plain, flash
 
 
@@ -66,13 +74,18 @@ def test_a_packed_sample_is_what_it_is_alone(both, tiny, scenes, calls, indices)
         found = hidden_of(flash, dataset.pack(indices))
     torch.testing.assert_close(found, alone, **CLOSE)
     layers = len(plain.model.visual.blocks) + len(plain.model.language_model.layers)
-    assert calls == [(len(indices), 2)] * layers, "pictures and texts: one call a layer, a part of it for each sample"
+    assert calls == [(len(indices), 2)] * layers, (
+        "pictures and texts: one call a layer, a part of it for each sample"
+    )
 
 
 def test_gradients_flow_through_a_pack(both, tiny, scenes, calls):
     plain, flash = both
     dataset, weights = scenes.dataset("val", tiny.processor), []
-    for vlm, batches in ((plain, [dataset.batch([i]) for i in (0, 1, 2)]), (flash, [dataset.pack([0, 1, 2])])):
+    for vlm, batches in (
+        (plain, [dataset.batch([i]) for i in (0, 1, 2)]),
+        (flash, [dataset.pack([0, 1, 2])]),
+    ):
         vlm.zero_grad()
         sum(hidden_of(vlm, batch).square().sum() for batch in batches).backward()
         weights.append(torch.cat([p.grad.flatten() for p in vlm.model.parameters()]))

@@ -46,18 +46,29 @@ def most(entries: list[dict[str, Any]], expected: str, share: float) -> None:
 def test_sound_runs_are_not_accused(subset):
     found = draws(lambda rng: verdict(sound(rng, subset=subset)), 400)
     most(found, "consistent", 0.99)
-    assert all(entry["passed"] for entry in found if entry["verdict"] == "consistent"), "no other check accuses them"
+    assert all(entry["passed"] for entry in found if entry["verdict"] == "consistent"), (
+        "no other check accuses them"
+    )
 
 
-@pytest.mark.parametrize(("label", "factor"), [("≈ 1/GAS", lambda _, gas: 1 / gas), ("≈ GAS", lambda _, gas: gas)])
+@pytest.mark.parametrize(
+    ("label", "factor"), [("≈ 1/GAS", lambda _, gas: 1 / gas), ("≈ GAS", lambda _, gas: gas)]
+)
 def test_a_factor_of_the_accumulation_is_named_with_the_families_that_have_it(label, factor):
     found = draws(lambda rng: verdict(sound(rng, scale=times(factor))))
     most(found, label, 0.99)
     assert not any(entry["passed"] for entry in found)
-    assert all("every loss family" in entry["why"] for entry in found if entry["grad_accumulation_steps"] > 2)
+    assert all(
+        "every loss family" in entry["why"]
+        for entry in found
+        if entry["grad_accumulation_steps"] > 2
+    )
     in_text = draws(lambda rng: verdict(sound(rng, "mixed", scale=times(factor, "text"))), 100)
     most(in_text, label, 0.99)
-    assert all({"base_ce/loss", "text_ce/loss"} <= named(entry) <= {"loss", "base_ce/loss", "text_ce/loss"} for entry in in_text)
+    assert all(
+        {"base_ce/loss", "text_ce/loss"} <= named(entry) <= {"loss", "base_ce/loss", "text_ce/loss"}
+        for entry in in_text
+    )
     in_gate = draws(lambda rng: verdict(sound(rng, "mixed", scale=times(factor, "gate"))), 100)
     most(in_gate, label, 0.99)
     assert sum("coord_softce_w1/gate" in named(entry) for entry in in_gate) >= 99
@@ -68,7 +79,9 @@ def named(entry: dict[str, Any]) -> set[str]:
 
 
 def test_another_factor_is_inconsistent():
-    found = draws(lambda rng: verdict(sound(rng, gas=8, scale=times(lambda *_: 1.45 ** rng.choice([-1, 1])))))
+    found = draws(
+        lambda rng: verdict(sound(rng, gas=8, scale=times(lambda *_: 1.45 ** rng.choice([-1, 1]))))
+    )
     most(found, "inconsistent", 0.95)
 
 
@@ -87,7 +100,10 @@ def test_a_slow_drift_is_named(subset):
 
 def test_a_term_that_hardly_counts_may_wander_but_one_that_does_may_not():
     """A hundredth of the loss overfits before the rest does; a fault of it would be a factor."""
-    wandering = lambda rng, term: verdict(sound(rng, "mixed", scale=times(lambda progress, _: 0.4**progress, term)))  # noqa: E731
+
+    def wandering(rng, term):
+        return verdict(sound(rng, "mixed", scale=times(lambda progress, _: 0.4**progress, term)))
+
     most(draws(lambda rng: wandering(rng, "gate"), 40), "consistent", 0.97)
     most(draws(lambda rng: wandering(rng, "soft_ce"), 40), "drift", 0.9)
 
@@ -110,24 +126,38 @@ def test_accumulation_is_read_from_the_configuration_where_the_log_is_silent():
     run = sound(np.random.default_rng(1))
     for row in run.log.train.values():
         del row["accum/grad_steps"]
-    config: Any = OmegaConf.to_container(compose((f"variant={run.variant}", "train.images_per_step=16", "train.micro_batch=4")))
+    config: Any = OmegaConf.to_container(
+        compose((f"variant={run.variant}", "train.images_per_step=16", "train.micro_batch=4"))
+    )
     assert verdict(replace(run, config=config))["grad_accumulation_steps"] == 4
-    two = replace(run, config=config, manifest=read_manifest(write_run(run.variant, eval_row(1, 1, 1, 1, 1, 1), processes=2)))
+    two = replace(
+        run,
+        config=config,
+        manifest=read_manifest(write_run(run.variant, eval_row(1, 1, 1, 1, 1, 1), processes=2)),
+    )
     assert verdict(two)["grad_accumulation_steps"] == 2
 
 
 def test_pairs_are_those_of_the_nearest_train_row_before():
     rng = np.random.default_rng(0)
     log = Log(Path("logging.jsonl"))
-    log.train = {int(step): {"loss": rng.uniform(1, 2)} for step in rng.choice(np.arange(1, 300), 40, replace=False)}
-    log.evals = {int(step): {"loss": rng.uniform(1, 2)} for step in rng.choice(np.arange(1, 300), 20, replace=False)}
+    log.train = {
+        int(step): {"loss": rng.uniform(1, 2)}
+        for step in rng.choice(np.arange(1, 300), 40, replace=False)
+    }
+    log.evals = {
+        int(step): {"loss": rng.uniform(1, 2)}
+        for step in rng.choice(np.arange(1, 300), 20, replace=False)
+    }
     expected = []
     for step in sorted(log.evals):
         earlier = [other for other in log.train if other <= step]
         if earlier:
             nearest = min(earlier, key=lambda other: step - other)
             ratio = log.train[nearest]["loss"] / log.evals[step]["loss"]
-            expected.append({"step": step, "train_step": nearest, "ratio": ratio, "subset_ratio": None})
+            expected.append(
+                {"step": step, "train_step": nearest, "ratio": ratio, "subset_ratio": None}
+            )
     found = family_ratios(log, "loss")
     assert found["pairs"] == expected
     counted = [pair["ratio"] for pair in expected if pair["step"] >= found["from_step"]]
@@ -140,7 +170,10 @@ def test_train_rows_that_lag_behind_a_falling_loss_do_not_count():
     log = Log(Path("logging.jsonl"), max_steps=1200)
     loss = lambda step: 1 + 9 * np.exp(-step / 50)  # noqa: E731
     for step in range(40, 1201, 40):
-        log.train[step] = {"loss": float(np.mean(loss(np.arange(step - 39, step + 1)))), "accum/grad_steps": 2.0}
+        log.train[step] = {
+            "loss": float(np.mean(loss(np.arange(step - 39, step + 1)))),
+            "accum/grad_steps": 2.0,
+        }
         log.evals[step] = {"loss": float(loss(step))}
     entry = verdict(RunData("any", 0, log))
     family = entry["families"]["loss"]
@@ -168,7 +201,10 @@ def test_an_overfit_run_is_consistent_where_train_images_are_evaluated_too():
     most(found, "consistent", 0.99)
     off = [entry for entry in found if not 0.8 < entry["families"]["loss"]["median"] < 1.25]
     assert len(off) > 0.7 * N_DRAWS
-    assert all("overfits" in entry["why"] and f"{entry['overfit_ratio']:.2f} x" in entry["why"] for entry in off)
+    assert all(
+        "overfits" in entry["why"] and f"{entry['overfit_ratio']:.2f} x" in entry["why"]
+        for entry in off
+    )
     assert all(1.2 < entry["overfit_ratio"] < 3.8 for entry in found)
 
 
@@ -186,7 +222,12 @@ def test_train_images_that_happen_to_be_easy_do_not_turn_overfitting_into_a_faul
 def test_where_both_ratios_are_off_it_is_a_fault_however_much_the_run_overfits(gas):
     scale = times(lambda _, gas: 1 / gas)
     most(
-        draws(lambda rng: verdict(sound(rng, overfit=rng.uniform(0.5, 2), subset=True, gas=gas, scale=scale)), 40),
+        draws(
+            lambda rng: verdict(
+                sound(rng, overfit=rng.uniform(0.5, 2), subset=True, gas=gas, scale=scale)
+            ),
+            40,
+        ),
         "≈ 1/GAS",
         0.97,
     )
@@ -196,7 +237,9 @@ def test_an_overfit_run_at_gas_2_is_never_called_one_over_gas():
     """Eval ends at twice the train loss: the same ratio as the fault's, but not from the first step on."""
     found = draws(lambda rng: verdict(sound(rng, overfit=1.0, gas=2)))
     assert {entry["verdict"] for entry in found} <= {"consistent", "drift"}
-    assert all("overfit" in entry["why"] for entry in found if entry["families"]["loss"]["median"] < 0.7)
+    assert all(
+        "overfit" in entry["why"] for entry in found if entry["families"]["loss"]["median"] < 0.7
+    )
 
 
 # --- rows ---
@@ -210,7 +253,10 @@ def test_missing_evaluations_are_named():
         for step in gone:
             del run.log.evals[step]
         entry = verdict(run)
-        return (entry["verdict"], entry["why"]) == ("missing", f"no eval row at step {', '.join(map(str, gone))}")
+        return (entry["verdict"], entry["why"]) == (
+            "missing",
+            f"no eval row at step {', '.join(map(str, gone))}",
+        )
 
     assert sum(draws(with_gaps)) >= 0.97 * N_DRAWS
 
@@ -223,7 +269,11 @@ def test_an_unfinished_log_owes_no_evaluation_at_its_last_step():
     run.log.max_steps = 2 * last
     entry = verdict(run)
     assert entry["verdict"] == "consistent"
-    assert {"name": "complete", "passed": None, "detail": f"the log ends at step {last} of {2 * last}"} in entry["checks"]
+    assert {
+        "name": "complete",
+        "passed": None,
+        "detail": f"the log ends at step {last} of {2 * last}",
+    } in entry["checks"]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +297,9 @@ def test_which_evaluations_a_log_owes(evals, train, max_steps, missing):
     log.evals = {step: {"loss": 1.0} for step in evals}
     entry = verdict(RunData("any", 0, log))
     named_steps = (
-        [int(step) for step in entry["why"].partition("at step ")[2].split(", ")] if entry["verdict"] == "missing" else []
+        [int(step) for step in entry["why"].partition("at step ")[2].split(", ")]
+        if entry["verdict"] == "missing"
+        else []
     )
     assert named_steps == pytest.approx(missing, abs=1)
 
@@ -259,7 +311,10 @@ def test_a_family_without_its_rows_is_missing(family):
     for step in some:
         del run.log.evals[step][family]
     entry = verdict(run)
-    assert (entry["verdict"], entry["why"]) == ("missing", f"no eval_{family} at step {some[0]}, {some[1]}")
+    assert (entry["verdict"], entry["why"]) == (
+        "missing",
+        f"no eval_{family} at step {some[0]}, {some[1]}",
+    )
     for row in run.log.train.values():
         del row[family]
     entry = verdict(run)
@@ -310,7 +365,10 @@ def test_swapped_logs_are_named():
     def exchanged(rng: np.random.Generator) -> bool:
         runs = {variant: sound(rng, variant) for variant in TERMS}
         first, second = rng.permutation([*TERMS])[:2].tolist()
-        runs[first], runs[second] = replace(runs[second], variant=first), replace(runs[first], variant=second)
+        runs[first], runs[second] = (
+            replace(runs[second], variant=first),
+            replace(runs[first], variant=second),
+        )
         found = {entry["variant"]: entry["verdict"] for entry in audit([*runs.values()])["runs"]}
         return {variant for variant, said in found.items() if said == "swapped"} == {first, second}
 
@@ -325,11 +383,19 @@ def test_a_name_that_no_variant_has_cannot_be_checked_and_is_no_fault():
 
 def test_bare_losses_are_told_apart_by_their_sum():
     """Without sub-terms and without `coord_diag/enabled`, what is left is whether the loss is the base CE."""
-    names = (("pure_ce", "mixed", "swapped"), ("mixed", "pure_ce", "swapped"), ("mixed", "softce_w1_gate", "consistent"))
+    names = (
+        ("pure_ce", "mixed", "swapped"),
+        ("mixed", "pure_ce", "swapped"),
+        ("mixed", "softce_w1_gate", "consistent"),
+    )
     for variant, as_name, expected in names:
         run = sound(np.random.default_rng(6), variant)
         for row in [*run.log.train.values(), *run.log.evals.values()]:
-            for key in [key for key in row if key not in ("loss", "base_ce/loss", "coord_softce_w1/loss", "accum/grad_steps")]:
+            for key in [
+                key
+                for key in row
+                if key not in ("loss", "base_ce/loss", "coord_softce_w1/loss", "accum/grad_steps")
+            ]:
                 del row[key]
         assert verdict(replace(run, variant=as_name))["verdict"] == expected
 
@@ -351,7 +417,11 @@ def test_a_row_that_does_not_add_up_is_named(variant, decimals):
 def test_rounding_is_no_breach_however_small_the_loss():
     run = sound(np.random.default_rng(7), "mixed")
     for row in [*run.log.train.values(), *run.log.evals.values()]:
-        row |= {key: round(0.002 * value, 4) for key, value in row.items() if "loss" in key or "softce" in key}
+        row |= {
+            key: round(0.002 * value, 4)
+            for key, value in row.items()
+            if "loss" in key or "softce" in key
+        }
     assert all(c["passed"] for c in verdict(run)["checks"] if "add" in c["name"])
 
 
@@ -371,12 +441,27 @@ def test_a_log_that_accounts_otherwise_is_not_accused_but_a_manifest_leaves_no_e
         row["loss"] *= rng.normal(1, 0.03)
     for row in one_side.log.train.values():
         row["loss"] *= 0.97
-    for row in [*other_terms.log.train.values(), *other_terms.log.evals.values()]:  # logged without its weight
+    for row in [
+        *other_terms.log.train.values(),
+        *other_terms.log.evals.values(),
+    ]:  # logged without its weight
         row["coord_softce_w1/soft_ce"] /= 2
-    excused = [c for run in (window, other_terms) for c in verdict(run)["checks"] if "accounts for them otherwise" in c["detail"]]
-    assert [(c["name"], c["passed"]) for c in excused] == [("loss adds up", None), ("coordinate terms add up", None)]
+    excused = [
+        c
+        for run in (window, other_terms)
+        for c in verdict(run)["checks"]
+        if "accounts for them otherwise" in c["detail"]
+    ]
+    assert [(c["name"], c["passed"]) for c in excused] == [
+        ("loss adds up", None),
+        ("coordinate terms add up", None),
+    ]
     manifest = read_manifest(write_run("mixed", eval_row(1, 1, 1, 1, 1, 1)))
-    for run in (one_side, replace(window, manifest=manifest), replace(other_terms, manifest=manifest)):
+    for run in (
+        one_side,
+        replace(window, manifest=manifest),
+        replace(other_terms, manifest=manifest),
+    ):
         assert any(c["passed"] is False and " add" in c["name"] for c in verdict(run)["checks"])
 
 
@@ -384,9 +469,22 @@ def test_a_log_that_accounts_otherwise_is_not_accused_but_a_manifest_leaves_no_e
 
 
 def test_the_audit_is_written_as_json_and_as_a_table(tmp_path):
-    found = audit([sound(np.random.default_rng(10), variant, subset=variant == "mixed") for variant in TERMS])
+    found = audit(
+        [sound(np.random.default_rng(10), variant, subset=variant == "mixed") for variant in TERMS]
+    )
     write_audit(tmp_path, found)
     assert read_json(tmp_path / "audit.json") == found
     table = pd.read_csv(tmp_path / "audit.csv")
     assert len(table) == sum(len(entry["families"]) for entry in found["runs"])
-    assert {"variant", "seed", "family", "verdict", "passed", "from_step", "n", "median", "min", "max"} <= set(table)
+    assert {
+        "variant",
+        "seed",
+        "family",
+        "verdict",
+        "passed",
+        "from_step",
+        "n",
+        "median",
+        "min",
+        "max",
+    } <= set(table)

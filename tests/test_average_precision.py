@@ -25,7 +25,9 @@ RECORD = Record("0.png", 1000, 1000, (RecordObject("cup", "bbox_2d", (100.0, 100
 def rollout(text: str, image: int = 0, scores: list[float] | None = None) -> dict:
     """One token a character; those of the n-th object have the log-probability log(scores[n]), all others 0."""
     logprobs = [0.0] * len(text)
-    for (begin, end), score in zip(parse_coordjson(text).spans, scores or [], strict=scores is not None):
+    for (begin, end), score in zip(
+        parse_coordjson(text).spans, scores or [], strict=scores is not None
+    ):
         logprobs[begin:end] = [math.log(score)] * (end - begin)
     ends = list(range(1, len(text) + 1))
     return {"image_id": image, "image": f"{image}.png", "text": text, "finished": True, "n_tokens": len(text),
@@ -41,27 +43,46 @@ def score_of(tokens: list[tuple[str, float]]) -> list[float]:
 
 def test_a_score_is_the_geometric_mean_over_the_tokens_within_the_object():
     box = [(f"<|coord_{k}|>{', ' if k < 4 else ''}", -0.3) for k in (1, 2, 3, 4)]
-    head, name = ('{"objects": [', -9.0), [('{"desc": "', -0.1), ("cup", -1.0), ('", "bbox_2d": [', -0.2)]
+    head, name = (
+        ('{"objects": [', -9.0),
+        [('{"desc": "', -0.1), ("cup", -1.0), ('", "bbox_2d": [', -0.2)],
+    )
     inside = [-0.1, -1.0, -0.2, *[-0.3] * 4, -0.5]
     expected = math.exp(sum(inside) / len(inside))
-    assert score_of([head, *name, *box, ("]}", -0.5), ("]}", -9.0), ("", -9.0)]) == pytest.approx([expected])
-    assert score_of([head, ("", -9.0), *name, *box, ("]}", -0.5), ("", -9.0)]) == pytest.approx([expected]), (
-        "no character, at an end"
+    assert score_of([head, *name, *box, ("]}", -0.5), ("]}", -9.0), ("", -9.0)]) == pytest.approx(
+        [expected]
     )
+    assert score_of([head, ("", -9.0), *name, *box, ("]}", -0.5), ("", -9.0)]) == pytest.approx(
+        [expected]
+    ), "no character, at an end"
 
-    crossing = [head, *name, *box, ("]}, {", -9.0), ('"desc": "', -9.0), *name[1:], *box, ("]}]}", -9.0)]
+    crossing = [
+        head,
+        *name,
+        *box,
+        ("]}, {", -9.0),
+        ('"desc": "', -9.0),
+        *name[1:],
+        *box,
+        ("]}]}", -9.0),
+    ]
     first, second = [-0.1, -1.0, -0.2, *[-0.3] * 4], [-9.0, -1.0, -0.2, *[-0.3] * 4]
-    assert score_of(crossing) == pytest.approx([math.exp(np.mean(first)), math.exp(np.mean(second))]), (
-        "tokens of two are no one's"
-    )
+    assert score_of(crossing) == pytest.approx(
+        [math.exp(np.mean(first)), math.exp(np.mean(second))]
+    ), "tokens of two are no one's"
 
     in_bytes = [head, name[0], ("", -2.0), ("é", -1.0), name[2], *box, ("]}", -0.5), ("]}", -9.0)]
-    assert score_of(in_bytes) == pytest.approx([math.exp(np.mean([-0.1, -2.0, -1.0, -0.2, *[-0.3] * 4, -0.5]))])
+    assert score_of(in_bytes) == pytest.approx(
+        [math.exp(np.mean([-0.1, -2.0, -1.0, -0.2, *[-0.3] * 4, -0.5]))]
+    )
 
 
 def test_tokens_that_do_not_fit_the_text_are_refused(refused):
     text = write_coordjson(RECORD.coord_objects())
-    for changes in ({"token_ends": [], "token_logprobs": []}, {"token_ends": [len(text)], "token_logprobs": [-1.0]}):
+    for changes in (
+        {"token_ends": [], "token_logprobs": []},
+        {"token_ends": [len(text)], "token_logprobs": [-1.0]},
+    ):
         with refused("image 0", "token_ends"):
             average_precision([rollout(text) | changes], [RECORD])
 
@@ -77,28 +98,46 @@ def test_a_sure_false_one_costs_more_than_an_unsure_one():
     text = write_coordjson([cup, false, dog])
     sure = average_precision([rollout(text, scores=[0.5, 0.9, 0.5])], [RECORD])
     unsure = average_precision([rollout(text, scores=[0.9, 0.5, 0.5])], [RECORD])
-    assert sure == pytest.approx({"ap": 0.75, "ap_50": 0.75, "ap_75": 0.75}, abs=1e-9), "1/2 for the cups, 1 for the dogs"
+    assert sure == pytest.approx({"ap": 0.75, "ap_50": 0.75, "ap_75": 0.75}, abs=1e-9), (
+        "1/2 for the cups, 1 for the dogs"
+    )
     assert unsure == pytest.approx({"ap": 1, "ap_50": 1, "ap_75": 1}, abs=1e-9)
 
 
 def test_a_shifted_box_counts_at_the_thresholds_it_meets():
     _, dog = RECORD.coord_objects()
-    text = write_coordjson([CoordObject("cup", "bbox_2d", (120, 100, 220, 200)), dog])  # IoU 2/3: 4 thresholds of 10
-    assert average_precision([rollout(text)], [RECORD]) == pytest.approx({"ap": 0.7, "ap_50": 1, "ap_75": 0.5}, abs=1e-9)
+    text = write_coordjson(
+        [CoordObject("cup", "bbox_2d", (120, 100, 220, 200)), dog]
+    )  # IoU 2/3: 4 thresholds of 10
+    assert average_precision([rollout(text)], [RECORD]) == pytest.approx(
+        {"ap": 0.7, "ap_50": 1, "ap_75": 0.5}, abs=1e-9
+    )
 
 
 def test_names_that_no_truth_has_change_nothing():
     objects = RECORD.coord_objects()
-    text = write_coordjson([*objects, CoordObject("cat", "bbox_2d", (1, 1, 9, 9)), CoordObject("Cup", "bbox_2d", (1, 1, 9, 9))])
+    text = write_coordjson(
+        [
+            *objects,
+            CoordObject("cat", "bbox_2d", (1, 1, 9, 9)),
+            CoordObject("Cup", "bbox_2d", (1, 1, 9, 9)),
+        ]
+    )
     assert average_precision([rollout(text)], [RECORD])["ap"] == pytest.approx(1, abs=1e-9)
     spaced = write_coordjson([CoordObject(f" {o.desc}\n", o.kind, o.bins) for o in objects])
     assert average_precision([rollout(spaced)], [RECORD])["ap"] == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("text", ["", '{"objects": []}', write_coordjson([CoordObject("cat", "bbox_2d", (1, 1, 9, 9))])])
+@pytest.mark.parametrize(
+    "text", ["", '{"objects": []}', write_coordjson([CoordObject("cat", "bbox_2d", (1, 1, 9, 9))])]
+)
 def test_without_predictions_it_is_zero(text):
     assert average_precision([rollout(text)], [RECORD]) == {"ap": 0.0, "ap_50": 0.0, "ap_75": 0.0}
-    assert average_precision([rollout(text)], [Record("0.png", 1000, 1000, ())]) == {"ap": 0.0, "ap_50": 0.0, "ap_75": 0.0}
+    assert average_precision([rollout(text)], [Record("0.png", 1000, 1000, ())]) == {
+        "ap": 0.0,
+        "ap_50": 0.0,
+        "ap_75": 0.0,
+    }
 
 
 def test_rollouts_of_other_records_are_refused(refused):
@@ -115,17 +154,36 @@ def random_case(seed: int) -> tuple[list[list[tuple]], list[list[tuple]]]:
         sides = rng.integers(8, 300, (len(corners), 2))
         boxes = np.concatenate([corners, corners + sides], 1)
         names = rng.choice(list("abcde"), len(boxes))
-        truth.append([(str(n), tuple(map(int, box)), 1.0) for n, box in zip(names, boxes, strict=True)])
-        shifted = [np.clip(box + rng.integers(-15, 16, 4), 0, 999) for box in boxes if rng.random() < 0.9]
-        others = [np.sort(rng.integers(0, 1000, (2, 2)), 0).ravel() for _ in range(rng.integers(0, 3))]
-        said = [*zip(names, shifted, strict=False), *((rng.choice(list("abcdef")), box) for box in others)]
+        truth.append(
+            [(str(n), tuple(map(int, box)), 1.0) for n, box in zip(names, boxes, strict=True)]
+        )
+        shifted = [
+            np.clip(box + rng.integers(-15, 16, 4), 0, 999) for box in boxes if rng.random() < 0.9
+        ]
+        others = [
+            np.sort(rng.integers(0, 1000, (2, 2)), 0).ravel() for _ in range(rng.integers(0, 3))
+        ]
+        said = [
+            *zip(names, shifted, strict=False),
+            *((rng.choice(list("abcdef")), box) for box in others),
+        ]
         said = [(n, box) for n, box in said if box[0] <= box[2] and box[1] <= box[3]]
-        predicted.append([(str(n), tuple(map(int, b)), float(rng.choice([0.25, 0.5, rng.uniform(0.1, 1)]))) for n, b in said])
+        predicted.append(
+            [
+                (str(n), tuple(map(int, b)), float(rng.choice([0.25, 0.5, rng.uniform(0.1, 1)])))
+                for n, b in said
+            ]
+        )
     return truth, predicted
 
 
 def by_pycocotools(truth: list[list[tuple]], predicted: list[list[tuple]]) -> list[float]:
-    ids = {name: i for i, name in enumerate(sorted({name for objects in truth for name, _, _ in objects}), start=1)}
+    ids = {
+        name: i
+        for i, name in enumerate(
+            sorted({name for objects in truth for name, _, _ in objects}), start=1
+        )
+    }
 
     def annotations(images):
         return [
@@ -154,11 +212,18 @@ def test_precision_is_that_of_pycocotools(seed, capfd):
     truth, predicted = random_case(seed)
     records = [Record(f"{i}.png", 1000, 1000, tuple(RecordObject(n, "bbox_2d", tuple(map(float, b))) for n, b, _ in objects))
                for i, objects in enumerate(truth)]  # fmt: skip
-    texts = [write_coordjson([CoordObject(n, "bbox_2d", box) for n, box, _ in objects]) for objects in predicted]
-    rows = [rollout(text, i, [score for _, _, score in predicted[i]]) for i, text in enumerate(texts)]
+    texts = [
+        write_coordjson([CoordObject(n, "bbox_2d", box) for n, box, _ in objects])
+        for objects in predicted
+    ]
+    rows = [
+        rollout(text, i, [score for _, _, score in predicted[i]]) for i, text in enumerate(texts)
+    ]
     # The scores as they come out of the tokens, so that ties stay ties on both sides.
     scored = [object_scores(row, parse_coordjson(row["text"])) for row in rows]
-    assert [s for scores in scored for s in scores] == pytest.approx([s for objects in predicted for _, _, s in objects])
+    assert [s for scores in scored for s in scores] == pytest.approx(
+        [s for objects in predicted for _, _, s in objects]
+    )
     predicted = [
         [(n, b, s) for (n, b, _), s in zip(objects, scores, strict=True)]
         for objects, scores in zip(predicted, scored, strict=True)
@@ -174,5 +239,7 @@ def test_the_library_is_imported_only_when_it_is_asked():
         "import json, sys, coordexp.detection.average_precision, coordexp.detection.scores;"
         "print(json.dumps([name in sys.modules for name in ('torch', 'faster_coco_eval', 'mlflow')]))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout) == [False, False, False]

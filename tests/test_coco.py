@@ -58,7 +58,9 @@ def test_what_is_no_crowd_is_kept(crowd):
 
 
 def test_a_box_is_scaled_with_its_picture():
-    instance = convert_instance(annotation(1, bbox=(10, 20, 30, 10)), NAMES, Frame((100, 50), (64, 96)))
+    instance = convert_instance(
+        annotation(1, bbox=(10, 20, 30, 10)), NAMES, Frame((100, 50), (64, 96))
+    )
     assert instance.object.pixels == pytest.approx((6.4, 38.4, 25.6, 57.6))
 
 
@@ -97,7 +99,9 @@ def test_the_box_of_polygons_where_none_is_given():
 
 @given(st.integers(1, 12), st.integers(1, 12), st.data())
 def test_the_box_of_a_run_length_encoded_mask_is_that_of_its_pixels(width, height, data):
-    pixels = np.array(data.draw(st.lists(st.booleans(), min_size=width * height, max_size=width * height)))
+    pixels = np.array(
+        data.draw(st.lists(st.booleans(), min_size=width * height, max_size=width * height))
+    )
     mask = np.asfortranarray(pixels.reshape(height, width).astype(np.uint8))
     compressed = coco_mask.encode(mask)
     runs, value = [0], 0
@@ -194,7 +198,19 @@ def test_a_fault_of_the_file_ends_it_with_one_line(tmp_path, refused, where, val
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"3", b'"coco"', b"{}", b"\xff\xfe", b"[" * 100_000, b'{"images": []}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"3",
+        b'"coco"',
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"images": []}',
+    ],
 )
 def test_what_is_no_annotation_file_is_one_line(tmp_path, refused, content):
     (tmp_path / "coco.json").write_bytes(content)
@@ -207,13 +223,28 @@ def test_what_is_no_annotation_file_is_one_line(tmp_path, refused, content):
 
 
 def test_annotations_of_pictures_that_the_file_does_not_hold_are_kept_apart(tmp_path):
-    found = read_coco(write_coco(tmp_path / "coco.json", [image(1)], [annotation(1), annotation(2, 9), annotation(3)]))
+    found = read_coco(
+        write_coco(
+            tmp_path / "coco.json", [image(1)], [annotation(1), annotation(2, 9), annotation(3)]
+        )
+    )
     assert [a["id"] for a in found.images[0].annotations] == [1, 3]
     assert [a["id"] for a in found.astray] == [2]
 
 
 @pytest.mark.parametrize(
-    "name", ["bat_(animal)", "杯子", "crème brûlée", "crème", 'say "hi"', "back\\slash", "a|b", "<coord_5>", " a "]
+    "name",
+    [
+        "bat_(animal)",
+        "杯子",
+        "crème brûlée",
+        "crème",
+        'say "hi"',
+        "back\\slash",
+        "a|b",
+        "<coord_5>",
+        " a ",
+    ],
 )
 def test_a_name_is_kept_as_it_is_in_the_form_tokenizers_write(tmp_path, name):
     for written in (name, unicodedata.normalize("NFD", name)):
@@ -226,16 +257,35 @@ def test_a_name_is_kept_as_it_is_in_the_form_tokenizers_write(tmp_path, name):
     [
         ({"file_name": "1.jpg"}, "1.jpg", ["1.jpg"]),
         ({"file_name": "val2017/1.jpg"}, "val2017/1.jpg", ["val2017/1.jpg", "1.jpg"]),
-        ({"coco_url": "http://images.cocodataset.org/val2017/1.jpg"}, "val2017/1.jpg", ["val2017/1.jpg", "1.jpg"]),
         (
-            {"file_name": "COCO_val2014_1.jpg", "coco_url": "http://images.cocodataset.org/val2017/1.jpg"},
+            {"coco_url": "http://images.cocodataset.org/val2017/1.jpg"},
+            "val2017/1.jpg",
+            ["val2017/1.jpg", "1.jpg"],
+        ),
+        (
+            {
+                "file_name": "COCO_val2014_1.jpg",
+                "coco_url": "http://images.cocodataset.org/val2017/1.jpg",
+            },
             "COCO_val2014_1.jpg",
             ["COCO_val2014_1.jpg", "val2017/1.jpg", "1.jpg"],
         ),
-        ({"file_name": "", "coco_url": "http://a/b/c/1.jpg?size=5#x"}, "c/1.jpg", ["c/1.jpg", "1.jpg"]),
-        ({"file_name": "0.jpg", "coco_url": "https://bucket.s3.amazonaws.com/1.jpg"}, "0.jpg", ["0.jpg", "1.jpg"]),
+        (
+            {"file_name": "", "coco_url": "http://a/b/c/1.jpg?size=5#x"},
+            "c/1.jpg",
+            ["c/1.jpg", "1.jpg"],
+        ),
+        (
+            {"file_name": "0.jpg", "coco_url": "https://bucket.s3.amazonaws.com/1.jpg"},
+            "0.jpg",
+            ["0.jpg", "1.jpg"],
+        ),
         ({"file_name": "0.jpg", "coco_url": "https://bucket.s3.amazonaws.com"}, "0.jpg", ["0.jpg"]),
-        ({"file_name": "0.jpg", "coco_url": "https://bucket.s3.amazonaws.com/"}, "0.jpg", ["0.jpg"]),
+        (
+            {"file_name": "0.jpg", "coco_url": "https://bucket.s3.amazonaws.com/"},
+            "0.jpg",
+            ["0.jpg"],
+        ),
         ({"file_name": "./a//0.jpg", "coco_url": None}, "a/0.jpg", ["a/0.jpg", "0.jpg"]),
     ],
 )
@@ -250,7 +300,10 @@ def test_a_picture_is_found_under_each_name_the_data_sets_give_it(tmp_path, entr
 
 
 def test_no_picture_is_looked_for_where_another_one_may_lie(tmp_path):
-    images = [image(i) | {"file_name": name} for i, name in enumerate(("vid0/0.jpg", "vid0/1.jpg", "vid1/1.jpg", "2.jpg"))]
+    images = [
+        image(i) | {"file_name": name}
+        for i, name in enumerate(("vid0/0.jpg", "vid0/1.jpg", "vid1/1.jpg", "2.jpg"))
+    ]
     images.append(image(9) | {"file_name": "b.jpg", "coco_url": "http://a/c/2.jpg"})
     images.append(image(10) | {"file_name": "c.jpg", "coco_url": "http://b/c/2.jpg"})
     found = read_coco(write_coco(tmp_path / "coco.json", images, [])).images
@@ -278,7 +331,11 @@ def test_what_lvis_does_not_say_exhaustively_goes_into_the_metadata(tmp_path):
     lists = {"neg_category_ids": [BAT, 99], "not_exhaustive_category_ids": [CUP]}
     path = write_coco(tmp_path / "coco.json", [image(1, **lists), image(2)], [])
     first, second = read_coco(path).images
-    assert first.metadata == {"image_id": 1, "neg_categories": ["bat_(animal)"], "not_exhaustive_categories": ["cup"]}
+    assert first.metadata == {
+        "image_id": 1,
+        "neg_categories": ["bat_(animal)"],
+        "not_exhaustive_categories": ["cup"],
+    }
     assert second.metadata == {"image_id": 2}
 
 
@@ -302,4 +359,6 @@ def test_no_damage_raises_anything_else(tmp_path):
             found = read_coco(tmp_path / "coco.json")
             for entry in found.images:
                 for a in entry.annotations:
-                    convert_instance(a, found.names, Frame((entry.width, entry.height), (64, 64)), LIMITS)
+                    convert_instance(
+                        a, found.names, Frame((entry.width, entry.height), (64, 64)), LIMITS
+                    )

@@ -13,7 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_files import BAT, CATEGORIES, LVIS, annotation, image, many, picture, rows, settings, write_coco
+from coco_files import (
+    BAT,
+    CATEGORIES,
+    LVIS,
+    annotation,
+    image,
+    many,
+    picture,
+    rows,
+    settings,
+    write_coco,
+)
 from PIL import Image
 from pycocotools import mask as coco_mask
 from test_pictures import png_header
@@ -68,14 +79,18 @@ def qwens_size(width: int, height: int) -> tuple[int, int]:
 @pytest.mark.parametrize("geometry", ["bbox", "poly_prefer"])
 @pytest.mark.parametrize("max_objects", [60, 1000, 8])
 def test_every_instance_of_the_sample_is_kept_or_dropped_for_a_reason(lvis, geometry, max_objects):
-    _, accounts = convert(f"data.geometry={geometry}", annotations=str(LVIS), max_objects=max_objects)
+    _, accounts = convert(
+        f"data.geometry={geometry}", annotations=str(LVIS), max_objects=max_objects
+    )
     kept, dropped = sum(a.kept for a in accounts.values()), total(accounts, "dropped")
     assert kept + sum(dropped.values()) == sum(a.annotated for a in accounts.values()) == 977
     per_image = Counter(a["image_id"] for a in lvis["annotations"])
     crowded = [n for n in per_image.values() if n > max_objects]
     assert dropped == Counter({"more than max_objects": sum(crowded)} if crowded else {})
     assert total(accounts, "pictures")["kept"] == len(per_image) - len(crowded)
-    assert total(accounts, "left_out")["nothing is annotated"] == len(lvis["images"]) - len(per_image)
+    assert total(accounts, "left_out")["nothing is annotated"] == len(lvis["images"]) - len(
+        per_image
+    )
 
 
 def test_boxes_of_the_sample_equal_an_independent_computation(lvis):
@@ -88,9 +103,14 @@ def test_boxes_of_the_sample_equal_an_independent_computation(lvis):
         fitted = np.array(qwens_size(*size))
         annotated = [a for a in lvis["annotations"] if a["image_id"] == image_id]
         boxes = np.array([a["bbox"] for a in annotated])
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) * np.tile(fitted / size, 2)
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) * np.tile(
+            fitted / size, 2
+        )
         corners = np.clip(corners, 0, np.tile(fitted - 1, 2))
-        expected = sorted((*np.round(c, 3), names[a["category_id"]]) for c, a in zip(corners, annotated, strict=True))
+        expected = sorted(
+            (*np.round(c, 3), names[a["category_id"]])
+            for c, a in zip(corners, annotated, strict=True)
+        )
         got = sorted((*np.round(o["bbox_2d"], 3), o["desc"]) for o in row["objects"])
         assert [e[-1] for e in expected] == [g[-1] for g in got]
         assert np.allclose([e[:-1] for e in expected], [g[:-1] for g in got], atol=2e-3)
@@ -107,23 +127,33 @@ def test_polygons_of_the_sample_equal_an_independent_computation(lvis):
         for parts in (a["segmentation"] for a in lvis["annotations"] if a["image_id"] == i["id"]):
             several += len(parts) > 1
             if len(parts) == 1:
-                single.setdefault(i["id"], []).append(canonical(np.array(parts[0]).reshape(-1, 2) * scale))
+                single.setdefault(i["id"], []).append(
+                    canonical(np.array(parts[0]).reshape(-1, 2) * scale)
+                )
     matched = 0
     for row in (row for split in SPLITS for row in found[split]):
         last = np.array([row["width"], row["height"]]) - 1
         shapes = single.get(row["metadata"]["image_id"], [])
-        short = [s for s in shapes if len(s) <= 20 and (s <= last).all()]  # the others are cut at the last pixel
+        short = [
+            s for s in shapes if len(s) <= 20 and (s <= last).all()
+        ]  # the others are cut at the last pixel
         n_short += len(short)
         for polygon in (np.array(o["poly"]).reshape(-1, 2) for o in row["objects"] if "poly" in o):
             assert len(polygon) <= 20
             assert (polygon <= last).all()
             assert (canonical(polygon) == polygon).all()
-            matched += any(len(s) == len(polygon) and np.allclose(s, polygon, atol=1e-3) for s in short)
+            matched += any(
+                len(s) == len(polygon) and np.allclose(s, polygon, atol=1e-3) for s in short
+            )
             assert max(raster_iou(np.minimum(s, last), polygon, row) for s in shapes) > 0.88
     assert matched == n_short > 300
     assert several == total(accounts, "boxes_instead")["several parts"] == 98
     n_single, n_polygons = sum(map(len, single.values())), total(accounts, "objects")["polygon"]
-    assert n_single - n_polygons == total(accounts, "boxes_instead")["an outline of too many vertices"] < 50
+    assert (
+        n_single - n_polygons
+        == total(accounts, "boxes_instead")["an outline of too many vertices"]
+        < 50
+    )
 
 
 def canonical(points: np.ndarray) -> np.ndarray:
@@ -136,7 +166,9 @@ def canonical(points: np.ndarray) -> np.ndarray:
 
 def raster_iou(a: np.ndarray, b: np.ndarray, row: dict, scale: int = 4) -> float:
     height, width = row["height"] * scale, row["width"] * scale
-    masks = [coco_mask.frPyObjects([(p * scale).flatten().tolist()], height, width)[0] for p in (a, b)]
+    masks = [
+        coco_mask.frPyObjects([(p * scale).flatten().tolist()], height, width)[0] for p in (a, b)
+    ]
     return float(coco_mask.iou(masks[:1], masks[1:], [0])[0, 0])
 
 
@@ -158,7 +190,9 @@ def test_the_account_names_each_kind_of_fault():
     ]
     write_coco(Path("coco.json"), [image(i) for i in (1, 2, 3)], annotations[:-1])
     write_coco(Path("val.json"), [image(4)], annotations[-1:])
-    found, accounts = convert(annotations=None, train_annotations="coco.json", val_annotations="val.json")
+    found, accounts = convert(
+        annotations=None, train_annotations="coco.json", val_annotations="val.json"
+    )
     account = accounts["train"]
     assert account.dropped == {
         "crowd region": 2,
@@ -170,17 +204,33 @@ def test_the_account_names_each_kind_of_fault():
     assert (account.annotated, account.kept, account.objects["clipped"]) == (9, 3, 1)
     assert account.left_out == {"nothing is annotated": 1, "no object is left": 1}
     assert [o["desc"] for o in found["train"][0]["objects"]] == ["cup", "cup", "bat_(animal)"]
-    assert [o["bbox_2d"] for o in found["train"][0]["objects"]] == [[8, 8, 24, 24], [20, 20, 30, 30], [60, 60, 63, 63]]
+    assert [o["bbox_2d"] for o in found["train"][0]["objects"]] == [
+        [8, 8, 24, 24],
+        [20, 20, 30, 30],
+        [60, 60, 63, 63],
+    ]
 
 
 def test_the_report_measures_what_a_model_would_write():
-    write_coco(Path("coco.json"), [image(1), image(2)], [annotation(1, 1), annotation(2, 1, category_id=BAT), annotation(3, 2)])
+    write_coco(
+        Path("coco.json"),
+        [image(1), image(2)],
+        [annotation(1, 1), annotation(2, 1, category_id=BAT), annotation(3, 2)],
+    )
     _, accounts = convert(val_fraction=0.5)
     by_size = sorted(accounts.values(), key=lambda account: account.annotated)
     told = by_size[1].report()
-    skeleton = len('{"objects": [{"desc": "cup", "bbox_2d": [, , , ]}, {"desc": "bat_(animal)", "bbox_2d": [, , , ]}]}')
+    skeleton = len(
+        '{"objects": [{"desc": "cup", "bbox_2d": [, , , ]}, {"desc": "bat_(animal)", "bbox_2d": [, , , ]}]}'
+    )
     assert told["coordjson_other_characters"]["max"] == skeleton
-    assert told["coordjson_coordinate_tokens"] == {"mean": 8.0, "median": 8, "p90": 8, "p99": 8, "max": 8}
+    assert told["coordjson_coordinate_tokens"] == {
+        "mean": 8.0,
+        "median": 8,
+        "p90": 8,
+        "p99": 8,
+        "max": 8,
+    }
     assert told["objects_per_picture"]["median"] == 2
     assert told["box_sides_bins"]["200 to 499"] == 4, "16 of 63 pixels are 254 of 999 bins"
     assert sum(told["box_sides_bins"].values()) == 4
@@ -219,10 +269,18 @@ def test_samples_are_drawn_by_seed_among_what_is_annotated():
     found, accounts = convert(train_images=5, val_images=3, val_fraction=0.3)
     ids = images_of(found)
     assert (len(ids["train"]), len(ids["val"])) == (5, 3)
-    assert images_of(convert(out="other", train_images=5, val_images=3, val_fraction=0.3, seed=1)[0]) != ids
+    assert (
+        images_of(convert(out="other", train_images=5, val_images=3, val_fraction=0.3, seed=1)[0])
+        != ids
+    )
     assert total(accounts, "left_out") == {"nothing is annotated": 40, "not drawn": 32}
     write_coco(Path("val.json"), [image(500)], [annotation(1, 500)])
-    own = {"annotations": None, "train_annotations": "coco.json", "val_annotations": "val.json", "train_images": 5}
+    own = {
+        "annotations": None,
+        "train_annotations": "coco.json",
+        "val_annotations": "val.json",
+        "train_images": 5,
+    }
     assert images_of(convert(out="a", **own)[0]) != images_of(convert(out="b", seed=1, **own)[0])
     assert total(accounts, "dropped") == {"picture not drawn": 64}
 
@@ -231,7 +289,10 @@ def test_train_and_val_may_be_files_of_their_own_but_not_overlap(refused):
     many(Path("a.json"), 4)
     write_coco(Path("b.json"), [image(50)], [annotation(1, 50)])
     own = {"annotations": None, "train_annotations": "a.json"}
-    assert images_of(convert(**own, val_annotations="b.json")[0]) == {"train": [0, 1, 2, 3], "val": [50]}
+    assert images_of(convert(**own, val_annotations="b.json")[0]) == {
+        "train": [0, 1, 2, 3],
+        "val": [50],
+    }
     write_coco(Path("b.json"), [image(50), image(2)], [annotation(1, 50)])
     with refused("b.json", "2.jpg"):
         convert(**own, val_annotations="b.json")
@@ -242,7 +303,11 @@ def test_a_file_that_cannot_be_split_or_holds_nothing_is_one_line(refused, n):
     write_coco(Path("coco.json"), [image(i) for i in range(n)], [])
     with refused("coco.json"):
         convert()
-    write_coco(Path("coco.json"), [image(i) for i in range(4)], [annotation(i, i, iscrowd=1) for i in range(4)])
+    write_coco(
+        Path("coco.json"),
+        [image(i) for i in range(4)],
+        [annotation(i, i, iscrowd=1) for i in range(4)],
+    )
     with refused("coco.json", "no object is left"):
         convert()
     with refused("no-such.json"):
@@ -259,13 +324,20 @@ def test_random_order_is_written_and_read_while_the_file_stays_sorted():
     orders = []
     for split in SPLITS:
         for row, plain, record in zip(
-            found[split], sorted_rows[split], read_records(Path("out") / f"{split}.jsonl"), strict=True
+            found[split],
+            sorted_rows[split],
+            read_records(Path("out") / f"{split}.jsonl"),
+            strict=True,
         ):
             order = row["metadata"]["order"]
             orders.append(order)
             assert row["objects"] == plain["objects"]
-            assert [o.desc for o in record.coord_objects()] == [row["objects"][i]["desc"] for i in order]
-            assert [list(o.pixels) for o in record.objects] == [row["objects"][i]["bbox_2d"] for i in order]
+            assert [o.desc for o in record.coord_objects()] == [
+                row["objects"][i]["desc"] for i in order
+            ]
+            assert [list(o.pixels) for o in record.objects] == [
+                row["objects"][i]["bbox_2d"] for i in order
+            ]
     assert len({tuple(order) for order in orders}) == len(orders) > 1
     assert convert("data.order=random", out="again")[0] == found
     assert convert("data.order=random", out="other", seed=1)[0]["train"] != found["train"]
@@ -278,8 +350,12 @@ def test_pictures_are_resized_and_their_boxes_with_them():
     picture(Path("pictures/1.jpg"), (640, 427))
     picture(Path("pictures/sub/2.png"), (64, 64))
     images = [image(1, (640, 427)), image(2) | {"file_name": "sub/2.png"}]
-    write_coco(Path("coco.json"), images, [annotation(1, 1, (64, 42.7, 320, 213.5)), annotation(2, 2)])
-    found, accounts = convert(val_fraction=0.5, images="pictures", render_missing=False, pixel_budget=65536)
+    write_coco(
+        Path("coco.json"), images, [annotation(1, 1, (64, 42.7, 320, 213.5)), annotation(2, 2)]
+    )
+    found, accounts = convert(
+        val_fraction=0.5, images="pictures", render_missing=False, pixel_budget=65536
+    )
     row = {row["metadata"]["image_id"]: row for split in SPLITS for row in found[split]}
     split = {row["metadata"]["image_id"]: split for split in SPLITS for row in found[split]}
     assert row[1]["images"] == [f"images/{split[1]}/1.jpg"]
@@ -296,7 +372,12 @@ def test_pictures_are_resized_and_their_boxes_with_them():
 def test_missing_pictures_end_it_with_one_line_before_any_work(refused):
     many(Path("coco.json"), 5)
     picture(Path("pictures/0.jpg"))
-    with refused("data.images=pictures", "4 annotated pictures are missing", ".jpg", "data.render_missing=true"):
+    with refused(
+        "data.images=pictures",
+        "4 annotated pictures are missing",
+        ".jpg",
+        "data.render_missing=true",
+    ):
         convert(images="pictures", render_missing=False)
     assert not Path("out/images").exists()
 
@@ -326,10 +407,18 @@ def test_pictures_that_cannot_be_used_are_left_out_counted_and_named():
     picture(Path("pictures/3.jpg"), (64, 32))
     found, accounts = convert(images="pictures", render_missing=False, val_fraction=0.4)
     assert sorted(i for ids in images_of(found).values() for i in ids) == [0, 4, 5, 6, 7]
-    assert total(accounts, "left_out") == {"picture not readable": 1, "picture too large": 1, "picture of another size": 1}
+    assert total(accounts, "left_out") == {
+        "picture not readable": 1,
+        "picture too large": 1,
+        "picture of another size": 1,
+    }
     assert total(accounts, "dropped") == dict.fromkeys(total(accounts, "left_out"), 2)
     faults = "\n".join(fault for account in accounts.values() for fault in account.faults)
-    for words in (("1.jpg", "truncated"), ("2.jpg", "10000 x 5000"), ("3.jpg", "64 x 32 px, annotated as 64 x 64")):
+    for words in (
+        ("1.jpg", "truncated"),
+        ("2.jpg", "10000 x 5000"),
+        ("3.jpg", "64 x 32 px, annotated as 64 x 64"),
+    ):
         assert any(all(word in line for word in words) for line in faults.splitlines())
 
 
@@ -417,7 +506,9 @@ def test_a_killed_conversion_leaves_no_workers_and_goes_on(tmp_path):
         "convert_annotations(OmegaConf.to_object(cfg.data), Path('out'), 2)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    job = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, env=environment)
+    job = subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.DEVNULL, env=environment
+    )
     deadline = time.monotonic() + 60
     while len(list(Path("out").rglob("*.png"))) < 20:
         assert job.poll() is None, "it should still be at work"
@@ -466,16 +557,35 @@ def test_prepare_writes_records_report_and_figure_and_says_what_became_of_the_in
 @pytest.mark.parametrize("size", [(24576, 10), (10, 24576), (100_000, 2)])
 def test_pictures_of_any_shape_are_in_the_figure(size):
     many(Path("coco.json"), 4, size)
-    manifest = prepare_data(compose(["data=coco", "data.annotations=coco.json", "data.render_missing=true"]))
+    manifest = prepare_data(
+        compose(["data=coco", "data.annotations=coco.json", "data.render_missing=true"])
+    )
     with Image.open(manifest.parent / "samples.png") as figure:
         assert min(figure.size) > 300
 
 
 def test_real_categories_may_have_any_name():
-    names = ["bat_(animal)", "杯子", "crème brûlée", 'say "hi"', "two\nlines", "line\u2028separator"]
+    names = [
+        "bat_(animal)",
+        "杯子",
+        "crème brûlée",
+        'say "hi"',
+        "two\nlines",
+        "line\u2028separator",
+    ]
     categories = [{"id": i, "name": name} for i, name in enumerate(names)]
-    write_coco(Path("coco.json"), [image(i) for i in range(6)], [annotation(i, i, category_id=i) for i in range(6)], categories)
+    write_coco(
+        Path("coco.json"),
+        [image(i) for i in range(6)],
+        [annotation(i, i, category_id=i) for i in range(6)],
+        categories,
+    )
     convert()
-    found = [o.desc for split in SPLITS for r in read_records(Path(f"out/{split}.jsonl")) for o in r.objects]
+    found = [
+        o.desc
+        for split in SPLITS
+        for r in read_records(Path(f"out/{split}.jsonl"))
+        for o in r.objects
+    ]
     assert sorted(found) == sorted(names)
     assert CATEGORIES[1]["name"] in found

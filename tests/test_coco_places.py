@@ -26,7 +26,11 @@ def convert(*overrides: str, **values):
 
 def written() -> dict[int, str]:
     """The picture of each image id."""
-    return {row["metadata"]["image_id"]: row["images"][0] for split in SPLITS for row in rows(Path(f"out/{split}.jsonl"))}
+    return {
+        row["metadata"]["image_id"]: row["images"][0]
+        for split in SPLITS
+        for row in rows(Path(f"out/{split}.jsonl"))
+    }
 
 
 def with_pictures(path: Path, names: list[str], root: str = "pictures") -> dict:
@@ -34,7 +38,9 @@ def with_pictures(path: Path, names: list[str], root: str = "pictures") -> dict:
     images = [image(i) | {"file_name": name} for i, name in enumerate(names)]
     for i, name in enumerate(names):
         picture(Path(root) / name, seed=i)
-    return json.loads(write_coco(path, images, [annotation(i, i) for i in range(len(names))]).read_text())
+    return json.loads(
+        write_coco(path, images, [annotation(i, i) for i in range(len(names))]).read_text()
+    )
 
 
 REAL = {"images": "pictures", "render_missing": False}
@@ -87,7 +93,11 @@ def test_a_new_file_that_cannot_be_converted_leaves_the_old_conversion_as_it_is(
     ],
 )
 def test_where_no_picture_is_left_it_is_said_what_became_of_the_instances(refused, change, reason):
-    write_coco(Path("coco.json"), [image(i) for i in range(6)], [annotation(i, i) | change for i in range(6)])
+    write_coco(
+        Path("coco.json"),
+        [image(i) for i in range(6)],
+        [annotation(i, i) | change for i in range(6)],
+    )
     with refused("coco.json: no picture is left for train", reason):
         convert()
 
@@ -101,10 +111,16 @@ def test_a_picture_under_two_names_in_train_and_val_is_noticed(refused):
     with_pictures(Path("lvis_v1_val.json"), names, "coco/train2017")
     coco, lvis = (json.loads(Path("lvis_v1_val.json").read_text()) for _ in range(2))
     for entry, other in zip(coco["images"], lvis["images"], strict=True):
-        entry["coco_url"] = other["coco_url"] = f"http://images.cocodataset.org/train2017/{other.pop('file_name')}"
+        entry["coco_url"] = other["coco_url"] = (
+            f"http://images.cocodataset.org/train2017/{other.pop('file_name')}"
+        )
     Path("instances_train2017.json").write_text(json.dumps(coco))
     Path("lvis_v1_val.json").write_text(json.dumps(lvis))
-    own = {"annotations": None, "train_annotations": "instances_train2017.json", "val_annotations": "lvis_v1_val.json"}
+    own = {
+        "annotations": None,
+        "train_annotations": "instances_train2017.json",
+        "val_annotations": "lvis_v1_val.json",
+    }
     for val_images, shared in ((None, 4), (1, 1)):
         with refused("lvis_v1_val.json", f"{shared} of its pictures are in train as well", ".jpg"):
             convert(**own, images="coco", render_missing=False, val_images=val_images)
@@ -114,7 +130,9 @@ def test_a_picture_under_two_names_in_train_and_val_is_noticed(refused):
 def test_links_to_one_file_are_one_picture(refused):
     with_pictures(Path("coco.json"), ["a/0.jpg", "a/1.jpg"])
     Path("pictures/b").symlink_to("a")
-    images = [image(i) | {"file_name": name} for i, name in enumerate(("a/0.jpg", "b/0.jpg", "a/1.jpg"))]
+    images = [
+        image(i) | {"file_name": name} for i, name in enumerate(("a/0.jpg", "b/0.jpg", "a/1.jpg"))
+    ]
     write_coco(Path("train.json"), images[:2], [annotation(i, i) for i in range(2)])
     write_coco(Path("val.json"), images[2:], [annotation(2, 2)])
     own = {"annotations": None, "train_annotations": "train.json", "val_annotations": "val.json"}
@@ -126,7 +144,9 @@ def test_pictures_of_one_last_part_are_not_taken_from_one_file(refused):
     names = [f"vid{i // 3}/{i % 3}.jpg" for i in range(6)]
     with_pictures(Path("coco.json"), names)
     convert(**REAL)
-    assert {i: picture.split("/", 2)[2] for i, picture in written().items()} == dict(enumerate(names))
+    assert {i: picture.split("/", 2)[2] for i, picture in written().items()} == dict(
+        enumerate(names)
+    )
     shutil.rmtree("pictures")
     for i in range(3):
         picture(Path(f"pictures/{i}.jpg"))
@@ -144,7 +164,9 @@ def test_two_pictures_that_would_be_written_under_one_name_are_refused(refused, 
     for entry, name in zip(content["images"][2:], names, strict=True):
         entry["file_name"] = name
     Path("coco.json").write_text(
-        json.dumps({**content, "images": content["images"][2:], "annotations": content["annotations"][2:]})
+        json.dumps(
+            {**content, "images": content["images"][2:], "annotations": content["annotations"][2:]}
+        )
     )
     write_coco(Path("val.json"), [image(0) | {"file_name": "1.jpg"}], [annotation(0, 0)])
     own = {"annotations": None, "train_annotations": "coco.json", "val_annotations": "val.json"}
@@ -158,7 +180,12 @@ def test_two_pictures_that_would_be_written_under_one_name_are_refused(refused, 
 
 @pytest.mark.parametrize("drawn", [False, True])
 def test_names_as_long_as_they_may_be_are_written(drawn):
-    names = ["猫" * 82 + ".jpg", "x" * 251 + ".png", "d" * 255 + "/" + "y" * 251 + ".jpg", "a/" * 600 + "z.jpg"]
+    names = [
+        "猫" * 82 + ".jpg",
+        "x" * 251 + ".png",
+        "d" * 255 + "/" + "y" * 251 + ".jpg",
+        "a/" * 600 + "z.jpg",
+    ]
     with_pictures(Path("coco.json"), names)
     if drawn:
         shutil.rmtree("pictures")
@@ -176,7 +203,9 @@ def test_names_as_long_as_they_may_be_are_written(drawn):
 def test_a_name_longer_than_any_file_may_be_is_drawn_or_missing(refused):
     names = ["x" * 300 + ".jpg", "y" * 300 + "/1.jpg"]
     write_coco(
-        Path("coco.json"), [image(i) | {"file_name": name} for i, name in enumerate(names)], [annotation(i, i) for i in (0, 1)]
+        Path("coco.json"),
+        [image(i) | {"file_name": name} for i, name in enumerate(names)],
+        [annotation(i, i) for i in (0, 1)],
     )
     convert()
     assert len(set(written().values())) == 2

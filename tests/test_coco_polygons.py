@@ -21,20 +21,30 @@ CUT = "an outline cut apart by the picture's edge"
 SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
 
 
-def ring(n: int, wobble: float = 0.0, centre: tuple[float, float] = (60, 50), radius: float = 30) -> list[float]:
+def ring(
+    n: int, wobble: float = 0.0, centre: tuple[float, float] = (60, 50), radius: float = 30
+) -> list[float]:
     """A star-shaped outline of n vertices, which never crosses itself."""
     angles = [2 * math.pi * i / n for i in range(n)]
     radii = [radius * (1 + wobble * (-1) ** i) for i in range(n)]
-    return [v for a, r in zip(angles, radii, strict=True) for v in (centre[0] + r * math.cos(a), centre[1] + r * math.sin(a))]
+    return [
+        v
+        for a, r in zip(angles, radii, strict=True)
+        for v in (centre[0] + r * math.cos(a), centre[1] + r * math.sin(a))
+    ]
 
 
 def convert(segmentation, limits=LIMITS, frame=FRAME):
-    return convert_instance(annotation(1, bbox=(5, 5, 90, 90), segmentation=segmentation), {CUP: "cup"}, frame, limits)
+    return convert_instance(
+        annotation(1, bbox=(5, 5, 90, 90), segmentation=segmentation), {CUP: "cup"}, frame, limits
+    )
 
 
 def iou(a, b, scale: int = 10) -> float:
     """By counting pixels, ten a side."""
-    masks = [coco_mask.frPyObjects([[v * scale for v in p]], 100 * scale, 200 * scale)[0] for p in (a, b)]
+    masks = [
+        coco_mask.frPyObjects([[v * scale for v in p]], 100 * scale, 200 * scale)[0] for p in (a, b)
+    ]
     return float(coco_mask.iou(masks[:1], masks[1:], [0])[0, 0])
 
 
@@ -82,7 +92,8 @@ def test_a_short_outline_stands_as_it_was_annotated(turn, backwards):
 
 
 @pytest.mark.parametrize(
-    "outline", [[1, 1, 5, 5, 9, 9], [1, 1, 150, 31, 100, 20.93289], [0.1, 0.1, 0.7, 0.7, 0.3, 0.3, 0.2, 0.2]]
+    "outline",
+    [[1, 1, 5, 5, 9, 9], [1, 1, 150, 31, 100, 20.93289], [0.1, 0.1, 0.7, 0.7, 0.3, 0.3, 0.2, 0.2]],
 )
 @pytest.mark.parametrize("size", [(200, 100), (192, 96), (224, 128), (992, 736)])
 def test_what_lies_on_one_line_has_no_area_at_any_scale(outline, size):
@@ -100,7 +111,16 @@ def test_a_vertex_that_is_said_again_is_said_once():
         assert instance.object.pixels == (5, 6, 25, 6, 25, 27, 5, 27)
         assert not instance.simplified
     for near in ((5.000001, 6.000001), (5.00002, 6.00004)):
-        assert convert([[v for p in [*points, near] for v in p]]).object.pixels == (5, 6, 25, 6, 25, 27, 5, 27)
+        assert convert([[v for p in [*points, near] for v in p]]).object.pixels == (
+            5,
+            6,
+            25,
+            6,
+            25,
+            27,
+            5,
+            27,
+        )
 
 
 def test_an_outline_is_scaled_and_clipped_with_its_picture():
@@ -134,13 +154,20 @@ def test_a_polygon_keeps_to_its_limits_and_to_annotated_vertices(n, wobble, max_
         assert np.abs(given_vertices - vertex).max(-1).min() < 1e-4
     assert iou(pixels, outline) > min_iou - 0.01
     assert min(vertices, key=lambda p: (p[1], p[0])) == vertices[0]
-    area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(vertices, vertices[1:] + vertices[:1], strict=True))
+    area = sum(
+        x1 * y2 - x2 * y1
+        for (x1, y1), (x2, y2) in zip(vertices, vertices[1:] + vertices[:1], strict=True)
+    )
     assert area > 0, "clockwise, y downwards"
 
 
 def test_what_is_drawn_is_the_annotated_shape_or_the_box():
     box = RecordObject("cup", "bbox_2d", (1.0, 2.0, 3.0, 4.0))
     frame = Frame((200, 100), (100, 100))
-    assert drawn_outlines({"segmentation": [SQUARE, [1, 2]]}, box, frame) == [[(5, 10), (15, 10), (15, 30), (5, 30)]]
+    assert drawn_outlines({"segmentation": [SQUARE, [1, 2]]}, box, frame) == [
+        [(5, 10), (15, 10), (15, 30), (5, 30)]
+    ]
     for segmentation in (None, [], {"size": [1, 1], "counts": [1]}):
-        assert drawn_outlines({"segmentation": segmentation}, box, frame) == [[(1, 2), (3, 2), (3, 4), (1, 4)]]
+        assert drawn_outlines({"segmentation": segmentation}, box, frame) == [
+            [(1, 2), (3, 2), (3, 4), (1, 4)]
+        ]

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from coordexp.coords import parse_coordjson, to_pixels, write_coordjson
 from coordexp.data.coco.conversion import convert_annotations
-from coordexp.data.records import Record, RecordObject, clockwise, in_order, read_records, reading_order, write_records
+from coordexp.data.records import (
+    Record,
+    RecordObject,
+    clockwise,
+    in_order,
+    read_records,
+    reading_order,
+    write_records,
+)
 from coordexp.models.processor import build_tokenizer
 
 
@@ -40,14 +48,20 @@ def assert_comes_back(record: Record, tokenizer) -> None:
 def test_every_coordinate_of_the_sample(tokenizer, geometry):
     if not LVIS.exists():
         pytest.skip("no LVIS annotations beside the checkout")
-    convert_annotations(settings(f"data.geometry={geometry}", annotations=str(LVIS), max_objects=1000), Path("out"))
-    records = [record for split in ("train", "val") for record in read_records(Path(f"out/{split}.jsonl"))]
+    convert_annotations(
+        settings(f"data.geometry={geometry}", annotations=str(LVIS), max_objects=1000), Path("out")
+    )
+    records = [
+        record for split in ("train", "val") for record in read_records(Path(f"out/{split}.jsonl"))
+    ]
     assert sum(len(record.objects) for record in records) == 977
     for record in records:
         assert_comes_back(record, tokenizer)
 
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(lambda s: s.strip() and "<|" not in s)
+NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(
+    lambda s: s.strip() and "<|" not in s
+)
 
 
 @st.composite
@@ -63,7 +77,9 @@ def some_records(draw) -> Record:
             objects.append(RecordObject(name, "bbox_2d", (x1, y1, x2, y2)))
         else:
             points = draw(st.lists(st.tuples(x, y), min_size=3, max_size=20))
-            objects.append(RecordObject(name, "poly", clockwise([v for point in points for v in point])))
+            objects.append(
+                RecordObject(name, "poly", clockwise([v for point in points for v in point]))
+            )
     order = draw(st.none() | st.permutations(range(len(objects))))
     metadata = {} if order is None else {"order": list(order)}
     return Record("a.png", width, height, in_order(reading_order(objects), order), metadata)
@@ -91,7 +107,11 @@ def signed_area(points: list[tuple[float, float]]) -> float:
 def test_records_are_read_in_the_order_they_were_written_in(tmp_path_factory, record):
     root = tmp_path_factory.mktemp("records")
     (root / "a.png").touch()
-    flat = [o for o in record.objects if o.box[0] == o.box[2] or o.box[1] == o.box[3] or (o.kind == "poly" and is_flat(o))]
+    flat = [
+        o
+        for o in record.objects
+        if o.box[0] == o.box[2] or o.box[1] == o.box[3] or (o.kind == "poly" and is_flat(o))
+    ]
     if not flat:
         write_records(root / "some.jsonl", [record])
         assert read_records(root / "some.jsonl") == [record]

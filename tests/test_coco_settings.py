@@ -44,7 +44,10 @@ def test_annotations_are_one_file_or_one_each(refused, sources):
 def test_pictures_lie_somewhere_or_may_be_drawn(refused):
     with refused("data.images", "data.render_missing=true"):
         compose(["data=coco", "data.annotations=a.json"])
-    assert compose(["data=coco", "data.annotations=a.json", "data.render_missing=true"]).data.images is None
+    assert (
+        compose(["data=coco", "data.annotations=a.json", "data.render_missing=true"]).data.images
+        is None
+    )
 
 
 @pytest.mark.usefixtures("in_tmp")
@@ -68,10 +71,14 @@ def test_a_study_waits_for_its_annotations_and_outlives_them(refused):
 
 
 @pytest.mark.usefixtures("in_tmp")
-@pytest.mark.parametrize("name", ["my file.json", "annotations (1).json", "a=b.json", "a,b.json", "[x].json", "ü.json"])
+@pytest.mark.parametrize(
+    "name", ["my file.json", "annotations (1).json", "a=b.json", "a,b.json", "[x].json", "ü.json"]
+)
 def test_any_file_can_be_named_in_quotes(name):
     many(Path(name), 4)
-    quoted = json.loads(f'["data.annotations=\\"{name}\\""]')  # as the message and the documentation spell it
+    quoted = json.loads(
+        f'["data.annotations=\\"{name}\\""]'
+    )  # as the message and the documentation spell it
     study = plan_study({"experiment": "lvis_rehearsal", "all": quoted})
     assert {run.annotations for run in study.runs} == {(name,)}
 
@@ -86,7 +93,16 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("coordexp.data.coco.conversion.convert_image", interrupted)
     monkeypatch.setattr("coordexp.data.coco.conversion.n_cores", lambda: 1)
     with pytest.raises(SystemExit) as left:
-        main(["prepare", "--only", "data", "data=coco", "data.annotations=coco.json", "data.render_missing=true"])
+        main(
+            [
+                "prepare",
+                "--only",
+                "data",
+                "data=coco",
+                "data.annotations=coco.json",
+                "data.render_missing=true",
+            ]
+        )
     assert left.value.code == 130
     told = [line for line in capsys.readouterr().err.splitlines() if line and "img/s" not in line]
     assert told == ["coordexp: interrupted: what is written already is kept"]

@@ -37,7 +37,9 @@ def test_a_collapse_ends_where_the_curve_settles():
     steps = range(40, 721, 40)
     assert collapse_end(log_of({s: 24 + 200 * np.exp(-s / 20) for s in steps})) == 120
     assert collapse_end(log_of(dict.fromkeys(steps, 24.0))) == 40
-    assert collapse_end(log_of({s: 1000.0 / s for s in steps})) > 400  # never settles before its last third
+    assert (
+        collapse_end(log_of({s: 1000.0 / s for s in steps})) > 400
+    )  # never settles before its last third
     assert collapse_end(Log(Path("x"))) == 0
 
 
@@ -58,12 +60,18 @@ def test_a_plateau_has_level_spread_and_slope_by_least_squares():
 def test_variants_differ_only_if_farther_apart_than_one_drifts():
     def rows(level: float, wobble: float):
         logs = {
-            v: log_of({s: base + wobble * (s % 80 == 0) for s in range(40, 721, 40)}) for v, base in (("a", 20), ("b", level))
+            v: log_of({s: base + wobble * (s % 80 == 0) for s in range(40, 721, 40)})
+            for v, base in (("a", 20), ("b", level))
         }
         return drift(plateaus([RunData(v, 0, log) for v, log in logs.items()], "1"))
 
     (near,), (far,) = rows(20.5, 1.0), rows(25.0, 1.0)
-    assert near == {"metric": "expected_bin_mae", "between": pytest.approx(0.5), "within": pytest.approx(1.0), "differ": False}
+    assert near == {
+        "metric": "expected_bin_mae",
+        "between": pytest.approx(0.5),
+        "within": pytest.approx(1.0),
+        "differ": False,
+    }
     assert far["differ"]
     assert drift([]) == []
 
@@ -80,17 +88,25 @@ def test_variants_differ_only_if_farther_apart_than_one_drifts():
 def test_the_floor_is_a_hypothesis_that_follows_the_numbers(mae, differ, says):
     drifts = [{"metric": "expected_bin_mae", "differ": differ}]
     found = floor(
-        [{"variant": "a", "expected_bin_mae": mae}, {"variant": "b", "expected_bin_mae": mae + 1}], drifts, [480, 640, 800], 32
+        [{"variant": "a", "expected_bin_mae": mae}, {"variant": "b", "expected_bin_mae": mae + 1}],
+        drifts,
+        [480, 640, 800],
+        32,
     )
     assert says in found["sentence"]
-    assert found["best_mae_px"] == pytest.approx([mae / 999 * (side - 1) for side in (480, 640, 800)])
+    assert found["best_mae_px"] == pytest.approx(
+        [mae / 999 * (side - 1) for side in (480, 640, 800)]
+    )
     assert found["best_mae_cells"] == pytest.approx(mae / 999 * 639 / 32)
 
 
 def test_without_image_sizes_there_is_no_floor():
     rows = [{"variant": "a", "expected_bin_mae": 24.0}]
     assert floor(rows, [], *vision_facts([], None)) is None
-    assert floor(rows, [], *vision_facts([], {"side_px": 640, "cell_px": None}))["best_mae_cells"] is None
+    assert (
+        floor(rows, [], *vision_facts([], {"side_px": 640, "cell_px": None}))["best_mae_cells"]
+        is None
+    )
 
 
 def test_sizes_come_from_the_manifest():
@@ -102,7 +118,9 @@ def test_sizes_come_from_the_manifest():
 def test_differences_are_those_of_the_shared_seeds_and_their_tables():
     finals = {"a": [20.0, 21.0, 22.0], "b": [25.0, 27.0]}
     runs = [
-        load(write_run("pure_ce", eval_row(mae, 50, 0.2, 0.2, 30, 3.0), seed=s, tables=True), "a", s)
+        load(
+            write_run("pure_ce", eval_row(mae, 50, 0.2, 0.2, 30, 3.0), seed=s, tables=True), "a", s
+        )
         for s, mae in enumerate(finals["a"])
     ]
     runs += [
@@ -111,7 +129,10 @@ def test_differences_are_those_of_the_shared_seeds_and_their_tables():
     ]
     comparison = compare(runs, RULE)
     (found,) = [d for d in comparison["differences"] if d["metric"] == "expected_bin_mae"]
-    errors = [(t["expected_bin_t1"] - t["gt_bin"]).abs().mean() for t in (pd.read_parquet(r.run.table(STEPS[-1])) for r in runs)]
+    errors = [
+        (t["expected_bin_t1"] - t["gt_bin"]).abs().mean()
+        for t in (pd.read_parquet(r.run.table(STEPS[-1])) for r in runs)
+    ]
     expected = np.mean(errors[3:]) - np.mean(errors[:2])  # seed 2 of `a` has no partner
     assert found["difference"] == pytest.approx(expected)
     assert found["interval"]["method"] == "paired bootstrap over images"
@@ -126,7 +147,10 @@ def test_differences_are_those_of_the_shared_seeds_and_their_tables():
 
 
 def test_other_validation_images_cannot_be_paired():
-    runs = [load(write_run(v, eval_row(20, 50, 0.2, 0.2, 30, 3.0), tables=True), v) for v in ("pure_ce", "mixed")]
+    runs = [
+        load(write_run(v, eval_row(20, 50, 0.2, 0.2, 30, 3.0), tables=True), v)
+        for v in ("pure_ce", "mixed")
+    ]
     path = runs[1].run.table(STEPS[-1])
     table = pd.read_parquet(path)
     table["image_id"] += 1000

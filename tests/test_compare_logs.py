@@ -29,7 +29,10 @@ def in_tmp(tmp_path, monkeypatch):
 
 @pytest.fixture
 def logs(tmp_path) -> list[str]:
-    return [f"{v}={write_log(tmp_path / f'{v}.jsonl', v).name}" for v in ("pure_ce", "softce_w1_gate", "mixed")]
+    return [
+        f"{v}={write_log(tmp_path / f'{v}.jsonl', v).name}"
+        for v in ("pure_ce", "softce_w1_gate", "mixed")
+    ]
 
 
 def test_it_writes_a_whole_study_directory_and_prints_the_card(logs, capsys):
@@ -54,7 +57,9 @@ def test_again_in_the_same_place_gives_the_same_and_other_logs_are_refused(logs)
 
 def test_a_comparison_that_cannot_be_made_leaves_nothing_in_the_way_of_one_that_can(logs):
     log = Path("mixed.jsonl").read_text()
-    Path("mixed.jsonl").write_text(log.replace('"global_step/max_steps": "', '"global_step/max_steps": "9'))
+    Path("mixed.jsonl").write_text(
+        log.replace('"global_step/max_steps": "', '"global_step/max_steps": "9')
+    )
     Path("elsewhere").mkdir()
     Path("link").symlink_to("elsewhere")
     for out in ("out", "link"):
@@ -94,8 +99,16 @@ def broken_middle() -> None:
         (None, ["a=nowhere.jsonl", "--out", "out"], "nowhere.jsonl: no such file"),
         (None, ["a=pure_ce.jsonl", "--out", "pure_ce.jsonl"], "is not a study directory"),
         (None, ["a=pure_ce.jsonl", "--out", "taken"], "is not a study directory"),
-        (None, ["a=pure_ce.jsonl", "--out", "out", "--rule", "nowhere.yaml"], "nowhere.yaml: not a decision rule"),
-        (None, ["a=pure_ce.jsonl", "--out", "out", "--rule", "taken/rule.yaml"], "cannot rank variants: each objective"),
+        (
+            None,
+            ["a=pure_ce.jsonl", "--out", "out", "--rule", "nowhere.yaml"],
+            "nowhere.yaml: not a decision rule",
+        ),
+        (
+            None,
+            ["a=pure_ce.jsonl", "--out", "out", "--rule", "taken/rule.yaml"],
+            "cannot rank variants: each objective",
+        ),
         (None, ["a=pure_ce.jsonl", "--out", "out", "--rule", "taken/typo.yaml"], "margin"),
         (None, ["a=pure_ce.jsonl", "--out", "out", "--image-side", "0"], "image side 0"),
         (broken_middle, ["a=pure_ce.jsonl", "--out", "out"], "line 4 is broken"),
@@ -120,14 +133,18 @@ def test_it_imports_neither_torch_nor_mlflow(logs):
         f"main(['compare', *{logs!r}, '--out', 'out']); print('torch' in sys.modules, 'mlflow' in sys.modules, file=sys.stderr)"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stderr.split() == ["False", "False"]
 
 
 def run_pair(lr: str):
     overrides = (f"optim.lr={lr}",)
     return [
-        write_run("pure_ce", eval_row(23.0, 55, 0.2, 0.2, 30, 3.0), overrides=overrides, tables=True),
+        write_run(
+            "pure_ce", eval_row(23.0, 55, 0.2, 0.2, 30, 3.0), overrides=overrides, tables=True
+        ),
         write_run("mixed", eval_row(25.0, 58, 0.1, 0.1, 33, 4.0), overrides=overrides, tables=True),
     ]
 

@@ -27,29 +27,45 @@ def estimate(difference: float, n_seeds: int, seed_sd: float = 0.05, image_se: f
     images = (images - images.mean()) / np.sqrt((images**2).sum()) * image_se
     if n_seeds < 3:
         draws = rng.normal(difference, image_se, (1, 2000))
-        return bootstrap_estimate(np.zeros((1, 2000)), draws - draws.mean() + difference, difference)
+        return bootstrap_estimate(
+            np.zeros((1, 2000)), draws - draws.mean() + difference, difference
+        )
     seeds = rng.normal(size=n_seeds)
     seeds = (seeds - seeds.mean()) / seeds.std(ddof=1) * seed_sd
     return crossed_estimate(difference + seeds, np.tile(images, (n_seeds, 1)))
 
 
-def facts(leads: dict[str, float], n_seeds: int, study: dict[str, Any] | None = None, margins=None, **more: Any) -> Facts:
+def facts(
+    leads: dict[str, float],
+    n_seeds: int,
+    study: dict[str, Any] | None = None,
+    margins=None,
+    **more: Any,
+) -> Facts:
     """A study in which `best` leads each rival by so many bins of MAE."""
     rule = RULE | {"metrics": ["expected_bin_mae"]} | ({"margins": margins} if margins else {})
     margin = rule["margins"]["expected_bin_mae"]
-    rows = {"best": {"expected_bin_mae": 20.0}} | {v: {"expected_bin_mae": 20.0 + lead} for v, lead in leads.items()}
+    rows = {"best": {"expected_bin_mae": 20.0}} | {
+        v: {"expected_bin_mae": 20.0 + lead} for v, lead in leads.items()
+    }
     differences = [
         {"first": "best", "second": v, "metric": "expected_bin_mae", "difference": lead, "margin": margin,
          "interval": asdict(estimate(lead, n_seeds, **more.get("spread", {}))) if n_seeds else None}
         for v, lead in leads.items()
     ]  # fmt: skip
-    runs = [RunData(v, seed, Log(None), None, more.get("manifest")) for v in rows for seed in range(max(n_seeds, 1))]  # type: ignore[arg-type]
+    runs = [
+        RunData(v, seed, Log(None), None, more.get("manifest"))
+        for v in rows
+        for seed in range(max(n_seeds, 1))
+    ]  # type: ignore[arg-type]
     table = [{"variant": v, **row, "used": [1.0]} for v, row in rows.items()]
     comparison = {"differences": differences, "temperatures": {"1": table, "own": more.get("own", table)}, "plateau": [],
                   "stability": more.get("stability", {}), "window": {"share": 0.5, "steps": [40, 80, 120]}}  # fmt: skip
     plan = {"rule": rule, "rule_sha256": digest(rule), "earlier_studies": [], "runs": [{"variant": "best", "seed": 0,
             "existing": False, "registered": False}]} | (study or {})  # fmt: skip
-    return Facts(plan, rule, runs, {"differences": more.get("confounds", [])}, comparison, rows, "best")
+    return Facts(
+        plan, rule, runs, {"differences": more.get("confounds", [])}, comparison, rows, "best"
+    )
 
 
 def grade(f: Facts) -> tuple[str, str]:
@@ -62,7 +78,12 @@ def grade(f: Facts) -> tuple[str, str]:
     [
         ({"a": 5.0, "b": 6.0}, 0, "descriptive", "logs only"),
         ({}, 6, "descriptive", "only one variant is eligible"),
-        ({"a": 5.0, "b": 6.0}, 1, "provisional", "one seed: what another seed would change is unseen"),
+        (
+            {"a": 5.0, "b": 6.0},
+            1,
+            "provisional",
+            "one seed: what another seed would change is unseen",
+        ),
         ({"a": 5.0, "b": 6.0}, 2, "provisional", "2 seeds: too few"),
         ({"a": 5.0, "b": 6.0}, 3, "supported", "beyond the margin, but 3 seeds are fewer than 6"),
         ({"a": 0.3, "b": 6.0}, 3, "supported", "not beyond the margin"),
@@ -81,11 +102,18 @@ def test_the_grade_follows_seeds_and_intervals(leads, n_seeds, expected, why):
 def test_holm_counts_every_rival():
     """A lead whose own p is just under .05 is not resolved where a second one is as weak."""
     spread = {"spread": {"seed_sd": 0.1, "image_se": 0.0}}
-    weak = next(x / 1000 for x in range(1, 1000) if estimate(x / 1000, 6, seed_sd=0.1, image_se=0.0).p_value < 0.045)
+    weak = next(
+        x / 1000
+        for x in range(1, 1000)
+        if estimate(x / 1000, 6, seed_sd=0.1, image_se=0.0).p_value < 0.045
+    )
     assert grade(facts({"a": weak}, 6, **spread))[0] == "supported"
     assert grade(facts({"a": weak, "b": weak}, 6, **spread))[0] == "provisional"
     family = confirmatory(facts({"a": weak, "b": weak}, 6, **spread))
-    assert all(c["p_holm"] == pytest.approx(2 * estimate(weak, 6, seed_sd=0.1, image_se=0.0).p_value) for c in family)
+    assert all(
+        c["p_holm"] == pytest.approx(2 * estimate(weak, 6, seed_sd=0.1, image_se=0.0).p_value)
+        for c in family
+    )
 
 
 CAPS = {
@@ -116,7 +144,10 @@ def test_more_seeds_under_the_same_rule_are_recorded_and_cap_nothing():
         "changed": ["1 seeds a variant (now 6)"],
         "rule_sha256": f.study["rule_sha256"],
     }
-    f.study.update(earlier_studies=[earlier], runs=[{"variant": "a", "seed": 0, "existing": True, "registered": True}])
+    f.study.update(
+        earlier_studies=[earlier],
+        runs=[{"variant": "a", "seed": 0, "existing": True, "registered": True}],
+    )
     assert grade(f)[0] == "conclusive"
     assert alerts(f) == [
         "CHANGED AFTER RESULTS: study 11111111 (2026-01-01) registered these runs with 1 seeds a variant (now 6)"
@@ -142,15 +173,23 @@ def test_the_lead_is_turned_so_that_positive_means_the_primary_is_better():
 
 
 def test_a_lead_too_small_for_two_decimals_is_not_told_as_none():
-    (line,) = [line for line in would_overturn(facts({"a": 0.0031}, 1), probed=False) if line.startswith("other seeds")]
-    assert line.startswith("other seeds: the MAE lead over a is 0.003 bins; if it is the true one, at a seed SD of 0.002 bins")
+    (line,) = [
+        line
+        for line in would_overturn(facts({"a": 0.0031}, 1), probed=False)
+        if line.startswith("other seeds")
+    ]
+    assert line.startswith(
+        "other seeds: the MAE lead over a is 0.003 bins; if it is the true one, at a seed SD of 0.002 bins"
+    )
 
 
 def test_one_seed_names_the_seed_sd_that_flips_it_and_what_it_would_take():
     manifest = {"status": "complete", "train_wall_s": 3000.0, "eval_wall_s": 600.0}
     f = facts({"a": 0.4}, 1, manifest=manifest, spread={"image_se": 0.05})
     (line,) = [line for line in would_overturn(f, probed=False) if line.startswith("other seeds")]
-    assert line.startswith("other seeds: the MAE lead over a is 0.40 bins; if it is the true one, at a seed SD of 0.28 bins")
+    assert line.startswith(
+        "other seeds: the MAE lead over a is 0.40 bins; if it is the true one, at a seed SD of 0.28 bins"
+    )
     assert line.endswith("; the margin is 0.50 bins")
     f.comparison["differences"][0]["interval"]["n_images"] = N_IMAGES
     (line,) = would_take(f)
@@ -170,13 +209,20 @@ def test_where_images_are_the_limit_it_says_how_many():
 
 def test_several_seeds_give_a_probability_and_a_measured_need():
     f = facts({"a": 0.4}, 3, spread={"seed_sd": 0.6})
-    assert any("is the probability that best is better on MAE than a" in line for line in would_overturn(f, probed=False))
+    assert any(
+        "is the probability that best is better on MAE than a" in line
+        for line in would_overturn(f, probed=False)
+    )
     (line,) = would_take(f)
     assert "unmeasured" not in line
 
 
 def test_another_stopping_point_is_named():
-    winners = [{"step": 40, "winner": "a"}, {"step": 80, "winner": "best"}, {"step": 120, "winner": "best"}]
+    winners = [
+        {"step": 40, "winner": "a"},
+        {"step": 80, "winner": "best"},
+        {"step": 120, "winner": "best"},
+    ]
     stability = {
         "expected_bin_mae": {
             "winners": winners,
@@ -200,7 +246,12 @@ def test_a_rehearsal_on_drawn_pictures_says_so():
 def test_caveats_group_slopes_by_variant():
     f = facts({"a": 1.0}, 3)
     f.comparison["plateau"] = [
-        {"variant": "a", "metric": "expected_bin_mae", "flat": False, "slope_percent_per_100_steps": slope}
+        {
+            "variant": "a",
+            "metric": "expected_bin_mae",
+            "flat": False,
+            "slope_percent_per_100_steps": slope,
+        }
         for slope in (-3.0, -5.0)
     ]
     assert caveats(f)[-1].endswith("(% per 100 steps: a -5.0 to -3.0)")

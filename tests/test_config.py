@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from coordexp.config.compose import CONF_DIR, RUN_IDENTITY, check, compose, digest, group_hash, plain, run_hash
+from coordexp.config.compose import (
+    CONF_DIR,
+    RUN_IDENTITY,
+    check,
+    compose,
+    digest,
+    group_hash,
+    plain,
+    run_hash,
+)
 from coordexp.config.schema import TokenGroups
 
 # What a choice needs beside its name, because only the user knows it.
@@ -16,14 +25,27 @@ NEEDED = {
     "data=coco": ["data.annotations=instances.json", "data.images=/pictures"],
     "data=lvis": ["data.annotations=lvis.json", "data.images=/pictures"],
     "experiment=lvis_rehearsal": ["data.annotations=lvis.json"],
-    "experiment=lvis_4b": ["model.path=/models/Qwen3-VL", "data.annotations=lvis.json", "data.images=/pictures"],
+    "experiment=lvis_4b": [
+        "model.path=/models/Qwen3-VL",
+        "data.annotations=lvis.json",
+        "data.images=/pictures",
+    ],
 }
 
 
 def choices() -> list[str]:
     files = [
         p
-        for group in ("variant", "model", "data", "experiment", "optim", "train", "runtime", "study")
+        for group in (
+            "variant",
+            "model",
+            "data",
+            "experiment",
+            "optim",
+            "train",
+            "runtime",
+            "study",
+        )
         for p in CONF_DIR.glob(f"{group}/*.yaml")
     ]
     return sorted(f"{p.parent.name}={p.stem}" for p in files)
@@ -68,15 +90,32 @@ def test_the_variants_are_those_of_the_note():
         "mixed": ("split", 2, 1, 2, 1, 0.7, 1, 8),
         "ce_split": ("split", 0, 0, 1, 1, 1, 1, 8),
     }
-    keys = ("token_groups", "soft_ce", "w1", "gate", "ce", "temperature", "sigma_bins", "radius_bins")
+    keys = (
+        "token_groups",
+        "soft_ce",
+        "w1",
+        "gate",
+        "ce",
+        "temperature",
+        "sigma_bins",
+        "radius_bins",
+    )
     found = {name: plain(compose([f"variant={name}"]).variant) for name in expected}
-    assert {name: tuple(variant[key] for key in keys) for name, variant in found.items()} == expected
+    assert {
+        name: tuple(variant[key] for key in keys) for name, variant in found.items()
+    } == expected
 
 
 @pytest.mark.parametrize(
     "spellings",
     [
-        ["optim.lr=2e-3", "optim.lr=0.002", "optim.lr=0.0020", "optim.lr=2.0e-03", "++optim.lr=.002"],
+        [
+            "optim.lr=2e-3",
+            "optim.lr=0.002",
+            "optim.lr=0.0020",
+            "optim.lr=2.0e-03",
+            "++optim.lr=.002",
+        ],
         ["variant.sigma_bins=2", "variant.sigma_bins=2.0", "variant.sigma_bins=2e0"],
         ["train.max_steps=400", "train.max_steps='400'", "train.max_steps=0400"],
         ["variant.token_groups=joint", "variant=pure_ce"],
@@ -91,16 +130,27 @@ def test_equal_spellings_are_one_run(spellings):
     ("key", "spellings"),
     [
         ("model=qwen3vl model.path", ["models/4B", "models/4B/", "./models//4B"]),
-        ("data=lvis data.render_missing=true data.annotations", ["/data/a.json", "/data//a.json", "/data/./a.json"]),
-        ("data=lvis data.annotations=a.json data.images", ["/data/coco", "/data/coco/", "//data/coco"]),
+        (
+            "data=lvis data.render_missing=true data.annotations",
+            ["/data/a.json", "/data//a.json", "/data/./a.json"],
+        ),
+        (
+            "data=lvis data.annotations=a.json data.images",
+            ["/data/coco", "/data/coco/", "//data/coco"],
+        ),
     ],
 )
 def test_equal_spellings_of_a_path_are_one_run(key, spellings):
     assert len({run_hash(compose(f"{key}={spelling}".split())) for spelling in spellings}) == 1
-    found = [OmegaConf.select(compose(f"{key}={spelling}".split()), key.split()[-1]) for spelling in spellings]
+    found = [
+        OmegaConf.select(compose(f"{key}={spelling}".split()), key.split()[-1])
+        for spelling in spellings
+    ]
     assert found == spellings[:1] * len(spellings), "whatever writes it down writes the same"
     for other in ("other", f"{spellings[0]}/../x", f"../{spellings[0]}"):
-        assert run_hash(compose(f"{key}={other}".split())) != run_hash(compose(f"{key}={spellings[0]}".split()))
+        assert run_hash(compose(f"{key}={other}".split())) != run_hash(
+            compose(f"{key}={spellings[0]}".split())
+        )
 
 
 @pytest.mark.parametrize("key", leaves(CFG))
@@ -223,7 +273,12 @@ def test_compose_checks_what_it_composed(refused):
 
 
 @pytest.mark.parametrize(
-    "overrides", ["variant=pure_ce variant.ce=1", "variant=mixed variant.token_groups=joint", "variant.token_groups=split"]
+    "overrides",
+    [
+        "variant=pure_ce variant.ce=1",
+        "variant=mixed variant.token_groups=joint",
+        "variant.token_groups=split",
+    ],
 )
 def test_groups_and_weights_must_fit(overrides, refused):
     with refused("token_groups"):

@@ -28,7 +28,9 @@ from coordexp.coords import (
 )
 from coordexp.errors import UserError
 
-SPEC = importlib.util.spec_from_file_location("parser_fuzz", Path(__file__).parents[1] / "benchmarks" / "parser_fuzz.py")
+SPEC = importlib.util.spec_from_file_location(
+    "parser_fuzz", Path(__file__).parents[1] / "benchmarks" / "parser_fuzz.py"
+)
 parser_fuzz = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(parser_fuzz)
 
@@ -36,12 +38,20 @@ BOX = "[<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]"
 GOOD = f'{{"desc": "cup", "bbox_2d": {BOX}}}'
 
 bins = st.integers(0, LAST_BIN)
-descs = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip) | st.sampled_from(
+descs = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    str.strip
+) | st.sampled_from(
     ['say "hi"', "back\\slash", "}, {", "]}", "杯子 🥤", "a\nb\tc", "a\u2028\x85b", '"objects": [']
 )
-boxes = st.tuples(bins, bins, bins, bins).map(lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3])))
-polygons = st.lists(st.tuples(bins, bins), min_size=3, max_size=6).map(lambda points: tuple(v for p in points for v in p))
-objects = st.builds(CoordObject, descs, st.just("bbox_2d"), boxes) | st.builds(CoordObject, descs, st.just("poly"), polygons)
+boxes = st.tuples(bins, bins, bins, bins).map(
+    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
+)
+polygons = st.lists(st.tuples(bins, bins), min_size=3, max_size=6).map(
+    lambda points: tuple(v for p in points for v in p)
+)
+objects = st.builds(CoordObject, descs, st.just("bbox_2d"), boxes) | st.builds(
+    CoordObject, descs, st.just("poly"), polygons
+)
 texts = st.lists(objects, max_size=4).map(write_coordjson)
 
 
@@ -82,7 +92,13 @@ def test_bins_grow_with_pixels_and_clamp_at_the_edges(a, b, side):
 
 
 def test_known_bins():
-    assert [pixel_to_bin(x, 128) for x in (0, 63.5, 127, 128, -3)] == [0, round(999 / 2), 999, 999, 0]
+    assert [pixel_to_bin(x, 128) for x in (0, 63.5, 127, 128, -3)] == [
+        0,
+        round(999 / 2),
+        999,
+        999,
+        0,
+    ]
     assert bin_to_pixel(999, 128) == 127
     assert bin_to_pixel(0, 128) == 0
 
@@ -102,9 +118,14 @@ def test_x_uses_the_width_and_y_the_height():
 
 def test_written_form_is_the_contracts():
     text = write_coordjson([CoordObject("red cup", "bbox_2d", (12, 34, 56, 78))])
-    assert text == '{"objects": [{"desc": "red cup", "bbox_2d": [<|coord_12|>, <|coord_34|>, <|coord_56|>, <|coord_78|>]}]}'
+    assert (
+        text
+        == '{"objects": [{"desc": "red cup", "bbox_2d": [<|coord_12|>, <|coord_34|>, <|coord_56|>, <|coord_78|>]}]}'
+    )
     assert write_coordjson([]) == '{"objects": []}'
-    assert '"desc": "杯 \\"🥤\\"", "poly": [' in write_coordjson([CoordObject('杯 "🥤"', "poly", (1, 2, 3, 4, 5, 6))])
+    assert '"desc": "杯 \\"🥤\\"", "poly": [' in write_coordjson(
+        [CoordObject('杯 "🥤"', "poly", (1, 2, 3, 4, 5, 6))]
+    )
 
 
 @given(st.lists(objects, max_size=5))
@@ -132,7 +153,9 @@ def test_brackets_within_a_name_do_not_end_the_text():
 
 
 def test_what_is_read_can_be_stored():
-    parsed = parse_coordjson(text_of(GOOD, GOOD.replace("cup", "\\ud800"), GOOD.replace("cup", "\\ud83e\\udd64")))
+    parsed = parse_coordjson(
+        text_of(GOOD, GOOD.replace("cup", "\\ud800"), GOOD.replace("cup", "\\ud83e\\udd64"))
+    )
     assert write_coordjson(parsed.objects).encode()
     assert [o.desc for o in parsed.objects] == ["cup", "🥤"]
     assert parsed.dropped == Counter(malformed=1), "half a surrogate pair is no text"
@@ -153,7 +176,11 @@ def test_mutations_never_raise_and_never_invent(text, data):
     letters = list(text)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(letters)))
-        piece = data.draw(st.sampled_from(["", '"', "{", "}", "]}", ", ", "\\", "<|coord_5|>", "x", '{"desc": "', "\x00"]))
+        piece = data.draw(
+            st.sampled_from(
+                ["", '"', "{", "}", "]}", ", ", "\\", "<|coord_5|>", "x", '{"desc": "', "\x00"]
+            )
+        )
         letters[at : at + data.draw(st.integers(0, 6))] = piece
     mutated = "".join(letters)
     parsed = parse_coordjson(mutated)
@@ -165,7 +192,10 @@ def test_mutations_never_raise_and_never_invent(text, data):
 
 
 @settings(max_examples=200)
-@given(st.text(max_size=80) | st.text('{}[]":, \\<|>_abcdeoprst0123456789', max_size=80).map('{"objects": ['.__add__))
+@given(
+    st.text(max_size=80)
+    | st.text('{}[]":, \\<|>_abcdeoprst0123456789', max_size=80).map('{"objects": ['.__add__)
+)
 def test_random_text_never_raises_and_holds_nothing(text):
     assert parse_coordjson(text).objects == []
 
@@ -193,14 +223,21 @@ def test_random_text_never_raises_and_holds_nothing(text):
         (GOOD.replace(", <|coord_4|>", ""), "arity"),
         (GOOD.replace("<|coord_4|>", "<|coord_4|>, <|coord_5|>"), "arity"),
         (GOOD.replace("bbox_2d", "poly"), "arity"),
-        (GOOD.replace("bbox_2d", "poly").replace(BOX, "[" + ", ".join(COORD_TOKENS[:7]) + "]"), "arity"),
+        (
+            GOOD.replace("bbox_2d", "poly").replace(BOX, "[" + ", ".join(COORD_TOKENS[:7]) + "]"),
+            "arity",
+        ),
         (GOOD.replace("<|coord_3|>", "<|coord_0|>"), "inverted_box"),
         (GOOD.replace("<|coord_4|>", "<|coord_0|>"), "inverted_box"),
     ],
 )
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 def test_a_broken_object_is_dropped_and_counted_and_the_others_stay(broken, reason, place):
-    parts = {"first": [broken, GOOD, GOOD], "middle": [GOOD, broken, GOOD], "last": [GOOD, GOOD, broken]}[place]
+    parts = {
+        "first": [broken, GOOD, GOOD],
+        "middle": [GOOD, broken, GOOD],
+        "last": [GOOD, GOOD, broken],
+    }[place]
     parsed = parse_coordjson(text_of(*parts))
     assert len(parsed.objects) == 2
     assert parsed.dropped == Counter({reason: 1})
@@ -221,7 +258,9 @@ def test_a_fault_at_the_very_end_is_counted_and_is_no_truncation(end):
     assert not parsed.truncated, "the closing ]} is there"
 
 
-@pytest.mark.parametrize("text", ["nothing", "[]", '{"objects":[]}', " " + text_of(GOOD), '{"object": []}'])
+@pytest.mark.parametrize(
+    "text", ["nothing", "[]", '{"objects":[]}', " " + text_of(GOOD), '{"object": []}']
+)
 def test_a_text_that_does_not_begin_as_coordjson(text):
     parsed = parse_coordjson(text)
     assert parsed.objects == []
@@ -243,12 +282,20 @@ def test_what_stands_behind_the_end_is_kept_as_trailing():
 def test_spans_are_where_the_objects_stand(written):
     text = write_coordjson(written)
     parsed = parse_coordjson(text)
-    assert ", ".join(text[first:behind] for first, behind in parsed.spans) == text[len('{"objects": [') : -len("]}")]
-    assert [parse_coordjson(text_of(text[first:behind])).objects for first, behind in parsed.spans] == [[o] for o in written]
+    assert (
+        ", ".join(text[first:behind] for first, behind in parsed.spans)
+        == text[len('{"objects": [') : -len("]}")]
+    )
+    assert [
+        parse_coordjson(text_of(text[first:behind])).objects for first, behind in parsed.spans
+    ] == [[o] for o in written]
 
 
 def test_spans_are_those_of_the_objects_kept():
-    broken, last = GOOD.replace("<|coord_3|>", "<|coord_0|>"), GOOD.replace("cup", "杯 \\ud83e\\udd64")
+    broken, last = (
+        GOOD.replace("<|coord_3|>", "<|coord_0|>"),
+        GOOD.replace("cup", "杯 \\ud83e\\udd64"),
+    )
     text = text_of("nonsense", GOOD, broken, last) + f" {GOOD}"
     parsed = parse_coordjson(text)
     assert [text[first:behind] for first, behind in parsed.spans] == [GOOD, last]
@@ -263,7 +310,10 @@ def test_an_object_left_open_does_not_take_the_next_with_it():
     assert parse_coordjson(text_of(in_a_name, GOOD)).strict, "what begins an object ends no name"
 
 
-@pytest.mark.parametrize("end", ["x", f"x, {GOOD[:-1]}", ', {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}', f", {GOOD}x{GOOD}"])
+@pytest.mark.parametrize(
+    "end",
+    ["x", f"x, {GOOD[:-1]}", ', {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}', f", {GOOD}x{GOOD}"],
+)
 def test_a_text_that_breaks_and_is_never_closed_is_both(end):
     parsed = parse_coordjson('{"objects": [' + GOOD + end)
     assert parsed.dropped == Counter(malformed=1)
@@ -282,7 +332,9 @@ def test_twenty_thousand_hostile_texts():
 
 @pytest.mark.parametrize("shape", parser_fuzz.SHAPES)
 def test_a_hostile_megabyte_costs_little_time_and_memory_and_both_grow_linearly(shape):
-    smaller, larger = (parser_fuzz.seconds(parser_fuzz.SHAPES[shape], n, repeats=2) for n in (500_000, 1_000_000))
+    smaller, larger = (
+        parser_fuzz.seconds(parser_fuzz.SHAPES[shape], n, repeats=2) for n in (500_000, 1_000_000)
+    )
     assert larger < min(1, 4 * max(smaller, 5e-3))
     assert parser_fuzz.peak_mb(parser_fuzz.SHAPES[shape], 100_000) < 2
 
@@ -290,7 +342,9 @@ def test_a_hostile_megabyte_costs_little_time_and_memory_and_both_grow_linearly(
 def test_json_loads_reads_what_is_written_once_tokens_are_numbers():
     written = [CoordObject('say "hi"\n杯', "poly", (1, 2, 3, 4, 5, 6))]
     numbers = re.sub(r"<\|coord_(\d+)\|>", r"\1", write_coordjson(written))
-    assert json.loads(numbers) == {"objects": [{"desc": written[0].desc, "poly": [1, 2, 3, 4, 5, 6]}]}
+    assert json.loads(numbers) == {
+        "objects": [{"desc": written[0].desc, "poly": [1, 2, 3, 4, 5, 6]}]
+    }
 
 
 class FakeTokenizer:

@@ -38,8 +38,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(scenes):
     assert (again / "data.json").read_bytes() == (scenes.path / "data.json").read_bytes()
     assert sha256_directory(again) == sha256_directory(scenes.path)
     for split in SPLITS:
-        assert sha256_directory(other / "images" / split) != sha256_directory(again / "images" / split)
-    assert (again / "images/train/000000.png").read_bytes() != (again / "images/val/000000.png").read_bytes()
+        assert sha256_directory(other / "images" / split) != sha256_directory(
+            again / "images" / split
+        )
+    assert (again / "images/train/000000.png").read_bytes() != (
+        again / "images/val/000000.png"
+    ).read_bytes()
 
 
 def test_drawing_may_stop_and_go_on_anywhere(scenes, in_tmp):
@@ -77,7 +81,10 @@ def test_boxes_are_tight_to_within_a_pixel(category):
     for seed in range(3):
         (shape,) = place_shapes(cfg, np.random.default_rng([category, seed]))
         shape = Shape(category, shape.box)
-        drawn, empty = (np.asarray(draw_scene(128, shapes, np.random.default_rng(seed))).astype(int) for shapes in ([shape], []))
+        drawn, empty = (
+            np.asarray(draw_scene(128, shapes, np.random.default_rng(seed))).astype(int)
+            for shapes in ([shape], [])
+        )
         ys, xs = np.nonzero(np.abs(drawn - empty).max(-1))
         assert np.abs(np.array([xs.min(), ys.min(), xs.max(), ys.max()]) - shape.box).max() <= 1
 
@@ -88,13 +95,24 @@ def test_the_counts_and_sizes_are_those_asked_for(scenes):
         records = read_records(scenes.path / f"{split}.jsonl")
         assert len(records) == n
         counts |= {len(r.objects) for r in records}
-        sides += [max(b - a for a, b in ((o.box[0], o.box[2]), (o.box[1], o.box[3]))) / 64 for r in records for o in r.objects]
+        sides += [
+            max(b - a for a, b in ((o.box[0], o.box[2]), (o.box[1], o.box[3]))) / 64
+            for r in records
+            for o in r.objects
+        ]
     assert counts == {1, 2, 3}
     assert min(sides) >= 0.2
     assert max(sides) <= 0.4 * np.exp(0.175) + 0.01
 
 
-CANNOT = ("image_size=100", "min_objects=0", "max_objects=0", "max_side=1.2", "min_side=0", "train_images=0")
+CANNOT = (
+    "image_size=100",
+    "min_objects=0",
+    "max_objects=0",
+    "max_side=1.2",
+    "min_side=0",
+    "train_images=0",
+)
 
 
 @pytest.mark.usefixtures("in_tmp")
@@ -129,7 +147,9 @@ def test_the_annotation_file_is_coco_and_converts_to_the_records(scenes, split):
     assert records == coco_records(scenes.path / "annotations" / f"{split}.json", scenes.path)
     found = [(r.metadata["image_id"], o.desc, *o.pixels) for r in records for o in r.objects]
     assert sorted(row[:2] for row in found) == sorted(row[:2] for row in boxes)
-    assert np.allclose(sorted(row[2:] for row in found), sorted(row[2:] for row in boxes), atol=1e-3)
+    assert np.allclose(
+        sorted(row[2:] for row in found), sorted(row[2:] for row in boxes), atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -143,13 +163,19 @@ def coco(tmp_path: Path) -> dict:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     image = {"id": 7, "file_name": "a.png", "width": 64, "height": 64}
     annotation = {"id": 31, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3.5, 4]}
-    return {"images": [image], "annotations": [annotation], "categories": [{"id": 2, "name": "cup"}]}
+    return {
+        "images": [image],
+        "annotations": [annotation],
+        "categories": [{"id": 2, "name": "cup"}],
+    }
 
 
 def test_a_good_coco_file_converts(tmp_path):
     (tmp_path / "coco.json").write_text(json.dumps(coco(tmp_path)))
     (record,) = coco_records(tmp_path / "coco.json", tmp_path)
-    assert record == Record("a.png", 64, 64, (RecordObject("cup", "bbox_2d", (1, 2, 4.5, 6)),), {"image_id": 7})
+    assert record == Record(
+        "a.png", 64, 64, (RecordObject("cup", "bbox_2d", (1, 2, 4.5, 6)),), {"image_id": 7}
+    )
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ def decide(study):
 
 
 def roles(found):
-    names = {role: found[role]["variant"] if found[role] else None for role in ("primary", "secondary")}
+    names = {
+        role: found[role]["variant"] if found[role] else None for role in ("primary", "secondary")
+    }
     return names | {"optional": sorted(e["variant"] for e in found["optional"])}
 
 
@@ -50,7 +52,10 @@ def test_reasons_are_true_of_the_numbers():
     assert "best on 5 of 5 decided metrics: MAE 23.6" in found["primary"]["reasons"][0]
     assert "entropy 5.00 against 3.00" in found["secondary"]["reasons"][0]
     assert "coord acc -0.018 (worse)" in found["optional"][0]["reasons"][0]
-    assert "of 5 metrics: between the others on 2 (coord acc, p(GT)), last on 3" in found["optional"][0]["reasons"][1]
+    assert (
+        "of 5 metrics: between the others on 2 (coord acc, p(GT)), last on 3"
+        in found["optional"][0]["reasons"][1]
+    )
 
 
 def test_votes_then_declared_order_then_tie():
@@ -60,7 +65,8 @@ def test_votes_then_declared_order_then_tie():
     assert found["primary"]["reasons"][-1] == "tie in votes, decided by MAE"
     found = decide(
         write_study(
-            [write_run("pure_ce", a), write_run("mixed", b)], {"metrics": ["expected_bin_abs_err_p90", "expected_bin_mae"]}
+            [write_run("pure_ce", a), write_run("mixed", b)],
+            {"metrics": ["expected_bin_abs_err_p90", "expected_bin_mae"]},
         )
     )
     assert found["primary"]["variant"] == "mixed"
@@ -73,7 +79,11 @@ def test_secondary_only_if_smoother():
     sharp = {v: row | {k: 1.0 for k in row if "entropy" in k} for v, row in NOTE_640.items()}
     sharp["pure_ce"] = NOTE_640["pure_ce"]
     found = decide(write_study([write_run(variant, row) for variant, row in sharp.items()]))
-    assert roles(found) == {"primary": "pure_ce", "secondary": None, "optional": ["mixed", "softce_w1_gate"]}
+    assert roles(found) == {
+        "primary": "pure_ce",
+        "secondary": None,
+        "optional": ["mixed", "softce_w1_gate"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -95,7 +105,14 @@ def test_bars(change, says):
 
 def test_a_diverged_run_is_a_failure_of_its_variant_and_explained():
     runs = [write_run(v, row) for v, row in NOTE_640.items() if v != "pure_ce"]
-    runs.append(write_run("pure_ce", NOTE_640["pure_ce"], status="diverged", reason="diverged at step 7 (loss nan)"))
+    runs.append(
+        write_run(
+            "pure_ce",
+            NOTE_640["pure_ce"],
+            status="diverged",
+            reason="diverged at step 7 (loss nan)",
+        )
+    )
     found = decide(write_study(runs))
     assert found["primary"]["variant"] == "softce_w1_gate"
     assert "seed 0 diverged at step 7 (loss nan)" in found["ineligible"][0]["reasons"]
@@ -103,19 +120,33 @@ def test_a_diverged_run_is_a_failure_of_its_variant_and_explained():
 
 def test_one_diverged_seed_of_three_is_a_failure_of_its_variant_and_never_dropped():
     """The two seeds that finished are better than every other run; that must not help."""
-    runs = [write_run("mixed", eval_row(24.0, 55, 0.2, 0.2, 39, 3.0), seed=seed, tables=True) for seed in range(3)]
+    runs = [
+        write_run("mixed", eval_row(24.0, 55, 0.2, 0.2, 39, 3.0), seed=seed, tables=True)
+        for seed in range(3)
+    ]
     good = eval_row(10.0, 20, 0.9, 0.9, 10, 1.0)
     runs += [write_run("pure_ce", good, seed=seed, tables=True) for seed in range(2)]
-    runs.append(write_run("pure_ce", good, seed=2, status="diverged", reason="diverged at step 7 (loss nan)"))
+    runs.append(
+        write_run(
+            "pure_ce", good, seed=2, status="diverged", reason="diverged at step 7 (loss nan)"
+        )
+    )
     found = decide(write_study(runs, seeds=3))
     assert found["primary"]["variant"] == "mixed"
-    assert found["ineligible"] == [{"variant": "pure_ce", "reasons": ["seed 2 diverged at step 7 (loss nan)"]}]
+    assert found["ineligible"] == [
+        {"variant": "pure_ce", "reasons": ["seed 2 diverged at step 7 (loss nan)"]}
+    ]
     assert found["confidence"]["stage1_ranking"]["grade"] == "descriptive"
 
 
 def test_no_run_passes_gives_null_roles_and_says_why(capsys):
     found = decide(
-        write_study([write_run(v, row, status="diverged", reason="diverged at step 3") for v, row in NOTE_640.items()])
+        write_study(
+            [
+                write_run(v, row, status="diverged", reason="diverged at step 3")
+                for v, row in NOTE_640.items()
+            ]
+        )
     )
     assert found["primary"] is found["secondary"] is found["decision_step"] is None
     assert len(found["ineligible"]) == 3
@@ -123,7 +154,10 @@ def test_no_run_passes_gives_null_roles_and_says_why(capsys):
     assert "No recommendation" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("ratio", "verdict"), [(1.0, "consistent"), (1 / 8, "≈ 1/GAS"), (8.0, "≈ GAS"), (1.4, "inconsistent")])
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(1.0, "consistent"), (1 / 8, "≈ 1/GAS"), (8.0, "≈ GAS"), (1.4, "inconsistent")],
+)
 def test_the_audit_names_the_scaling_fault(ratio, verdict):
     runs = [write_run(v, row, ratio=ratio if v == "mixed" else 1.0) for v, row in NOTE_640.items()]
     found = decide(write_study(runs))
@@ -140,21 +174,33 @@ def test_without_accumulation_a_scaling_fault_cannot_show():
 def test_pure_ce_has_no_coordinate_family_and_that_is_no_fault():
     study = write_study([write_run(v, row) for v, row in NOTE_640.items()])
     decide(study)
-    families = {e["variant"]: set(e["families"]) for e in json.loads((study / "audit.json").read_text())["runs"]}
+    families = {
+        e["variant"]: set(e["families"])
+        for e in json.loads((study / "audit.json").read_text())["runs"]
+    }
     assert families["pure_ce"] == {"loss", "base_ce/loss"}
     assert families["mixed"] == {"loss", "base_ce/loss", "coord_softce_w1/loss"}
 
 
 @pytest.mark.parametrize("what", ["inputs_sha256", "modules_sha256", "versions"])
 def test_a_run_from_other_inputs_fails_the_audit(what):
-    other = {"inputs_sha256": {"data": "x" * 64, "base": "b" * 64}, "modules_sha256": {}, "versions": {"torch": "1"}}
+    other = {
+        "inputs_sha256": {"data": "x" * 64, "base": "b" * 64},
+        "modules_sha256": {},
+        "versions": {"torch": "1"},
+    }
     runs = [write_run(v, row) for v, row in NOTE_640.items() if v != "pure_ce"]
-    found = decide(write_study([*runs, write_run("pure_ce", NOTE_640["pure_ce"], **{what: other[what]})]))
+    found = decide(
+        write_study([*runs, write_run("pure_ce", NOTE_640["pure_ce"], **{what: other[what]})])
+    )
     assert found["primary"]["variant"] != "pure_ce"
 
 
 def test_a_difference_outside_the_variant_is_a_caveat():
-    runs = [write_run(v, row, overrides=("optim.lr=5e-4",) if v == "mixed" else ()) for v, row in NOTE_640.items()]
+    runs = [
+        write_run(v, row, overrides=("optim.lr=5e-4",) if v == "mixed" else ())
+        for v, row in NOTE_640.items()
+    ]
     found = decide(write_study(runs))
     assert any("optim.lr" in c and "mixed s0 0.0005" in c for c in found["caveats"])
 
@@ -162,7 +208,9 @@ def test_a_difference_outside_the_variant_is_a_caveat():
 def test_grades_follow_the_evidence():
     logs_only = decide(write_study([write_run(v, row) for v, row in NOTE_640.items()]))
     assert logs_only["confidence"]["stage1_ranking"]["grade"] == "descriptive"
-    with_tables = decide(write_study([write_run(v, row, tables=True) for v, row in NOTE_640.items()]))
+    with_tables = decide(
+        write_study([write_run(v, row, tables=True) for v, row in NOTE_640.items()])
+    )
     assert with_tables["confidence"]["stage1_ranking"]["grade"] == "provisional"
     assert "one seed" in with_tables["confidence"]["stage1_ranking"]["reason"]
     assert any("95 % interval" in line for line in with_tables["evidence"])
@@ -172,7 +220,9 @@ def test_grades_follow_the_evidence():
 def test_a_winner_that_changes_with_temperature_is_said():
     rows = dict(NOTE_640)
     rows["mixed"] = rows["mixed"] | {
-        key: 0.99 if "p_gt" in key else 1.0 for key in rows["mixed"] if key.startswith("coord_diag_own_t")
+        key: 0.99 if "p_gt" in key else 1.0
+        for key in rows["mixed"]
+        if key.startswith("coord_diag_own_t")
     }
     found = decide(write_study([write_run(v, row, tables=True) for v, row in rows.items()]))
     assert "temperature_sensitive" in found["confidence"]["stage1_ranking"]["reason"]
@@ -181,7 +231,10 @@ def test_a_winner_that_changes_with_temperature_is_said():
 
 def test_the_checkpoint_is_that_of_the_median_seed():
     maes = {0: 25.0, 1: 23.0, 2: 24.0}
-    runs = [write_run("pure_ce", eval_row(mae, 50, 0.3, 0.3, 30, 3.0), seed=seed) for seed, mae in maes.items()]
+    runs = [
+        write_run("pure_ce", eval_row(mae, 50, 0.3, 0.3, 30, 3.0), seed=seed)
+        for seed, mae in maes.items()
+    ]
     runs += [write_run("mixed", eval_row(26, 60, 0.1, 0.1, 40, 4.0), seed=seed) for seed in maes]
     found = decide(write_study(runs, seeds=3))
     assert found["primary"]["seed"] == 2

@@ -25,13 +25,30 @@ from coordexp.training.evaluate import abs_err, add_distributions, evaluate, in_
 from coordexp.training.step import train_row
 
 COLUMNS = {
-    *("image_id", "object_index", "slot", "box_area_px", "gt_bin", "argmax_bin", "hit", "coord_mass", "fit_half"),
-    *(f"{name}_{at}" for name in ("expected_bin", "w1_to_delta", "p_gt", "entropy") for at in ("t1", "own", "fitted")),
+    *(
+        "image_id",
+        "object_index",
+        "slot",
+        "box_area_px",
+        "gt_bin",
+        "argmax_bin",
+        "hit",
+        "coord_mass",
+        "fit_half",
+    ),
+    *(
+        f"{name}_{at}"
+        for name in ("expected_bin", "w1_to_delta", "p_gt", "entropy")
+        for at in ("t1", "own", "fitted")
+    ),
 }
 
 
 def logits_of(seed: int, rows: int, spread: float, width: int = N_BINS) -> torch.Tensor:
-    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread
+    return (
+        torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        * spread
+    )
 
 
 def by_hand(logits: list[float], t: int, temperature: float) -> dict[str, float]:
@@ -56,20 +73,32 @@ def quantile_by_hand(values: list[float], q: float) -> float:
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 2**31), st.floats(0.01, 30), st.floats(0.1, 5), st.lists(st.integers(0, 999), min_size=1, max_size=3))
+@given(
+    st.integers(0, 2**31),
+    st.floats(0.01, 30),
+    st.floats(0.1, 5),
+    st.lists(st.integers(0, 999), min_size=1, max_size=3),
+)
 def test_columns_are_their_definitions(seed, spread, temperature, bins):
     logits = logits_of(seed, len(bins), spread).float()
     found = distribution_columns(logits, torch.tensor(bins), temperature)
     for i, t in enumerate(bins):
         for name, value in by_hand(logits[i].tolist(), t, temperature).items():
-            assert float(found[name][i]) == pytest.approx(value, rel=2e-4, abs=2e-3 if name != "p_gt" else 1e-6), name
+            assert float(found[name][i]) == pytest.approx(
+                value, rel=2e-4, abs=2e-3 if name != "p_gt" else 1e-6
+            ), name
 
 
 def test_columns_of_a_certain_model():
     logits = torch.full((2, N_BINS), -1e4)
     logits[0, 10] = logits[1, 999] = 0
     found = distribution_columns(logits, torch.tensor([10, 0]), 0.7)
-    expected = {"expected_bin": [10, 999], "w1_to_delta": [0, 999], "p_gt": [1, 0], "entropy": [0, 0]}
+    expected = {
+        "expected_bin": [10, 999],
+        "w1_to_delta": [0, 999],
+        "p_gt": [1, 0],
+        "entropy": [0, 0],
+    }
     assert {name: values.tolist() for name, values in found.items()} == expected
 
 
@@ -78,7 +107,9 @@ def test_columns_of_a_certain_model():
 def test_coordinate_mass_is_a_sum_of_probabilities(seed, spread):
     z = logits_of(seed, 2, spread, N_BINS + 50)
     mass = torch.softmax(z, -1)[:, 20 : 20 + N_BINS].sum(-1)
-    torch.testing.assert_close(coord_mass(z, z[:, 20 : 20 + N_BINS]).double(), mass, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        coord_mass(z, z[:, 20 : 20 + N_BINS]).double(), mass, rtol=1e-4, atol=1e-6
+    )
 
 
 def drawn_from(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -98,14 +129,18 @@ def test_the_fitted_temperature_is_the_best_of_a_fine_grid(seed, true_temperatur
     found = fit_temperature(logits, bins)
     assert FIT_RANGE[0] <= found <= FIT_RANGE[1]
     grid = np.exp(np.linspace(*np.log(FIT_RANGE), 200))
-    within = abs(nll(found * 1.0002) - nll(found))  # the minimiser stops 1e-4 short in log T: at a bound that shows
+    within = abs(
+        nll(found * 1.0002) - nll(found)
+    )  # the minimiser stops 1e-4 short in log T: at a bound that shows
     assert nll(found) <= min(map(nll, grid)) + within + 1e-9
 
 
 def test_temperature_scales_with_the_logits_and_stays_in_range():
     logits = logits_of(3, 40, 3.0)
     bins = drawn_from(logits, 1.0)
-    assert fit_temperature(2 * logits, bins) == pytest.approx(2 * fit_temperature(logits, bins), rel=1e-3)
+    assert fit_temperature(2 * logits, bins) == pytest.approx(
+        2 * fit_temperature(logits, bins), rel=1e-3
+    )
     assert fit_temperature(logits, logits.argmax(-1)) == pytest.approx(FIT_RANGE[0], rel=1e-2)
     assert fit_temperature(logits, logits.argmin(-1)) == pytest.approx(FIT_RANGE[1], rel=1e-2)
 
@@ -113,12 +148,16 @@ def test_temperature_scales_with_the_logits_and_stays_in_range():
 def table_of(seed: int, images: int) -> tuple[pd.DataFrame, torch.Tensor]:
     logits = logits_of(seed, 4 * images, 3.0).float()
     bins = drawn_from(logits, 2.0)
-    return pd.DataFrame({"image_id": np.repeat(np.arange(images), 4), "gt_bin": bins.numpy().astype(np.int16)}), logits
+    return pd.DataFrame(
+        {"image_id": np.repeat(np.arange(images), 4), "gt_bin": bins.numpy().astype(np.int16)}
+    ), logits
 
 
 def test_columns_at_temperature_one_do_not_know_the_variants_temperature():
     table, logits = table_of(0, 12)
-    tables = {t: add_distributions(table, logits, VariantConfig(temperature=t))[0] for t in (0.3, 1.0)}
+    tables = {
+        t: add_distributions(table, logits, VariantConfig(temperature=t))[0] for t in (0.3, 1.0)
+    }
     for name in (c for c in tables[1.0] if not c.endswith("_own")):
         assert tables[0.3][name].equals(tables[1.0][name]), name
     for name in ("expected_bin", "w1_to_delta", "p_gt", "entropy"):
@@ -132,7 +171,9 @@ def test_the_temperature_is_fitted_on_one_half_of_the_images_only():
     assert 0.25 < half.mean() < 0.75
     found, fitted = add_distributions(table, logits, VariantConfig())
     assert (found["fit_half"] == half).all()
-    assert fitted == fit_temperature(logits[half], torch.tensor(table["gt_bin"].to_numpy()[half], dtype=torch.long))
+    assert fitted == fit_temperature(
+        logits[half], torch.tensor(table["gt_bin"].to_numpy()[half], dtype=torch.long)
+    )
     assert fitted == pytest.approx(2, rel=0.3)
     other_half = table.assign(gt_bin=np.where(half, table["gt_bin"], 0).astype(np.int16))
     assert add_distributions(other_half, logits, VariantConfig())[1] == fitted
@@ -211,7 +252,9 @@ def test_a_row_does_not_depend_on_the_batch_and_p90_is_over_all_tokens(sharp, sc
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 9])
-def test_ranks_give_the_row_that_one_gives_also_those_without_a_picture(sharp, scenes, tmp_path, monkeypatch, n_images):
+def test_ranks_give_the_row_that_one_gives_also_those_without_a_picture(
+    sharp, scenes, tmp_path, monkeypatch, n_images
+):
     """Three ranks in turn, the main one last; what they would send it is kept."""
     dataset, sent = scenes.dataset("val", sharp.processor), {}
     dataset.records = dataset.records[:n_images]
@@ -225,7 +268,12 @@ def test_ranks_give_the_row_that_one_gives_also_those_without_a_picture(sharp, s
 
     monkeypatch.setattr(torch.distributed, "gather_object", gather)
     for rank in (2, 1, 0):
-        place = SimpleNamespace(device=torch.device("cpu"), process_index=rank, num_processes=3, is_main_process=rank == 0)
+        place = SimpleNamespace(
+            device=torch.device("cpu"),
+            process_index=rank,
+            num_processes=3,
+            is_main_process=rank == 0,
+        )
         row = evaluate(t.model, dataset, 4, place, tmp_path / "three.parquet")
         assert (row is None) == (rank > 0)
     row.pop("runtime_s"), one.pop("runtime_s")
@@ -240,10 +288,14 @@ def test_a_train_rows_p90_is_over_every_token_since_the_last_row(sharp, scenes):
         gradient(t, [t.train.batch(images)])
     row = train_row(t)
     errors = abs_err(table, "t1")
-    assert row["coord_diag/expected_bin_abs_err_p90"] == pytest.approx(np.quantile(errors, 0.9), rel=1e-5)
+    assert row["coord_diag/expected_bin_abs_err_p90"] == pytest.approx(
+        np.quantile(errors, 0.9), rel=1e-5
+    )
     assert row["coord_diag/expected_bin_mae"] == pytest.approx(errors.mean(), rel=1e-5)
     t.progress.window_abs_errs.pop()
-    assert "coord_diag/expected_bin_abs_err_p90" not in train_row(t), "some of the window was another number of processes'"
+    assert "coord_diag/expected_bin_abs_err_p90" not in train_row(t), (
+        "some of the window was another number of processes'"
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -255,20 +307,37 @@ def test_an_eval_row_can_be_computed_again_from_its_token_table(sharp, scenes, t
         ("coord_diag_fitted_t", "fitted", table[~table["fit_half"]]),
     ):
         errors = np.abs(rows[f"expected_bin_{at}"].astype(float) - rows["gt_bin"].astype(float))
-        again = {"expected_bin_mae": errors.mean(), "expected_bin_abs_err_p90": np.quantile(errors, 0.9)}
-        again |= {"w1_to_delta": rows[f"w1_to_delta_{at}"].mean(), "p_gt_mean": rows[f"p_gt_{at}"].mean()}
+        again = {
+            "expected_bin_mae": errors.mean(),
+            "expected_bin_abs_err_p90": np.quantile(errors, 0.9),
+        }
+        again |= {
+            "w1_to_delta": rows[f"w1_to_delta_{at}"].mean(),
+            "p_gt_mean": rows[f"p_gt_{at}"].mean(),
+        }
         again |= {"entropy_mean": rows[f"entropy_{at}"].mean()}
         for name, value in again.items():
             assert row[f"{prefix}/{name}"] == pytest.approx(float(value), rel=1e-5), (prefix, name)
     assert row["coord_token_acc"] == pytest.approx(table["hit"].mean())
-    assert row["coord_diag/coord_mass_mean"] == pytest.approx(float(table["coord_mass"].astype(float).mean()), rel=1e-6)
+    assert row["coord_diag/coord_mass_mean"] == pytest.approx(
+        float(table["coord_mass"].astype(float).mean()), rel=1e-6
+    )
 
 
-def test_the_token_table_has_the_contracts_columns_and_joins_with_the_records(sharp, record_file, scenes, tmp_path):
-    box, leaf = ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0)), ("leaf", "poly", (5.0, 3.0, 9.0, 6.0, 1.0, 7.0))
-    odd = Dataset(record_file(tmp_path / "odd", [[box, leaf], [], [leaf], [box], [box]]), sharp.processor)
+def test_the_token_table_has_the_contracts_columns_and_joins_with_the_records(
+    sharp, record_file, scenes, tmp_path
+):
+    box, leaf = (
+        ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0)),
+        ("leaf", "poly", (5.0, 3.0, 9.0, 6.0, 1.0, 7.0)),
+    )
+    odd = Dataset(
+        record_file(tmp_path / "odd", [[box, leaf], [], [leaf], [box], [box]]), sharp.processor
+    )
     for dataset in (scenes.dataset("val", sharp.processor), odd):
-        _t, row, table = evaluated(sharp, scenes, tmp_path / "t.parquet", dataset=dataset, micro_batch=2)
+        _t, row, table = evaluated(
+            sharp, scenes, tmp_path / "t.parquet", dataset=dataset, micro_batch=2
+        )
         assert set(table.columns) == COLUMNS
         expected = [
             (i, j, BOX_SLOTS[c] if o.kind == "bbox_2d" else "vertex", pixel_to_bin(pixel, 64))
@@ -276,17 +345,35 @@ def test_the_token_table_has_the_contracts_columns_and_joins_with_the_records(sh
             for j, o in enumerate(record.objects)
             for c, pixel in enumerate(o.pixels)
         ]
-        assert list(table[["image_id", "object_index", "slot", "gt_bin"]].itertuples(index=False, name=None)) == expected
+        assert (
+            list(
+                table[["image_id", "object_index", "slot", "gt_bin"]].itertuples(
+                    index=False, name=None
+                )
+            )
+            == expected
+        )
         boxes = [dataset.records[i].objects[j].box for i, j, *_ in expected]
-        assert np.allclose(table["box_area_px"], [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes])
+        assert np.allclose(
+            table["box_area_px"], [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
+        )
         assert (table["argmax_bin"] == table["gt_bin"])[table["hit"]].all()
         assert table["argmax_bin"].between(0, 999).all()
         assert table["coord_mass"].between(0, 1).all()
-        metadata = {k.decode(): float(v) for k, v in pq.read_schema(tmp_path / "t.parquet").metadata.items() if b"temp" in k}
-        assert metadata == {"own_temperature": 0.7, "fitted_temperature": row["coord_diag_fitted_t/temperature"]}
+        metadata = {
+            k.decode(): float(v)
+            for k, v in pq.read_schema(tmp_path / "t.parquet").metadata.items()
+            if b"temp" in k
+        }
+        assert metadata == {
+            "own_temperature": 0.7,
+            "fitted_temperature": row["coord_diag_fitted_t/temperature"],
+        }
 
 
-def test_a_validation_set_without_objects_is_refused_or_evaluated(sharp, record_file, scenes, tmp_path):
+def test_a_validation_set_without_objects_is_refused_or_evaluated(
+    sharp, record_file, scenes, tmp_path
+):
     dataset = Dataset(record_file(tmp_path / "none", [[], []]), sharp.processor)
     with contextlib.suppress(UserError):
         _, row, table = evaluated(sharp, scenes, tmp_path / "t.parquet", dataset=dataset)

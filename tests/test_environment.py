@@ -16,7 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pins(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return [
+        line.strip()
+        for line in path.read_text().splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
 
 
 def test_environment_yml_repeats_the_one_list():
@@ -33,12 +37,20 @@ def test_every_dependency_is_pinned_and_justified():
 
 
 def test_only_tracking_knows_mlflow():
-    knows = [p.name for p in (ROOT / "coordexp").rglob("*.py") if re.search(r"^\s*(import|from) mlflow", p.read_text(), re.M)]
+    knows = [
+        p.name
+        for p in (ROOT / "coordexp").rglob("*.py")
+        if re.search(r"^\s*(import|from) mlflow", p.read_text(), re.M)
+    ]
     assert knows == ["mlflow_import.py"]
 
 
 def test_only_adapters_knows_peft():
-    knows = [p.name for p in (ROOT / "coordexp").rglob("*.py") if re.search(r"^\s*(import|from) peft", p.read_text(), re.M)]
+    knows = [
+        p.name
+        for p in (ROOT / "coordexp").rglob("*.py")
+        if re.search(r"^\s*(import|from) peft", p.read_text(), re.M)
+    ]
     assert knows == ["adapters.py"]
 
 
@@ -48,7 +60,9 @@ def test_analysis_report_and_planning_do_not_import_torch():
         "coordexp.analysis.comparison.compare, "
         "coordexp.analysis.audit.audit, coordexp.report.html; print('torch' in sys.modules, 'mlflow' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["False", "False"]
 
 
@@ -69,8 +83,16 @@ BOOKKEEPING = {
 
 def imported(file: Path) -> set[Path]:
     """The modules of this package that a file imports."""
-    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom) and node.module]
-    names = {name for node in nodes for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))}
+    nodes = [
+        node
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+    ]
+    names = {
+        name
+        for node in nodes
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    }
     return {path for name in names if (path := ROOT / f"{name.replace('.', '/')}.py").is_file()}
 
 

@@ -21,9 +21,18 @@ pytestmark = pytest.mark.usefixtures("in_tmp")
 
 # Large enough that activations outweigh what a kernel needs in passing.
 OVERRIDES = (
-    *(o for o in TINY_OVERRIDES if "hidden" not in o and "layers" not in o and "intermediate" not in o),
+    *(
+        o
+        for o in TINY_OVERRIDES
+        if "hidden" not in o and "layers" not in o and "intermediate" not in o
+    ),
     *("model.text_layers=4", "model.text_hidden_size=64", "model.text_intermediate_size=160"),
-    *("model.vision_layers=4", "model.vision_hidden_size=48", "model.vision_intermediate_size=120", "train.dtype=float32"),
+    *(
+        "model.vision_layers=4",
+        "model.vision_hidden_size=48",
+        "model.vision_intermediate_size=120",
+        "train.dtype=float32",
+    ),
 )
 LORA, CHECKPOINTING = ("optim=lora", "optim.adapter.rank=8"), ("train.gradient_checkpointing=true",)
 CASES = {"full": (), "checkpointed": CHECKPOINTING, "lora": LORA, "lora, checkpointed": (*LORA, *CHECKPOINTING),
@@ -41,7 +50,9 @@ def case(request, scenes):
     cfg = compose([*OVERRIDES, *request.param])
     prepare_base(cfg)
     vlm, processor = load_for_training(cfg, torch.device("cpu"))
-    objective = Stage1Model(vlm, OmegaConf.to_object(cfg.variant), coord_token_ids(processor.tokenizer))
+    objective = Stage1Model(
+        vlm, OmegaConf.to_object(cfg.variant), coord_token_ids(processor.tokenizer)
+    )
     return cfg, vlm, objective, scenes.dataset("val", processor).batch(range(9))
 
 
@@ -49,7 +60,11 @@ def peak_bytes(run) -> int:
     """The most that torch had allocated while `run` ran, beyond what it had before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    events = [(e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = [
+        (e.start_ns(), e.nbytes())
+        for e in profiler.profiler.kineto_results.events()
+        if e.name() == "[memory]"
+    ]
     allocated = peak = 0
     for _, n_bytes in sorted(events, key=lambda event: event[0]):
         allocated += n_bytes
@@ -69,7 +84,9 @@ def test_against_what_torch_allocates_in_a_step(case):
     backward()
     optimizer.step()
     trained = [p for p in vlm.parameters() if p.requires_grad]
-    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    moments = [
+        state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")
+    ]
     assert found.weights == sum(p.nbytes for p in vlm.parameters())
     assert found.gradients == sum(p.grad.nbytes for p in trained)
     assert found.moments == sum(m.nbytes for m in moments)
@@ -79,13 +96,19 @@ def test_against_what_torch_allocates_in_a_step(case):
 def test_it_leaves_the_model_as_it_was(case):
     _, vlm, _, batch = case
     before = {name: p.detach().clone() for name, p in vlm.named_parameters()}
-    flags = [m.gradient_checkpointing for m in vlm.modules() if isinstance(m, GradientCheckpointingLayer)]
+    flags = [
+        m.gradient_checkpointing for m in vlm.modules() if isinstance(m, GradientCheckpointingLayer)
+    ]
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in vlm.modules()]
     estimate(vlm, batch, ranks=1)
     assert vlm.training
-    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in vlm.named_parameters())
+    assert all(
+        torch.equal(p, before[name]) and p.grad is None for name, p in vlm.named_parameters()
+    )
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in vlm.modules()]
-    assert flags == [m.gradient_checkpointing for m in vlm.modules() if isinstance(m, GradientCheckpointingLayer)]
+    assert flags == [
+        m.gradient_checkpointing for m in vlm.modules() if isinstance(m, GradientCheckpointingLayer)
+    ]
 
 
 def test_checkpointing_and_adapters_save_what_they_are_for(scenes):

@@ -95,7 +95,9 @@ def test_content_is_synced_before_it_takes_the_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("fault", ["os.fsync", "os.replace", "pathlib.Path.write_bytes"])
-def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path, monkeypatch, refused, fault, number):
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(
+    tmp_path, monkeypatch, refused, fault, number
+):
     path = tmp_path / "file.json"
     write_json(path, "old")
     before = path.read_bytes()
@@ -106,7 +108,9 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path, monkeypatch
     assert names_in(tmp_path) == ["file.json"]
 
 
-def test_a_full_disk_is_one_line_where_the_directory_cannot_be_made_either(tmp_path, monkeypatch, refused):
+def test_a_full_disk_is_one_line_where_the_directory_cannot_be_made_either(
+    tmp_path, monkeypatch, refused
+):
     with refused("disk is full"):
         monkeypatch.setattr("os.mkdir", failing(errno.ENOSPC))
         write_bytes(tmp_path / "new" / "file", b"x")
@@ -174,7 +178,10 @@ def test_digests_see_every_byte_and_every_name(tmp_path):
     assert sha256_directory(tmp_path / "d") == before
     (tmp_path / "d" / "a").rename(tmp_path / "d" / "e")
     assert sha256_directory(tmp_path / "d") != before
-    assert sha256_file(tmp_path / "d" / "e") == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    assert (
+        sha256_file(tmp_path / "d" / "e")
+        == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    )
 
 
 def test_a_link_is_relative_and_can_be_moved(tmp_path):
@@ -237,12 +244,19 @@ def test_state_comes_back_as_it_was_saved(tmp_path):
 
     from coordexp.training.state import load_state, save_state
 
-    state = {"weights": {"w": torch.randn(3, 2), "b": torch.ones(1, dtype=torch.bfloat16)}, "step": 40, "x": [0.1, "ü", None]}
+    state = {
+        "weights": {"w": torch.randn(3, 2), "b": torch.ones(1, dtype=torch.bfloat16)},
+        "step": 40,
+        "x": [0.1, "ü", None],
+    }
     save_state(tmp_path / "state" / "state.pt", state)
     found = load_state(tmp_path / "state" / "state.pt")
     assert found["step"] == 40
     assert found["x"] == [0.1, "ü", None]
-    assert all(torch.equal(found["weights"][k], v) and found["weights"][k].dtype == v.dtype for k, v in state["weights"].items())
+    assert all(
+        torch.equal(found["weights"][k], v) and found["weights"][k].dtype == v.dtype
+        for k, v in state["weights"].items()
+    )
     assert names_in(tmp_path / "state") == ["state.pt"]
 
 
@@ -255,8 +269,13 @@ def test_any_flipped_byte_and_any_truncation_of_the_state_is_refused(tmp_path, r
     save_state(path, {"w": torch.arange(4.0)})
     content = path.read_bytes()
     stride = max(1, len(content) // 150)
-    damaged = [content[:n] for n in {0, 1, 31, 32, 33, len(content) - 1, *range(0, len(content), stride)}]
-    damaged += [content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :] for i in {0, 31, 32, *range(0, len(content), stride)}]
+    damaged = [
+        content[:n] for n in {0, 1, 31, 32, 33, len(content) - 1, *range(0, len(content), stride)}
+    ]
+    damaged += [
+        content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :]
+        for i in {0, 31, 32, *range(0, len(content), stride)}
+    ]
     damaged += [content + b"\0"]
     for each in damaged:
         path.write_bytes(each)

@@ -15,9 +15,18 @@ from PIL import Image
 from studies import eval_row, write_run, write_study
 
 from coordexp.analysis.comparison.probes import paired
-from coordexp.analysis.comparison.statistics import bootstrap_estimate, crossed_estimate, image_weights
+from coordexp.analysis.comparison.statistics import (
+    bootstrap_estimate,
+    crossed_estimate,
+    image_weights,
+)
 from coordexp.analysis.recommendation.recommend import SCHEMA
-from coordexp.analysis.recommendation.verdict import aggregate_verdict, fitness_grade, fitness_verdict, reconsider
+from coordexp.analysis.recommendation.verdict import (
+    aggregate_verdict,
+    fitness_grade,
+    fitness_verdict,
+    reconsider,
+)
 from coordexp.cli import main
 from coordexp.config.compose import compose, load_rule, plain
 from coordexp.coords import CoordObject, write_coordjson
@@ -39,7 +48,10 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 def records() -> Path:
-    found = [Record(f"{i}.png", 128, 128, (RecordObject("red circle", "bbox_2d", BOX),)) for i in range(N_IMAGES)]
+    found = [
+        Record(f"{i}.png", 128, 128, (RecordObject("red circle", "bbox_2d", BOX),))
+        for i in range(N_IMAGES)
+    ]
     Path("records").mkdir(exist_ok=True)
     for record in found:
         if not (path := Path("records") / record.image).exists():
@@ -48,7 +60,9 @@ def records() -> Path:
     return Path("records/val.jsonl")
 
 
-def write_probe(run, share_right: float, rng: np.random.Generator, parse: float = 1.0, geo: float = 0.2) -> None:
+def write_probe(
+    run, share_right: float, rng: np.random.Generator, parse: float = 1.0, geo: float = 0.2
+) -> None:
     """A finished probe in which this share of the pictures is right, before and after."""
     out = probe_directory(run, 360, plain(compose().probe))
     path = records()
@@ -57,17 +71,32 @@ def write_probe(run, share_right: float, rng: np.random.Generator, parse: float 
     for moment in ("before", "after"):
         rows = []
         for i in range(N_IMAGES):
-            text = (right if rng.random() < share_right else wrong) if rng.random() < parse else "no list"
+            text = (
+                (right if rng.random() < share_right else wrong)
+                if rng.random() < parse
+                else "no list"
+            )
             rows.append({"image_id": i, "image": f"{i}.png", "text": text, "finished": True, "n_tokens": 1,
                          "token_ends": [len(text)], "token_logprobs": [-0.5]})  # fmt: skip
         for row in rows:  # one token a character, so that every object has some
             row |= {"token_ends": list(range(1, len(row["text"]) + 1)), "token_logprobs": [-0.5] * len(row["text"]),
                     "n_tokens": len(row["text"])}  # fmt: skip
-        write_text(out / moment / "rollouts-0-of-1.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(
+            out / moment / "rollouts-0-of-1.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+        )
     losses = rng.normal(geo, 0.02, N_IMAGES)
-    table = {"image_id": range(N_IMAGES), "n_boxes": 1, "geo_loss_before": losses + 0.1, "geo_loss_after": losses}
+    table = {
+        "image_id": range(N_IMAGES),
+        "n_boxes": 1,
+        "geo_loss_before": losses + 0.1,
+        "geo_loss_after": losses,
+    }
     pd.DataFrame(table).to_parquet(out / "images.parquet", index=False)
-    write_text(out / "probe.jsonl", json.dumps({"step": 1, "geo_loss": 0.3, "l1": 0.1, "giou_loss": 0.2, "text_ce": 0.1}) + "\n")
+    write_text(
+        out / "probe.jsonl",
+        json.dumps({"step": 1, "geo_loss": 0.3, "l1": 0.1, "giou_loss": 0.2, "text_ce": 0.1})
+        + "\n",
+    )
     write_json(out / "probe.json", {"status": "complete", "reason": None, "records": str(path), "wall_s": {"load": 1.0},
                                     "geo_loss_slope_per_step": -0.001})  # fmt: skip
 
@@ -92,7 +121,9 @@ def test_a_clear_lead_in_rollouts_turns_the_card_where_stage_1_cannot_tell():
     found, study = decide({"pure_ce": (0.5, 1.0), "mixed": (0.75, 1.0)})
     assert found["confirmatory"][0]["verdict"] == "better, but negligible"
     assert found["primary"]["variant"] == "mixed"
-    assert found["primary"]["reasons"][0].startswith("put before pure_ce by the probe: F1@.5, end +0.")
+    assert found["primary"]["reasons"][0].startswith(
+        "put before pure_ce by the probe: F1@.5, end +0."
+    )
     assert found["stage2"]["verdict"] == "overturned"
     assert found["stage2"]["changed_roles"]
     assert found["stage2"]["stage1_ranking"] == ["pure_ce", "mixed"]
@@ -116,7 +147,10 @@ def test_where_nobody_is_eligible_the_probe_is_not_said_to_be_missing():
     assert found["confidence"]["stage2_fitness"]["grade"] == "descriptive"
     assert "no variant is primary" in found["confidence"]["stage2_fitness"]["reason"]
     diverged = {"candidates": [{"status": "diverged"}]}
-    assert fitness_grade(None, diverged) == {"grade": "descriptive", "reason": "no probe came to its end"}
+    assert fitness_grade(None, diverged) == {
+        "grade": "descriptive",
+        "reason": "no probe came to its end",
+    }
     assert "no Stage-2 probe has been run" not in (study / "report.html").read_text()
 
 
@@ -129,8 +163,12 @@ def test_a_candidate_whose_rollouts_do_not_parse_loses_its_role():
 
 
 def test_a_superior_stage_1_lead_is_overturned_in_words_and_keeps_its_role():
-    worse = TIED | {key: value + 2.0 for key, value in TIED.items() if key.endswith("expected_bin_mae")}
-    found, _ = decide({"pure_ce": (0.5, 1.0), "mixed": (0.75, 1.0)}, {"pure_ce": TIED, "mixed": worse})
+    worse = TIED | {
+        key: value + 2.0 for key, value in TIED.items() if key.endswith("expected_bin_mae")
+    }
+    found, _ = decide(
+        {"pure_ce": (0.5, 1.0), "mixed": (0.75, 1.0)}, {"pure_ce": TIED, "mixed": worse}
+    )
     if found["confirmatory"][0]["verdict"] in ("superior", "better"):
         assert found["primary"]["variant"] == "pure_ce"
         assert not found["stage2"]["changed_roles"]
@@ -148,10 +186,23 @@ def probe_with(f1_lead: float, noise: float) -> dict:
     gaps += f1_lead - gaps.mean()
     draws = (weights @ gaps) / N_IMAGES
     estimate = bootstrap_estimate(np.zeros_like(draws), draws, f1_lead)
-    difference = {"first": "pure_ce", "second": "mixed", "signal": "f1_50_after", **asdict(estimate)}
-    means = {"pure_ce": {"f1_50_after": 0.5, "parse_rate": 1.0}, "mixed": {"f1_50_after": 0.5 + f1_lead, "parse_rate": 1.0}}
+    difference = {
+        "first": "pure_ce",
+        "second": "mixed",
+        "signal": "f1_50_after",
+        **asdict(estimate),
+    }
+    means = {
+        "pure_ce": {"f1_50_after": 0.5, "parse_rate": 1.0},
+        "mixed": {"f1_50_after": 0.5 + f1_lead, "parse_rate": 1.0},
+    }
     candidates = [{"variant": v, "seed": 0} for v in means]
-    return {"differences": [difference], "means": means, "aggregates": None, "candidates": candidates}
+    return {
+        "differences": [difference],
+        "means": means,
+        "aggregates": None,
+        "candidates": candidates,
+    }
 
 
 @pytest.mark.parametrize(
@@ -176,7 +227,12 @@ def test_when_the_probe_may_change_the_primary(lead, noise, stage1, turns):
 
 @pytest.mark.parametrize(
     ("lead", "noise", "verdict"),
-    [(0.08, 0.35, "overturned"), (-0.08, 0.35, "confirmed"), (0.02, 0.6, "unresolved"), (0.0, 0.3, "unresolved")],
+    [
+        (0.08, 0.35, "overturned"),
+        (-0.08, 0.35, "confirmed"),
+        (0.02, 0.6, "unresolved"),
+        (0.0, 0.3, "unresolved"),
+    ],
 )
 def test_the_verdict_follows_the_interval(lead, noise, verdict):
     found = fitness_verdict("pure_ce", None, ROWS, probe_with(lead, noise), RULE)
@@ -190,7 +246,12 @@ PUBLISHED = {
     "source": "the public comparison of 2026-02-26",
     "images": 200,
     "variants": {
-        "softce_w1_gate": {"final_step": 1832, "expected_bin_mae": 20.88, "ap": 0.240, "f1_50": 0.561},
+        "softce_w1_gate": {
+            "final_step": 1832,
+            "expected_bin_mae": 20.88,
+            "ap": 0.240,
+            "f1_50": 0.561,
+        },
         "pure_ce": {"final_step": 1932, "expected_bin_mae": 20.90, "ap": 0.271, "f1_50": 0.564},
         "mixed": {"final_step": 1344, "expected_bin_mae": 21.37, "ap": 0.421, "f1_50": 0.648},
     },
@@ -198,14 +259,19 @@ PUBLISHED = {
 
 
 def test_published_aggregates_are_shown_with_their_confounds_and_change_nothing():
-    rows = {v: {"expected_bin_mae": entry["expected_bin_mae"]} for v, entry in PUBLISHED["variants"].items()}
+    rows = {
+        v: {"expected_bin_mae": entry["expected_bin_mae"]}
+        for v, entry in PUBLISHED["variants"].items()
+    }
     probe = {"differences": [], "means": {}, "aggregates": PUBLISHED, "candidates": []}
     found = fitness_verdict("softce_w1_gate", "mixed", rows, probe, RULE)
     assert found == aggregate_verdict("softce_w1_gate", rows, PUBLISHED, RULE)
     assert found["verdict"] == "unresolved"
     assert found["probe_ranking"] == ["mixed", "pure_ce", "softce_w1_gate"]
     assert found["stage1_ranking"] == ["softce_w1_gate", "pure_ce", "mixed"]
-    assert "different final steps: softce_w1_gate 1832, pure_ce 1932, mixed 1344" in found["confounds"]
+    assert (
+        "different final steps: softce_w1_gate 1832, pure_ce 1932, mixed 1344" in found["confounds"]
+    )
     assert any(line.startswith("200 images") for line in found["confounds"])
     assert any("without per-image data" in line for line in found["confounds"])
     assert reconsider("softce_w1_gate", rows, [], probe, RULE) is None
@@ -217,7 +283,9 @@ def test_published_aggregates_go_through_compare_to_a_card_whose_roles_they_do_n
     write_json(Path("published.json"), PUBLISHED)
     main(["compare", *logs, "--out", "plain"])
     main(["compare", *logs, "--out", "beside", "--evidence", "published.json"])
-    plain_card, beside = (read_json(Path(name) / "recommendation.json") for name in ("plain", "beside"))
+    plain_card, beside = (
+        read_json(Path(name) / "recommendation.json") for name in ("plain", "beside")
+    )
     assert beside["stage2"]["verdict"] == "unresolved"
     assert [beside[role] for role in ("primary", "secondary", "optional")] == [
         plain_card[role] for role in ("primary", "secondary", "optional")
@@ -238,7 +306,9 @@ def test_a_picture_without_objects_has_rollouts_and_weighs_nothing_in_the_loss()
     found = read_probe(out)
     assert found.n_boxes[7] == 0
     assert found.n_boxes.sum() == N_IMAGES - 1
-    assert found.figures()["geo_loss_after"] == pytest.approx(table.loc[table["image_id"] != 7, "geo_loss_after"].mean())
+    assert found.figures()["geo_loss_after"] == pytest.approx(
+        table.loc[table["image_id"] != 7, "geo_loss_after"].mean()
+    )
     table.assign(image_id=table["image_id"] + 1).to_parquet(out / "images.parquet", index=False)
     with pytest.raises(UserError, match="not of the same images"):
         read_probe(out)
@@ -261,8 +331,15 @@ class Stub:
 def test_pairs_use_the_bootstrap_for_few_seeds_and_cross_seeds_and_images_for_three():
     rng = np.random.default_rng(0)
     first, second = ([Stub(rng.normal(mean, 0.1, 50)) for _ in range(3)] for mean in (0.5, 0.6))
-    apart = np.array([b.values.mean() - a.values.mean() for a, b in zip(first, second, strict=True)])
-    influence = np.stack([b.influence()["f1_50"] - a.influence()["f1_50"] for a, b in zip(first, second, strict=True)])
+    apart = np.array(
+        [b.values.mean() - a.values.mean() for a, b in zip(first, second, strict=True)]
+    )
+    influence = np.stack(
+        [
+            b.influence()["f1_50"] - a.influence()["f1_50"]
+            for a, b in zip(first, second, strict=True)
+        ]
+    )
     assert paired(first, second) == {"f1_50": crossed_estimate(apart, influence)}
     one = paired(first[:1], second[:1])["f1_50"]
     assert one.method == "paired bootstrap over images"

@@ -18,28 +18,45 @@ from coordexp.losses import fused, reference
 from coordexp.losses.terms import SUMS
 
 D, V, FIRST = 12, 1300, 250  # hidden size, vocabulary, id of bin 0
-SETTINGS = ({}, {"temperature": 1.0}, {"sigma_bins": 3.5, "radius_bins": 20}, {"sigma_bins": 0.6, "radius_bins": 1})
-KINDS = {"both": (23, 31), "no coordinates": (40, 0), "no text": (0, 29), "one row": (1, 0), "nothing": (0, 0)}
+SETTINGS = (
+    {},
+    {"temperature": 1.0},
+    {"sigma_bins": 3.5, "radius_bins": 20},
+    {"sigma_bins": 0.6, "radius_bins": 1},
+)
+KINDS = {
+    "both": (23, 31),
+    "no coordinates": (40, 0),
+    "no text": (0, 29),
+    "one row": (1, 0),
+    "nothing": (0, 0),
+}
 
 
 def variant_of(name: str, **changed: float) -> VariantConfig:
     return replace(OmegaConf.to_object(compose([f"variant={name}"]).variant), **changed)
 
 
-def rows_of(n_text: int, n_coord: int, dtype=torch.float64, seed: int = 0, shuffled_ids: bool = False) -> dict:
+def rows_of(
+    n_text: int, n_coord: int, dtype=torch.float64, seed: int = 0, shuffled_ids: bool = False
+) -> dict:
     """Hidden states, head and targets, text and coordinates mixed; logits of a spread like a trained model's."""
     g = torch.Generator().manual_seed(seed)
     n = n_text + n_coord
     ids = torch.arange(FIRST, FIRST + N_BINS)
     ids = ids[torch.randperm(N_BINS, generator=g)] if shuffled_ids else ids
     bins = torch.full((n,), -1)
-    bins[torch.randperm(n, generator=g)[:n_coord]] = torch.randint(0, N_BINS, (n_coord,), generator=g)
+    bins[torch.randperm(n, generator=g)[:n_coord]] = torch.randint(
+        0, N_BINS, (n_coord,), generator=g
+    )
     words = torch.cat([torch.arange(FIRST), torch.arange(FIRST + N_BINS, V)])
     targets = words[torch.randint(0, len(words), (n,), generator=g)]
     targets[bins >= 0] = ids[bins[bins >= 0]]
     hidden = torch.randn(n, D, generator=g, dtype=torch.float64)
     weight = torch.randn(V, D, generator=g, dtype=torch.float64)
-    hidden += weight[targets] * torch.rand(n, 1, generator=g, dtype=torch.float64)  # so that some targets are hit
+    hidden += weight[targets] * torch.rand(
+        n, 1, generator=g, dtype=torch.float64
+    )  # so that some targets are hit
     made = {"hidden": hidden.to(dtype), "weight": weight.to(dtype)}
     return made | {
         "targets": targets,
@@ -49,9 +66,15 @@ def rows_of(n_text: int, n_coord: int, dtype=torch.float64, seed: int = 0, shuff
     }
 
 
-def outcome(objective, made: dict, variant: VariantConfig, scale: float = 1.0, **how) -> dict[str, torch.Tensor]:
+def outcome(
+    objective, made: dict, variant: VariantConfig, scale: float = 1.0, **how
+) -> dict[str, torch.Tensor]:
     """Everything there is to compare: loss, sums, columns, gradients."""
-    leaves = {name: made[name].clone().requires_grad_() for name in ("hidden", "weight", "coord_weight") if name in made}
+    leaves = {
+        name: made[name].clone().requires_grad_()
+        for name in ("hidden", "weight", "coord_weight")
+        if name in made
+    }
     output = objective(**(made | leaves), variant=variant, **how)
     (output.loss * scale).backward()
     columns = {name: values.double() for name, values in output.columns.items()}
@@ -83,7 +106,9 @@ def test_the_reference_in_float64(name, changed, kind):
 def test_the_sums_one_by_one(name):
     """A small sum beside a large one is still right to twelve digits."""
     made, variant = rows_of(40, 60), variant_of(name)
-    found, expected = (outcome(f, made, variant)["sums"] for f in (fused.objective, reference.objective))
+    found, expected = (
+        outcome(f, made, variant)["sums"] for f in (fused.objective, reference.objective)
+    )
     for key, a, b in zip(SUMS, found.tolist(), expected.tolist(), strict=True):
         assert a == pytest.approx(b, rel=1e-12), key
     assert expected[SUMS.index("text_hits")] > 0
@@ -95,7 +120,9 @@ def test_the_sums_one_by_one(name):
 def test_coordinate_rows_of_their_own(name, shuffled):
     """An adapter's rows stand in for the head's; all of their gradient is theirs, and none is the head's."""
     made, variant = rows_of(20, 30, shuffled_ids=shuffled), variant_of(name)
-    made["coord_weight"] = made["weight"][made["coord_ids"]] + 0.1 * torch.randn(N_BINS, D, dtype=torch.float64)
+    made["coord_weight"] = made["weight"][made["coord_ids"]] + 0.1 * torch.randn(
+        N_BINS, D, dtype=torch.float64
+    )
     expected = outcome(reference.objective, made, variant)
     found = outcome(fused.objective, made, variant, chunk_rows=7)
     assert_same(found, expected, 1e-12)
@@ -110,10 +137,14 @@ def test_a_frozen_head_has_no_gradient(name):
     hidden = made["hidden"].clone().requires_grad_()
     made_frozen = made | {"hidden": hidden}
     fused.objective(**made_frozen, variant=variant).loss.backward()
-    assert (hidden.grad - expected["d hidden"]).abs().max() <= 1e-12 * expected["d hidden"].abs().max()
+    assert (hidden.grad - expected["d hidden"]).abs().max() <= 1e-12 * expected[
+        "d hidden"
+    ].abs().max()
     bins = made["weight"][made["coord_ids"]].requires_grad_()
     fused.objective(**made, coord_weight=bins, variant=variant).loss.backward()
-    assert (bins.grad - expected["d weight"][made["coord_ids"]]).abs().max() <= 1e-12 * expected["d weight"].abs().max()
+    assert (bins.grad - expected["d weight"][made["coord_ids"]]).abs().max() <= 1e-12 * expected[
+        "d weight"
+    ].abs().max()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -129,11 +160,17 @@ def test_ranks_and_what_stands_behind_the_loss_scale_the_gradient(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_without_gradients_it_is_the_same_and_keeps_the_bins_logits(name):
     made, variant = rows_of(20, 30), variant_of(name)
-    trained = fused.objective(**(made | {"weight": made["weight"].clone().requires_grad_()}), variant=variant, chunk_rows=7)
+    trained = fused.objective(
+        **(made | {"weight": made["weight"].clone().requires_grad_()}),
+        variant=variant,
+        chunk_rows=7,
+    )
     with torch.no_grad():
         found, expected = (f.objective(**made, variant=variant) for f in (fused, reference))
     assert trained.coord_logits is None
-    assert (found.coord_logits - expected.coord_logits).abs().max() <= 1e-12 * expected.coord_logits.abs().max()
+    assert (
+        found.coord_logits - expected.coord_logits
+    ).abs().max() <= 1e-12 * expected.coord_logits.abs().max()
     assert not found.loss.requires_grad
     assert found.loss.item() == pytest.approx(trained.loss.item(), rel=1e-13)
     assert (found.sums - trained.sums).abs().max() <= 1e-12 * found.sums.abs().max()
@@ -156,7 +193,9 @@ def test_any_split_variant(seed, n_text, n_coord, spread, weights, temperature, 
     variant = variant_of("mixed", soft_ce=soft_ce, w1=w1, gate=gate, ce=ce, temperature=temperature)
     expected = outcome(reference.objective, made, variant)
     found = outcome(fused.objective, made, variant, chunk_rows=chunk)
-    assert_same(found, expected, 1e-10, least=1e-4)  # where all mass is on the bins the gate's gradient is what cancels
+    assert_same(
+        found, expected, 1e-10, least=1e-4
+    )  # where all mass is on the bins the gate's gradient is what cancels
 
 
 def test_gradients_are_handed_over_once():
@@ -183,16 +222,28 @@ def test_half_precision_is_no_worse_than_full_logits_in_it(name, how):
     dtype = torch.float16 if how == "float16" else torch.bfloat16
     exact = exact | {key: exact[key].to(dtype).double() for key in ("hidden", "weight")}
     expected = outcome(reference.objective, exact, variant)
-    made = {k: v.to(torch.float32 if how == "autocast" else dtype) if v.dtype == torch.float64 else v for k, v in exact.items()}
+    made = {
+        k: v.to(torch.float32 if how == "autocast" else dtype) if v.dtype == torch.float64 else v
+        for k, v in exact.items()
+    }
     made["denominators"] = exact["denominators"]
-    scale = 1024.0 if how == "float16" else 1.0  # as a loss scaler would: the reference loses its gradients to underflow
+    scale = (
+        1024.0 if how == "float16" else 1.0
+    )  # as a loss scaler would: the reference loses its gradients to underflow
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=how == "autocast"):
-        found, full = (outcome(f, made, variant, scale=scale) for f in (fused.objective, reference.objective))
+        found, full = (
+            outcome(f, made, variant, scale=scale) for f in (fused.objective, reference.objective)
+        )
     for key in ("loss", "sums", "abs_err", "coord_mass", "d hidden", "d weight"):
         against = expected[key] * (scale if key.startswith("d ") else 1.0)
-        errors = [float((result[key] - against).norm() / against.norm()) for result in (found, full)]
+        errors = [
+            float((result[key] - against).norm() / against.norm()) for result in (found, full)
+        ]
         assert errors[0] <= 1e-2, (key, errors)
-        if key not in ("loss", "sums"):  # a few numbers in which errors cancel: which is nearer is chance
+        if key not in (
+            "loss",
+            "sums",
+        ):  # a few numbers in which errors cancel: which is nearer is chance
             assert errors[0] <= 1.05 * errors[1], (key, errors)
 
 

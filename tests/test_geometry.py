@@ -35,8 +35,14 @@ def boxes(*rows: tuple[float, ...]) -> torch.Tensor:
 
 def shapely_giou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     one, other = shapely.box(*a), shapely.box(*b)
-    union, enclosing = shapely.union(one, other), shapely.box(*shapely.GeometryCollection([one, other]).bounds)
-    return shapely.intersection(one, other).area / union.area - (enclosing.area - union.area) / enclosing.area
+    union, enclosing = (
+        shapely.union(one, other),
+        shapely.box(*shapely.GeometryCollection([one, other]).bounds),
+    )
+    return (
+        shapely.intersection(one, other).area / union.area
+        - (enclosing.area - union.area) / enclosing.area
+    )
 
 
 @given(valid_boxes(), valid_boxes())
@@ -72,7 +78,13 @@ def test_an_inverted_box_holds_nothing_and_is_turned_back(a, b):
         assert upper >= lower or grows > 0
 
 
-@given(inverted_boxes(), valid_boxes(), st.sampled_from([0, 1]), st.floats(0.01, 0.5), st.floats(0.01, 0.5))
+@given(
+    inverted_boxes(),
+    valid_boxes(),
+    st.sampled_from([0, 1]),
+    st.floats(0.01, 0.5),
+    st.floats(0.01, 0.5),
+)
 def test_the_more_inverted_the_worse(a, b, axis, low, high):
     if a[axis + 2] < a[axis]:
         worse = list(a)
@@ -92,8 +104,12 @@ def test_gradients_are_those_of_finite_differences(a, b):
     for i in range(4):
         step = torch.zeros(1, 4, dtype=torch.float64)
         step[0, i] = 1e-6
-        ahead, behind = (sum(loss.sum() for loss in geometric_loss(pred.detach() + s, gt)) for s in (step, -step))
-        assert pred.grad[0, i].item() == pytest.approx(((ahead - behind) / 2e-6).item(), rel=1e-4, abs=1e-5)
+        ahead, behind = (
+            sum(loss.sum() for loss in geometric_loss(pred.detach() + s, gt)) for s in (step, -step)
+        )
+        assert pred.grad[0, i].item() == pytest.approx(
+            ((ahead - behind) / 2e-6).item(), rel=1e-4, abs=1e-5
+        )
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.001, 0.5, 1.0])] * 4), min_size=2, max_size=2))
@@ -108,7 +124,10 @@ def test_values_and_gradients_are_finite_for_whatever_corners(pair):
         assert pred.grad.abs().max() < 1e4
 
 
-@pytest.mark.parametrize("start", [(0.6, 0.6, 0.4, 0.4), (0.9, 0.1, 0.2, 0.3), (0.0, 0.0, 0.01, 0.01), (0.9, 0.9, 0.8, 0.95)])
+@pytest.mark.parametrize(
+    "start",
+    [(0.6, 0.6, 0.4, 0.4), (0.9, 0.1, 0.2, 0.3), (0.0, 0.0, 0.01, 0.01), (0.9, 0.9, 0.8, 0.95)],
+)
 def test_descent_ends_at_the_truth_wherever_it_starts(start):
     gt = boxes((0.3, 0.2, 0.7, 0.8))
     pred = boxes(start).requires_grad_()
@@ -136,7 +155,9 @@ def test_expected_coordinates():
     for temperature in (0.5, 1.0, 3.0):
         p = np.exp(random / temperature)
         expected = (p * np.arange(1000) / 999).sum(1) / p.sum(1)
-        assert expected_coordinates(torch.tensor(random), temperature).tolist() == pytest.approx(expected.tolist())
+        assert expected_coordinates(torch.tensor(random), temperature).tolist() == pytest.approx(
+            expected.tolist()
+        )
 
 
 def test_polygons_have_an_l1_of_a_boxs_size_and_no_giou():
@@ -152,5 +173,7 @@ def test_polygons_have_an_l1_of_a_boxs_size_and_no_giou():
 
 
 def test_no_objects_no_loss():
-    l1, giou_loss = object_losses(torch.zeros(0), torch.zeros(0), [], torch.zeros(0, dtype=torch.bool))
+    l1, giou_loss = object_losses(
+        torch.zeros(0), torch.zeros(0), [], torch.zeros(0, dtype=torch.bool)
+    )
     assert l1.shape == giou_loss.shape == (0,)

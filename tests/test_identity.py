@@ -41,12 +41,18 @@ def entry_of(run: RunData) -> dict[str, Any]:
 
 def failed(found: dict[str, Any]) -> dict[str, dict[str, str]]:
     """{variant: {check: detail}} of the checks that failed."""
-    return {e["variant"]: {c["name"]: c["detail"] for c in e["checks"] if c["passed"] is False} for e in found["runs"]}
+    return {
+        e["variant"]: {c["name"]: c["detail"] for c in e["checks"] if c["passed"] is False}
+        for e in found["runs"]
+    }
 
 
 def three(odd: dict[str, Any] | None = None, n: int = 3) -> list[RunData]:
     """Runs of the variants; the first has these facts in its manifest."""
-    return [loaded(write_run(v, ROW, tables=True, **(odd or {} if v == VARIANTS[0] else {}))) for v in VARIANTS[:n]]
+    return [
+        loaded(write_run(v, ROW, tables=True, **(odd or {} if v == VARIANTS[0] else {})))
+        for v in VARIANTS[:n]
+    ]
 
 
 ODD = {
@@ -63,7 +69,15 @@ def test_runs_that_differ_in_nothing_but_the_objective_pass():
     assert not any(failed(found).values())
     assert found["passed"] == [f"{variant} s0" for variant in VARIANTS]
     judged = {c["name"] for c in found["runs"][0]["checks"] if c["passed"]}
-    assert judged >= {*ODD, "same precision", "same validation set", "eval weighting", "pre-flight", "complete", "log as sealed"}
+    assert judged >= {
+        *ODD,
+        "same precision",
+        "same validation set",
+        "eval weighting",
+        "pre-flight",
+        "complete",
+        "log as sealed",
+    }
     assert found["runs"][0]["not_checked"] == []
 
 
@@ -90,12 +104,17 @@ def test_a_difference_is_said_in_a_few_words():
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"overrides": ("train.images_per_step=8",)}])
 def test_runs_of_other_schedules_need_not_have_seen_as_many_tokens(other):
-    runs = [loaded(write_run(v, ROW)) for v in VARIANTS[:2]] + [loaded(write_run("mixed", ROW, tokens_seen=500, **other))]
+    runs = [loaded(write_run(v, ROW)) for v in VARIANTS[:2]] + [
+        loaded(write_run("mixed", ROW, tokens_seen=500, **other))
+    ]
     assert "tokens seen" not in failed(audit(runs))["mixed"]
 
 
 def test_precision_comes_from_the_configuration():
-    runs = [loaded(write_run(v, ROW, overrides=("train.dtype=bfloat16",) if v == "mixed" else ())) for v in VARIANTS]
+    runs = [
+        loaded(write_run(v, ROW, overrides=("train.dtype=bfloat16",) if v == "mixed" else ()))
+        for v in VARIANTS
+    ]
     assert failed(audit(runs)) == {
         "softce_w1_gate": {},
         "pure_ce": {},
@@ -127,18 +146,27 @@ def test_a_log_that_stops_early_or_was_changed_since_fails():
 def test_a_run_directory_under_another_variants_name_is_swapped():
     run = loaded(write_run("mixed", ROW))
     entry = entry_of(replace(run, variant="softce_w1_gate"))
-    assert (entry["verdict"], entry["why"]) == ("swapped", "its configuration is that of mixed, not of softce_w1_gate")
+    assert (entry["verdict"], entry["why"]) == (
+        "swapped",
+        "its configuration is that of mixed, not of softce_w1_gate",
+    )
 
 
 def test_what_only_records_may_differ():
-    runs = [loaded(write_run(v, ROW, overrides=("train.audit_images=0",) if v == "mixed" else ())) for v in VARIANTS]
+    runs = [
+        loaded(write_run(v, ROW, overrides=("train.audit_images=0",) if v == "mixed" else ()))
+        for v in VARIANTS
+    ]
     assert audit(runs)["differences"] == []
 
 
 def test_logs_alone_say_once_what_cannot_be_checked():
     found = audit([sound(np.random.default_rng(9), variant) for variant in VARIANTS])
     for entry in found["runs"]:
-        assert [line.partition(":")[0] for line in entry["not_checked"]] == ["no manifest", "no token tables"]
+        assert [line.partition(":")[0] for line in entry["not_checked"]] == [
+            "no manifest",
+            "no token tables",
+        ]
         assert {c["name"] for c in entry["checks"]} <= {
             "has evaluations",
             "finite",
@@ -168,12 +196,17 @@ def test_a_different_validation_set_is_found_by_its_table(tmp_path):
             changes[-1].loc[len(table) - 1 - row, column] += 1
     for directory, changed in zip(directories[1:], changes, strict=True):
         directory.table(40).parent.mkdir(parents=True)
-        write_table(changed.assign(expected_bin_t1=0.0), directory.table(40), {})  # what the model made of it is no matter
+        write_table(
+            changed.assign(expected_bin_t1=0.0), directory.table(40), {}
+        )  # what the model made of it is no matter
 
     def drawn(rng: np.random.Generator) -> bool:
         common, odd = rng.choice(9, 2, replace=False)
         which = int(rng.integers(3))
-        runs = [RunData(v, 0, Log(Path("x")), directories[odd if i == which else common]) for i, v in enumerate(VARIANTS)]
+        runs = [
+            RunData(v, 0, Log(Path("x")), directories[odd if i == which else common])
+            for i, v in enumerate(VARIANTS)
+        ]
         found = failed(audit(runs))
         return [v for v in VARIANTS if "same validation set" in found[v]] == [VARIANTS[which]]
 
@@ -188,7 +221,10 @@ def test_a_different_validation_set_is_found_by_its_size(decimals):
         log = Log(Path("logging.jsonl"))
         for step in (40, 80, 120):
             runtime_s = rng.uniform(5, 90)
-            timing = {"runtime": round(runtime_s, decimals[0]), "samples_per_second": round(n_samples / runtime_s, decimals[1])}
+            timing = {
+                "runtime": round(runtime_s, decimals[0]),
+                "samples_per_second": round(n_samples / runtime_s, decimals[1]),
+            }
             log.train[step], log.evals[step] = {"loss": 1.0}, {"loss": 1.0, **timing}
         return log
 
@@ -197,7 +233,11 @@ def test_a_different_validation_set_is_found_by_its_size(decimals):
         other = int(size * (1 + rng.uniform(0.03, 0.5) * rng.choice([-1, 1])))
         same = [RunData(v, 0, logged(rng, size)) for v in VARIANTS]
         odd = [*same[:which], RunData(VARIANTS[which], 0, logged(rng, other)), *same[which + 1 :]]
-        accused = [v for v, checks in failed(audit(odd)).items() if "same number of validation samples" in checks]
+        accused = [
+            v
+            for v, checks in failed(audit(odd)).items()
+            if "same number of validation samples" in checks
+        ]
         return not any(failed(audit(same)).values()), accused == [VARIANTS[which]]
 
     sound_ones, found = zip(*draws(drawn), strict=True)
@@ -217,16 +257,32 @@ def with_table(tmp_path: Path, batch: int = 32, **logged: float) -> RunData:
     table = pd.DataFrame({"image_id": image, "object_index": 0, "slot": "x1", "gt_bin": 100, "fit_half": image % 2 == 0,
                           "hit": rng.random(len(image)) < 0.3, "coord_mass": 0.9})  # fmt: skip
     for label in ("t1", "own", "fitted"):
-        values = {"expected_bin": 100 + error, "w1_to_delta": 2 * error, "p_gt": 1 / (1 + error), "entropy": error / 10}
+        values = {
+            "expected_bin": 100 + error,
+            "w1_to_delta": 2 * error,
+            "p_gt": 1 / (1 + error),
+            "entropy": error / 10,
+        }
         table = table.assign(**{f"{name}_{label}": column for name, column in values.items()})
     run.table(40).parent.mkdir(parents=True)
     write_table(table, run.table(40), {})
-    row = {"coord_token_acc": table["hit"].mean(), "coord_diag_fitted_t/expected_bin_mae": error[image % 2 == 1].mean()}
+    row = {
+        "coord_token_acc": table["hit"].mean(),
+        "coord_diag_fitted_t/expected_bin_mae": error[image % 2 == 1].mean(),
+    }
     for prefix in ("coord_diag", "coord_diag_own_t"):
         row |= {f"{prefix}/expected_bin_mae": error.mean(), f"{prefix}/expected_bin_abs_err_p90": np.quantile(error, 0.9),
                 f"{prefix}/w1_to_delta": 2 * error.mean(), f"{prefix}/p_gt_mean": (1 / (1 + error)).mean()}  # fmt: skip
-    log = Log(Path("logging.jsonl"), train={40: {"loss": 1.0}}, evals={40: {"loss": 1.0, **row, **logged}})
-    config = {"variant": {"name": "any"}, "model": {}, "data": {}, "optim": {}, "train": {"eval_micro_batch": batch}}
+    log = Log(
+        Path("logging.jsonl"), train={40: {"loss": 1.0}}, evals={40: {"loss": 1.0, **row, **logged}}
+    )
+    config = {
+        "variant": {"name": "any"},
+        "model": {},
+        "data": {},
+        "optim": {},
+        "train": {"eval_micro_batch": batch},
+    }
     return RunData("any", 0, log, run, None, config)
 
 
@@ -235,7 +291,9 @@ def image_means(values: pd.Series, by: pd.Series) -> float:
 
 
 def test_eval_rows_are_recomputed_from_their_tokens(tmp_path):
-    (found,) = [c for c in entry_of(with_table(tmp_path))["checks"] if c["name"] == "eval weighting"]
+    (found,) = [
+        c for c in entry_of(with_table(tmp_path))["checks"] if c["name"] == "eval weighting"
+    ]
     assert found["passed"]
 
 
@@ -246,16 +304,33 @@ def test_a_wrong_weighting_is_diagnosed(tmp_path):
     batches = table["image_id"] // 8
     p90 = float(error.groupby(batches).quantile(0.9).mean())
     cases = [
-        ({"coord_diag/expected_bin_mae": image_means(error, table["image_id"])}, ": it is the mean of per-image means"),
-        ({"coord_diag/p_gt_mean": image_means(table["p_gt_t1"], batches)}, ": it is the mean of means of batches"),
-        ({"coord_diag/expected_bin_abs_err_p90": p90}, ": it is the mean of 90 % quantiles of batches"),
-        ({"coord_token_acc": image_means(table["hit"], table["image_id"])}, ": it is the mean of per-image means"),
+        (
+            {"coord_diag/expected_bin_mae": image_means(error, table["image_id"])},
+            ": it is the mean of per-image means",
+        ),
+        (
+            {"coord_diag/p_gt_mean": image_means(table["p_gt_t1"], batches)},
+            ": it is the mean of means of batches",
+        ),
+        (
+            {"coord_diag/expected_bin_abs_err_p90": p90},
+            ": it is the mean of 90 % quantiles of batches",
+        ),
+        (
+            {"coord_token_acc": image_means(table["hit"], table["image_id"])},
+            ": it is the mean of per-image means",
+        ),
         ({"coord_diag_own_t/w1_to_delta": 3.0}, f"is 3, its tokens give {2 * error.mean():.6g}"),
-        ({"coord_diag_fitted_t/expected_bin_mae": float(error.mean())}, "coord_diag_fitted_t/expected_bin_mae at step 40"),
+        (
+            {"coord_diag_fitted_t/expected_bin_mae": float(error.mean())},
+            "coord_diag_fitted_t/expected_bin_mae at step 40",
+        ),
     ]
     for changed, says in cases:
         log = replace(run.log, evals={40: run.log.evals[40] | changed})
-        (check,) = [c for c in entry_of(replace(run, log=log))["checks"] if c["name"] == "eval weighting"]
+        (check,) = [
+            c for c in entry_of(replace(run, log=log))["checks"] if c["name"] == "eval weighting"
+        ]
         assert check["passed"] is False
         assert says in check["detail"]
         assert f"eval_{next(iter(changed))} at step 40" in check["detail"]
@@ -263,9 +338,13 @@ def test_a_wrong_weighting_is_diagnosed(tmp_path):
 
 def test_batches_are_those_of_each_process(tmp_path):
     """Two processes take every second image each."""
-    run = replace(with_table(tmp_path, batch=8), manifest=read_manifest(write_run("mixed", ROW, processes=2)))
+    run = replace(
+        with_table(tmp_path, batch=8), manifest=read_manifest(write_run("mixed", ROW, processes=2))
+    )
     table = pd.read_parquet(tmp_path / "run/eval/step-000040.parquet")
-    batches = table["image_id"].map({image: (rank, i // 8) for rank in (0, 1) for i, image in enumerate(range(rank, 100, 2))})
+    batches = table["image_id"].map(
+        {image: (rank, i // 8) for rank in (0, 1) for i, image in enumerate(range(rank, 100, 2))}
+    )
     mean = image_means((table["expected_bin_t1"] - 100).abs(), batches)
     run.log.evals[40]["coord_diag/expected_bin_mae"] = mean
     (found,) = [c for c in entry_of(run)["checks"] if c["name"] == "eval weighting"]
@@ -276,6 +355,10 @@ def test_a_nearly_equal_number_is_not_equal(tmp_path):
     run = with_table(tmp_path)
     key = "coord_diag/expected_bin_mae"
     for relative, passed in ((3e-6, True), (3e-5, False)):
-        log = replace(run.log, evals={40: run.log.evals[40] | {key: run.log.evals[40][key] * (1 + relative)}})
-        (found,) = [c for c in entry_of(replace(run, log=log))["checks"] if c["name"] == "eval weighting"]
+        log = replace(
+            run.log, evals={40: run.log.evals[40] | {key: run.log.evals[40][key] * (1 + relative)}}
+        )
+        (found,) = [
+            c for c in entry_of(replace(run, log=log))["checks"] if c["name"] == "eval weighting"
+        ]
         assert found["passed"] is passed

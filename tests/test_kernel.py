@@ -9,13 +9,18 @@ from test_fused import outcome, rows_of, variant_of
 
 from coordexp.losses import chunk, fused, reference
 
-pytest.importorskip("triton", reason="triton is not installed: it comes with torch's CUDA builds and requirements-dev.txt")
+pytest.importorskip(
+    "triton",
+    reason="triton is not installed: it comes with torch's CUDA builds and requirements-dev.txt",
+)
 kernel = pytest.importorskip("coordexp.losses.kernel")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF = (torch.bfloat16, torch.float16)
 
 
-def logits_of(n: int, n_columns: int, dtype: torch.dtype, bins_at: slice, stride: int | None = None):
+def logits_of(
+    n: int, n_columns: int, dtype: torch.dtype, bins_at: slice, stride: int | None = None
+):
     """Words' logits in `dtype` with -inf where the bins would be, in rows that may lie apart; and the bins' own."""
     g = torch.Generator().manual_seed(n_columns)
     room = torch.full((n, stride or n_columns), torch.nan)
@@ -33,19 +38,34 @@ def logits_of(n: int, n_columns: int, dtype: torch.dtype, bins_at: slice, stride
 def test_a_row_at_a_time_it_is_the_same(shape, dtype, temperature, targeted):
     n, n_columns, stride = shape
     z, s, targets = logits_of(n, n_columns, dtype, slice(0, 1000), stride)
-    around = torch.as_strided(z, (n, (stride or n_columns) - n_columns), (z.stride(0), 1), n_columns).clone()
+    around = torch.as_strided(
+        z, (n, (stride or n_columns) - n_columns), (z.stride(0), 1), n_columns
+    ).clone()
     scale = torch.tensor(0.31, device=DEVICE)
-    exact = (z.double().cpu(), s.double().cpu(), scale.double().cpu(), temperature, targets.cpu() if targeted else None)
+    exact = (
+        z.double().cpu(),
+        s.double().cpu(),
+        scale.double().cpu(),
+        temperature,
+        targets.cpu() if targeted else None,
+    )
     expected = [exact[0], *chunk.words_to_gradient_(*exact)]
     bins = [torch.logsumexp(s / t, -1, keepdim=True) for t in (1.0, temperature)]
-    found = [z, *kernel.words_to_gradient_(z, *bins, scale, temperature, targets if targeted else None)]
-    exponent = 3 * torch.finfo(torch.float32).eps * float(expected[3].abs().max())  # what x / T - lse rounds to is exponentiated
-    for values, right, allowed in zip(found, expected, (torch.finfo(dtype).eps + exponent, 0.0, 1e-6, 1e-6), strict=True):
+    found = [
+        z,
+        *kernel.words_to_gradient_(z, *bins, scale, temperature, targets if targeted else None),
+    ]
+    exponent = (
+        3 * torch.finfo(torch.float32).eps * float(expected[3].abs().max())
+    )  # what x / T - lse rounds to is exponentiated
+    for values, right, allowed in zip(
+        found, expected, (torch.finfo(dtype).eps + exponent, 0.0, 1e-6, 1e-6), strict=True
+    ):
         assert (values.double().cpu() - right).abs().max() <= allowed * right.abs().max()
     assert not found[0][:, :1000].any(), "what the bins get is written by others"
-    assert torch.equal(torch.as_strided(z, around.shape, (z.stride(0), 1), n_columns).isnan(), around.isnan()), (
-        "nothing is written between the rows"
-    )
+    assert torch.equal(
+        torch.as_strided(z, around.shape, (z.stride(0), 1), n_columns).isnan(), around.isnan()
+    ), "nothing is written between the rows"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -53,7 +73,9 @@ def test_what_is_not_finite_stays_so(bad):
     z, s, targets = logits_of(2, 5000, torch.float32, slice(2000, 3000))
     z[0, 17] = bad
     bins = torch.logsumexp(s, -1, keepdim=True)
-    _, lse, _ = kernel.words_to_gradient_(z, bins, bins, torch.tensor(1.0, device=DEVICE), 1.0, targets)
+    _, lse, _ = kernel.words_to_gradient_(
+        z, bins, bins, torch.tensor(1.0, device=DEVICE), 1.0, targets
+    )
     assert lse[:, 0].isfinite().tolist() == [False, True]
 
 
@@ -73,7 +95,9 @@ def test_the_objective_with_it_is_no_worse_than_full_logits(name, dtype, monkeyp
     full = outcome(reference.objective, made, variant, scale=scale)
     for key in ("loss", "sums", "abs_err", "coord_mass", "d hidden", "d weight"):
         against = expected[key] * (scale if key.startswith("d ") else 1.0)
-        errors = [float((result[key] - against).norm() / against.norm()) for result in (found, full)]
+        errors = [
+            float((result[key] - against).norm() / against.norm()) for result in (found, full)
+        ]
         assert errors[0] <= 1e-2, (key, errors)
         if key not in ("loss", "sums"):
             assert errors[0] <= 1.05 * errors[1], (key, errors)

@@ -17,16 +17,35 @@ from coordexp.errors import UserError
 from coordexp.storage.logs import EVAL, STEP_KEY, Log, LogWriter, read_log
 
 STEPS = range(10, 90, 10)
-METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_diag/expected_bin_abs_err_p90", "coord_token_acc")
+METRICS = (
+    "loss",
+    "coord_diag/expected_bin_mae",
+    "coord_diag/expected_bin_abs_err_p90",
+    "coord_token_acc",
+)
 SUMMARY = (
-    {"train_runtime": 9.1, "train_samples_per_second": 7.0, "train_loss": 2.1, STEP_KEY: "80/80", "percentage": "100.00%"},
-    {"model_parameter_info": "4B", "last_model_checkpoint": "v0/checkpoint-80", "best_metric": 0.3, "log_history": [{"loss": 1}]},
+    {
+        "train_runtime": 9.1,
+        "train_samples_per_second": 7.0,
+        "train_loss": 2.1,
+        STEP_KEY: "80/80",
+        "percentage": "100.00%",
+    },
+    {
+        "model_parameter_info": "4B",
+        "last_model_checkpoint": "v0/checkpoint-80",
+        "best_metric": 0.3,
+        "log_history": [{"loss": 1}],
+    },
 )
 
 
 def values_at(step: int, kind: str) -> dict[str, float]:
     """Numbers that are different at each step, for each key, and from train to eval."""
-    return {key: round((1 + i) / step + (0.1 if kind == "eval" else 0.0), 8) for i, key in enumerate(METRICS)}
+    return {
+        key: round((1 + i) / step + (0.1 if kind == "eval" else 0.0), 8)
+        for i, key in enumerate(METRICS)
+    }
 
 
 def project_rows() -> list[dict]:
@@ -36,18 +55,34 @@ def project_rows() -> list[dict]:
         values = {kind: values_at(step, kind) for kind in ("train", "eval")}
         rows.append({STEP_KEY: f"{step}/{STEPS[-1]}", **values["train"]})
         if step % 20 == 0:
-            rows.append({STEP_KEY: f"{step}/{STEPS[-1]}", **{EVAL + key: value for key, value in values["eval"].items()}})
+            rows.append(
+                {
+                    STEP_KEY: f"{step}/{STEPS[-1]}",
+                    **{EVAL + key: value for key, value in values["eval"].items()},
+                }
+            )
     return rows
 
 
-def swift_log(one_row: bool = False, numbers_as_text: bool = False, summary: bool = True) -> list[dict]:
+def swift_log(
+    one_row: bool = False, numbers_as_text: bool = False, summary: bool = True
+) -> list[dict]:
     """The same log as ms-swift writes it: extra keys, a summary at the end, eval values in a row of their own or not."""
     rows: list[dict] = []
     for step in STEPS:
-        train, evals = values_at(step, "train"), {EVAL + key: value for key, value in values_at(step, "eval").items()}
-        extras = {STEP_KEY: f"{step}/{STEPS[-1]}", "percentage": f"{step / 0.8:.2f}%", "elapsed_time": "1h 2m 3s"}
+        train, evals = (
+            values_at(step, "train"),
+            {EVAL + key: value for key, value in values_at(step, "eval").items()},
+        )
+        extras = {
+            STEP_KEY: f"{step}/{STEPS[-1]}",
+            "percentage": f"{step / 0.8:.2f}%",
+            "elapsed_time": "1h 2m 3s",
+        }
         if numbers_as_text:
-            train, evals = ({key: repr(value) for key, value in values.items()} for values in (train, evals))
+            train, evals = (
+                {key: repr(value) for key, value in values.items()} for values in (train, evals)
+            )
         found = [train] if step % 20 else [{**train, **evals}] if one_row else [train, evals]
         rows += [{**values, "remaining_time": "0s", **extras} for values in found]
     return rows + list(SUMMARY if summary else ())
@@ -64,7 +99,9 @@ def path(tmp_path) -> Path:
 
 def read(tmp_path: Path, *lines: str | dict, end: str = "\n") -> Log:
     path = tmp_path / "log.jsonl"
-    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + end)
+    path.write_text(
+        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + end
+    )
     return read_log(path)
 
 
@@ -206,16 +243,36 @@ def test_a_step_that_is_not_a_whole_number_is_none(tmp_path, value):
 
 
 def test_what_is_left_out_is_counted_and_said_once_a_reason(tmp_path):
-    stepless, odd, empty = {"loss": 2.0}, {"step": "soon", "eval_loss": 3.0}, {"step": 3, "learning_rate": 0.1, "loss": None}
-    log = read(tmp_path, {"step": 1, "loss": 1.0}, *[stepless, odd, empty] * 1000, *[stepless] * 9000)
+    stepless, odd, empty = (
+        {"loss": 2.0},
+        {"step": "soon", "eval_loss": 3.0},
+        {"step": 3, "learning_rate": 0.1, "loss": None},
+    )
+    log = read(
+        tmp_path, {"step": 1, "loss": 1.0}, *[stepless, odd, empty] * 1000, *[stepless] * 9000
+    )
     assert (log.rows, log.dropped) == (1, {"no step": 10_000, "bad step": 1000, "no values": 1000})
-    assert [warning.split()[:2] for warning in log.warnings] == [["line", "2"], ["line", "3"], ["line", "4"]]
-    assert [warning.split("so were ")[1].split()[0] for warning in log.warnings] == ["9999", "999", "999"]
+    assert [warning.split()[:2] for warning in log.warnings] == [
+        ["line", "2"],
+        ["line", "3"],
+        ["line", "4"],
+    ]
+    assert [warning.split("so were ")[1].split()[0] for warning in log.warnings] == [
+        "9999",
+        "999",
+        "999",
+    ]
 
 
 def test_the_summary_that_ends_a_log_is_counted_and_no_reason_to_warn(tmp_path):
     log = read(tmp_path, {STEP_KEY: "80/80", "loss": 1.0}, *SUMMARY)
-    assert (log.train, log.evals, log.rows, log.dropped, log.warnings) == ({80: {"loss": 1.0}}, {}, 1, {"summary": 2}, [])
+    assert (log.train, log.evals, log.rows, log.dropped, log.warnings) == (
+        {80: {"loss": 1.0}},
+        {},
+        1,
+        {"summary": 2},
+        [],
+    )
 
 
 @pytest.mark.parametrize("text", ["0.53", "-1", "1e-3", "2.5E+4", "007"])
@@ -223,26 +280,36 @@ def test_numbers_written_as_text_are_numbers(tmp_path, text):
     assert read(tmp_path, {"step": 1, "loss": text}).train == {1: {"loss": float(text)}}
 
 
-@pytest.mark.parametrize("value", ["1h 2m", "25%", "1_0", "0x1F", "", " 1", "1,5", "٣", None, True, [1.0], {"a": 1}])
+@pytest.mark.parametrize(
+    "value", ["1h 2m", "25%", "1_0", "0x1F", "", " 1", "1,5", "٣", None, True, [1.0], {"a": 1}]
+)
 def test_what_is_no_number_is_left_out(tmp_path, value):
-    assert read(tmp_path, {"step": 1, "loss": 1.0, "other": value, "eval_other": value}).train == {1: {"loss": 1.0}}
+    assert read(tmp_path, {"step": 1, "loss": 1.0, "other": value, "eval_other": value}).train == {
+        1: {"loss": 1.0}
+    }
 
 
 def test_nan_and_infinity_as_text_and_numbers_beyond_int64(tmp_path):
-    row = read(tmp_path, {"step": 1, "loss": "NaN", "a": "-Infinity", "b": "inf", "c": 10**30}).train[1]
+    row = read(
+        tmp_path, {"step": 1, "loss": "NaN", "a": "-Infinity", "b": "inf", "c": 10**30}
+    ).train[1]
     assert math.isnan(row.pop("loss"))
     assert row == {"a": -math.inf, "b": math.inf, "c": 1e30}
 
 
 def test_of_a_key_named_twice_the_last_counts(tmp_path):
-    assert read(tmp_path, '{"step": 1, "loss": 1.0, "step": 2, "loss": 3.0}').train == {2: {"loss": 3.0}}
+    assert read(tmp_path, '{"step": 1, "loss": 1.0, "step": 2, "loss": 3.0}').train == {
+        2: {"loss": 3.0}
+    }
 
 
 @pytest.mark.parametrize("one_row", [False, True])
 @pytest.mark.parametrize("numbers_as_text", [False, True])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n\n \n"])
 @pytest.mark.parametrize("start", [b"", codecs.BOM_UTF8])
-def test_the_same_content_reads_the_same_in_every_form(tmp_path, one_row, numbers_as_text, line_end, start):
+def test_the_same_content_reads_the_same_in_every_form(
+    tmp_path, one_row, numbers_as_text, line_end, start
+):
     path = tmp_path / "logging.jsonl"
     path.write_bytes(encode(project_rows()))
     mine = read_log(path)
@@ -250,7 +317,11 @@ def test_the_same_content_reads_the_same_in_every_form(tmp_path, one_row, number
     theirs = read_log(path)
     assert mine.train == {step: values_at(step, "train") for step in STEPS}
     assert mine.evals == {step: values_at(step, "eval") for step in STEPS if step % 20 == 0}
-    assert (theirs.train, theirs.evals, theirs.max_steps) == (mine.train, mine.evals, mine.max_steps)
+    assert (theirs.train, theirs.evals, theirs.max_steps) == (
+        mine.train,
+        mine.evals,
+        mine.max_steps,
+    )
     assert mine.warnings == theirs.warnings == []
     assert theirs.dropped == {"summary": 2}
 
@@ -265,16 +336,27 @@ def test_the_order_of_rows_does_not_matter(tmp_path_factory, rows):
 
 
 def test_train_and_eval_in_one_row_or_in_two_read_alike(tmp_path):
-    both = {"loss": 1.0, "grad_norm": 2.0, "eval_loss": 3.0, "eval_coord_diag/expected_bin_mae": 4.0}
+    both = {
+        "loss": 1.0,
+        "grad_norm": 2.0,
+        "eval_loss": 3.0,
+        "eval_coord_diag/expected_bin_mae": 4.0,
+    }
     one = read(tmp_path, {STEP_KEY: "40/80", **both})
-    train, evals = ({k: v for k, v in both.items() if k.startswith(EVAL) == is_eval} for is_eval in (False, True))
+    train, evals = (
+        {k: v for k, v in both.items() if k.startswith(EVAL) == is_eval}
+        for is_eval in (False, True)
+    )
     two = read(tmp_path, {STEP_KEY: "40/80", **train}, {STEP_KEY: "40/80", **evals})
     assert one.train == two.train == {40: {"loss": 1.0, "grad_norm": 2.0}}
     assert one.evals == two.evals == {40: {"loss": 3.0, "coord_diag/expected_bin_mae": 4.0}}
 
 
 def test_the_last_of_repeated_steps_wins(tmp_path):
-    rows = [{STEP_KEY: f"{step}/80", "loss": loss, "eval_loss": 10 * loss} for step, loss in ((40, 1.0), (80, 2.0), (40, 3.0))]
+    rows = [
+        {STEP_KEY: f"{step}/80", "loss": loss, "eval_loss": 10 * loss}
+        for step, loss in ((40, 1.0), (80, 2.0), (40, 3.0))
+    ]
     log = read(tmp_path, *rows)
     assert log.train == {40: {"loss": 3.0}, 80: {"loss": 2.0}}
     assert log.evals == {40: {"loss": 30.0}, 80: {"loss": 20.0}}
@@ -292,7 +374,12 @@ def test_a_restart_is_said_and_so_is_what_stays_from_before_it(tmp_path):
 
 
 def test_two_eval_rows_of_one_step_with_other_keys_are_no_restart(tmp_path):
-    log = read(tmp_path, {"step": 1, "eval_lvis_loss": 1.0}, {"step": 1, "eval_coco_loss": 2.0}, {"step": 1, "loss": 3.0})
+    log = read(
+        tmp_path,
+        {"step": 1, "eval_lvis_loss": 1.0},
+        {"step": 1, "eval_coco_loss": 2.0},
+        {"step": 1, "loss": 3.0},
+    )
     assert log.evals == {1: {"lvis_loss": 1.0, "coco_loss": 2.0}}
     assert (log.repeated_steps, log.warnings) == (0, [])
 
@@ -306,24 +393,38 @@ def test_ms_swift_extras_are_tolerated(tmp_path):
         {"train_runtime": 9.0, "train_loss": 2.0, STEP_KEY: "720/720"},
         {"last_model_checkpoint": "out/checkpoint-720", "best_metric": 0.3, "global_step": 720, "log_history": []},
     )  # fmt: skip
-    assert log.train == {1: {"loss": 2.1, "token_acc": 0.5, "epoch": 0.1, "memory(GiB)": 35.1, "train_speed(iter/s)": 0.05}}
+    assert log.train == {
+        1: {
+            "loss": 2.1,
+            "token_acc": 0.5,
+            "epoch": 0.1,
+            "memory(GiB)": 35.1,
+            "train_speed(iter/s)": 0.05,
+        }
+    }
     assert log.evals == {1: {"loss": 1.1, "runtime": 9.0}}
 
 
 def test_nan_and_infinity_are_numbers(tmp_path):
-    row = read(tmp_path, '{"global_step/max_steps": "1/2", "loss": NaN, "grad_norm": Infinity}').train[1]
+    row = read(
+        tmp_path, '{"global_step/max_steps": "1/2", "loss": NaN, "grad_norm": Infinity}'
+    ).train[1]
     assert math.isnan(row["loss"])
     assert row["grad_norm"] == math.inf
 
 
 def test_a_row_without_a_step_is_left_out_with_a_warning_that_names_the_line(tmp_path):
-    log = read(tmp_path, {STEP_KEY: "1/2", "loss": 1.0}, {"loss": 2.0}, {STEP_KEY: "soon", "loss": 3.0})
+    log = read(
+        tmp_path, {STEP_KEY: "1/2", "loss": 1.0}, {"loss": 2.0}, {STEP_KEY: "soon", "loss": 3.0}
+    )
     assert log.train == {1: {"loss": 1.0}}
     assert [warning.split()[:2] for warning in log.warnings] == [["line", "2"], ["line", "3"]]
 
 
 def test_an_unterminated_last_line_is_dropped_with_a_warning(tmp_path):
-    log = read(tmp_path, {STEP_KEY: "1/2", "loss": 1.0}, '{"global_step/max_steps": "2/2", "lo', end="")
+    log = read(
+        tmp_path, {STEP_KEY: "1/2", "loss": 1.0}, '{"global_step/max_steps": "2/2", "lo', end=""
+    )
     assert log.train == {1: {"loss": 1.0}}
     assert len(log.warnings) == 1
     assert "line 2" in log.warnings[0]
@@ -386,16 +487,24 @@ def test_what_cannot_be_read_is_one_line(tmp_path, refused):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda v: st.lists(v, max_size=2), max_leaves=3
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda v: st.lists(v, max_size=2),
+    max_leaves=3,
 )
-keys = st.sampled_from([STEP_KEY, "step", "global_step", "loss", "eval_loss", EVAL]) | st.text(max_size=8)
+keys = st.sampled_from([STEP_KEY, "step", "global_step", "loss", "eval_loss", EVAL]) | st.text(
+    max_size=8
+)
 rows = (
-    st.dictionaries(keys, json_values | st.sampled_from(["3/4", "7", "-1/0", "1/x"]), max_size=6).map(json.dumps).map(str.encode)
+    st.dictionaries(keys, json_values | st.sampled_from(["3/4", "7", "-1/0", "1/x"]), max_size=6)
+    .map(json.dumps)
+    .map(str.encode)
 )
 
 
 @settings(max_examples=300)
-@given(st.lists(rows | st.binary(max_size=40), max_size=5).map(b"\n".join) | st.binary(max_size=200))
+@given(
+    st.lists(rows | st.binary(max_size=40), max_size=5).map(b"\n".join) | st.binary(max_size=200)
+)
 @example(b'{"step": 1, "loss": 1' + b"0" * 400 + b"}")
 @example(b'{"step": 1' + b"0" * 5000 + b', "loss": 1}')
 @example(b'{"step": 1e999, "loss": 1}\n')
@@ -416,15 +525,22 @@ def test_arbitrary_bytes_give_a_log_or_a_user_error(tmp_path_factory, content):
 
 @settings(max_examples=300)
 @given(st.data())
-def test_damaged_logs_give_a_log_or_name_the_line_and_every_row_is_accounted_for(tmp_path_factory, data):
+def test_damaged_logs_give_a_log_or_name_the_line_and_every_row_is_accounted_for(
+    tmp_path_factory, data
+):
     """Oracle: the standard JSON reader, line by line."""
     path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
-    content = bytearray(encode(data.draw(st.sampled_from([project_rows(), swift_log(), swift_log(one_row=True)]))))
+    content = bytearray(
+        encode(data.draw(st.sampled_from([project_rows(), swift_log(), swift_log(one_row=True)])))
+    )
     for _ in range(data.draw(st.integers(0, 4), "damages")):
-        at = data.draw(st.integers(1, len(content)), "at")  # the first bytes can make it a gzip file
+        at = data.draw(
+            st.integers(1, len(content)), "at"
+        )  # the first bytes can make it a gzip file
         until = data.draw(st.integers(at, min(len(content), at + 40)), "until")
         content[at:until] = data.draw(
-            st.binary(max_size=4) | st.sampled_from([b"\n", b"\r", b'"', b"\\ud800", b"1" * 5000]), "new"
+            st.binary(max_size=4) | st.sampled_from([b"\n", b"\r", b'"', b"\\ud800", b"1" * 5000]),
+            "new",
         )
     if data.draw(st.booleans(), "truncated"):
         del content[data.draw(st.integers(1, len(content)), "from") :]
@@ -432,7 +548,11 @@ def test_damaged_logs_give_a_log_or_name_the_line_and_every_row_is_accounted_for
 
     lines = bytes(content).removeprefix(codecs.BOM_UTF8).split(b"\n")
     objects = [is_object(line) for line in lines if line.strip()]
-    broken = [number for number, line in enumerate(lines[:-1], start=1) if line.strip() and not is_object(line)]
+    broken = [
+        number
+        for number, line in enumerate(lines[:-1], start=1)
+        if line.strip() and not is_object(line)
+    ]
     if broken:
         with pytest.raises(UserError) as caught:
             read_log(path)

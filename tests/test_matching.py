@@ -15,7 +15,9 @@ from coordexp.coords import to_pixels
 from coordexp.detection.matching import THRESHOLDS, box_iou, match, score_image
 
 small = st.integers(0, 6)
-boxes = st.tuples(small, small, small, small).map(lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3])))
+boxes = st.tuples(small, small, small, small).map(
+    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
+)
 objects = st.lists(st.tuples(st.sampled_from(["a", "b", " a"]), boxes), max_size=6)
 # Few distinct values, so that thresholds are met exactly and totals tie.
 ious = st.tuples(st.integers(0, 6), st.integers(0, 6)).flatmap(
@@ -46,7 +48,9 @@ def test_iou_counts_squares(a, b):
 
 @given(st.lists(st.lists(st.floats(0, 1000), min_size=4, max_size=4), min_size=1, max_size=5))
 def test_iou_is_that_of_shapely(sides):
-    found = [(min(x1, x2), min(y1, y2), max(x1, x2) + 1, max(y1, y2) + 1) for x1, y1, x2, y2 in sides]
+    found = [
+        (min(x1, x2), min(y1, y2), max(x1, x2) + 1, max(y1, y2) + 1) for x1, y1, x2, y2 in sides
+    ]
     shapes = [shapely.box(*box) for box in found]
     expected = [[a.intersection(b).area / a.union(b).area for b in shapes] for a in shapes]
     iou = box_iou(np.array(found), np.array(found))
@@ -64,13 +68,22 @@ def test_boxes_without_area():
 @given(st.lists(boxes, min_size=1, max_size=4), st.integers(2, 3000), st.integers(2, 3000))
 def test_iou_is_the_same_in_bins_and_in_pixels(bins, width, height):
     pixels = [to_pixels(box, width, height) for box in bins]
-    np.testing.assert_allclose(box_iou(np.array(pixels), np.array(pixels)), box_iou(np.array(bins), np.array(bins)), rtol=1e-9)
+    np.testing.assert_allclose(
+        box_iou(np.array(pixels), np.array(pixels)),
+        box_iou(np.array(bins), np.array(bins)),
+        rtol=1e-9,
+    )
 
 
 def test_no_boxes_have_no_pairs():
     assert box_iou(np.zeros((0, 4)), np.zeros((3, 4))).shape == (0, 3)
     assert box_iou([], [(0, 0, 1, 1)]).shape == (0, 1)
-    assert match(np.zeros((0, 3)), 0.5) == match(np.zeros((3, 0)), 0.5) == match(np.zeros((2, 2)), 0.5) == []
+    assert (
+        match(np.zeros((0, 3)), 0.5)
+        == match(np.zeros((3, 0)), 0.5)
+        == match(np.zeros((2, 2)), 0.5)
+        == []
+    )
 
 
 @settings(max_examples=300)
@@ -94,7 +107,9 @@ def test_one_pair_more_is_worth_more_than_any_iou():
     assert match(iou, 0.5) == [(i, (i + 1) % n) for i in range(n)]
     iou[-1, 0] = 0.499
     assert len(match(iou, 0.5)) == n - 1
-    assert sum(iou[pair] for pair in match(iou, 0.5)) == n - 1, "of as many pairs, those that fit best"
+    assert sum(iou[pair] for pair in match(iou, 0.5)) == n - 1, (
+        "of as many pairs, those that fit best"
+    )
 
 
 @given(objects, objects, st.randoms(use_true_random=False))
@@ -102,15 +117,23 @@ def test_score_is_by_brute_force_and_order_does_not_matter(predicted, truth, ran
     score = score_image(predicted, truth)
     iou = box_iou([b for _, b in predicted], [b for _, b in truth])
     for i, threshold in enumerate(THRESHOLDS):
-        assert score.true_positives_agnostic[i] == (best_by_brute_force(iou, threshold)[0] if iou.size else 0)
+        assert score.true_positives_agnostic[i] == (
+            best_by_brute_force(iou, threshold)[0] if iou.size else 0
+        )
         by_name = 0
         for name in "ab":
-            mine = iou[np.ix_([n.strip() == name for n, _ in predicted], [n.strip() == name for n, _ in truth])]
+            mine = iou[
+                np.ix_(
+                    [n.strip() == name for n, _ in predicted], [n.strip() == name for n, _ in truth]
+                )
+            ]
             by_name += best_by_brute_force(mine, threshold)[0] if mine.size else 0
         assert score.true_positives_aware[i] == by_name
     assert (score.n_predicted, score.n_truth) == (len(predicted), len(truth))
     if iou.size:
-        assert (score.n_matched, score.matched_iou_sum) == pytest.approx(best_by_brute_force(iou, 0.5))
+        assert (score.n_matched, score.matched_iou_sum) == pytest.approx(
+            best_by_brute_force(iou, 0.5)
+        )
     again = score_image(random.sample(predicted, len(predicted)), random.sample(truth, len(truth)))
     assert again.true_positives_aware == score.true_positives_aware
     assert again.true_positives_agnostic == score.true_positives_agnostic

@@ -19,14 +19,27 @@ DOCS = (Path(__file__).resolve().parents[1] / "docs" / "metrics.md").read_text()
 
 
 def test_the_table_in_the_docs_is_the_registry():
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in DOCS.splitlines() if line.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in DOCS.splitlines()
+        if line.startswith("| `")
+    ]
     better = {True: "lower", False: "higher", None: "neither"}
     assert [row[:6] for row in rows] == [
-        [f"`{m.name}`", m.label, m.unit, better[m.lower_is_better], f"{m.tokens} tokens", "yes" if m.has_temperature else "no"]
+        [
+            f"`{m.name}`",
+            m.label,
+            m.unit,
+            better[m.lower_is_better],
+            f"{m.tokens} tokens",
+            "yes" if m.has_temperature else "no",
+        ]
         for m in REGISTRY.values()
     ]
     for row, m in zip(rows, REGISTRY.values(), strict=True):
-        assert row[6].split(",")[0].split(":")[0] == ("yes" if m.votes else "no" if m.across_objectives else "never")
+        assert row[6].split(",")[0].split(":")[0] == (
+            "yes" if m.votes else "no" if m.across_objectives else "never"
+        )
 
 
 def test_the_entry_in_the_docs_is_all_that_a_new_metric_takes(tmp_path, monkeypatch):
@@ -46,7 +59,9 @@ def test_the_entry_in_the_docs_is_all_that_a_new_metric_takes(tmp_path, monkeypa
     comparison = read_json(study / "comparison.json")
     for row, run in zip(comparison["snapshots"][0]["rows"], runs, strict=True):
         table = pd.read_parquet(run.table(comparison["decision_step"]))
-        assert row["within_8_bins"] == pytest.approx(((table["expected_bin_t1"] - table["gt_bin"]).abs() <= 8).mean())
+        assert row["within_8_bins"] == pytest.approx(
+            ((table["expected_bin_t1"] - table["gt_bin"]).abs() <= 8).mean()
+        )
     entry = next(d for d in comparison["differences"] if d["metric"] == "within_8_bins")
     assert entry["interval"]["low"] < entry["difference"] < entry["interval"]["high"]
     assert "within 8 bins" in (study / "report.html").read_text()

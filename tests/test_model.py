@@ -19,13 +19,22 @@ from coordexp.coords import COORD_TOKENS, coord_token_ids
 from coordexp.errors import UserError
 from coordexp.models import processor as processors
 from coordexp.models.base import grow_pretrained, prepare_base
-from coordexp.models.checkpoints import PatchProjection, device_for, load_base, load_for_training, parts, save_pretrained
+from coordexp.models.checkpoints import (
+    PatchProjection,
+    device_for,
+    load_base,
+    load_for_training,
+    parts,
+    save_pretrained,
+)
 from coordexp.models.embeddings import digit_rows, fourier_rows
 from coordexp.storage.runs import base_path
 
 
 def settings(path, coord_init: CoordInit = CoordInit.fourier) -> DictConfig:
-    return OmegaConf.create({"path": str(path), "coord_init": coord_init, "coord_init_frequencies": 16})
+    return OmegaConf.create(
+        {"path": str(path), "coord_init": coord_init, "coord_init_frequencies": 16}
+    )
 
 
 @pytest.fixture
@@ -38,7 +47,11 @@ def released(tiny, tmp_path, monkeypatch):
     config.text_config.vocab_size = len(tokenizer) + 7
     config.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     bare = Qwen3VLForConditionalGeneration(config)
-    save_pretrained(bare, processors.build_processor(tokenizer, config.vision_config.patch_size), tmp_path / "release")
+    save_pretrained(
+        bare,
+        processors.build_processor(tokenizer, config.vision_config.patch_size),
+        tmp_path / "release",
+    )
     return tmp_path / "release", bare
 
 
@@ -47,7 +60,9 @@ def test_growing_adds_the_coordinate_tokens_and_leaves_every_other_row_alone(rel
     path, bare = released
     model, processor = grow_pretrained(settings(path, coord_init))
     ids = coord_token_ids(processor.tokenizer)
-    assert [processor.tokenizer.tokenize(token) for token in COORD_TOKENS] == [[token] for token in COORD_TOKENS]
+    assert [processor.tokenizer.tokenize(token) for token in COORD_TOKENS] == [
+        [token] for token in COORD_TOKENS
+    ]
     assert model.get_input_embeddings().num_embeddings > max(ids)
     old = bare.get_input_embeddings().weight
     assert torch.equal(model.get_input_embeddings().weight[: min(ids)], old[: min(ids)])
@@ -71,14 +86,18 @@ def test_a_model_that_has_the_tokens_keeps_their_rows(tiny, tmp_path):
     assert torch.equal(grown.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
-def test_growing_keeps_the_precision_and_fills_the_releases_own_spare_rows_first(released, tmp_path):
+def test_growing_keeps_the_precision_and_fills_the_releases_own_spare_rows_first(
+    released, tmp_path
+):
     """A release whose embedding has room for all of them keeps its size."""
     path, bare = released
     bare.to(torch.bfloat16).resize_token_embeddings(1500)
     save_pretrained(bare, processors.load_processor(path), tmp_path / "roomy")
     model, processor = grow_pretrained(settings(tmp_path / "roomy", CoordInit.digits))
     assert model.dtype == torch.bfloat16
-    assert len(model.get_input_embeddings().weight) == 1500 > max(coord_token_ids(processor.tokenizer))
+    assert (
+        len(model.get_input_embeddings().weight) == 1500 > max(coord_token_ids(processor.tokenizer))
+    )
     grown, _ = grow_pretrained(settings(path))
     assert len(grown.get_input_embeddings().weight) % 64 == 0
 
@@ -89,19 +108,26 @@ def test_digit_rows_run_through_the_digits_in_order_and_evenly():
     assert all(torch.allclose(rows[111 * d], digits[d], rtol=0, atol=1e-12) for d in range(10))
     for d in range(9):
         steps = (rows[1:] - rows[:-1])[111 * d : 111 * (d + 1)]
-        torch.testing.assert_close(steps, ((digits[d + 1] - digits[d]) / 111).expand(111, -1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            steps, ((digits[d + 1] - digits[d]) / 111).expand(111, -1), rtol=0, atol=1e-12
+        )
 
 
 def test_rows_from_digits_are_smooth_distinct_and_as_large_as_digits(released):
     path, _ = released
     model, processor = grow_pretrained(settings(path, CoordInit.digits))
     weight, tokenizer = model.get_input_embeddings().weight.detach().float(), processor.tokenizer
-    rows, digits = weight[coord_token_ids(tokenizer)], weight[tokenizer.convert_tokens_to_ids(list("0123456789"))]
+    rows, digits = (
+        weight[coord_token_ids(tokenizer)],
+        weight[tokenizer.convert_tokens_to_ids(list("0123456789"))],
+    )
     assert rows.std() == pytest.approx(float(digits.std()), rel=0.01)
     assert torch.cosine_similarity(rows[:-1], rows[1:]).min() > 0.95
     nearest = torch.cosine_similarity(rows[::111][:, None], digits[None], dim=-1).argmax(1)
     assert nearest.tolist() == list(range(10)), "each digit's own bin is likest to it"
-    bend = (rows[:-40] + rows[40:] - 2 * rows[20:-20]).norm(dim=1) / (rows[40:] - rows[:-40]).norm(dim=1)
+    bend = (rows[:-40] + rows[40:] - 2 * rows[20:-20]).norm(dim=1) / (rows[40:] - rows[:-40]).norm(
+        dim=1
+    )
     assert bend.min() > 0.05, "nowhere straight: every bin can be the highest"
 
 
@@ -109,9 +135,11 @@ BROKEN = {
     "no such directory": lambda path: shutil.rmtree(path),
     "no Qwen3-VL could be loaded": lambda path: (path / "config.json").unlink(),
     "no Qwen3-VL could be loaded (": lambda path: os.truncate(path / "model.safetensors", 100_000),
-    "its tokenizer does not have <|image_pad|> as token": lambda path: [f.unlink() for f in path.glob("tokenizer*")],
-    "1 of its weights are not there, such as model.visual.blocks.0.norm1.bias": lambda path: without(
-        path / "model.safetensors", "model.visual.blocks.0.norm1.bias"
+    "its tokenizer does not have <|image_pad|> as token": lambda path: [
+        f.unlink() for f in path.glob("tokenizer*")
+    ],
+    "1 of its weights are not there, such as model.visual.blocks.0.norm1.bias": lambda path: (
+        without(path / "model.safetensors", "model.visual.blocks.0.norm1.bias")
     ),
 }
 
@@ -139,8 +167,19 @@ def test_another_architecture_is_refused(tmp_path):
 
     small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
              "num_key_value_heads": 2, "vocab_size": 400}  # fmt: skip
-    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 32}
-    ids = {"image_token_id": 301, "video_token_id": 302, "vision_start_token_id": 303, "vision_end_token_id": 304}
+    vision = {
+        "depth": 1,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "intermediate_size": 32,
+        "out_hidden_size": 32,
+    }
+    ids = {
+        "image_token_id": 301,
+        "video_token_id": 302,
+        "vision_start_token_id": 303,
+        "vision_end_token_id": 304,
+    }
     config = Qwen2_5_VLConfig(text_config=small, vision_config=vision, **ids)
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(tmp_path / "older")
     processors.build_tokenizer(320).save_pretrained(tmp_path / "older")
@@ -164,7 +203,10 @@ def test_fourier_rows_depend_on_their_seed_alone():
     assert not torch.equal(fourier_rows(50, 8, 4), fourier_rows(50, 8, 4, seed=1))
 
 
-@pytest.mark.parametrize(("cuda", "asked", "found"), [(True, "auto", "cuda"), (True, "cpu", "cpu"), (False, "auto", "cpu")])
+@pytest.mark.parametrize(
+    ("cuda", "asked", "found"),
+    [(True, "auto", "cuda"), (True, "cpu", "cpu"), (False, "auto", "cpu")],
+)
 def test_auto_is_cuda_or_the_cpu_and_no_other_accelerator(monkeypatch, cuda, asked, found):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -175,7 +217,9 @@ def test_every_parameter_has_one_part(tiny):
     model, _ = tiny.vlm, tiny.processor
     found = [id(p) for group in parts(model).values() for p in group]
     assert len(found) == len(set(found)) == sum(1 for _ in model.parameters())
-    assert [part for part, parameters in parts(model).items() if not parameters] == ["coord"], "rows of the embedding, here"
+    assert [part for part, parameters in parts(model).items() if not parameters] == ["coord"], (
+        "rows of the embedding, here"
+    )
 
 
 @pytest.mark.parametrize("optim", ["adamw", "lora"])
@@ -183,7 +227,14 @@ def test_checkpointing_changes_no_gradient(tmp_path, monkeypatch, scenes, optim)
     monkeypatch.chdir(tmp_path)
     gradients = []
     for on in ("false", "true"):
-        cfg = compose([*TINY_OVERRIDES, f"optim={optim}", "train.dtype=float32", f"train.gradient_checkpointing={on}"])
+        cfg = compose(
+            [
+                *TINY_OVERRIDES,
+                f"optim={optim}",
+                "train.dtype=float32",
+                f"train.gradient_checkpointing={on}",
+            ]
+        )
         prepare_base(cfg)
         vlm, processor = load_for_training(cfg, torch.device("cpu"))
         assert vlm.is_activation_checkpointing == (on == "true")

@@ -16,7 +16,10 @@ RULE = "decision_step: '640'\n"
 
 
 def compare(
-    folder: Path, order: tuple[str, ...] = VARIANTS, names: dict[str, str] | None = None, rule: str | None = RULE
+    folder: Path,
+    order: tuple[str, ...] = VARIANTS,
+    names: dict[str, str] | None = None,
+    rule: str | None = RULE,
 ) -> Path:
     """`coordexp compare` on the note's three logs; returns the study directory."""
     names = names or {v: v for v in VARIANTS}
@@ -33,7 +36,9 @@ def read(out: Path, name: str):
 
 
 def roles(found) -> dict:
-    held = {role: found[role]["variant"] if found[role] else None for role in ("primary", "secondary")}
+    held = {
+        role: found[role]["variant"] if found[role] else None for role in ("primary", "secondary")
+    }
     return held | {"optional": [entry["variant"] for entry in found["optional"]]}
 
 
@@ -43,13 +48,17 @@ def test_the_tables_are_the_notes(tmp_path):
     assert len(comparison["common_steps"]) == 17
     assert [snapshot["step"] for snapshot in comparison["snapshots"]] == [640, 720]
     for snapshot in comparison["snapshots"]:
-        rows = {row["variant"]: {name: row[name] for name in NOTE["metrics"]} for row in snapshot["rows"]}
+        rows = {
+            row["variant"]: {name: row[name] for name in NOTE["metrics"]}
+            for row in snapshot["rows"]
+        }
         assert rows == published(snapshot["step"])
 
 
 def test_the_lead_of_pure_ce_shrinks_by_a_third_in_80_steps():
     leads = [
-        published(step)["softce_w1_gate"]["expected_bin_mae"] - published(step)["pure_ce"]["expected_bin_mae"]
+        published(step)["softce_w1_gate"]["expected_bin_mae"]
+        - published(step)["pure_ce"]["expected_bin_mae"]
         for step in (640, 720)
     ]
     assert leads == pytest.approx([0.4861, 0.3529])
@@ -68,14 +77,22 @@ def test_reasons_are_true_of_the_table(tmp_path):
     assert found["primary"]["reasons"] == [
         "best on 4 of 4 decided metrics: MAE 23.63 bins, p90 55.06 bins, coord acc 0.2177, p(GT) 0.1665"
     ]
-    assert found["secondary"]["reasons"][0].startswith("smoother than the primary (p(GT) 0.086 against 0.167): a hypothesis")
-    assert "no advantage in the tail: its p90 is 0.42 bins above the primary's" in found["secondary"]["reasons"]
+    assert found["secondary"]["reasons"][0].startswith(
+        "smoother than the primary (p(GT) 0.086 against 0.167): a hypothesis"
+    )
+    assert (
+        "no advantage in the tail: its p90 is 0.42 bins above the primary's"
+        in found["secondary"]["reasons"]
+    )
 
 
 def test_the_replay_says_where_the_notes_prose_and_table_differ(tmp_path):
     """The note: "mixed sits between pure CE and softCE on most metrics". At 640 it is last on two of four."""
     (mixed,) = read(compare(tmp_path), "recommendation")["optional"]
-    assert "of 4 metrics: between the others on 2 (coord acc, p(GT)), last on 2 (MAE, p90)" in mixed["reasons"]
+    assert (
+        "of 4 metrics: between the others on 2 (coord acc, p(GT)), last on 2 (MAE, p90)"
+        in mixed["reasons"]
+    )
 
 
 def test_logs_alone_never_claim(tmp_path):
@@ -105,7 +122,9 @@ def test_ratios_plateau_and_steps_on_synthetic_rows(tmp_path):
     assert {entry["verdict"] for entry in audit["runs"]} == {"consistent"}
     assert comparison["decision_step"] == 680
     for entry in audit["runs"]:
-        assert entry["families"]["loss"]["median"] == pytest.approx(NOTE["median_loss_ratio"][entry["variant"]], abs=0.02)
+        assert entry["families"]["loss"]["median"] == pytest.approx(
+            NOTE["median_loss_ratio"][entry["variant"]], abs=0.02
+        )
     low, high = NOTE["plateau_mae_bins"]
     maes = [row for row in comparison["plateau"] if row["metric"] == "expected_bin_mae"]
     assert len(maes) == 3

@@ -37,8 +37,18 @@ def cut(dataset: Dataset, sizes: list[int]) -> list[Batch]:
 
 def of_rows(batch: Batch, chosen: torch.Tensor) -> Batch:
     """The batch supervised on these rows only."""
-    tokens = [token for token, keep in zip(batch.coord_tokens, chosen[batch.bins >= 0].tolist(), strict=True) if keep]
-    return replace(batch, rows=batch.rows[chosen], targets=batch.targets[chosen], bins=batch.bins[chosen], coord_tokens=tokens)
+    tokens = [
+        token
+        for token, keep in zip(batch.coord_tokens, chosen[batch.bins >= 0].tolist(), strict=True)
+        if keep
+    ]
+    return replace(
+        batch,
+        rows=batch.rows[chosen],
+        targets=batch.targets[chosen],
+        bins=batch.bins[chosen],
+        coord_tokens=tokens,
+    )
 
 
 def counts(*batches: Batch) -> torch.Tensor:
@@ -61,7 +71,9 @@ def test_pure_ce_is_the_models_own_loss(tiny, scenes):
     labels = torch.full_like(batch.inputs["input_ids"], -100)
     labels.view(-1)[batch.rows + 1] = batch.targets
     own = tiny.vlm(**batch.inputs, labels=labels).loss
-    assert own.dtype == torch.float32, "transformers computes it in float32: that is where 1e-6 comes from"
+    assert own.dtype == torch.float32, (
+        "transformers computes it in float32: that is where 1e-6 comes from"
+    )
     found = tiny.stage1("pure_ce")(batch, counts(batch)).loss
     assert found.item() == pytest.approx(own.item(), rel=1e-6)
 
@@ -77,8 +89,14 @@ def test_the_loss_is_that_of_full_logits_put_together_by_hand(tiny, scenes, vari
     else:
         z, s = logits[on_coord], logits[on_coord][:, model.coord_ids]
         q = reference.soft_target(bins, v.sigma_bins, v.radius_bins, torch.float64)
-        terms = v.soft_ce * reference.soft_ce(s, q, v.temperature) + v.w1 * reference.w1(s, q, v.temperature)
-        terms = terms + v.gate * reference.gate(z, s, v.temperature) + v.ce * reference.slice_ce(s, bins)
+        terms = v.soft_ce * reference.soft_ce(s, q, v.temperature) + v.w1 * reference.w1(
+            s, q, v.temperature
+        )
+        terms = (
+            terms
+            + v.gate * reference.gate(z, s, v.temperature)
+            + v.ce * reference.slice_ce(s, bins)
+        )
         expected = ce[~on_coord].mean() + terms.mean()
     assert model(batch, counts(batch)).loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
@@ -89,20 +107,30 @@ def test_a_log_row_from_sums_is_the_loss_and_its_terms_add_up(tiny, scenes, vari
     outputs = [model(batch, counts(*window)) for batch in window]
     row = loss_values(sum(output.sums for output in outputs), model.variant)
     assert row["loss"] == pytest.approx(sum(output.loss.item() for output in outputs), rel=1e-12)
-    terms = {key: value for key, value in row.items() if key.startswith("coord_softce_w1/") and not key.endswith("/loss")}
+    terms = {
+        key: value
+        for key, value in row.items()
+        if key.startswith("coord_softce_w1/") and not key.endswith("/loss")
+    }
     if variant == "pure_ce":
         assert not terms
         assert row["base_ce/loss"] == row["loss"] != row["text_ce/loss"]
     else:
         assert row["base_ce/loss"] == row["text_ce/loss"]
-        assert row["loss"] == pytest.approx(row["text_ce/loss"] + row["coord_softce_w1/loss"], rel=1e-12)
+        assert row["loss"] == pytest.approx(
+            row["text_ce/loss"] + row["coord_softce_w1/loss"], rel=1e-12
+        )
         assert row["coord_softce_w1/loss"] == pytest.approx(sum(terms.values()), rel=1e-12)
-        assert {key.split("/")[1] for key in terms} == {n for n in ("soft_ce", "w1", "gate", "ce") if getattr(model.variant, n)}
+        assert {key.split("/")[1] for key in terms} == {
+            n for n in ("soft_ce", "w1", "gate", "ce") if getattr(model.variant, n)
+        }
 
 
 def test_text_cross_entropy_is_the_same_quantity_in_every_variant(tiny, scenes):
     batch = scenes.dataset("val", tiny.processor).batch(range(4))
-    rows = [loss_values(m(batch, counts(batch)).sums, m.variant) for m in map(tiny.stage1, VARIANTS)]
+    rows = [
+        loss_values(m(batch, counts(batch)).sums, m.variant) for m in map(tiny.stage1, VARIANTS)
+    ]
     assert len({round(row["text_ce/loss"], 12) for row in rows}) == 1
 
 
@@ -123,18 +151,28 @@ def test_the_gradient_is_that_of_finite_differences(tiny, scenes, variant):
     for name, parameter in model.named_parameters():
         if not any(
             part in name
-            for part in ("embed_tokens", "q_proj", "norm.weight", "patch_embed.proj.weight", "merger.linear_fc2.weight")
+            for part in (
+                "embed_tokens",
+                "q_proj",
+                "norm.weight",
+                "patch_embed.proj.weight",
+                "merger.linear_fc2.weight",
+            )
         ):
             continue
         flat, gradients = parameter.data.view(-1), parameter.grad.view(-1)
-        i = int(gradients.abs().topk(min(20, len(flat))).indices[int(rng.integers(min(20, len(flat))))])
+        i = int(
+            gradients.abs().topk(min(20, len(flat))).indices[int(rng.integers(min(20, len(flat))))]
+        )
         old, losses = float(flat[i]), []
         for step in (1e-6, -1e-6):
             flat[i] = old + step
             with torch.no_grad():
                 losses.append(float(model(batch, counts(batch)).loss))
         flat[i] = old
-        assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(float(gradients[i]), rel=1e-5, abs=1e-8), name
+        assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(
+            float(gradients[i]), rel=1e-5, abs=1e-8
+        ), name
         tested += 1
     model.zero_grad()
     assert tested >= 5
@@ -149,12 +187,16 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(tiny, scenes, variant
     for name, sizes in CUTS.items():
         t.progress.reset_window()
         assert relative(gradient(t, cut(t.train, sizes)), whole) < 1e-10, name
-        assert [int(t.progress.window_sums[SUMS.index(n)]) for n in ("n_text", "n_coord")] == counts(*cut(t.train, [8])).tolist()
+        assert [
+            int(t.progress.window_sums[SUMS.index(n)]) for n in ("n_text", "n_coord")
+        ] == counts(*cut(t.train, [8])).tolist()
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_gradient_does_not_depend_on_a_budget_of_tokens(tiny, scenes, variant, packed, monkeypatch):
+def test_the_gradient_does_not_depend_on_a_budget_of_tokens(
+    tiny, scenes, variant, packed, monkeypatch
+):
     """The trainer's own windows: cut by images, and by tokens."""
     monkeypatch.setattr("coordexp.training.step.takes_packs", lambda _: packed)
     by_images = training(tiny, scenes, variant, "train.micro_batch=8")
@@ -163,7 +205,9 @@ def test_the_gradient_does_not_depend_on_a_budget_of_tokens(tiny, scenes, varian
     assert [len(window) for window in windows] == [1, len(windows[1])]
     assert len(windows[1]) > 2
     assert ("position_ids" in windows[1][0].inputs) == packed
-    whole, cut_up = (gradient(t, window) for t, window in zip((by_images, by_tokens), windows, strict=True))
+    whole, cut_up = (
+        gradient(t, window) for t, window in zip((by_images, by_tokens), windows, strict=True)
+    )
     assert relative(cut_up, whole) < 1e-10
 
 
@@ -172,7 +216,11 @@ def test_the_gradient_does_not_depend_on_a_budget_of_tokens(tiny, scenes, varian
 def test_an_empty_group_contributes_nothing(tiny, scenes, variant, kind):
     t = training(tiny, scenes, variant)
     whole = cut(t.train, [3, 5])
-    keep = {"no coordinates": lambda b: b.bins < 0, "no text": lambda b: b.bins >= 0, "nothing": lambda b: b.bins < -1}[kind]
+    keep = {
+        "no coordinates": lambda b: b.bins < 0,
+        "no text": lambda b: b.bins >= 0,
+        "nothing": lambda b: b.bins < -1,
+    }[kind]
     window = [of_rows(batch, keep(batch)) for batch in whole]
     assert count_tokens(t, window).tolist() == counts(*window).tolist()
     losses = [t.model(batch, count_tokens(t, window)).loss for batch in window]
@@ -202,14 +250,19 @@ def test_pictures_without_objects_train_beside_others(tiny, scenes, record_file,
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_preflight_agrees_and_stops_a_broken_normalisation(tiny, scenes, variant, monkeypatch, refused):
+def test_preflight_agrees_and_stops_a_broken_normalisation(
+    tiny, scenes, variant, monkeypatch, refused
+):
     t = training(tiny, scenes, variant, "train.micro_batch=2")
     found = preflight(t)
     assert found["relative_difference"] < 1e-12
     assert found["train_loss"] > 0
     assert t.model.training
     assert all(p.grad is None or not p.grad.any() for p in t.model.parameters())
-    monkeypatch.setattr("coordexp.training.setup.count_tokens", lambda *a: count_tokens(*a) * (1 + 3 * PREFLIGHT_TOLERANCE))
+    monkeypatch.setattr(
+        "coordexp.training.setup.count_tokens",
+        lambda *a: count_tokens(*a) * (1 + 3 * PREFLIGHT_TOLERANCE),
+    )
     with refused("pre-flight"):
         preflight(t)
 
@@ -221,7 +274,11 @@ def test_training_with_the_reference_follows_the_same_curve(tiny, scenes, varian
     curves = []
     for objective in (fused.objective, reference.objective):
         t = training(
-            replace(tiny, vlm=copy.deepcopy(tiny.vlm).float()), scenes, variant, "train.max_steps=50", "train.micro_batch=4"
+            replace(tiny, vlm=copy.deepcopy(tiny.vlm).float()),
+            scenes,
+            variant,
+            "train.max_steps=50",
+            "train.micro_batch=4",
         )
         t.model.objective = objective
         losses = []
@@ -234,14 +291,23 @@ def test_training_with_the_reference_follows_the_same_curve(tiny, scenes, varian
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
-def test_a_record_longer_than_a_micro_batch_may_be_is_told_before_the_first_step(tiny, scenes, capsys):
+def test_a_record_longer_than_a_micro_batch_may_be_is_told_before_the_first_step(
+    tiny, scenes, capsys
+):
     told = []
     for budget in (0, 10_000, 50):
         tell_memory(training(tiny, scenes, "mixed", f"train.micro_batch_tokens={budget}"))
         told.append(capsys.readouterr().out.splitlines())
-    longest = max(len(t.encode(i).ids) for t in [scenes.dataset("train", tiny.processor)] for i in range(len(t)))
+    longest = max(
+        len(t.encode(i).ids)
+        for t in [scenes.dataset("train", tiny.processor)]
+        for i in range(len(t))
+    )
     assert [len(lines) for lines in told] == [1, 1, 2]
-    assert told[2][0] == f"a record of {longest} tokens is longer than train.micro_batch_tokens=50: such a one goes alone"
+    assert (
+        told[2][0]
+        == f"a record of {longest} tokens is longer than train.micro_batch_tokens=50: such a one goes alone"
+    )
     assert all(lines[-1].startswith("memory a process: about ") for lines in told)
 
 
@@ -252,11 +318,26 @@ def two(scenes, tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(scenes.path), str(out)]
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("two_ranks.py")),
+        str(scenes.path),
+        str(out),
+    ]
+    where = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
     where["PYTHONPATH"] = str(Path(__file__).parents[1])
     ranks = [
-        subprocess.Popen(command, env=os.environ | where | {"RANK": r, "LOCAL_RANK": r}, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command,
+            env=os.environ | where | {"RANK": r, "LOCAL_RANK": r},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for r in "01"
     ]
     try:
@@ -275,7 +356,12 @@ def test_two_ranks_agree_with_one(tiny, scenes, two, variant, tmp_path):
     t = training(tiny, scenes, variant, "train.micro_batch=8")
     one = one_step(t)
     assert relative(found["gradient"], one["gradient"]) < 1e-10
-    timing = {"tokens_per_s", "time_unix_s", "accum/grad_steps", "coord_diag/expected_bin_abs_err_p90"}
+    timing = {
+        "tokens_per_s",
+        "time_unix_s",
+        "accum/grad_steps",
+        "coord_diag/expected_bin_abs_err_p90",
+    }
     assert {k: found["row"][k] for k in one["row"] if k not in timing} == pytest.approx(
         {k: v for k, v in one["row"].items() if k not in timing}, rel=1e-5
     )
@@ -284,7 +370,10 @@ def test_two_ranks_agree_with_one(tiny, scenes, two, variant, tmp_path):
     assert {k: v for k, v in found["eval_row"].items() if k != "runtime_s"} == pytest.approx(
         {k: v for k, v in row.items() if k != "runtime_s"}, rel=1e-4
     )
-    tables = [pd.read_parquet(path) for path in (directory / f"{variant}.parquet", tmp_path / "one.parquet")]
+    tables = [
+        pd.read_parquet(path)
+        for path in (directory / f"{variant}.parquet", tmp_path / "one.parquet")
+    ]
     pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-4)
 
 

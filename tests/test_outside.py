@@ -16,7 +16,13 @@ from coordexp.config.compose import compose, plain
 from coordexp.storage.files import read_json
 from coordexp.storage.logs import read_log
 
-SMALL = ("probe.images=4", "probe.steps=2", "probe.images_per_step=2", "probe.micro_batch=2", "probe.rollout_batch=4")
+SMALL = (
+    "probe.images=4",
+    "probe.steps=2",
+    "probe.images_per_step=2",
+    "probe.micro_batch=2",
+    "probe.rollout_batch=4",
+)
 
 
 @pytest.fixture
@@ -58,10 +64,14 @@ def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, capsys):
     assert found["confidence"]["stage1_ranking"]["grade"] in ("provisional", "descriptive")
     probe = read_json(Path("card/probe.json"))
     assert {c["variant"] for c in probe["candidates"]} == {"a", "b"}
-    assert probe["settings"] == plain(compose(SMALL).probe), "the recipe is theirs, not the default one"
+    assert probe["settings"] == plain(compose(SMALL).probe), (
+        "the recipe is theirs, not the default one"
+    )
 
 
-def test_the_model_that_was_judged_is_let_go_before_the_probe_needs_its_place(theirs, scenes, in_tmp, monkeypatch):
+def test_the_model_that_was_judged_is_let_go_before_the_probe_needs_its_place(
+    theirs, scenes, in_tmp, monkeypatch
+):
     def models() -> int:
         gc.collect()
         return sum(type(o) is Qwen3VLForConditionalGeneration for o in gc.get_objects())
@@ -74,14 +84,19 @@ def test_the_model_that_was_judged_is_let_go_before_the_probe_needs_its_place(th
 
 
 def test_overrides_that_nothing_reads_are_refused():
-    with pytest.raises(SystemExit, match=r"variant.temperature=0.7: `coordexp evaluate` reads probe\.,"):
+    with pytest.raises(
+        SystemExit, match=r"variant.temperature=0.7: `coordexp evaluate` reads probe\.,"
+    ):
         main(["evaluate", "there", "variant.temperature=0.7", "--data", "val.jsonl", "--name", "m"])
 
 
 def test_overrides_may_stand_behind_options_and_nothing_else_is_let_through(capsys):
     options = ("evaluate", "there", "--name", "x", "--data", "val.jsonl")
     assert parse([*options, "probe.steps=2"]).overrides == ["probe.steps=2"]
-    assert parse([*options[:2], "probe.steps=2", *options[2:], "probe.lr=1"]).overrides == ["probe.steps=2", "probe.lr=1"]
+    assert parse([*options[:2], "probe.steps=2", *options[2:], "probe.lr=1"]).overrides == [
+        "probe.steps=2",
+        "probe.lr=1",
+    ]
     for wrong in ([*options, "probe.steps=2", "--stepp", "3"], ["show", "here", "probe.steps=2"]):
         with pytest.raises(SystemExit):
             parse(wrong)

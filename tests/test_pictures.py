@@ -76,7 +76,9 @@ GRADIENT = np.linspace(0, 255, 64 * 32).reshape(32, 64).astype(np.uint8)
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "RGBA", "LA", "I;16", "YCbCr"])
 def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
     grey = Image.fromarray(GRADIENT)
-    made = Image.fromarray(GRADIENT.astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    made = (
+        Image.fromarray(GRADIENT.astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    )
     made.save(tmp_path / "a.tiff")
     found = read_picture(tmp_path / "a.tiff", (64, 32))
     assert (found.mode, found.size) == ("RGB", (64, 32))
@@ -111,7 +113,9 @@ def test_a_picture_of_16_bits_is_turned_as_one_of_8(tmp_path, orientation):
     exif[ORIENTATION] = orientation
     for suffix in ("png", "tiff"):
         Image.fromarray(GRADIENT).save(tmp_path / f"8.{suffix}", exif=exif)
-        Image.fromarray(GRADIENT.astype(np.uint16) * 256 + 77).save(tmp_path / f"16.{suffix}", exif=exif)
+        Image.fromarray(GRADIENT.astype(np.uint16) * 256 + 77).save(
+            tmp_path / f"16.{suffix}", exif=exif
+        )
     upright = np.asarray(read_picture(tmp_path / "8.png", (32, 64)))
     stored = np.asarray(read_picture(tmp_path / "8.png", (64, 32)))
     assert (upright.shape, stored.shape) == ((64, 32, 3), (32, 64, 3))
@@ -119,7 +123,9 @@ def test_a_picture_of_16_bits_is_turned_as_one_of_8(tmp_path, orientation):
     assert (np.asarray(read_picture(tmp_path / "16.png", (64, 32))) == stored).all()
     for bits in (8, 16):
         assert (np.asarray(read_picture(tmp_path / f"{bits}.tiff", (32, 64))) == upright).all()
-        with pytest.raises(LeftOut, match="32 x 64 px, annotated as 64 x 32"):  # Pillow hands out upright ones alone
+        with pytest.raises(
+            LeftOut, match="32 x 64 px, annotated as 64 x 32"
+        ):  # Pillow hands out upright ones alone
             read_picture(tmp_path / f"{bits}.tiff", (64, 32))
 
 
@@ -137,10 +143,17 @@ def png_header(width: int, height: int) -> bytes:
     """A whole PNG of hardly any bytes whose header claims that size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("size", [(10_000, 5_000), (8_000, 5_001), (20_000, 20_000)])
@@ -156,7 +169,14 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch, size):
 def test_pictures_that_cannot_be_read_are_left_out(tmp_path):
     whole = picture(tmp_path / "a.jpg").read_bytes()
     png = picture(tmp_path / "a.png").read_bytes()
-    for content in (b"", b"no picture", whole[: len(whole) // 2], png[: len(png) // 2], png_header(64, 64), whole[:3]):
+    for content in (
+        b"",
+        b"no picture",
+        whole[: len(whole) // 2],
+        png[: len(png) // 2],
+        png_header(64, 64),
+        whole[:3],
+    ):
         (tmp_path / "b.jpg").write_bytes(content)
         with pytest.raises(LeftOut) as left:
             read_picture(tmp_path / "b.jpg", (64, 64))
@@ -169,14 +189,18 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path):
 def test_formats_that_data_sets_do_not_come_in_are_left_out(tmp_path, suffix):
     """Of some, damage raises what no other format does; EPS starts another program."""
     whole = picture(tmp_path / f"a.{suffix}").read_bytes()
-    for n, content in enumerate((whole, whole[: len(whole) // 2], whole[:80] + bytes(8) + whole[88:])):
+    for n, content in enumerate(
+        (whole, whole[: len(whole) // 2], whole[:80] + bytes(8) + whole[88:])
+    ):
         (tmp_path / f"{n}.jpg").write_bytes(content)
         with pytest.raises(LeftOut, match="none of JPEG, PNG") as left:
             read_picture(tmp_path / f"{n}.jpg", (64, 64))
         assert left.value.reason == "picture not readable"
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "webp", "ppm", "tiff", "mpo", "jp2", "avif"])
+@pytest.mark.parametrize(
+    "suffix", ["jpg", "png", "gif", "bmp", "webp", "ppm", "tiff", "mpo", "jp2", "avif"]
+)
 def test_no_damage_raises_anything_else(tmp_path, suffix):
     try:
         whole = picture(tmp_path / f"a.{suffix}").read_bytes()
@@ -189,7 +213,9 @@ def test_no_damage_raises_anything_else(tmp_path, suffix):
         damaged = bytearray(whole)
         for _ in range(int(rng.integers(1, 10))):
             damaged[rng.integers(min(len(damaged), 200))] = rng.integers(256)
-        (tmp_path / "b").write_bytes(damaged[: rng.integers(1, len(damaged) + 1)] if seed % 3 == 0 else damaged)
+        (tmp_path / "b").write_bytes(
+            damaged[: rng.integers(1, len(damaged) + 1)] if seed % 3 == 0 else damaged
+        )
         try:
             assert read_picture(tmp_path / "b", (64, 64)).size == (64, 64)
         except LeftOut:

@@ -84,20 +84,29 @@ def step_rows(out: Path) -> list[dict]:
 # The losses
 
 
-def by_hand(vlm, dataset: Dataset, image_ids: Sequence[int], temperature: float = 1.0) -> dict[int, list[float]]:
+def by_hand(
+    vlm, dataset: Dataset, image_ids: Sequence[int], temperature: float = 1.0
+) -> dict[int, list[float]]:
     """L1 + 1 - GIoU of every box of each image, from the logits of one picture at a time, in plain numpy."""
     found: dict[int, list[float]] = {}
     first = next(iter(dataset.bin_of))
     for i in image_ids:
         batch = dataset.batch([i])
         with torch.no_grad():
-            logits = vlm(**batch.inputs).logits.flatten(0, 1)[batch.rows][batch.bins >= 0].double().numpy()
+            logits = (
+                vlm(**batch.inputs)
+                .logits.flatten(0, 1)[batch.rows][batch.bins >= 0]
+                .double()
+                .numpy()
+            )
         p = np.exp(logits[:, first : first + 1000] / temperature)
         pred = (p / p.sum(1, keepdims=True)) @ np.arange(1000) / 999
         gt = batch.bins[batch.bins >= 0].numpy() / 999
         for a, b in zip(pred.reshape(-1, 4), gt.reshape(-1, 4), strict=True):
             w, h = max(0.0, a[2] - a[0]), max(0.0, a[3] - a[1])
-            shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+            shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(
+                0.0, min(a[3], b[3]) - max(a[1], b[1])
+            )
             union = w * h + (b[2] - b[0]) * (b[3] - b[1]) - shared
             width = max(a[2], b[2]) - min(a[0], b[0]) + max(0.0, a[0] - a[2])
             height = max(a[3], b[3]) - min(a[1], b[1]) + max(0.0, a[1] - a[3])
@@ -110,14 +119,25 @@ def by_hand(vlm, dataset: Dataset, image_ids: Sequence[int], temperature: float 
 def test_validation_is_the_mean_over_boxes(tiny, scenes, temperature):
     val = scenes.dataset("val", tiny.processor)
     images = [7, 2, 5, 0]
-    table, whole = validate(copy.deepcopy(tiny.vlm), val, images, settings(f"temperature={temperature}", "micro_batch=3"))
+    table, whole = validate(
+        copy.deepcopy(tiny.vlm),
+        val,
+        images,
+        settings(f"temperature={temperature}", "micro_batch=3"),
+    )
     expected = by_hand(tiny.vlm, val, images, temperature)
     assert table["image_id"].tolist() == sorted(images)
     assert table["n_boxes"].tolist() == [len(expected[i]) for i in sorted(images)]
-    assert table["geo_loss"].tolist() == pytest.approx([np.mean(expected[i]) for i in sorted(images)], abs=1e-5)
-    assert whole["geo_loss"] == pytest.approx(np.mean([loss for losses in expected.values() for loss in losses]), abs=1e-5)
+    assert table["geo_loss"].tolist() == pytest.approx(
+        [np.mean(expected[i]) for i in sorted(images)], abs=1e-5
+    )
+    assert whole["geo_loss"] == pytest.approx(
+        np.mean([loss for losses in expected.values() for loss in losses]), abs=1e-5
+    )
     assert whole["geo_loss"] == pytest.approx(whole["l1"] + whole["giou_loss"], abs=1e-5)
-    assert whole["geo_loss"] == pytest.approx(np.average(table["geo_loss"], weights=table["n_boxes"]), abs=1e-5)
+    assert whole["geo_loss"] == pytest.approx(
+        np.average(table["geo_loss"], weights=table["n_boxes"]), abs=1e-5
+    )
 
 
 def test_text_is_judged_by_cross_entropy(tiny, scenes):
@@ -133,9 +153,19 @@ def test_text_is_judged_by_cross_entropy(tiny, scenes):
 
 def test_a_step_does_not_depend_on_how_it_is_cut(tiny, record_file, tmp_path):
     """Boxes, polygons and empty pictures: losses and gradients of 6 images at once, in twos and one by one."""
-    box, polygon = ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0)), ("leaf", "poly", (5.0, 3.0, 9.0, 6.0, 4.0, 9.0, 1.0, 7.0))
-    path = record_file(tmp_path, [[box], [polygon], [], [box, polygon], [box, box], [polygon, polygon]])
-    dataset, cfg, grads, rows = Dataset(path, tiny.processor), settings("l1_weight=2", "text_weight=0.5"), [], []
+    box, polygon = (
+        ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0)),
+        ("leaf", "poly", (5.0, 3.0, 9.0, 6.0, 4.0, 9.0, 1.0, 7.0)),
+    )
+    path = record_file(
+        tmp_path, [[box], [polygon], [], [box, polygon], [box, box], [polygon, polygon]]
+    )
+    dataset, cfg, grads, rows = (
+        Dataset(path, tiny.processor),
+        settings("l1_weight=2", "text_weight=0.5"),
+        [],
+        [],
+    )
     for size in (6, 2, 1):
         model = copy.deepcopy(tiny.vlm)
         batches = [dataset.batch(range(i, i + size)) for i in range(0, 6, size)]
@@ -146,7 +176,9 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tiny, record_file, tmp_path):
             found = batch_losses(model, batch, dataset, 1.0).sums
             objective(found, counts, cfg).backward()
             sums += found.detach()
-        grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        grads.append(
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        )
         rows.append([float(objective(sums, counts, cfg)), *means(sums, counts).values()])
     for grad, row in zip(grads[1:], rows[1:], strict=True):
         assert torch.allclose(grad, grads[0], rtol=1e-6, atol=1e-9)
@@ -159,10 +191,14 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tiny, record_file, tmp_path):
 @pytest.mark.parametrize(("weights", "name"), [((3, 0, 0), "l1"), ((0, 3, 0), "giou")])
 def test_only_what_has_a_weight_is_trained(tiny, scenes, weights, name):
     model, dataset = copy.deepcopy(tiny.vlm), scenes.dataset("train", tiny.processor)
-    cfg = settings(*(f"{key}_weight={w}" for key, w in zip(("l1", "giou", "text"), weights, strict=True)))
+    cfg = settings(
+        *(f"{key}_weight={w}" for key, w in zip(("l1", "giou", "text"), weights, strict=True))
+    )
     batch = dataset.batch([0, 1])
     counts, losses = count(dataset, batch), batch_losses(model, batch, dataset, 1.0)
-    (gradient,) = torch.autograd.grad(objective(losses.sums, counts, cfg), model.lm_head.weight, retain_graph=True)
+    (gradient,) = torch.autograd.grad(
+        objective(losses.sums, counts, cfg), model.lm_head.weight, retain_graph=True
+    )
     (expected,) = torch.autograd.grad(3 * getattr(losses, name).mean(), model.lm_head.weight)
     assert torch.allclose(gradient, expected)
 
@@ -170,8 +206,16 @@ def test_only_what_has_a_weight_is_trained(tiny, scenes, weights, name):
 def test_the_first_step_is_a_fifth_of_the_learning_rate(tiny, scenes, tmp_path):
     """AdamW's first step moves each weight by its learning rate: here the first of five steps of warm-up."""
     model = copy.deepcopy(tiny.vlm)
-    fine_tune(model, scenes.dataset("train", tiny.processor), settings("steps=1", "lr=1e-2"), tmp_path / "log")
-    moved = max((now - then).abs().max() for now, then in zip(model.parameters(), tiny.vlm.parameters(), strict=True))
+    fine_tune(
+        model,
+        scenes.dataset("train", tiny.processor),
+        settings("steps=1", "lr=1e-2"),
+        tmp_path / "log",
+    )
+    moved = max(
+        (now - then).abs().max()
+        for now, then in zip(model.parameters(), tiny.vlm.parameters(), strict=True)
+    )
     assert moved.item() == pytest.approx(1e-2 / 5, rel=1e-3)
 
 
@@ -196,7 +240,12 @@ def test_dropout_is_off(tiny, scenes, tmp_path, more):
         for module in model.modules():
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = dropout
-        rows.append((fine_tune(model, train, cfg, tmp_path / "log"), validate(model.train(), train, [1, 2], cfg)[1]))
+        rows.append(
+            (
+                fine_tune(model, train, cfg, tmp_path / "log"),
+                validate(model.train(), train, [1, 2], cfg)[1],
+            )
+        )
     assert rows[0] == rows[1]
 
 
@@ -205,14 +254,19 @@ def test_the_fine_tune_learns(tiny, scenes, tmp_path):
     model, train = copy.deepcopy(tiny.vlm), scenes.dataset("train", tiny.processor)
     train.records = train.records[:4]
     rows, reason = fine_tune(
-        model, train, settings("steps=25", "images_per_step=4", "micro_batch=4", "lr=5e-3"), tmp_path / "log"
+        model,
+        train,
+        settings("steps=25", "images_per_step=4", "micro_batch=4", "lr=5e-3"),
+        tmp_path / "log",
     )
     assert reason is None
     for name in ("l1", "giou_loss", "geo_loss", "text_ce", "loss"):
         assert np.mean([row[name] for row in rows[-3:]]) < 0.9 * rows[0][name]
 
 
-def test_adapters_are_trained_in_place_of_the_weights_and_become_part_of_them(tiny, scenes, tmp_path):
+def test_adapters_are_trained_in_place_of_the_weights_and_become_part_of_them(
+    tiny, scenes, tmp_path
+):
     """Four pictures over and over. The model that comes back is plain, and the one whose losses were logged."""
     model, train = copy.deepcopy(tiny.vlm), scenes.dataset("train", tiny.processor)
     train.records = train.records[:4]
@@ -222,9 +276,15 @@ def test_adapters_are_trained_in_place_of_the_weights_and_become_part_of_them(ti
     assert np.mean([row["geo_loss"] for row in rows[-3:]]) < 0.9 * rows[0]["geo_loss"]
     before, after = tiny.vlm.state_dict(), model.state_dict()
     assert set(after) == set(before)
-    linear = {f"{name}.weight" for name, module in tiny.vlm.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear = {
+        f"{name}.weight"
+        for name, module in tiny.vlm.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    unseen = {name for name in linear if "deepstack" in name}  # is added behind the fixture's only text layer: no gradient
+    unseen = {
+        name for name in linear if "deepstack" in name
+    }  # is added behind the fixture's only text layer: no gradient
     assert changed == linear - unseen | {"model.language_model.embed_tokens.weight"}
     moved = (before["lm_head.weight"] != after["lm_head.weight"]).any(1).nonzero()[:, 0]
     assert moved.tolist() == coord_token_ids(tiny.processor.tokenizer)
@@ -232,15 +292,21 @@ def test_adapters_are_trained_in_place_of_the_weights_and_become_part_of_them(ti
     cfg = settings("adapter_rank=4", "steps=26", "images_per_step=4", "micro_batch=4", "lr=2e-2")
     longer, _ = fine_tune(copy.deepcopy(tiny.vlm), train, cfg, tmp_path / "log")
     _, whole = validate(model, train, [0, 1, 2, 3], cfg)
-    assert whole["geo_loss"] == pytest.approx(longer[25]["geo_loss"], rel=1e-6), "step 26 starts where 25 steps end"
+    assert whole["geo_loss"] == pytest.approx(longer[25]["geo_loss"], rel=1e-6), (
+        "step 26 starts where 25 steps end"
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_with_checkpointing_the_same_comes_out_and_each_layer_runs_again(tiny, scenes, tmp_path, rank):
+def test_with_checkpointing_the_same_comes_out_and_each_layer_runs_again(
+    tiny, scenes, tmp_path, rank
+):
     train, found, calls = scenes.dataset("train", tiny.processor), [], []
     for checkpointing in (False, True):
         model, n_calls = copy.deepcopy(tiny.vlm), []
-        model.model.language_model.layers[0].mlp.act_fn.register_forward_hook(lambda *_, n_calls=n_calls: n_calls.append(1))
+        model.model.language_model.layers[0].mlp.act_fn.register_forward_hook(
+            lambda *_, n_calls=n_calls: n_calls.append(1)
+        )
         cfg = settings(f"adapter_rank={rank}", f"gradient_checkpointing={checkpointing}")
         rows, _ = fine_tune(model, train, cfg, tmp_path / "log")
         found.append((rows, weights_sha256(model)))
@@ -263,38 +329,64 @@ def test_steps_take_the_images_of_seed_and_step_alone(tiny, scenes, tmp_path):
 
 
 def test_what_a_probe_leaves(probed, checkpoint, scenes, tiny):
-    found, table, rows = manifest(probed), pd.read_parquet(probed / "images.parquet"), step_rows(probed)
+    found, table, rows = (
+        manifest(probed),
+        pd.read_parquet(probed / "images.parquet"),
+        step_rows(probed),
+    )
     records = read_records(scenes.path / "val.jsonl")
     images = evenly_spaced(9, 6).tolist()
     assert found["status"] == "complete"
     assert found["reason"] is None
     assert found["checkpoint_sha256"] == sha256_directory(checkpoint)
-    assert found["data_sha256"] == {split: sha256_file(scenes.path / f"{split}.jsonl") for split in ("train", "val")}
+    assert found["data_sha256"] == {
+        split: sha256_file(scenes.path / f"{split}.jsonl") for split in ("train", "val")
+    }
     assert found["settings"]["lr"] == 1e-3
     assert found["images"] == 6
     assert found["boxes"] == sum(len(records[i].objects) for i in images) == table["n_boxes"].sum()
-    parts = ["load", "rollouts_before", "validation_before", "fine_tune", "validation_after", "rollouts_after"]
+    parts = [
+        "load",
+        "rollouts_before",
+        "validation_before",
+        "fine_tune",
+        "validation_after",
+        "rollouts_after",
+    ]
     assert list(found["wall_s"]) == parts
     assert list(table.columns) == ["image_id", "n_boxes", "geo_loss_before", "geo_loss_after"]
     assert table["image_id"].tolist() == images
     for when in ("before", "after"):
-        assert np.average(table[f"geo_loss_{when}"], weights=table["n_boxes"]) == pytest.approx(found[when]["geo_loss"], abs=1e-5)
+        assert np.average(table[f"geo_loss_{when}"], weights=table["n_boxes"]) == pytest.approx(
+            found[when]["geo_loss"], abs=1e-5
+        )
         written = read_rollouts(sorted((probed / when).glob("rollouts-*.jsonl")))
         assert [row["image_id"] for row in written] == images
         assert score_rollouts(written, records).images.tolist() == images
     val = scenes.dataset("val", tiny.processor)
     expected = by_hand(copy.deepcopy(tiny.vlm).float(), val, images)
-    assert table["geo_loss_before"].tolist() == pytest.approx([np.mean(expected[i]) for i in images], abs=1e-4)
+    assert table["geo_loss_before"].tolist() == pytest.approx(
+        [np.mean(expected[i]) for i in images], abs=1e-4
+    )
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert {"loss", "l1", "giou_loss", "geo_loss", "text_ce", "grad_norm"} < set(rows[0])
-    slope = np.polynomial.Polynomial.fit([0, 1, 2], [row["geo_loss"] for row in rows], 1).convert().coef[1]
+    slope = (
+        np.polynomial.Polynomial.fit([0, 1, 2], [row["geo_loss"] for row in rows], 1)
+        .convert()
+        .coef[1]
+    )
     assert found["geo_loss_slope_per_step"] == pytest.approx(slope)
     assert found["before"] != found["after"]
 
 
 def test_two_probes_are_the_same_bit_for_bit(probed, checkpoint, scenes, tmp_path):
     run_probe(checkpoint, scenes.path, tmp_path, settings())
-    for name in ("probe.jsonl", "images.parquet", "before/rollouts-0-of-1.jsonl", "after/rollouts-0-of-1.jsonl"):
+    for name in (
+        "probe.jsonl",
+        "images.parquet",
+        "before/rollouts-0-of-1.jsonl",
+        "after/rollouts-0-of-1.jsonl",
+    ):
         assert (tmp_path / name).read_bytes() == (probed / name).read_bytes(), name
     assert manifest(tmp_path)["after_sha256"] == manifest(probed)["after_sha256"]
     assert manifest(tmp_path)["artifacts"] == manifest(probed)["artifacts"]
@@ -302,15 +394,25 @@ def test_two_probes_are_the_same_bit_for_bit(probed, checkpoint, scenes, tmp_pat
 
 def test_the_checkpoint_stays_as_it_is(probed, checkpoint):
     assert manifest(probed)["checkpoint_sha256"] == sha256_directory(checkpoint)
-    assert not [path for path in probed.rglob("*") if path.suffix in (".safetensors", ".pt", ".tmp")]
+    assert not [
+        path for path in probed.rglob("*") if path.suffix in (".safetensors", ".pt", ".tmp")
+    ]
 
 
 def test_a_perfect_generator_scores_perfectly(checkpoint, scenes, tmp_path):
     run_probe(checkpoint, scenes.path, tmp_path, settings("steps=1"), generator=Truth())
     records = read_records(scenes.path / "val.jsonl")
     for when in ("before", "after"):
-        found = figures(score_rollouts(read_rollouts((tmp_path / when).glob("rollouts-*.jsonl")), records))
-        assert found["parse_rate"] == found["f1"] == found["count_ratio"] == found["mean_matched_iou"] == 1.0
+        found = figures(
+            score_rollouts(read_rollouts((tmp_path / when).glob("rollouts-*.jsonl")), records)
+        )
+        assert (
+            found["parse_rate"]
+            == found["f1"]
+            == found["count_ratio"]
+            == found["mean_matched_iou"]
+            == 1.0
+        )
     assert manifest(tmp_path)["geo_loss_slope_per_step"] is None, "no slope through one point"
 
 
@@ -322,7 +424,9 @@ def test_a_killed_probe_repeats_no_rollout(checkpoint, scenes, tmp_path):
         pid = os.fork()
         if pid == 0:
             try:
-                run_probe(checkpoint, scenes.path, tmp_path / "cut", settings(), generator=Truth(die_at))
+                run_probe(
+                    checkpoint, scenes.path, tmp_path / "cut", settings(), generator=Truth(die_at)
+                )
             finally:
                 os._exit(1)
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
@@ -341,7 +445,9 @@ def test_a_finished_probe_is_left_as_it_is(probed, checkpoint, scenes, tmp_path)
     generator = Truth()
     run_probe(checkpoint, scenes.path, out, settings(), generator=generator)
     assert generator.calls == []
-    assert (out / "probe.json").stat().st_mtime > 1, "touched, so that a workflow sees a fresh output"
+    assert (out / "probe.json").stat().st_mtime > 1, (
+        "touched, so that a workflow sees a fresh output"
+    )
     assert (out / "probe.json").read_bytes() == (probed / "probe.json").read_bytes()
 
 
@@ -398,13 +504,23 @@ def test_the_probe_is_no_part_of_a_runs_identity():
 
 
 IMPOSSIBLE = {
-    "0": ("steps", "images", "images_per_step", "micro_batch", "rollout_batch", "lr", "temperature"),
+    "0": (
+        "steps",
+        "images",
+        "images_per_step",
+        "micro_batch",
+        "rollout_batch",
+        "lr",
+        "temperature",
+    ),
     "-1": ("adapter_rank", "l1_weight", "giou_weight", "text_weight", "seed"),
     "nan": ("lr", "temperature", "giou_weight"),
 }
 
 
-@pytest.mark.parametrize("override", [f"{key}={value}" for value, keys in IMPOSSIBLE.items() for key in keys])
+@pytest.mark.parametrize(
+    "override", [f"{key}={value}" for value, keys in IMPOSSIBLE.items() for key in keys]
+)
 def test_impossible_settings_are_refused(override, refused):
     with refused(f"probe.{override.split('=')[0]}"):
         compose([f"probe.{override}"])
@@ -426,10 +542,18 @@ def test_weights_are_told_apart(tiny):
 
 @pytest.mark.usefixtures("in_tmp")
 def test_by_hand_a_run_is_probed_with_its_own_recipe_unless_an_experiment_is_named(monkeypatch):
-    run = write_run("mixed", eval_row(24.0, 55, 0.2, 0.15, 39, 4.0), overrides=("probe.steps=7", "probe.adapter_rank=3"))
+    run = write_run(
+        "mixed",
+        eval_row(24.0, 55, 0.2, 0.15, 39, 4.0),
+        overrides=("probe.steps=7", "probe.adapter_rank=3"),
+    )
     asked = []
     monkeypatch.setattr(job, "probe_run", lambda _run, _step, cfg: asked.append(plain(cfg.probe)))
-    for overrides in ((), ("probe.steps=9", "train.eval_micro_batch=2"), ("experiment=smoke", "variant=mixed")):
+    for overrides in (
+        (),
+        ("probe.steps=9", "train.eval_micro_batch=2"),
+        ("experiment=smoke", "variant=mixed"),
+    ):
         main(["probe", str(run.path), *overrides])
     own = plain(compose(["probe.steps=7", "probe.adapter_rank=3"]).probe)
     assert asked == [own, own | {"steps": 9}, plain(compose(["experiment=smoke"]).probe)]

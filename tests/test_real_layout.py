@@ -20,17 +20,46 @@ from training import Forge, assert_same_run, only, rows
 from coordexp.config.compose import compose
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset
-from coordexp.models.checkpoints import load_base, load_for_training, restore_weights, trained_weights
+from coordexp.models.checkpoints import (
+    load_base,
+    load_for_training,
+    restore_weights,
+    trained_weights,
+)
 from coordexp.training.state import load_state
 
 pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow
 
 TRAIN = (
-    *("model=qwen3vl", "optim=lora", "variant=mixed", "data.image_size=64", "data.train_images=12", "data.val_images=6"),
-    *("train.max_steps=6", "train.images_per_step=4", "train.micro_batch=2", "train.eval_steps=3", "train.logging_steps=2"),
-    *("train.state_steps=2", "train.checkpoint_steps=6", "train.eval_micro_batch=6", "train.audit_images=0"),
-    *("runtime.device=cpu", "optim.lr=0.01", "optim.lr_vision=0.01", "optim.lr_aligner=0.01", "optim.lr_coord=0.01"),
+    *(
+        "model=qwen3vl",
+        "optim=lora",
+        "variant=mixed",
+        "data.image_size=64",
+        "data.train_images=12",
+        "data.val_images=6",
+    ),
+    *(
+        "train.max_steps=6",
+        "train.images_per_step=4",
+        "train.micro_batch=2",
+        "train.eval_steps=3",
+        "train.logging_steps=2",
+    ),
+    *(
+        "train.state_steps=2",
+        "train.checkpoint_steps=6",
+        "train.eval_micro_batch=6",
+        "train.audit_images=0",
+    ),
+    *(
+        "runtime.device=cpu",
+        "optim.lr=0.01",
+        "optim.lr_vision=0.01",
+        "optim.lr_aligner=0.01",
+        "optim.lr_coord=0.01",
+    ),
 )
 BFLOAT16 = (
     "train.dtype=bfloat16",
@@ -38,7 +67,13 @@ BFLOAT16 = (
     "train.gradient_checkpointing=true",
     "train.micro_batch_tokens=400",
 )
-PROBE = ("probe.images=2", "probe.steps=2", "probe.images_per_step=2", "probe.micro_batch=2", "probe.rollout_batch=2")
+PROBE = (
+    "probe.images=2",
+    "probe.steps=2",
+    "probe.images_per_step=2",
+    "probe.micro_batch=2",
+    "probe.rollout_batch=2",
+)
 
 
 @dataclass
@@ -111,11 +146,20 @@ def test_the_release_is_grown_in_its_own_precision_and_nothing_else_is_touched(w
 def test_the_grown_tokenizer_writes_the_coordinates_and_all_else_as_the_release_does(walk):
     from transformers import AutoTokenizer
 
-    before, (model, processor) = AutoTokenizer.from_pretrained(walk.release), load_base(walk.base, torch.bfloat16)
+    before, (model, processor) = (
+        AutoTokenizer.from_pretrained(walk.release),
+        load_base(walk.base, torch.bfloat16),
+    )
     assert coord_token_ids(processor.tokenizer) == list(range(BPE_TOKENS + 26, BPE_TOKENS + 1026))
-    for text in ('{"objects": [{"desc": "a red_cup (mug)", "bbox_2d": [1, 22, 333]}]}', "<think>杯\n\n  7</think><|im_end|>"):
+    for text in (
+        '{"objects": [{"desc": "a red_cup (mug)", "bbox_2d": [1, 22, 333]}]}',
+        "<think>杯\n\n  7</think><|im_end|>",
+    ):
         assert processor.tokenizer.encode(text) == before.encode(text)
-    special = {name: processor.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("im_end", "endoftext", "image_pad")}
+    special = {
+        name: processor.tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("im_end", "endoftext", "image_pad")
+    }
     assert special == {"im_end": 151645, "endoftext": 151643, "image_pad": 151655}
     assert model.generation_config.eos_token_id == 151645
     assert not model.generation_config.do_sample
@@ -128,9 +172,11 @@ def test_it_trains_and_only_what_was_meant_to_changes(walk, run):
     step = run / "checkpoints" / "step-000006"
     base, merged = load_file(walk.base / "model.safetensors"), load_file(step / "model.safetensors")
     model, _ = load_base(walk.base, torch.float32)
-    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {
-        "lm_head.weight"
-    }
+    linear = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    } - {"lm_head.weight"}
     embedding = "model.language_model.embed_tokens.weight"
     changed = {name for name in base if not torch.equal(base[name].float(), merged[name].float())}
     assert changed == linear | {embedding}
@@ -144,12 +190,17 @@ def test_the_merged_checkpoint_is_the_trained_model(walk, run, monkeypatch):
     adapted, processor = load_for_training(compose(walk.overrides), torch.device("cpu"))
     step = run / "checkpoints" / "step-000006"
     adapter = load_file(step / "adapter" / "adapter_model.safetensors")
-    named = {f"base_model.model.{name.replace('.default', '')}": name for name in trained_weights(adapted)}
+    named = {
+        f"base_model.model.{name.replace('.default', '')}": name
+        for name in trained_weights(adapted)
+    }
     assert set(adapter) == set(named)
     restore_weights(adapted, {named[name]: weight for name, weight in adapter.items()})
 
     plain, ids = load_base(step, torch.float32)[0], coord_token_ids(processor.tokenizer)
-    trained_rows = adapter["base_model.model.model.language_model.embed_tokens.token_adapter.trainable_tokens_delta"]
+    trained_rows = adapter[
+        "base_model.model.model.language_model.embed_tokens.token_adapter.trainable_tokens_delta"
+    ]
     assert torch.equal(plain.get_input_embeddings().weight[ids], trained_rows)
     assert torch.equal(plain.lm_head.weight[ids], trained_rows)
     inputs = Dataset(walk.val, processor).batch([0]).inputs
@@ -157,7 +208,9 @@ def test_the_merged_checkpoint_is_the_trained_model(walk, run, monkeypatch):
         base = load_base(walk.base, torch.float32)[0].eval()(**inputs).logits
         expected, found = adapted.eval()(**inputs).logits, plain.eval()(**inputs).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    assert (expected - base).abs().max() > 0.01, "training moved the logits far more than merging may"
+    assert (expected - base).abs().max() > 0.01, (
+        "training moved the logits far more than merging may"
+    )
 
 
 def test_killed_with_adapters_it_ends_as_if_nothing_had_happened(walk, run, tmp_path):
@@ -165,11 +218,16 @@ def test_killed_with_adapters_it_ends_as_if_nothing_had_happened(walk, run, tmp_
     for crash in (("os.rename", "state.pt", 3), ("os.rename", "run.json")):
         killed = again.train(fault=("die_before", *crash))
     state = load_state(killed / "state" / "state.pt")
-    adapter = load_file(killed / "checkpoints" / "step-000006" / "adapter" / "adapter_model.safetensors")
+    adapter = load_file(
+        killed / "checkpoints" / "step-000006" / "adapter" / "adapter_model.safetensors"
+    )
     assert {name: w.shape for name, w in state["weights"].items()} == {
-        name: adapter[f"base_model.model.{name.replace('.default', '')}"].shape for name in state["weights"]
+        name: adapter[f"base_model.model.{name.replace('.default', '')}"].shape
+        for name in state["weights"]
     }
-    assert len(state["weights"]) == len(adapter) == len(state["optimizer"]["state"]), "what is frozen needs no remembering"
+    assert len(state["weights"]) == len(adapter) == len(state["optimizer"]["state"]), (
+        "what is frozen needs no remembering"
+    )
     assert_same_run(again.train(), run)
 
 
@@ -178,8 +236,13 @@ def test_in_bfloat16_with_dora_checkpointing_and_a_token_budget_it_trains_too(wa
     losses = [row["loss"] for row in rows(run) if "loss" in row]
     assert losses[-1] < losses[0]
     step = run / "checkpoints" / "step-000006"
-    assert {weight.dtype for weight in load_file(step / "model.safetensors").values()} == {torch.bfloat16}
-    assert {weight.dtype for weight in load_file(step / "adapter" / "adapter_model.safetensors").values()} == {torch.float32}
+    assert {weight.dtype for weight in load_file(step / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
+    assert {
+        weight.dtype
+        for weight in load_file(step / "adapter" / "adapter_model.safetensors").values()
+    } == {torch.float32}
 
 
 def test_the_checkpoint_generates_and_is_probed(walk, run):

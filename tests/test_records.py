@@ -33,7 +33,14 @@ FLAT_POLYGONS = (
     [0.1, 0.1, 0.2, 0.2, 0.3, 0.3],
     [1, 1, 5, 1, 1, 1, 1, 5],
 )
-POLYGONS = ([], [1, 1, 5, 1], [1, 1, 5, 1, 5], [1, 1, 5, 1, 9, 1], [1, 1, 5, 1, 5, NAN], [1, 1, 5, -1, 5, 5])
+POLYGONS = (
+    [],
+    [1, 1, 5, 1],
+    [1, 1, 5, 1, 5],
+    [1, 1, 5, 1, 9, 1],
+    [1, 1, 5, 1, 5, NAN],
+    [1, 1, 5, -1, 5, 5],
+)
 BROKEN_OBJECTS = [
     "cup",
     None,
@@ -70,7 +77,9 @@ def test_records_come_back_as_they_were_written(tmp_path):
     ]
     objects = [RecordObject(desc, "bbox_2d", (0.25, 1.5, 2.0, 3.0)) for desc in descs]
     objects += [RecordObject("leaf", "poly", (5.0, 0.5, 9.0, 6.0, 1.0, 7.0))]
-    records = [Record("a.png", 64, 48, (o,), {"image_id": i}) for i, o in enumerate(objects)] + [Record("a.png", 64, 48, ())]
+    records = [Record("a.png", 64, 48, (o,), {"image_id": i}) for i, o in enumerate(objects)] + [
+        Record("a.png", 64, 48, ())
+    ]
     write_records(tmp_path / "some.jsonl", records)
     assert read_records(tmp_path / "some.jsonl") == records
 
@@ -82,14 +91,20 @@ def test_records_come_back_as_they_were_written(tmp_path):
         ({"images": ["a.png", "a.png"]}, "images"),
         ({"images": "a.png"}, "images"),
         ({"images": ["b.png"]}, "b.png"),
-        *(({"images": [name]}, "is missing") for name in ("x" * 300, "a\0", "\ud800.png", "two\nlines.png")),
+        *(
+            ({"images": [name]}, "is missing")
+            for name in ("x" * 300, "a\0", "\ud800.png", "two\nlines.png")
+        ),
         ({"width": 0}, "width"),
         ({"width": "64"}, "width"),
         ({"height": 64.5}, "height"),
         ({"height": None}, "height"),
         ({"objects": {}}, "objects"),
         ({"metadata": [1]}, "metadata"),
-        *(({"metadata": {"order": order}}, "metadata.order") for order in ([], [1], [0, 0], [0, 1], ["0"], 0, None)),
+        *(
+            ({"metadata": {"order": order}}, "metadata.order")
+            for order in ([], [1], [0, 0], [0, 1], ["0"], 0, None)
+        ),
         *(({"objects": [CUP, broken]}, "object 1") for broken in BROKEN_OBJECTS),
     ],
 )
@@ -123,7 +138,11 @@ def test_another_order_of_writing_stands_in_the_metadata_of_a_sorted_file(tmp_pa
     a_picture(tmp_path)
     cup, cap, bat = (RecordObject(name, "bbox_2d", box) for name, box in (
         ("cup", (1.0, 1.0, 5.0, 5.0)), ("cap", (1.0, 1.0, 9.0, 9.0)), ("bat", (2.0, 2.0, 5.0, 5.0))))  # fmt: skip
-    for order, objects in (([0, 1, 2], (cup, cap, bat)), ([1, 0, 2], (cap, cup, bat)), ([2, 0, 1], (bat, cup, cap))):
+    for order, objects in (
+        ([0, 1, 2], (cup, cap, bat)),
+        ([1, 0, 2], (cap, cup, bat)),
+        ([2, 0, 1], (bat, cup, cap)),
+    ):
         record = Record("a.png", 64, 64, objects, {"order": order})
         write_records(tmp_path / "some.jsonl", [record])
         (row,) = map(json.loads, (tmp_path / "some.jsonl").read_text().splitlines())
@@ -132,7 +151,9 @@ def test_another_order_of_writing_stands_in_the_metadata_of_a_sorted_file(tmp_pa
         assert [o.desc for o in record.coord_objects()] == [o.desc for o in objects]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "3", '"x"', "null", "{}", "[" * 100_000, '{"images": ["a.png"]}', "\x00"])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "3", '"x"', "null", "{}", "[" * 100_000, '{"images": ["a.png"]}', "\x00"]
+)
 def test_a_line_that_is_no_record(refused, line):
     with refused("here:1"):
         parse_record(line, "here:1")

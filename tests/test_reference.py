@@ -23,7 +23,9 @@ SLICE = slice(3, 3 + N_BINS)
 cases = st.tuples(
     st.integers(0, 2**32 - 1),  # seed of the logits
     st.floats(0.01, 40.0),  # their spread
-    st.lists(st.integers(0, N_BINS - 1) | st.sampled_from([0, 1, 998, 999]), min_size=1, max_size=3),
+    st.lists(
+        st.integers(0, N_BINS - 1) | st.sampled_from([0, 1, 998, 999]), min_size=1, max_size=3
+    ),
     st.floats(0.2, 5.0),  # temperature
     st.floats(0.3, 20.0),  # sigma
     st.integers(0, 40),  # radius
@@ -31,7 +33,10 @@ cases = st.tuples(
 
 
 def logits_of(seed: int, spread: float, rows: int) -> torch.Tensor:
-    return torch.randn(rows, V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread
+    return (
+        torch.randn(rows, V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        * spread
+    )
 
 
 def normalised(weights: list[float]) -> list[float]:
@@ -45,7 +50,10 @@ def log_sum_exp(values: list[float]) -> float:
 
 
 def target_of(t: int, sigma: float, radius: int) -> list[float]:
-    weights = [math.exp(-((k - t) ** 2) / (2 * sigma**2)) if abs(k - t) <= radius else 0.0 for k in range(N_BINS)]
+    weights = [
+        math.exp(-((k - t) ** 2) / (2 * sigma**2)) if abs(k - t) <= radius else 0.0
+        for k in range(N_BINS)
+    ]
     return normalised(weights)
 
 
@@ -67,12 +75,24 @@ def test_each_term_is_its_formula(case):
     log_p = [[v - total for v in row] for row, total in ((row, log_sum_exp(row)) for row in slices)]
     close(
         reference.soft_ce(s, q, temperature),
-        [-math.fsum(a * b for a, b in zip(*pair, strict=True)) for pair in zip(targets, log_p, strict=True)],
+        [
+            -math.fsum(a * b for a, b in zip(*pair, strict=True))
+            for pair in zip(targets, log_p, strict=True)
+        ],
     )
     full = [log_sum_exp([v / temperature for v in row]) for row in rows]
-    close(reference.gate(z, s, temperature), [a - log_sum_exp(row) for a, row in zip(full, slices, strict=True)])
-    close(reference.slice_ce(s, t), [log_sum_exp(row[SLICE]) - row[SLICE][k] for row, k in zip(rows, bins, strict=True)])
-    close(reference.token_ce(z, t + SLICE.start), [log_sum_exp(row) - row[SLICE][k] for row, k in zip(rows, bins, strict=True)])
+    close(
+        reference.gate(z, s, temperature),
+        [a - log_sum_exp(row) for a, row in zip(full, slices, strict=True)],
+    )
+    close(
+        reference.slice_ce(s, t),
+        [log_sum_exp(row[SLICE]) - row[SLICE][k] for row, k in zip(rows, bins, strict=True)],
+    )
+    close(
+        reference.token_ce(z, t + SLICE.start),
+        [log_sum_exp(row) - row[SLICE][k] for row, k in zip(rows, bins, strict=True)],
+    )
 
 
 @settings(max_examples=50)
@@ -85,7 +105,9 @@ def test_w1_is_scipys_wasserstein_distance_on_the_unit_interval(case):
     found = reference.w1(s, q, temperature)
     for i in range(len(bins)):
         p = normalised([math.exp((v - float(s[i].max())) / temperature) for v in s[i].tolist()])
-        assert float(found[i]) == pytest.approx(wasserstein_distance(places, places, p, q[i].numpy()), rel=1e-9, abs=1e-12)
+        assert float(found[i]) == pytest.approx(
+            wasserstein_distance(places, places, p, q[i].numpy()), rel=1e-9, abs=1e-12
+        )
 
 
 def test_w1_of_two_deltas_is_their_distance():
@@ -95,11 +117,20 @@ def test_w1_of_two_deltas_is_their_distance():
     assert float(reference.w1(s, q, 1.0)) == pytest.approx(300 / 999, rel=1e-12)
 
 
-@given(st.integers(0, N_BINS - 1), st.floats(0.05, 50), st.integers(0, 60), st.sampled_from([torch.float32, torch.float64]))
-def test_the_soft_target_is_a_distribution_symmetric_and_cut_at_radius_and_edges(t, sigma, radius, dtype):
+@given(
+    st.integers(0, N_BINS - 1),
+    st.floats(0.05, 50),
+    st.integers(0, 60),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_the_soft_target_is_a_distribution_symmetric_and_cut_at_radius_and_edges(
+    t, sigma, radius, dtype
+):
     (q,) = reference.soft_target(torch.tensor([t]), sigma, radius, dtype)
     assert q.dtype == dtype
-    assert float(q.double().sum()) == pytest.approx(1, abs=1e-6 if dtype == torch.float32 else 1e-12)
+    assert float(q.double().sum()) == pytest.approx(
+        1, abs=1e-6 if dtype == torch.float32 else 1e-12
+    )
     low, high = max(0, t - radius), min(N_BINS - 1, t + radius)
     assert (q[:low] == 0).all()
     assert (q[high + 1 :] == 0).all()
@@ -109,7 +140,9 @@ def test_the_soft_target_is_a_distribution_symmetric_and_cut_at_radius_and_edges
 
 
 def test_a_target_of_radius_zero_is_the_bin():
-    assert torch.equal(reference.soft_target(torch.tensor([7, 999]), 1.0, 0), torch.eye(N_BINS)[[7, 999]])
+    assert torch.equal(
+        reference.soft_target(torch.tensor([7, 999]), 1.0, 0), torch.eye(N_BINS)[[7, 999]]
+    )
 
 
 @settings(max_examples=40)
@@ -118,7 +151,9 @@ def test_full_cross_entropy_is_slice_cross_entropy_plus_gate_at_temperature_one(
     seed, spread, bins, *_ = case
     z, t = logits_of(seed, spread, len(bins)), torch.tensor(bins)
     taken_apart = reference.slice_ce(z[:, SLICE], t) + reference.gate(z, z[:, SLICE], 1.0)
-    torch.testing.assert_close(reference.token_ce(z, t + SLICE.start), taken_apart, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        reference.token_ce(z, t + SLICE.start), taken_apart, rtol=1e-10, atol=1e-10
+    )
 
 
 @settings(max_examples=40)
@@ -128,10 +163,15 @@ def test_gate_is_the_negative_log_of_the_mass_and_soft_ce_is_bounded_by_the_targ
     z = logits_of(seed, spread, len(bins))
     q = reference.soft_target(torch.tensor(bins), sigma, radius, torch.float64)
     mass = torch.softmax(z / temperature, -1)[:, SLICE].sum(-1)
-    torch.testing.assert_close(reference.gate(z, z[:, SLICE], temperature), -mass.log(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        reference.gate(z, z[:, SLICE], temperature), -mass.log(), rtol=1e-9, atol=1e-9
+    )
     entropy = torch.special.entr(q).sum(-1)
     assert (reference.soft_ce(z[:, SLICE], q, temperature) >= entropy - 1e-10).all()
-    assert ((reference.w1(z[:, SLICE], q, temperature) >= 0) & (reference.w1(z[:, SLICE], q, temperature) <= 1)).all()
+    assert (
+        (reference.w1(z[:, SLICE], q, temperature) >= 0)
+        & (reference.w1(z[:, SLICE], q, temperature) <= 1)
+    ).all()
 
 
 @pytest.mark.parametrize("spread", [1e-3, 1.0, 300.0])
@@ -140,7 +180,12 @@ def test_terms_and_gradients_are_finite_however_peaked_the_logits(spread, dtype)
     z = logits_of(0, spread, 2).to(dtype).requires_grad_()
     s, t = z[:, SLICE], torch.tensor([0, 999])
     q = reference.soft_target(t, 1.0, 8, dtype)
-    for value in (reference.soft_ce(s, q, 0.7), reference.w1(s, q, 0.7), reference.gate(z, s, 0.7), reference.slice_ce(s, t)):
+    for value in (
+        reference.soft_ce(s, q, 0.7),
+        reference.w1(s, q, 0.7),
+        reference.gate(z, s, 0.7),
+        reference.slice_ce(s, t),
+    ):
         (gradient,) = torch.autograd.grad(value.sum(), z, retain_graph=True)
         assert torch.isfinite(value).all()
         assert torch.isfinite(gradient).all()
@@ -164,14 +209,25 @@ def test_gradients_are_those_of_finite_differences(term):
     assert torch.autograd.gradcheck(lambda x: TERMS[term](x, t, q), z, fast_mode=True)
 
 
-WEIGHTS = st.fixed_dictionaries({name: st.sampled_from([0.0, 0.5, 2.0]) for name in ("soft_ce", "w1", "gate", "ce")})
+WEIGHTS = st.fixed_dictionaries(
+    {name: st.sampled_from([0.0, 0.5, 2.0]) for name in ("soft_ce", "w1", "gate", "ce")}
+)
 
 
 @settings(max_examples=40)
 @given(cases, WEIGHTS, st.tuples(st.integers(0, 9), st.integers(0, 9)))
-def test_a_variants_loss_is_the_weighted_sum_of_its_terms_over_each_groups_count(case, weights, counts):
+def test_a_variants_loss_is_the_weighted_sum_of_its_terms_over_each_groups_count(
+    case, weights, counts
+):
     seed, spread, bins, temperature, sigma, radius = case
-    variant = VariantConfig("any", TokenGroups.split, **weights, temperature=temperature, sigma_bins=sigma, radius_bins=radius)
+    variant = VariantConfig(
+        "any",
+        TokenGroups.split,
+        **weights,
+        temperature=temperature,
+        sigma_bins=sigma,
+        radius_bins=radius,
+    )
     z, t = logits_of(seed, spread, len(bins)), torch.tensor(bins)
     terms = coordinate_sums(z, z[:, SLICE], t + SLICE.start, t, variant)
     assert set(terms) == {name for name, weight in weights.items() if weight}
@@ -182,6 +238,10 @@ def test_a_variants_loss_is_the_weighted_sum_of_its_terms_over_each_groups_count
         "gate": reference.gate(z, s, temperature),
         "ce": reference.slice_ce(s, t),
     }
-    expected = 5.0 / max(counts[0], 1) + sum(w * float(values[n].sum()) for n, w in weights.items()) / max(counts[1], 1)
-    found = total_loss({"text_ce": torch.tensor(5.0).double(), **terms}, torch.tensor(counts).double(), variant)
+    expected = 5.0 / max(counts[0], 1) + sum(
+        w * float(values[n].sum()) for n, w in weights.items()
+    ) / max(counts[1], 1)
+    found = total_loss(
+        {"text_ce": torch.tensor(5.0).double(), **terms}, torch.tensor(counts).double(), variant
+    )
     assert float(found) == pytest.approx(expected, rel=1e-10)

@@ -83,13 +83,17 @@ def test_logs_are_post_hoc_and_never_count_as_an_earlier_registration():
     Path("a.jsonl").write_text(json.dumps({"step": 40, "eval_loss": 1.0}) + "\n")
     study = plan_comparison(["a=a.jsonl"], load_rule(None))
     found = read_json(preregister(study))
-    assert [(run["existing"], run["registered"], run["directory"]) for run in found["runs"]] == [(True, False, None)]
+    assert [(run["existing"], run["registered"], run["directory"]) for run in found["runs"]] == [
+        (True, False, None)
+    ]
     assert register({})["earlier_studies"] == []
 
 
 def test_a_directory_that_holds_another_study_is_left_alone():
     for name in "ab":
-        Path(f"{name}.jsonl").write_text(json.dumps({"step": 40, "eval_loss": 1.0, "name": name}) + "\n")
+        Path(f"{name}.jsonl").write_text(
+            json.dumps({"step": 40, "eval_loss": 1.0, "name": name}) + "\n"
+        )
     rule = load_rule(None)
     path = preregister(plan_comparison(["a=a.jsonl"], rule), Path("out"))
     written = path.read_bytes()

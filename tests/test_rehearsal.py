@@ -12,8 +12,19 @@ from workflows import copy_project, snakemake
 
 pytestmark = pytest.mark.slow
 SHORT = (
-    *("data.train_images=16", "data.val_images=6", "train.max_steps=4", "train.images_per_step=4", "train.micro_batch=2"),
-    *("train.eval_steps=2", "train.state_steps=2", "train.checkpoint_steps=4", "train.audit_images=4"),
+    *(
+        "data.train_images=16",
+        "data.val_images=6",
+        "train.max_steps=4",
+        "train.images_per_step=4",
+        "train.micro_batch=2",
+    ),
+    *(
+        "train.eval_steps=2",
+        "train.state_steps=2",
+        "train.checkpoint_steps=4",
+        "train.audit_images=4",
+    ),
 )
 
 
@@ -22,14 +33,18 @@ def test_ones_own_annotations_go_to_the_card(tmp_path):
     house, annotations = copy_project(tmp_path / "house"), tmp_path / "annotations.json"
     shutil.copy(LVIS, annotations) if LVIS.exists() else many(annotations, 30)
     overrides = " ".join([f"data.annotations={annotations}", *SHORT])
-    done = snakemake(house, "stage1_ablation", "--config", "experiment=lvis_rehearsal", f"all={overrides}")
+    done = snakemake(
+        house, "stage1_ablation", "--config", "experiment=lvis_rehearsal", f"all={overrides}"
+    )
     study = house / "results" / "stage1_ablation" / "latest"
     recommendation = json.loads((study / "recommendation.json").read_text())
     trained = {path.parents[1].name for path in house.glob("results/runs/*/*/run.json")}
     assert trained == {"softce_w1_gate", "pure_ce", "mixed"}
     assert (house / recommendation["primary"]["checkpoint"] / "model.safetensors").exists()
     card = (study / "recommendation.md").read_text()
-    assert re.search(r"a rehearsal: (\d+) of \1 validation pictures are shapes drawn from the annotations", card)
+    assert re.search(
+        r"a rehearsal: (\d+) of \1 validation pictures are shapes drawn from the annotations", card
+    )
     assert card.splitlines()[0] in done.stdout + done.stderr
     (data,) = house.glob("results/data/lvis-*")
     assert (data / "samples.png").stat().st_size > 10_000

@@ -87,14 +87,22 @@ def shape(value: Any) -> Any:
                 for key, below in one.items():
                     found[key] = found.get(key) or shape(below)
         return found
-    named = isinstance(value, dict) and any(key in value for key in (*ROWS, *reports.METRICS, *reports.MAIN, "x1", "small"))
+    named = isinstance(value, dict) and any(
+        key in value for key in (*ROWS, *reports.METRICS, *reports.MAIN, "x1", "small")
+    )
     if isinstance(value, dict):
-        return shape(list(value.values())) if named else {key: shape(below) for key, below in value.items()}
+        return (
+            shape(list(value.values()))
+            if named
+            else {key: shape(below) for key, below in value.items()}
+        )
     return None
 
 
 @pytest.mark.parametrize("name", ["audit", "comparison", "recommendation"])
-def test_the_files_that_other_tests_write_by_hand_have_the_keys_of_real_ones(whole: Path, name: str) -> None:
+def test_the_files_that_other_tests_write_by_hand_have_the_keys_of_real_ones(
+    whole: Path, name: str
+) -> None:
     by_hand = shape(read_json(reports.study_files() / f"{name}.json"))
     real = shape(read_json(whole / f"{name}.json"))
 
@@ -103,17 +111,27 @@ def test_the_files_that_other_tests_write_by_hand_have_the_keys_of_real_ones(who
             return []
         lost = [f"{where}.{key}" for key in expected.keys() - found.keys()]
         return lost + [
-            line for key in expected.keys() & found.keys() for line in missing(expected[key], found[key], f"{where}.{key}")
+            line
+            for key in expected.keys() & found.keys()
+            for line in missing(expected[key], found[key], f"{where}.{key}")
         ]
 
     assert missing(by_hand, real, name) == []
 
 
 def test_a_real_study_has_every_figure_and_its_recommendation_on_the_card(whole: Path) -> None:
-    found, text = read_json(whole / "recommendation.json"), Page((whole / "report.html").read_text()).text
+    found, text = (
+        read_json(whole / "recommendation.json"),
+        Page((whole / "report.html").read_text()).text,
+    )
     assert figures_of(whole) == FIGURES
     assert f"Start Stage-2 from pure_ce (seed 0, step {found['decision_step']})" in text
-    for line in (*found["would_overturn"], *found["would_take"], *found["caveats"], *found["primary"]["reasons"]):
+    for line in (
+        *found["would_overturn"],
+        *found["would_take"],
+        *found["caveats"],
+        *found["primary"]["reasons"],
+    ):
         assert line in text
     assert "paired bootstrap" in text
 
@@ -123,11 +141,16 @@ def test_real_logs_give_a_page_and_a_command_that_gives_the_same_study(logs: Pat
     assert figures_of(logs / "out") == FIGURES - {"slices"}
     assert "no intervals, and no claim" in text
     assert not re.search(r"\b(None|Undefined|nan|inf)\b", text)
-    (command,) = re.findall(r"<pre>(coordexp compare .*?)</pre>", (logs / "out/report.html").read_text())
+    (command,) = re.findall(
+        r"<pre>(coordexp compare .*?)</pre>", (logs / "out/report.html").read_text()
+    )
     with chdir(logs):
         shutil.rmtree("again", ignore_errors=True)
         main(shlex.split(command.replace("--out out", "--out again"))[1:])
-        assert read_json(Path("again/preregistration.json"))["hash8"] == read_json(Path("out/preregistration.json"))["hash8"]
+        assert (
+            read_json(Path("again/preregistration.json"))["hash8"]
+            == read_json(Path("out/preregistration.json"))["hash8"]
+        )
 
 
 def tied() -> Path:
@@ -138,31 +161,55 @@ def tied() -> Path:
 def diverged_at_once() -> Path:
     """Before the first row: the log is empty, as is the pre-flight."""
     runs = [write_run(v, row) for v, row in ROWS.items() if v != "mixed"]
-    dead = write_run("mixed", ROWS["mixed"], status="diverged", reason="diverged at step 1", preflight={})
+    dead = write_run(
+        "mixed", ROWS["mixed"], status="diverged", reason="diverged at step 1", preflight={}
+    )
     dead.log.write_text("")
     return decided([*runs, dead])
 
 
 def all_diverged() -> Path:
-    return decided([write_run(v, row, status="diverged", reason="diverged at step 3") for v, row in ROWS.items()])
+    return decided(
+        [
+            write_run(v, row, status="diverged", reason="diverged at step 3")
+            for v, row in ROWS.items()
+        ]
+    )
 
 
 def five_variants_three_seeds() -> Path:
     runs = [write_run(v, row, seed=seed) for v, row in ROWS.items() for seed in range(3)]
-    return decided([*runs, *(renamed(run, f"{run.path.parent.name}_again") for run in (*runs[:3], *runs[6:]))], seeds=3)
+    return decided(
+        [*runs, *(renamed(run, f"{run.path.parent.name}_again") for run in (*runs[:3], *runs[6:]))],
+        seeds=3,
+    )
 
 
 def scaling_fault() -> Path:
-    return decided([write_run(v, row, ratio=1 / 8 if v == "mixed" else 1.0) for v, row in ROWS.items()])
+    return decided(
+        [write_run(v, row, ratio=1 / 8 if v == "mixed" else 1.0) for v, row in ROWS.items()]
+    )
 
 
 @pytest.mark.parametrize(
     ("build", "missing", "says"),
     [
         (tied, {"leads"}, ["No primary at step 360", "are tied"]),
-        (diverged_at_once, {"slices"}, ["Start Stage-2 from pure_ce", "Not eligible", "diverged at step 1", "✗ missing"]),
-        (all_diverged, FIGURES - {"ratios", "losses"}, ["No recommendation", "there are no curves", "nothing to compare"]),
-        (five_variants_three_seeds, {"slices"}, ["3 seeds a variant", "5 variants", "mixed_again s2", "thin: seeds"]),
+        (
+            diverged_at_once,
+            {"slices"},
+            ["Start Stage-2 from pure_ce", "Not eligible", "diverged at step 1", "✗ missing"],
+        ),
+        (
+            all_diverged,
+            FIGURES - {"ratios", "losses"},
+            ["No recommendation", "there are no curves", "nothing to compare"],
+        ),
+        (
+            five_variants_three_seeds,
+            {"slices"},
+            ["3 seeds a variant", "5 variants", "mixed_again s2", "thin: seeds"],
+        ),
         (scaling_fault, {"slices"}, ["✗ ≈ 1/GAS", "mixed not eligible", "GAS is 8"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -185,7 +232,12 @@ def test_the_same_files_give_the_same_bytes_and_nothing_heavy_is_needed(whole: P
     )
     root = whole.parents[2]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", program, str(whole.relative_to(root))], cwd=root, env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-c", program, str(whole.relative_to(root))],
+        cwd=root,
+        env=environment,
+        check=True,
+    )
     assert [path.read_bytes() for path in files] == before
 
 

@@ -16,13 +16,25 @@ from report_readers import Page
 from coordexp.report.html import write_report
 
 
-def browse(path: Path, directory: Path, width: int = 1100) -> tuple[list[str], list[str], Image.Image, str]:
+def browse(
+    path: Path, directory: Path, width: int = 1100
+) -> tuple[list[str], list[str], Image.Image, str]:
     """Open a page in a headless browser: its console lines, the requests it made, a screenshot, and its DOM."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if chromium is None:
         pytest.skip("no chromium on this machine: the page was not opened in a browser")
     directory.mkdir()
-    quiet = ("no-first-run", "disable-background-networking", "disable-component-update", "disable-sync", "disable-extensions")
+    quiet = (
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-extensions",
+    )
     command = [
         chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
         *(f"--{flag}" for flag in quiet), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={directory}/profile",
@@ -33,10 +45,16 @@ def browse(path: Path, directory: Path, width: int = 1100) -> tuple[list[str], l
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
     log = json.loads((directory / "net.json").read_text())
     start = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    jobs = [event["params"] for event in log["events"] if event["type"] == start and "url" in event.get("params", {})]
+    jobs = [
+        event["params"]
+        for event in log["events"]
+        if event["type"] == start and "url" in event.get("params", {})
+    ]
     # The browser's own errands (updates, accounts) have no origin; what a page asks for has one.
     asked = [
-        job["url"] for job in jobs if job.get("initiator") != "not an origin" and not job["url"].startswith(("file:", "data:"))
+        job["url"]
+        for job in jobs
+        if job.get("initiator") != "not an origin" and not job["url"].startswith(("file:", "data:"))
     ]
     return console, asked, Image.open(directory / "page.png").convert("RGB"), done.stdout
 
@@ -62,11 +80,15 @@ def test_a_browser_shows_it_and_has_nothing_to_complain_of(in_tmp: Path) -> None
     assert asked == []
     colours = picture.getcolors(picture.width * picture.height)
     assert len(colours) > 50, "the page is next to empty"
-    assert (0, 114, 178) in {colour for _, colour in colours}, "no figure shows the first variant's colour"
+    assert (0, 114, 178) in {colour for _, colour in colours}, (
+        "no figure shows the first variant's colour"
+    )
 
 
 @pytest.mark.parametrize("width", [1100, 500])
-def test_a_page_of_many_variants_fits_its_window_and_no_label_is_cut(in_tmp: Path, width: int) -> None:
+def test_a_page_of_many_variants_fits_its_window_and_no_label_is_cut(
+    in_tmp: Path, width: int
+) -> None:
     """A copy that does complain, ask and measure: the checks above can fail, and every figure has its place."""
     study = reports.study_files(tuple(reports.LEVELS), seeds=2)
     html = write_report(study).read_text()
@@ -81,4 +103,6 @@ def test_a_page_of_many_variants_fits_its_window_and_no_label_is_cut(in_tmp: Pat
     assert min(sizes["high"]) > 150
     assert sizes["wide"] <= 0, "the page scrolls sideways"
     assert sizes["cut"] == []
-    assert (sizes["scrolls"] > 0) == (width < 760), "figures are shown whole where there is room, and stay legible where not"
+    assert (sizes["scrolls"] > 0) == (width < 760), (
+        "figures are shown whole where there is room, and stay legible where not"
+    )

@@ -27,7 +27,10 @@ def test_every_marker_stands_at_its_value_on_its_axis() -> None:
         for step in (80, 640, 720):
             expected = value("pure_ce", 0, step, metric)
             marks = [centre(m) for m in drawing.hinted(f"pure_ce, step {step}: {expected:.4g}")]
-            assert [read(y) for _, y in marks] == [pytest.approx(expected, rel=2e-3)], (metric, step)
+            assert [read(y) for _, y in marks] == [pytest.approx(expected, rel=2e-3)], (
+                metric,
+                step,
+            )
 
 
 def test_a_band_holds_its_interval_at_every_step() -> None:
@@ -41,18 +44,27 @@ def test_a_band_holds_its_interval_at_every_step() -> None:
     for (x_high, y_high), (x_low, y_low), step in zip(upper, lower, STEPS, strict=True):
         middle = value("pure_ce", 0, step, "coord_token_acc")
         assert x_high == x_low
-        assert (read(y_low), read(y_high)) == (pytest.approx(0.97 * middle, abs=2e-4), pytest.approx(1.03 * middle, abs=2e-4))
+        assert (read(y_low), read(y_high)) == (
+            pytest.approx(0.97 * middle, abs=2e-4),
+            pytest.approx(1.03 * middle, abs=2e-4),
+        )
 
 
 def test_one_step_with_a_token_table_has_a_bar_and_none_no_band() -> None:
     study = study_files(("pure_ce", "mixed"))
-    change(study, "comparison", lambda c: c.update(bands=[b for b in c["bands"] if b["step"] == 720]))
+    change(
+        study, "comparison", lambda c: c.update(bands=[b for b in c["bands"] if b["step"] == 720])
+    )
     bars = figures(study)["curves"].all("polyline", stroke_opacity="0.3")
     assert len(bars) == 2 * len(METRICS)
     assert all(len({x for x, _ in corners(bar)}) == 1 for bar in bars)
     change(study, "comparison", lambda c: c.update(bands=[]))
     drawing = figures(study)["curves"]
-    assert drawing.all("polyline", stroke_opacity="0.3") == drawing.all("polygon", fill_opacity="0.16") == []
+    assert (
+        drawing.all("polyline", stroke_opacity="0.3")
+        == drawing.all("polygon", fill_opacity="0.16")
+        == []
+    )
     assert not any("interval" in words for words in drawing.texts())
 
 
@@ -77,14 +89,19 @@ def test_leads_are_the_primarys_and_positive_where_it_is_better() -> None:
     assert lead > 0
     (mark,) = drawing.hinted(f"over mixed, step 720: {lead:.4g}")
     assert read(centre(mark)[1]) == pytest.approx(lead, abs=0.01)
-    accuracy = value("pure_ce", 0, 720, "coord_token_acc") - value("mixed", 0, 720, "coord_token_acc")
-    assert drawing.hinted(f"over mixed, step 720: {accuracy:.4g}")
-    assert {step for step in STEPS if drawing.hinted(f"over mixed, step {step}:")} == set(range(160, 721, 80)), (
-        "after the collapse"
+    accuracy = value("pure_ce", 0, 720, "coord_token_acc") - value(
+        "mixed", 0, 720, "coord_token_acc"
     )
+    assert drawing.hinted(f"over mixed, step 720: {accuracy:.4g}")
+    assert {step for step in STEPS if drawing.hinted(f"over mixed, step {step}:")} == set(
+        range(160, 721, 80)
+    ), "after the collapse"
     margin = drawing.hinted("margin: ±0.5")[0]
     top, height = float(margin.get("y", "")), float(margin.get("height", ""))
-    assert (read(top), read(top + height)) == (pytest.approx(0.5, abs=0.01), pytest.approx(-0.5, abs=0.01))
+    assert (read(top), read(top + height)) == (
+        pytest.approx(0.5, abs=0.01),
+        pytest.approx(-0.5, abs=0.01),
+    )
 
 
 def test_leads_pair_seeds_and_steps() -> None:
@@ -102,7 +119,10 @@ def test_a_lead_is_hollow_where_its_interval_holds_zero_and_says_its_verdict() -
             d["interval"] |= {"low": d["difference"] - half, "high": d["difference"] + half}
 
     drawing = figures(change(study, "comparison", narrow))["effects"]
-    over_mixed, over_softce = drawing.hinted("over mixed: "), drawing.hinted("over softce_w1_gate: ")
+    over_mixed, over_softce = (
+        drawing.hinted("over mixed: "),
+        drawing.hinted("over softce_w1_gate: "),
+    )
     assert len(over_mixed) == len(over_softce) == len(METRICS)
     # mixed comes second to pure_ce: its interval was narrowed; softce_w1_gate comes first, its was widened
     assert {mark.get("fill") for mark in over_softce} == {PAPER}
@@ -119,7 +139,9 @@ def test_the_adjusted_p_stands_at_the_claims_to_be_confirmed_and_nowhere_else() 
     notes = [node for node in drawing.all("text") if (node.text or "").startswith("Holm p")]
     assert [note.text for note in notes] == ["Holm p 0.04"] * 2
     first_column = [centre(mark)[0] for mark in drawing.hinted("over ")[:2]]
-    assert all(abs(float(note.get("x", "")) - x) < 90 for note, x in zip(notes, first_column, strict=True))
+    assert all(
+        abs(float(note.get("x", "")) - x) < 90 for note, x in zip(notes, first_column, strict=True)
+    )
     assert not any("Holm" in words for words in figures(study_files())["effects"].texts())
 
 
@@ -132,7 +154,10 @@ def test_no_interval_no_verdict() -> None:
 
 def test_values_stand_in_order_with_their_numbers() -> None:
     drawing = figures(study_files())["effects"]
-    at = {variant: centre(drawing.hinted(variant)[0]) for variant in ("softce_w1_gate", "pure_ce", "mixed")}
+    at = {
+        variant: centre(drawing.hinted(variant)[0])
+        for variant in ("softce_w1_gate", "pure_ce", "mixed")
+    }
     assert at["pure_ce"][0] < at["softce_w1_gate"][0] < at["mixed"][0], "MAE, to the right is worse"
     assert len({y for _, y in at.values()}) == 3
     assert f"{value('pure_ce', 0, 720, METRICS[0]):.2f}" in drawing.texts()
@@ -141,16 +166,29 @@ def test_values_stand_in_order_with_their_numbers() -> None:
 
 def test_pairs_are_named_in_full_where_nobody_leads() -> None:
     study = study_files(("pure_ce", "mixed", "ce_split"))
-    change(study, "recommendation", lambda r: r.update(primary=None, secondary=None, optional=[], tied=[r["primary"]]))
+    change(
+        study,
+        "recommendation",
+        lambda r: r.update(primary=None, secondary=None, optional=[], tied=[r["primary"]]),
+    )
     drawing = figures(study)["effects"]
-    assert {"pure_ce over mixed", "pure_ce over ce_split", "mixed over ce_split"} <= set(drawing.texts())
+    assert {"pure_ce over mixed", "pure_ce over ce_split", "mixed over ce_split"} <= set(
+        drawing.texts()
+    )
 
 
-@pytest.mark.parametrize("variants", [("pure_ce", "mixed"), ("softce_w1_gate", "pure_ce", "mixed", "old/pure_ce", "ce_split")])
-def test_figures_are_described_hold_no_ids_and_stay_on_their_sheet(variants: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "variants",
+    [("pure_ce", "mixed"), ("softce_w1_gate", "pure_ce", "mixed", "old/pure_ce", "ce_split")],
+)
+def test_figures_are_described_hold_no_ids_and_stay_on_their_sheet(
+    variants: tuple[str, ...],
+) -> None:
     for name, drawing in figures(study_files(variants, seeds=2)).items():
         assert drawing.root.get("aria-label"), name
-        assert not any(node.get("id") for node in drawing.nodes), "two figures on one page would share it"
+        assert not any(node.get("id") for node in drawing.nodes), (
+            "two figures on one page would share it"
+        )
         width, height = (float(drawing.root.get(side, "")) for side in ("width", "height"))
         for node in drawing.nodes:
             for key, limit in (("x", width), ("y", height), ("cx", width), ("cy", height)):
@@ -159,7 +197,9 @@ def test_figures_are_described_hold_no_ids_and_stay_on_their_sheet(variants: tup
             for x, y in corners(node):
                 assert -1 <= x <= width, name
                 assert -1 <= y <= height, name
-        assert not any("nan" in content for node in drawing.nodes for content in node.attrib.values()), name
+        assert not any(
+            "nan" in content for node in drawing.nodes for content in node.attrib.values()
+        ), name
 
 
 def test_what_the_numbers_do_not_allow_is_not_drawn() -> None:
@@ -168,11 +208,21 @@ def test_what_the_numbers_do_not_allow_is_not_drawn() -> None:
     assert figures(study_files(bare=True)).keys() == everything - {"slices"}
     assert figures(study_files(("pure_ce",))).keys() == everything - {"ranks", "leads"}
     once = {"pure_ce": (40,), "mixed": (40,)}
-    assert figures(study_files(("pure_ce", "mixed"), steps=once)).keys() == everything - {"ranks", "leads"}
+    assert figures(study_files(("pure_ce", "mixed"), steps=once)).keys() == everything - {
+        "ranks",
+        "leads",
+    }
     study = study_files()
     nothing: list[Any] = []
-    empty = dict.fromkeys(("common_steps", "snapshots", "curves", "bands", "differences", "plateau"), nothing)
-    empty |= {"decision_step": None, "stability": {}, "slices": {}, "window": {"share": 0.5, "steps": []}}
+    empty = dict.fromkeys(
+        ("common_steps", "snapshots", "curves", "bands", "differences", "plateau"), nothing
+    )
+    empty |= {
+        "decision_step": None,
+        "stability": {},
+        "slices": {},
+        "window": {"share": 0.5, "steps": []},
+    }
     change(study, "comparison", lambda c: c.update(empty))
     change(study, "recommendation", lambda r: r.update(primary=None, secondary=None, optional=[]))
     assert figures(study).keys() == {"ratios", "losses"}

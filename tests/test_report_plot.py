@@ -39,7 +39,9 @@ def test_logarithmic_ticks_are_round_inside_and_few(low: float, factor: float, n
     found = ticks(scale, n_most)
     assert 1 <= len(found) <= n_most + 1
     assert all(scale.low <= tick <= scale.high for tick in found)
-    assert all(float(f"{tick:.1e}") == pytest.approx(tick) for tick in found), "more than two digits"
+    assert all(float(f"{tick:.1e}") == pytest.approx(tick) for tick in found), (
+        "more than two digits"
+    )
 
 
 @given(st.lists(st.floats(0.1, 1e4), min_size=1, max_size=9), st.booleans())
@@ -48,7 +50,9 @@ def test_every_value_lies_within_its_axis(values: list[float], from_zero: bool) 
     assert all(30 <= scale(value) <= 200 for value in values)
     assert scale.log == (not from_zero and max(values) / min(values) > 3)
     ordered = sorted(values)
-    assert [scale(value) for value in ordered] == sorted((scale(value) for value in values), reverse=True)
+    assert [scale(value) for value in ordered] == sorted(
+        (scale(value) for value in values), reverse=True
+    )
     middle = math.sqrt(scale.low * scale.high) if scale.log else (scale.low + scale.high) / 2
     assert scale(middle) == pytest.approx(115)
 
@@ -64,7 +68,15 @@ def test_a_single_value_and_a_single_step_have_an_axis() -> None:
 def test_no_two_of_many_variants_look_alike() -> None:
     many = looks(f"v{i}" for i in range(49))
     assert len({(look.colour, look.marker) for look in many.values()}) == 49
-    assert len({glyph(look, (0, 0), edge="x").replace(look.colour, "") for look in list(many.values())[:7]}) == 7
+    assert (
+        len(
+            {
+                glyph(look, (0, 0), edge="x").replace(look.colour, "")
+                for look in list(many.values())[:7]
+            }
+        )
+        == 7
+    )
     assert looks(["b", "a", "b"]) == {"b": many["v0"], "a": many["v1"]}
 
 

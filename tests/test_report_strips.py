@@ -29,14 +29,22 @@ def test_a_cell_a_step_in_the_winners_look_and_hollow_where_tied() -> None:
     change(study, "comparison", lambda c: c.update(stability={"expected_bin_mae": found}))
     drawing = figures(study)["ranks"]
     rows = [r for r in drawing.all("rect") if (r.findtext(SVG + "title") or "").startswith("step ")]
-    assert [r.findtext(SVG + "title") for r in rows] == [f"step {s}: {w or 'a tie'}" for s, w in zip(STEPS, winners, strict=True)]
+    assert [r.findtext(SVG + "title") for r in rows] == [
+        f"step {s}: {w or 'a tie'}" for s, w in zip(STEPS, winners, strict=True)
+    ]
     colours = {"mixed": "#009e73", "pure_ce": "#d55e00", None: PAPER}
     assert [r.get("fill") for r in rows] == [colours[w] for w in winners]
     assert [r.get("stroke-dasharray") for r in rows] == [None if w else "2 2" for w in winners]
     xs = [float(r.get("x", "")) for r in rows]
     assert xs == sorted(xs)
-    markers = [m.findtext(SVG + "title") for m in drawing.all("polygon") if m.find(SVG + "title") is not None]
-    assert markers[:16] == [f"step {s}: {w}" for s, w in zip(STEPS, winners, strict=True) if w], "colour is not alone"
+    markers = [
+        m.findtext(SVG + "title")
+        for m in drawing.all("polygon")
+        if m.find(SVG + "title") is not None
+    ]
+    assert markers[:16] == [f"step {s}: {w}" for s, w in zip(STEPS, winners, strict=True) if w], (
+        "colour is not alone"
+    )
     assert {"step 360", "75 %", "="} <= set(drawing.texts())
     assert [m.get("fill") for m in drawing.hinted("without block")] == ["#d55e00", "#009e73"]
     bracket = drawing.all("line", y1="40", y2="40")[0]
@@ -46,17 +54,25 @@ def test_a_cell_a_step_in_the_winners_look_and_hollow_where_tied() -> None:
 
 def test_many_steps_keep_their_cells_and_lose_their_markers() -> None:
     steps = tuple(range(10, 2001, 10))
-    study = study_files(("pure_ce", "mixed"), steps={"pure_ce": steps, "mixed": steps}, tables=False)
+    study = study_files(
+        ("pure_ce", "mixed"), steps={"pure_ce": steps, "mixed": steps}, tables=False
+    )
     drawing = figures(study)["ranks"]
-    assert len([r for r in drawing.all("rect") if r.find(SVG + "title") is not None]) == 200 * len(METRICS)
+    assert len([r for r in drawing.all("rect") if r.find(SVG + "title") is not None]) == 200 * len(
+        METRICS
+    )
     assert {mark.tag for mark in drawing.hinted("step ")} == {SVG + "rect"}
     labels = sorted(
-        float(n.get("x", "")) for n in drawing.all("text", text_anchor="middle") if re.fullmatch(r"\d+", n.text or "")
+        float(n.get("x", ""))
+        for n in drawing.all("text", text_anchor="middle")
+        if re.fullmatch(r"\d+", n.text or "")
     )
     assert min(b - a for a, b in itertools.pairwise(labels)) > 25, "step labels overlap"
 
 
-def test_three_families_whatever_there_are_and_what_lies_before_the_collapse_stays_in_the_panel() -> None:
+def test_three_families_whatever_there_are_and_what_lies_before_the_collapse_stays_in_the_panel() -> (
+    None
+):
     study = study_files(("softce_w1_gate", "pure_ce"))
 
     def far(audit: dict[str, Any]) -> None:
@@ -111,5 +127,7 @@ def test_losses_end_with_a_cross_where_a_run_diverged() -> None:
 def test_slices_say_how_many_tokens_stand_behind_them() -> None:
     drawing = figures(study_files())["slices"]
     assert {"n = 764", "n = 1000", "small, < 32² px", "x1"} <= set(drawing.texts())
-    sizes = [centre(drawing.hinted(f"pure_ce, {name}: ")[0])[1] for name in ("small", "medium", "large")]
+    sizes = [
+        centre(drawing.hinted(f"pure_ce, {name}: ")[0])[1] for name in ("small", "medium", "large")
+    ]
     assert sizes == sorted(sizes), "a smaller error stands lower"

@@ -34,7 +34,15 @@ from coordexp.probe.rollout import (
 from coordexp.storage.files import sha256_directory, write_json
 from coordexp.training.evaluate import evenly_spaced
 
-SIZES = [(64, 64), (96, 64), (32, 32), (64, 96), (128, 64), (64, 32), (96, 96)]  # px: prompts of 18 to 26 tokens
+SIZES = [
+    (64, 64),
+    (96, 64),
+    (32, 32),
+    (64, 96),
+    (128, 64),
+    (64, 32),
+    (96, 96),
+]  # px: prompts of 18 to 26 tokens
 BUDGET = 24
 
 
@@ -46,7 +54,10 @@ def dataset(tiny, tmp_path_factory) -> Dataset:
     for i, (width, height) in enumerate(SIZES):
         Image.effect_noise((width, height), 60.0 + i).convert("RGB").save(directory / f"{i}.png")
         names = ["cup", "leaf 杯🥤", 'a "b" \\ c'][: i % 4]
-        objects = tuple(RecordObject(name, "bbox_2d", (1.0, 2.0 + j, 20.0, 30.0)) for j, name in enumerate(names))
+        objects = tuple(
+            RecordObject(name, "bbox_2d", (1.0, 2.0 + j, 20.0, 30.0))
+            for j, name in enumerate(names)
+        )
         records.append(Record(f"{i}.png", width, height, objects))
     write_records(directory / "some.jsonl", records)
     return Dataset(directory / "some.jsonl", tiny.processor)
@@ -59,7 +70,9 @@ def vlm(tiny):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter += 0.2 * torch.randn(
+                parameter.shape, generator=generator, dtype=parameter.dtype
+            )
     return model
 
 
@@ -118,10 +131,17 @@ def test_answers_are_those_of_the_models_own_generate(vlm, dataset):
         expected = expected[n:][: (expected[n:] != end).cumprod(0).sum()].tolist()
         assert ids == expected
         whole = torch.cat([inputs["input_ids"], torch.tensor([ids])], dim=1)
-        types = torch.cat([inputs["mm_token_type_ids"], torch.zeros(1, len(ids), dtype=torch.long)], dim=1)
+        types = torch.cat(
+            [inputs["mm_token_type_ids"], torch.zeros(1, len(ids), dtype=torch.long)], dim=1
+        )
         pictures = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
         with torch.no_grad():
-            logits = vlm(input_ids=whole, mm_token_type_ids=types, attention_mask=torch.ones_like(whole), **pictures).logits[0]
+            logits = vlm(
+                input_ids=whole,
+                mm_token_type_ids=types,
+                attention_mask=torch.ones_like(whole),
+                **pictures,
+            ).logits[0]
         scores = logits.log_softmax(-1)[range(n - 1, n - 1 + len(ids)), ids]
         assert logprobs == pytest.approx(scores.tolist(), abs=1e-6)
 
@@ -135,7 +155,9 @@ def test_rows_that_end_leave_the_others_as_they_are(vlm, dataset):
     partial = [t for t in tokens if sum(t in ids for ids in unbounded) > 1] + tokens[:2]
     assert partial
     for end in partial[:8]:
-        for ids, (found, logprobs, ended) in zip(unbounded, decode(vlm, inputs, end, BUDGET), strict=True):
+        for ids, (found, logprobs, ended) in zip(
+            unbounded, decode(vlm, inputs, end, BUDGET), strict=True
+        ):
             assert found == (ids[: ids.index(end)] if end in ids else ids)
             assert ended == (end in ids)
             assert len(logprobs) == len(found)
@@ -161,16 +183,25 @@ def test_a_prompt_is_what_the_template_asks_for(dataset):
     tokenizer, prompts = dataset.processor.tokenizer, dataset.prompts(everything(dataset))
     for b, (width, height) in enumerate(SIZES):
         ids = prompts["input_ids"][b][prompts["attention_mask"][b].bool()]
-        picture = "<|vision_start|>" + "<|image_pad|>" * (width * height // 32**2) + "<|vision_end|>"
-        asked = f"<|im_start|>user\n{picture}Detect every object.<|im_end|>\n<|im_start|>assistant\n"
+        picture = (
+            "<|vision_start|>" + "<|image_pad|>" * (width * height // 32**2) + "<|vision_end|>"
+        )
+        asked = (
+            f"<|im_start|>user\n{picture}Detect every object.<|im_end|>\n<|im_start|>assistant\n"
+        )
         assert ids.tolist() == tokenizer.encode(asked, add_special_tokens=False)
         assert prompts["attention_mask"][b, -1] == 1, "padded on the left"
-    assert (prompts["mm_token_type_ids"] == (prompts["input_ids"] == dataset.processor.image_token_id)).all()
+    assert (
+        prompts["mm_token_type_ids"] == (prompts["input_ids"] == dataset.processor.image_token_id)
+    ).all()
 
 
 def test_the_budget_is_a_quarter_above_the_longest_answer(dataset):
     tokenizer = dataset.processor.tokenizer
-    lengths = [len(tokenizer.encode(write_coordjson(r.coord_objects()) + "<|im_end|>")) for r in dataset.records]
+    lengths = [
+        len(tokenizer.encode(write_coordjson(r.coord_objects()) + "<|im_end|>"))
+        for r in dataset.records
+    ]
     assert token_budget(dataset) == -(-5 * max(lengths) // 4) + 8
 
 
@@ -180,11 +211,15 @@ def test_the_budget_is_a_quarter_above_the_longest_answer(dataset):
 def test_every_token_spells_what_the_tokenizer_decodes(tiny):
     tokenizer = tiny.processor.tokenizer
     for token_id in range(len(tokenizer)):
-        assert token_bytes(tokenizer, token_id).decode("utf-8", "replace") == tokenizer.decode([token_id])
+        assert token_bytes(tokenizer, token_id).decode("utf-8", "replace") == tokenizer.decode(
+            [token_id]
+        )
     assert token_bytes(tokenizer, len(tokenizer) + 5) == b""
     grown = build_tokenizer(300)
     grown.add_tokens(["<a cup>"])  # is spelt as it stands, blank and all
-    assert token_bytes(grown, len(grown) - 1) == b"<a cup>" == grown.decode([len(grown) - 1]).encode()
+    assert (
+        token_bytes(grown, len(grown) - 1) == b"<a cup>" == grown.decode([len(grown) - 1]).encode()
+    )
 
 
 @given(st.lists(st.integers(0, 2**16), max_size=30))
@@ -220,14 +255,26 @@ def test_shards_share_the_images_and_the_text_is_the_same(vlm, dataset, tmp_path
     expected = greedy(vlm, dataset, 12)(everything(dataset))
     for index in range(shards):
         path = roll_out(
-            tmp_path, {"n": 1}, dataset, everything(dataset), greedy(vlm, dataset, 12), batch=2, shard=(index, shards)
+            tmp_path,
+            {"n": 1},
+            dataset,
+            everything(dataset),
+            greedy(vlm, dataset, 12),
+            batch=2,
+            shard=(index, shards),
         )
         assert path.name == f"rollouts-{index}-of-{shards}.jsonl"
-        assert [row["image_id"] for row in lines(path)] == [i for i in everything(dataset) if i % shards == index]
+        assert [row["image_id"] for row in lines(path)] == [
+            i for i in everything(dataset) if i % shards == index
+        ]
     rows = read_rollouts(shard_files(tmp_path))
     for i, (row, answer) in enumerate(zip(rows, expected, strict=True)):
         assert record_of(row, dataset.records) is dataset.records[i]
-        assert (row["text"], row["finished"], row["n_tokens"]) == (answer.text, answer.finished, len(answer.token_ends))
+        assert (row["text"], row["finished"], row["n_tokens"]) == (
+            answer.text,
+            answer.finished,
+            len(answer.token_ends),
+        )
         assert row["token_ends"] == answer.token_ends
         assert row["token_logprobs"] == pytest.approx(answer.token_logprobs, abs=2e-6)
 
@@ -249,11 +296,20 @@ def test_a_finished_shard_asks_for_nothing(dataset, tmp_path):
 
 
 def test_a_killed_shard_goes_on_behind_its_last_row(dataset, tmp_path):
-    whole = roll_out(tmp_path / "whole", {}, dataset, everything(dataset), stub(dataset), batch=2).read_bytes()
+    whole = roll_out(
+        tmp_path / "whole", {}, dataset, everything(dataset), stub(dataset), batch=2
+    ).read_bytes()
     pid = os.fork()
     if pid == 0:
         try:
-            roll_out(tmp_path / "cut", {}, dataset, everything(dataset), stub(dataset, [], die_at=3), batch=2)
+            roll_out(
+                tmp_path / "cut",
+                {},
+                dataset,
+                everything(dataset),
+                stub(dataset, [], die_at=3),
+                batch=2,
+            )
         finally:
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
@@ -286,7 +342,9 @@ def test_other_shards_do_not_repeat_what_is_there(dataset, tmp_path):
 
 
 def test_a_row_that_another_shard_is_just_writing_does_not_count(dataset, tmp_path):
-    path = roll_out(tmp_path, {}, dataset, everything(dataset), stub(dataset), batch=2, shard=(1, 2))
+    path = roll_out(
+        tmp_path, {}, dataset, everything(dataset), stub(dataset), batch=2, shard=(1, 2)
+    )
     path.write_bytes(path.read_bytes()[:-5])
     calls: list[list[int]] = []
     roll_out(tmp_path, {}, dataset, everything(dataset), stub(dataset, calls), batch=9)
@@ -298,7 +356,9 @@ def test_a_row_that_another_shard_is_just_writing_does_not_count(dataset, tmp_pa
 def test_rows_of_something_else_are_removed(dataset, tmp_path, change):
     what = of_what("abc", dataset.path, 9, 7)
     for index in (0, 1):
-        roll_out(tmp_path, what, dataset, everything(dataset), stub(dataset), batch=4, shard=(index, 2))
+        roll_out(
+            tmp_path, what, dataset, everything(dataset), stub(dataset), batch=4, shard=(index, 2)
+        )
     other_records = tmp_path / "other.jsonl"
     other_records.write_bytes(dataset.path.read_bytes() + b"\n")
     other = {
@@ -351,15 +411,23 @@ def test_a_checkpoint_directory_is_rolled_out(tiny, scenes, tmp_path):
     save_pretrained(copy.deepcopy(tiny.vlm).float(), tiny.processor, tmp_path / "checkpoint")
     out, records = tmp_path / "out", scenes.path / "val.jsonl"
     for index in (1, 0):
-        roll_out_checkpoint(tmp_path / "checkpoint", records, out, n_images=5, batch=4, budget=6, shard=(index, 2))
+        roll_out_checkpoint(
+            tmp_path / "checkpoint", records, out, n_images=5, batch=4, budget=6, shard=(index, 2)
+        )
     rows = read_rollouts(shard_files(out))
     dataset = scenes.dataset("val", tiny.processor)
     assert [row["image_id"] for row in rows] == evenly_spaced(9, 5).tolist()
-    expected = greedy(copy.deepcopy(tiny.vlm).float(), dataset, 6)([row["image_id"] for row in rows])
+    expected = greedy(copy.deepcopy(tiny.vlm).float(), dataset, 6)(
+        [row["image_id"] for row in rows]
+    )
     assert [row["text"] for row in rows] == [answer.text for answer in expected]
     header = json.loads((out / "rollouts.json").read_text())
     assert header["model_sha256"] == sha256_directory(tmp_path / "checkpoint")
     assert (header["budget"], header["n_images"]) == (6, 5)
     (tmp_path / "checkpoint" / "model.safetensors").rename(tmp_path / "away")
-    write_json(out / "rollouts.json", header | {"model_sha256": sha256_directory(tmp_path / "checkpoint")})
-    roll_out_checkpoint(tmp_path / "checkpoint", records, out, n_images=5, batch=4, budget=6)  # without loading a model
+    write_json(
+        out / "rollouts.json", header | {"model_sha256": sha256_directory(tmp_path / "checkpoint")}
+    )
+    roll_out_checkpoint(
+        tmp_path / "checkpoint", records, out, n_images=5, batch=4, budget=6
+    )  # without loading a model

@@ -31,7 +31,11 @@ def row(mae, p90, acc, p_gt, w1, **more):
                     (mae, p90, acc, p_gt, w1), strict=True)) | more  # fmt: skip
 
 
-def decide(curves: dict[str, dict[int, dict[str, float]]], rule=RULE, seeds: dict[str, tuple[int, ...]] | None = None):
+def decide(
+    curves: dict[str, dict[int, dict[str, float]]],
+    rule=RULE,
+    seeds: dict[str, tuple[int, ...]] | None = None,
+):
     """Audit, comparison and recommendation of logs that hold these metrics at these steps, without any file."""
     runs = []
     for variant, by_step in curves.items():
@@ -42,7 +46,9 @@ def decide(curves: dict[str, dict[int, dict[str, float]]], rule=RULE, seeds: dic
                 log.evals[step] = {log_key(name, "1"): value for name, value in values.items()} | {
                     "loss": 1.0, "base_ce/loss": 1.0, "coord_diag/enabled": 0.0}  # fmt: skip
             runs.append(RunData(variant, seed, log))
-    plans = [{"variant": r.variant, "seed": r.seed, "existing": True, "registered": False} for r in runs]
+    plans = [
+        {"variant": r.variant, "seed": r.seed, "existing": True, "registered": False} for r in runs
+    ]
     study = {"study": "compare_logs", "hash8": "00000000", "written_at": "2026-01-01T00:00:00+00:00", "seeds": 1, "rule": rule,
              "rule_sha256": digest(rule), "runs": plans, "earlier_studies": []}  # fmt: skip
     found = audit(runs)
@@ -85,7 +91,9 @@ def test_the_secondary_is_smoother_than_the_primary_or_nobody():
 
 @pytest.mark.parametrize("n", [2, 5])
 def test_two_or_five_variants(n):
-    curves = {f"v{i}": {40: row(20 + i / 10, 50, 0.2 - i / 100, 0.2 - i / 100, 30)} for i in range(n)}
+    curves = {
+        f"v{i}": {40: row(20 + i / 10, 50, 0.2 - i / 100, 0.2 - i / 100, 30)} for i in range(n)
+    }
     found = decide(curves)
     assert found["primary"]["variant"] == "v0"
     assert found["secondary"]["variant"] == f"v{n - 1}"
@@ -93,7 +101,10 @@ def test_two_or_five_variants(n):
 
 
 def test_runs_of_different_lengths_meet_at_the_last_common_step():
-    curves = {"long": {40: row(20, 50, 0.1, 0.1, 30), 80: row(10, 20, 0.9, 0.9, 5)}, "short": {40: row(19, 49, 0.2, 0.2, 29)}}
+    curves = {
+        "long": {40: row(20, 50, 0.1, 0.1, 30), 80: row(10, 20, 0.9, 0.9, 5)},
+        "short": {40: row(19, 49, 0.2, 0.2, 29)},
+    }
     found = decide(curves)
     assert found["decision_step"] == 40
     assert found["primary"]["variant"] == "short"
@@ -131,7 +142,9 @@ def bag(node):
     if isinstance(node, dict):
         return {key: bag(value) for key, value in sorted(node.items())}
     if isinstance(node, list):
-        return sorted((bag(value) for value in node), key=lambda value: json.dumps(value, sort_keys=True))
+        return sorted(
+            (bag(value) for value in node), key=lambda value: json.dumps(value, sort_keys=True)
+        )
     return sorted(re.split(r"[\s,;:()]+", node)) if isinstance(node, str) else node
 
 
@@ -139,13 +152,18 @@ def bag(node):
 @given(curves_of, st.data())
 def test_permuting_names_and_order_permutes_the_answer_and_nothing_else(rows, data):
     names = [f"name{i}" for i in range(len(rows))]
-    curves = {name: {40 * (i + 1): r for i, r in enumerate(mine)} for name, mine in zip(names, rows, strict=True)}
+    curves = {
+        name: {40 * (i + 1): r for i, r in enumerate(mine)}
+        for name, mine in zip(names, rows, strict=True)
+    }
     rule = RULE | {"eligible": RULE["eligible"] | {"max_mae_over_best": 9.0}}
     expected = json.dumps(decide(curves, rule))
     order = data.draw(st.permutations(names))
     renamed = dict(zip(names, data.draw(st.permutations(names)), strict=True))
     found = json.dumps(decide({renamed[name]: curves[name] for name in order}, rule))
-    back = re.sub(r"name\d", lambda m: next(old for old, new in renamed.items() if new == m[0]), found)
+    back = re.sub(
+        r"name\d", lambda m: next(old for old, new in renamed.items() if new == m[0]), found
+    )
     assert bag(json.loads(back)) == bag(json.loads(expected))
 
 
@@ -155,9 +173,13 @@ def test_the_order_of_seeds_does_not_matter():
     assert bag(decide(curves, seeds=one)) == bag(decide(curves, seeds=other))
 
 
-@pytest.mark.parametrize("name", ["eval_loss", "loss", "base_ce/loss", "coord_softce_w1/loss", "base_ce"])
+@pytest.mark.parametrize(
+    "name", ["eval_loss", "loss", "base_ce/loss", "coord_softce_w1/loss", "base_ce"]
+)
 def test_ranking_by_an_objectives_own_loss_is_refused_with_the_reason(name):
-    with pytest.raises(UserError, match="cannot rank variants: each objective sums other terms over other tokens"):
+    with pytest.raises(
+        UserError, match="cannot rank variants: each objective sums other terms over other tokens"
+    ):
         metric(name)
 
 

@@ -16,7 +16,10 @@ from coordexp.detection.scores import figures, read_rollouts, score_rollouts
 
 LVIS = Path(__file__).parents[2] / "shared" / "data" / "lvis_val_100.json"
 SHARES = {
-    f"{name}{at}{kind}" for name in ("precision", "recall", "f1") for at in ("", "_50", "_75") for kind in ("", "_agnostic")
+    f"{name}{at}{kind}"
+    for name in ("precision", "recall", "f1")
+    for at in ("", "_50", "_75")
+    for kind in ("", "_agnostic")
 }
 PERFECT = dict.fromkeys(SHARES, 1.0) | {
     "parse_rate": 1.0, "truncation_rate": 0.0, "unfinished_rate": 0.0, "count_ratio": 1.0, "mean_matched_iou": 1.0,
@@ -27,7 +30,12 @@ PERFECT = dict.fromkeys(SHARES, 1.0) | {
 def record(name: str, *objects: tuple[str, tuple[float, ...]]) -> Record:
     """1000 px wide and high, so that a pixel is a bin."""
     kinds = {4: "bbox_2d"}
-    return Record(name, 1000, 1000, reading_order(RecordObject(d, kinds.get(len(p), "poly"), p) for d, p in objects))
+    return Record(
+        name,
+        1000,
+        1000,
+        reading_order(RecordObject(d, kinds.get(len(p), "poly"), p) for d, p in objects),
+    )
 
 
 RECORDS = [
@@ -37,7 +45,9 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def rollout(i: int, objects: list[CoordObject] | str, records: list[Record] = RECORDS, **changes) -> dict:
+def rollout(
+    i: int, objects: list[CoordObject] | str, records: list[Record] = RECORDS, **changes
+) -> dict:
     text = objects if isinstance(objects, str) else write_coordjson(objects)
     row = {"image_id": i, "image": records[i].image, "text": text, "finished": True, "n_tokens": len(text),
            "token_ends": list(range(1, len(text) + 1)), "token_logprobs": [-0.1] * len(text)}  # fmt: skip
@@ -87,13 +97,17 @@ def test_one_object_said_twice():
     objects = RECORDS[0].coord_objects()
     shares = {f"{name}{at}{kind}": value for name, value in (("precision", 5 / 6), ("f1", 10 / 11)) for at in ("", "_50", "_75")
               for kind in ("", "_agnostic")}  # fmt: skip
-    assert changed([*objects, objects[0]]) == expected(count_ratio=6 / 5, duplicate_rate=1 / 6, **shares)
+    assert changed([*objects, objects[0]]) == expected(
+        count_ratio=6 / 5, duplicate_rate=1 / 6, **shares
+    )
 
 
 def test_one_object_of_another_name():
     objects = RECORDS[0].coord_objects()
     renamed = CoordObject("Cup", "bbox_2d", objects[0].bins)
-    shares = {f"{name}{at}": 4 / 5 for name in ("precision", "recall", "f1") for at in ("", "_50", "_75")}
+    shares = {
+        f"{name}{at}": 4 / 5 for name in ("precision", "recall", "f1") for at in ("", "_50", "_75")
+    }
     assert changed([renamed, *objects[1:]]) == expected(**shares)
 
 
@@ -104,7 +118,9 @@ def test_one_object_shifted():
     mean = (5 * 1 + 5 * 4 / 5) / 10
     shares = {f"{name}{at}{kind}": value for name in ("precision", "recall", "f1") for at, value in (("", mean), ("_75", 4 / 5))
               for kind in ("", "_agnostic")}  # fmt: skip
-    assert changed([shifted, *objects[1:]]) == expected(mean_matched_iou=(4 + 83 / 117) / 5, **shares)
+    assert changed([shifted, *objects[1:]]) == expected(
+        mean_matched_iou=(4 + 83 / 117) / 5, **shares
+    )
 
 
 def test_a_polygon_counts_as_the_box_around_it():
@@ -116,8 +132,17 @@ def test_a_polygon_counts_as_the_box_around_it():
 
 
 def test_predictions_in_an_empty_picture_are_false():
-    found = figures(score_rollouts([*truths()[:2], rollout(2, [CoordObject("cup", "bbox_2d", (1, 1, 9, 9))])], RECORDS))
-    assert (found["precision"], found["recall"], found["f1"], found["count_ratio"]) == pytest.approx((5 / 6, 1, 10 / 11, 6 / 5))
+    found = figures(
+        score_rollouts(
+            [*truths()[:2], rollout(2, [CoordObject("cup", "bbox_2d", (1, 1, 9, 9))])], RECORDS
+        )
+    )
+    assert (
+        found["precision"],
+        found["recall"],
+        found["f1"],
+        found["count_ratio"],
+    ) == pytest.approx((5 / 6, 1, 10 / 11, 6 / 5))
 
 
 def test_what_does_not_parse():
@@ -129,7 +154,10 @@ def test_what_does_not_parse():
         rollout(2, '{"objects": [{"desc": "cup", "bbox_2d": [1, 2, 3, 4]}]} that is all'),
     ]
     scores = score_rollouts(rows, RECORDS)
-    flags = {name: scores.columns[name].tolist() for name in ("strict", "truncated", "unfinished", "trailing", "dropped")}
+    flags = {
+        name: scores.columns[name].tolist()
+        for name in ("strict", "truncated", "unfinished", "trailing", "dropped")
+    }
     assert flags == {
         "strict": [0, 0, 0],
         "truncated": [1, 0, 0],
@@ -139,7 +167,11 @@ def test_what_does_not_parse():
     }
     assert scores.dropped_by_reason == Counter(no_list=1, malformed=1)
     found = figures(scores)
-    assert (found["parse_rate"], found["truncation_rate"], found["unfinished_rate"]) == (0, 1 / 3, 1 / 3)
+    assert (found["parse_rate"], found["truncation_rate"], found["unfinished_rate"]) == (
+        0,
+        1 / 3,
+        1 / 3,
+    )
     assert (found["precision"], found["recall"], found["count_ratio"]) == (1, 2 / 5, 2 / 5)
 
 
@@ -147,7 +179,9 @@ def test_nothing_at_all_is_zero_and_no_nan():
     found = figures(score_rollouts([rollout(2, "")], RECORDS))
     assert found == dict.fromkeys(PERFECT, 0.0) | {"truncation_rate": 1.0}
     found = figures(score_rollouts(truths(), RECORDS), np.zeros((2, 3), dtype=np.uint16))
-    assert {name: values.tolist() for name, values in found.items()} == {name: [0.0, 0.0] for name in PERFECT}
+    assert {name: values.tolist() for name, values in found.items()} == {
+        name: [0.0, 0.0] for name in PERFECT
+    }
 
 
 def test_columns_are_per_image_in_ascending_order():
@@ -156,13 +190,20 @@ def test_columns_are_per_image_in_ascending_order():
     assert scores.columns["n_truth"].tolist() == scores.columns["n_predicted"].tolist() == [3, 2, 0]
     assert scores.columns["tp_aware"].tolist() == [[3] * 10, [2] * 10, [0] * 10]
     assert scores.columns["n_tokens"].tolist() == [len(row["text"]) for row in truths()]
-    assert score_rollouts(truths()[1:], RECORDS).images.tolist() == [1, 2], "a part of the images may be rolled out"
+    assert score_rollouts(truths()[1:], RECORDS).images.tolist() == [1, 2], (
+        "a part of the images may be rolled out"
+    )
 
 
 def test_weights_are_images_written_out_so_many_times(monkeypatch):
     rng = np.random.default_rng(0)
     records = [record(f"{i}.png", *[(str(k % 3), box(rng)) for k in range(4)]) for i in range(12)]
-    rows = [rollout(i, record("", *[(str(k % 3), box(rng)) for k in range(i % 6)]).coord_objects(), records) for i in range(12)]
+    rows = [
+        rollout(
+            i, record("", *[(str(k % 3), box(rng)) for k in range(i % 6)]).coord_objects(), records
+        )
+        for i in range(12)
+    ]
     scores = score_rollouts(rows, records)
     weights = rng.multinomial(12, np.full(12, 1 / 12), size=7).astype(np.uint16)
     found = figures(scores, weights)
@@ -172,7 +213,9 @@ def test_weights_are_images_written_out_so_many_times(monkeypatch):
         images = np.repeat(np.arange(12), weights[draw])
         again = [rows[i] | {"image_id": new} for new, i in enumerate(images)]
         expected = figures(score_rollouts(again, [records[i] for i in images]))
-        assert {name: values[draw] for name, values in found.items()} == pytest.approx(expected, abs=1e-12)
+        assert {name: values[draw] for name, values in found.items()} == pytest.approx(
+            expected, abs=1e-12
+        )
     ones = figures(scores, np.ones((1, 12), dtype=np.uint16))
     assert {name: values[0] for name, values in ones.items()} == figures(scores)
     monkeypatch.setattr("coordexp.detection.scores.CELLS", 25)  # two resamples at a time
@@ -187,16 +230,24 @@ def box(rng: np.random.Generator) -> tuple[float, ...]:
 
 
 def shard(path: Path, *rows: dict | str) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return path
 
 
 def test_shards_in_any_order(tmp_path):
     rows = [row | {"text": row["text"] + " \u2028"} for row in truths()]
-    paths = [shard(tmp_path / "a.jsonl", rows[2], rows[0]), shard(tmp_path / "b.jsonl"), shard(tmp_path / "c.jsonl", "", rows[1])]
+    paths = [
+        shard(tmp_path / "a.jsonl", rows[2], rows[0]),
+        shard(tmp_path / "b.jsonl"),
+        shard(tmp_path / "c.jsonl", "", rows[1]),
+    ]
     assert read_rollouts(paths) == rows
     assert read_rollouts(iter(paths[::-1])) == rows
-    assert read_rollouts([*paths, shard(tmp_path / "d.jsonl", rows[1])]) == rows, "the same text twice counts once"
+    assert read_rollouts([*paths, shard(tmp_path / "d.jsonl", rows[1])]) == rows, (
+        "the same text twice counts once"
+    )
 
 
 def test_one_image_with_two_texts_is_refused(tmp_path, refused):
@@ -228,7 +279,9 @@ def test_one_image_with_two_texts_is_refused(tmp_path, refused):
     ],
 )
 def test_a_broken_line_is_named(tmp_path, refused, line, word):
-    path = shard(tmp_path / "a.jsonl", truths()[0], truths()[1] | line if isinstance(line, dict) else line)
+    path = shard(
+        tmp_path / "a.jsonl", truths()[0], truths()[1] | line if isinstance(line, dict) else line
+    )
     with refused("a.jsonl:2", word):
         read_rollouts([path])
 

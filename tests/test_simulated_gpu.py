@@ -24,10 +24,28 @@ pytestmark = pytest.mark.slow
 
 ON_GPU = tuple(override for override in SMALL if override != "runtime.device=cpu")
 LORA = (
-    *("variant=mixed", "optim=lora", "train.dtype=bfloat16", "train.gradient_checkpointing=true", "train.micro_batch_tokens=300"),
-    *("optim.lr=0.01", "optim.lr_vision=0.01", "optim.lr_aligner=0.01", "optim.lr_coord=0.01", *ON_GPU),
+    *(
+        "variant=mixed",
+        "optim=lora",
+        "train.dtype=bfloat16",
+        "train.gradient_checkpointing=true",
+        "train.micro_batch_tokens=300",
+    ),
+    *(
+        "optim.lr=0.01",
+        "optim.lr_vision=0.01",
+        "optim.lr_aligner=0.01",
+        "optim.lr_coord=0.01",
+        *ON_GPU,
+    ),
 )
-PROBE = ("probe.images=4", "probe.steps=2", "probe.images_per_step=2", "probe.micro_batch=2", "probe.rollout_batch=2")
+PROBE = (
+    "probe.images=4",
+    "probe.steps=2",
+    "probe.images_per_step=2",
+    "probe.micro_batch=2",
+    "probe.rollout_batch=2",
+)
 
 REFUSED = {
     "torch.zeros(3, device='cuda') + torch.ones(3)": "not on the GPU",
@@ -55,7 +73,9 @@ for refused in {list(REFUSED)}:
         print("taken")
 """
     where = environment() | {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"}
-    done = subprocess.run([sys.executable, "-c", program], env=where, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=where, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     for line, says in zip(done.stdout.splitlines(), REFUSED.values(), strict=True):
         assert says in line
@@ -103,10 +123,22 @@ def test_killed_between_two_states_it_ends_as_if_nothing_had_happened(gpu, lora,
 def test_its_checkpoint_is_probed_by_adapters(gpu, lora):
     house, live = gpu
     copied = Path(shutil.copytree(lora, house.path / "copied"))
-    live("probe", "copied", *PROBE, "probe.adapter_rank=4", "probe.gradient_checkpointing=true", entry="cli")
+    live(
+        "probe",
+        "copied",
+        *PROBE,
+        "probe.adapter_rank=4",
+        "probe.gradient_checkpointing=true",
+        entry="cli",
+    )
     (manifest,) = copied.glob("stage2/*/probe.json")
     found = json.loads(manifest.read_text())
-    assert (found["status"], found["device"], found["images"], found["steps"]) == ("complete", "cuda", 4, 2)
+    assert (found["status"], found["device"], found["images"], found["steps"]) == (
+        "complete",
+        "cuda",
+        4,
+        2,
+    )
 
 
 def test_every_weight_is_trained_and_evaluated_as_on_the_cpu(gpu, forge: Forge, tmp_path):
@@ -115,7 +147,10 @@ def test_every_weight_is_trained_and_evaluated_as_on_the_cpu(gpu, forge: Forge, 
     live(*whole)
     assert forge.run(cpu.path, *whole, "runtime.device=cpu").returncode == 0
     runs = [place.run("softce_w1_gate") for place in (house, cpu)]
-    assert [json.loads((run / "run.json").read_text())["device"] for run in runs] == ["cuda:0", "cpu"]
+    assert [json.loads((run / "run.json").read_text())["device"] for run in runs] == [
+        "cuda:0",
+        "cpu",
+    ]
     on_gpu, on_cpu = map(rows, runs)
     for row, expected in zip(on_gpu, on_cpu, strict=True):
         assert row.pop("global_step/max_steps") == expected.pop("global_step/max_steps")

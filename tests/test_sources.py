@@ -27,8 +27,18 @@ ROWS = [
     row
     for step in (10, 20, 30, 40)
     for row in (
-        {STEP_KEY: f"{step}/40", "loss": 1 / step, "epoch": step / 7, "coord_softce_w1/loss": 0.1 + step},
-        {STEP_KEY: f"{step}/40", "eval_loss": 2 / step, "eval_coord_diag/expected_bin_mae": 3.7 * step, "epoch": step / 7},
+        {
+            STEP_KEY: f"{step}/40",
+            "loss": 1 / step,
+            "epoch": step / 7,
+            "coord_softce_w1/loss": 0.1 + step,
+        },
+        {
+            STEP_KEY: f"{step}/40",
+            "eval_loss": 2 / step,
+            "eval_coord_diag/expected_bin_mae": 3.7 * step,
+            "epoch": step / 7,
+        },
     )
 ]
 
@@ -39,10 +49,17 @@ def write_log(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     return path
 
 
-def write_run(path: Path, variant: str = "pure_ce", seed: int = 0, finished: bool = True, config: str | None = None) -> Path:
+def write_run(
+    path: Path,
+    variant: str = "pure_ce",
+    seed: int = 0,
+    finished: bool = True,
+    config: str | None = None,
+) -> Path:
     write_log(path / "logging.jsonl")
     (path / "config.yaml").write_text(
-        config or f"variant:\n  name: {variant}\nseed: {seed}\nother: ${{oc.env:ABSENT}}\n", errors="surrogateescape"
+        config or f"variant:\n  name: {variant}\nseed: {seed}\nother: ${{oc.env:ABSENT}}\n",
+        errors="surrogateescape",
     )
     if finished:
         write_json(path / "run.json", {"status": "complete"})
@@ -55,7 +72,11 @@ def tag_of(key: str) -> str:
 
 
 def write_events(
-    directory: Path, rows: list[dict[str, Any]], opened: float | None = None, suffix: str = "", **options: Any
+    directory: Path,
+    rows: list[dict[str, Any]],
+    opened: float | None = None,
+    suffix: str = "",
+    **options: Any,
 ) -> Path:
     """Events of rows as Hugging Face's TensorBoardCallback writes them; `opened` is the file's first wall time."""
     from tensorboard.compat.proto.event_pb2 import Event
@@ -73,7 +94,9 @@ def write_events(
     if opened is not None:
         _, end = intact_records(file.read_bytes()[: record_ends(file.read_bytes())[0]])
         rest = file.read_bytes()[end:]
-        file.write_bytes(record(Event(wall_time=opened, file_version="brain.Event:2").SerializeToString()) + rest)
+        file.write_bytes(
+            record(Event(wall_time=opened, file_version="brain.Event:2").SerializeToString()) + rest
+        )
     return file
 
 
@@ -83,12 +106,22 @@ def summary(tag: str, number: Any, as_tensor: str = "") -> Any:
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
     if isinstance(number, str):
-        return Summary(value=[Summary.Value(tag=tag, tensor=TensorProto(dtype=7, string_val=[number.encode()]))])
+        return Summary(
+            value=[
+                Summary.Value(tag=tag, tensor=TensorProto(dtype=7, string_val=[number.encode()]))
+            ]
+        )
     if not as_tensor:
         return Summary(value=[Summary.Value(tag=tag, simple_value=number)])
-    fields = {"float_val": (1, [number]), "double_val": (2, [number]), "tensor_content": (1, struct.pack("<f", number))}
+    fields = {
+        "float_val": (1, [number]),
+        "double_val": (2, [number]),
+        "tensor_content": (1, struct.pack("<f", number)),
+    }
     dtype, content = fields[as_tensor]
-    return Summary(value=[Summary.Value(tag=tag, tensor=TensorProto(dtype=dtype, **{as_tensor: content}))])
+    return Summary(
+        value=[Summary.Value(tag=tag, tensor=TensorProto(dtype=dtype, **{as_tensor: content}))]
+    )
 
 
 def record(content: bytes) -> bytes:
@@ -113,7 +146,10 @@ def record_ends(content: bytes) -> list[int]:
 def in_float32(log: Log) -> tuple[dict, dict]:
     return tuple(
         {
-            step: {key: struct.unpack("<f", struct.pack("<f", number))[0] for key, number in row.items()}
+            step: {
+                key: struct.unpack("<f", struct.pack("<f", number))[0]
+                for key, number in row.items()
+            }
             for step, row in rows.items()
         }
         for rows in (log.train, log.evals)
@@ -126,10 +162,19 @@ def in_float32(log: Log) -> tuple[dict, dict]:
 @pytest.mark.parametrize("as_tensor", ["", "float_val", "double_val", "tensor_content"])
 def test_events_read_as_the_same_log_does(tmp_path, as_tensor):
     extras = {"percentage": "25%", "elapsed_time": "1m"}
-    summed_up = {STEP_KEY: "40/40", "train_runtime": 9.0, "train_loss": 0.3, "total_flos": 1e18, "epoch": 40 / 7}
+    summed_up = {
+        STEP_KEY: "40/40",
+        "train_runtime": 9.0,
+        "train_loss": 0.3,
+        "total_flos": 1e18,
+        "epoch": 40 / 7,
+    }
     rows = [*({**row, **extras} for row in ROWS), summed_up]
     write_events(tmp_path / "events", rows, as_tensor=as_tensor)
-    log, events = read_log(write_log(tmp_path / "logging.jsonl", rows)), read_events(tmp_path / "events")
+    log, events = (
+        read_log(write_log(tmp_path / "logging.jsonl", rows)),
+        read_events(tmp_path / "events"),
+    )
     assert in_float32(events) == in_float32(log)
     assert (events.rows, events.dropped, events.warnings, events.max_steps) == (8, {}, [], None)
     if as_tensor == "double_val":
@@ -142,9 +187,16 @@ def test_events_of_torchs_own_writer(tmp_path):
         "w.add_text('args', 'x' * 2000); w.add_histogram('train/weights', __import__('numpy').arange(9), 1);"
         "[w.add_scalar(tag, number, step) for step, tag, number in json.loads(sys.argv[2])]; w.close()"
     )
-    scalars = [(int(row[STEP_KEY].split("/")[0]), tag_of(k), v) for row in ROWS for k, v in row.items() if k != STEP_KEY]
+    scalars = [
+        (int(row[STEP_KEY].split("/")[0]), tag_of(k), v)
+        for row in ROWS
+        for k, v in row.items()
+        if k != STEP_KEY
+    ]
     subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "events"), json.dumps(scalars)], check=True, capture_output=True
+        [sys.executable, "-c", program, str(tmp_path / "events"), json.dumps(scalars)],
+        check=True,
+        capture_output=True,
     )
     events = read_events(tmp_path / "events")
     assert in_float32(events) == in_float32(read_log(write_log(tmp_path / "logging.jsonl")))
@@ -153,7 +205,10 @@ def test_events_of_torchs_own_writer(tmp_path):
 
 def test_of_several_event_files_the_one_opened_last_wins(tmp_path):
     """Their names say another order than their first wall times."""
-    restarted = [{**row, "eval_loss": 9.0} if "eval_loss" in row else {**row, "loss": 5.0} for row in ROWS[2:6]]
+    restarted = [
+        {**row, "eval_loss": 9.0} if "eval_loss" in row else {**row, "loss": 5.0}
+        for row in ROWS[2:6]
+    ]
     second = write_events(tmp_path, restarted, opened=2000.0)
     first = write_events(tmp_path, ROWS, opened=1000.0)
     assert sorted([first, second]) == [second, first]
@@ -175,7 +230,14 @@ def test_values_under_other_tags_or_negative_steps_are_counted(tmp_path):
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    places = ((1, "train/loss"), (1, "iteration"), (2, "test/loss"), (2, "eval/"), (-1, "eval/loss"), (3, "train/lr"))
+    places = (
+        (1, "train/loss"),
+        (1, "iteration"),
+        (2, "test/loss"),
+        (2, "eval/"),
+        (-1, "eval/loss"),
+        (3, "train/lr"),
+    )
     writer = EventFileWriter(str(tmp_path))
     for step, tag in (*places, (4, "train/lr"), (4, "eval/loss")):
         writer.add_event(Event(step=step, summary=summary(tag, 0.5)))
@@ -192,7 +254,9 @@ def test_tensors_that_are_no_single_number_are_none(tmp_path):
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
     vector = summary("train/loss", 1.0, "float_val")
-    vector.value[0].tensor.tensor_shape.CopyFrom(TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]))
+    vector.value[0].tensor.tensor_shape.CopyFrom(
+        TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+    )
     empty = summary("train/loss", 1.0, "float_val")
     empty.value[0].tensor.ClearField("float_val")
     writer = EventFileWriter(str(tmp_path))
@@ -223,14 +287,23 @@ def scalars_of(content: bytes) -> list[tuple[int, str, float]]:
 
 def standing_alone(scalars: Iterable[tuple[int, str, float]]) -> set[tuple[int, str, float]]:
     """Those that are read whatever else is: other train values need the train/loss of their step."""
-    return {scalar for scalar in scalars if scalar[1] in ("train/loss", "eval/loss", "eval/coord_diag/expected_bin_mae")}
+    return {
+        scalar
+        for scalar in scalars
+        if scalar[1] in ("train/loss", "eval/loss", "eval/coord_diag/expected_bin_mae")
+    }
 
 
 def rows_of(log: Log | UserError) -> set[tuple[int, str, float]]:
     if isinstance(log, UserError):
         return set()
     kinds = (("train", log.train), ("eval", log.evals))
-    return {(step, f"{kind}/{key}", v) for kind, rows in kinds for step, row in rows.items() for key, v in row.items()}
+    return {
+        (step, f"{kind}/{key}", v)
+        for kind, rows in kinds
+        for step, row in rows.items()
+        for key, v in row.items()
+    }
 
 
 def read_damaged(directory: Path, content: bytes) -> Log | UserError:
@@ -243,7 +316,9 @@ def read_damaged(directory: Path, content: bytes) -> Log | UserError:
 
 def test_a_file_cut_anywhere_gives_what_stands_before_the_cut(tmp_path, event_bytes):
     ends = {0, *record_ends(event_bytes)}
-    near_ends = {end + shift for end in ends for shift in (-5, -1, 0, 1, 8, 12, 15)} & set(range(len(event_bytes) + 1))
+    near_ends = {end + shift for end in ends for shift in (-5, -1, 0, 1, 8, 12, 15)} & set(
+        range(len(event_bytes) + 1)
+    )
     for cut in sorted(near_ends | set(range(0, len(event_bytes), 11))):
         found = read_damaged(tmp_path, event_bytes[:cut])
         expected = standing_alone(scalars_of(event_bytes[:cut]))
@@ -257,7 +332,9 @@ def test_a_file_cut_anywhere_gives_what_stands_before_the_cut(tmp_path, event_by
 
 
 @given(st.data())
-def test_of_damaged_bytes_the_values_before_the_damage_are_read(tmp_path_factory, event_bytes, data):
+def test_of_damaged_bytes_the_values_before_the_damage_are_read(
+    tmp_path_factory, event_bytes, data
+):
     content = bytearray(event_bytes)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(content)))
@@ -285,7 +362,9 @@ def test_arbitrary_bytes_are_no_events(tmp_path_factory, content):
 
 @given(st.binary(max_size=60))
 def test_a_record_that_is_no_event_ends_a_file(tmp_path_factory, event_bytes, content):
-    found = read_damaged(tmp_path_factory.getbasetemp(), event_bytes + record(b"\xff" + content) + event_bytes)
+    found = read_damaged(
+        tmp_path_factory.getbasetemp(), event_bytes + record(b"\xff" + content) + event_bytes
+    )
     assert isinstance(found, Log)
     assert rows_of(found) == rows_of(read_damaged(tmp_path_factory.getbasetemp(), event_bytes))
     assert ["no event" in warning for warning in found.warnings] == [True]
@@ -303,7 +382,12 @@ def test_reading_events_says_nothing_and_imports_no_tensorflow(tmp_path):
         "loaded = 'tensorboard' in sys.modules; read_source(parse_sources([sys.argv[1]])[0]);"
         "assert not loaded and not {'tensorflow', 'torch', 'mlflow'} & set(sys.modules), 'imported too much'"
     )
-    done = subprocess.run([sys.executable, "-c", program, f"a={tmp_path}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"a={tmp_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -323,7 +407,11 @@ def test_each_kind_of_path():
         ("d", 0, event_file, TENSORBOARD),
     ]
     assert [s.run and s.run.path for s in sources] == [None, Path("run"), None, None]
-    assert sources[0].sha256 == sources[1].sha256 == hashlib.sha256(Path("some.jsonl").read_bytes()).hexdigest()
+    assert (
+        sources[0].sha256
+        == sources[1].sha256
+        == hashlib.sha256(Path("some.jsonl").read_bytes()).hexdigest()
+    )
     assert sources[2].sha256 == sources[3].sha256
     logs = [read_source(source) for source in sources]
     assert logs[0].train == logs[1].train
@@ -347,13 +435,22 @@ def test_seeds_of_bare_logs_count_up_past_those_of_run_directories():
         write_log(Path(name))
     write_run(Path("run"), seed=1)
     sources = parse_sources(["a=x", "b=y", "a=y", "a=run", "a=z", "b=x"])
-    assert [(s.variant, s.seed) for s in sources] == [("a", 0), ("b", 0), ("a", 2), ("a", 1), ("a", 3), ("b", 1)]
+    assert [(s.variant, s.seed) for s in sources] == [
+        ("a", 0),
+        ("b", 0),
+        ("a", 2),
+        ("a", 1),
+        ("a", 3),
+        ("b", 1),
+    ]
 
 
 @pytest.mark.usefixtures("in_tmp")
 def test_the_same_file_may_stand_under_two_names_and_equals_signs_in_paths():
     write_log(Path("lr=1e-3.jsonl"))
-    assert [s.path for s in parse_sources(["a=lr=1e-3.jsonl", "b=lr=1e-3.jsonl"])] == [Path("lr=1e-3.jsonl")] * 2
+    assert [s.path for s in parse_sources(["a=lr=1e-3.jsonl", "b=lr=1e-3.jsonl"])] == [
+        Path("lr=1e-3.jsonl")
+    ] * 2
 
 
 def test_a_home_directory_is_expanded(in_tmp, monkeypatch):
@@ -381,7 +478,10 @@ def test_a_run_that_ended_before_its_first_row(refused):
 
 
 @pytest.mark.usefixtures("in_tmp")
-@pytest.mark.parametrize("config", ["model: qwen\n", "- 1\n", "variant: pure_ce\nseed: 0\n", "variant: {name: 3}\nseed: 0\n"])
+@pytest.mark.parametrize(
+    "config",
+    ["model: qwen\n", "- 1\n", "variant: pure_ce\nseed: 0\n", "variant: {name: 3}\nseed: 0\n"],
+)
 def test_another_projects_config_makes_no_run_directory(config):
     write_run(Path("run"), config=config, finished=False)
     (source,) = parse_sources(["a=run"])
@@ -402,7 +502,11 @@ def test_the_one_log_below_a_directory(refused):
     write_events(deep.parent / "runs", ROWS)
     assert [s.path for s in parse_sources(["a=output", f"b={deep.parent}"])] == [deep, deep]
     write_log(Path("output/v1-20260127-101010/logging.jsonl"))
-    with refused("output: holds 2 logs", "v0-20260126-162648/logging.jsonl", "v1-20260127-101010/logging.jsonl"):
+    with refused(
+        "output: holds 2 logs",
+        "v0-20260126-162648/logging.jsonl",
+        "v1-20260127-101010/logging.jsonl",
+    ):
         parse_sources(["a=output"])
     write_run(Path("results/pure_ce/s3-0123abcd"), seed=3)
     assert [(s.kind, s.seed) for s in parse_sources(["a=results"])] == [(RUN_DIRECTORY, 3)]
@@ -412,7 +516,9 @@ def test_the_one_log_below_a_directory(refused):
 def test_the_one_directory_of_events_below_a_directory(refused):
     write_events(Path("output/runs/Nov23_node1"), ROWS)
     write_events(Path("output/runs/Nov23_node1"), ROWS)
-    assert [(s.path, s.kind) for s in parse_sources(["a=output"])] == [(Path("output/runs/Nov23_node1"), TENSORBOARD)]
+    assert [(s.path, s.kind) for s in parse_sources(["a=output"])] == [
+        (Path("output/runs/Nov23_node1"), TENSORBOARD)
+    ]
     write_events(Path("output/runs/Nov24_node1"), ROWS)
     with refused("holds 2 logs", "runs/Nov23_node1, runs/Nov24_node1"):
         parse_sources(["a=output"])
@@ -459,7 +565,9 @@ def test_a_study_that_names_no_runs_is_refused(refused, content):
 
 @pytest.mark.usefixtures("in_tmp")
 def test_a_study_whose_run_is_gone_names_it(refused):
-    write_json(Path("study/runs.json"), {"runs": [{"directory": "gone", "variant": "a", "seed": 0}]})
+    write_json(
+        Path("study/runs.json"), {"runs": [{"directory": "gone", "variant": "a", "seed": 0}]}
+    )
     with refused("gone: no such file or directory"):
         parse_sources(["a=study"])
 
@@ -505,7 +613,12 @@ def test_what_is_no_source_is_refused_in_one_line(refused, arguments, words):
 @pytest.mark.usefixtures("in_tmp")
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(b"", "holds no row"), (b'{"step": 1, "lo', "torn"), (b'{"loss": 1}\n', "carries no step"), (b"\x1f\x8b", "gzip")],
+    [
+        (b"", "holds no row"),
+        (b'{"step": 1, "lo', "torn"),
+        (b'{"loss": 1}\n', "carries no step"),
+        (b"\x1f\x8b", "gzip"),
+    ],
 )
 def test_a_log_without_rows_is_no_source(refused, content, word):
     Path("log.jsonl").write_bytes(content)
@@ -521,7 +634,9 @@ def test_arbitrary_arguments_give_sources_or_a_user_error(tmp_path_factory, argu
     message = "one line"
     with chdir(here):
         try:
-            assert {source.variant for source in parse_sources(arguments)} <= {argument.split("=")[0] for argument in arguments}
+            assert {source.variant for source in parse_sources(arguments)} <= {
+                argument.split("=")[0] for argument in arguments
+            }
         except UserError as error:
             message = str(error)
     assert message.splitlines() == [message]

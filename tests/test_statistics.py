@@ -44,7 +44,9 @@ random_seeds = st.integers(0, 2**32 - 1)
 def tokens_of(counts: list[int], seed: int, ties: bool) -> TokenColumns:
     rng = np.random.default_rng(seed)
     index = np.repeat(np.arange(len(counts)), counts)
-    errors = rng.integers(0, 6, len(index)).astype(float) if ties else rng.lognormal(3, 1, len(index))
+    errors = (
+        rng.integers(0, 6, len(index)).astype(float) if ties else rng.lognormal(3, 1, len(index))
+    )
     return TokenColumns(np.arange(len(counts)), index, {MAE.name: errors, P90.name: errors})
 
 
@@ -57,8 +59,12 @@ def written_out(tokens: TokenColumns, weights: np.ndarray) -> list[np.ndarray]:
 def test_draws_are_exact_over_the_tokens_of_each_resample(counts, seed, ties):
     tokens, weights = tokens_of(counts, seed, ties), image_weights(len(counts), 40)
     resamples = written_out(tokens, weights)
-    assert bootstrap_draws(tokens, MAE, weights) == pytest.approx([r.mean() for r in resamples], rel=1e-12)
-    assert bootstrap_draws(tokens, P90, weights) == pytest.approx([np.quantile(r, 0.9) for r in resamples], rel=1e-12)
+    assert bootstrap_draws(tokens, MAE, weights) == pytest.approx(
+        [r.mean() for r in resamples], rel=1e-12
+    )
+    assert bootstrap_draws(tokens, P90, weights) == pytest.approx(
+        [np.quantile(r, 0.9) for r in resamples], rel=1e-12
+    )
     for q in (0.0, 0.01, 0.5, 1.0):
         found = bootstrap_draws(tokens, replace(P90, quantile=q), weights)
         assert found == pytest.approx([np.quantile(r, q) for r in resamples], rel=1e-12)
@@ -71,7 +77,9 @@ def test_a_resample_whose_quantile_lies_far_from_the_samples_is_exact_too():
     assert bootstrap_draws(tokens, P90, easiest) == pytest.approx([0.2])
     assert bootstrap_draws(tokens, P90, hardest) == pytest.approx([6000.0])
     weights = np.vstack([hardest, image_weights(10, 5), easiest])
-    assert bootstrap_draws(tokens, P90, weights) == pytest.approx([np.quantile(r, 0.9) for r in written_out(tokens, weights)])
+    assert bootstrap_draws(tokens, P90, weights) == pytest.approx(
+        [np.quantile(r, 0.9) for r in written_out(tokens, weights)]
+    )
 
 
 def test_weights_resample_all_images_and_are_the_same_for_every_table():
@@ -94,7 +102,9 @@ def test_bootstrap_averages_seeds_and_pairs_resamples():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
     assert (found.difference, found.share_above_0) == (0.4, np.mean(draws > 0))
     assert found.se == pytest.approx(draws.std(ddof=1))
-    assert found.p_value is found.seed_var is found.df is None  # over seeds nothing is known, so nothing is claimed
+    assert (
+        found.p_value is found.seed_var is found.df is None
+    )  # over seeds nothing is known, so nothing is claimed
     alone = bootstrap_estimate(first[0], first[0], 0.0)
     assert (alone.low, alone.high, alone.share_above_0) == (0.0, 0.0, 0.5)
 
@@ -144,7 +154,9 @@ def test_without_image_variance_it_is_the_paired_t_test(seed, n_seeds):
     found = estimate_of(second - first, np.zeros((n_seeds, 40)))
     expected = stats.ttest_rel(second, first)
     assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9)
-    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)), rel=1e-9)
+    assert (found.low, found.high) == pytest.approx(
+        tuple(expected.confidence_interval(0.95)), rel=1e-9
+    )
     assert found.df == pytest.approx(n_seeds - 1)
     assert found.share_above_0 == pytest.approx(stats.t.cdf(expected.statistic, n_seeds - 1))
 
@@ -152,16 +164,24 @@ def test_without_image_variance_it_is_the_paired_t_test(seed, n_seeds):
 @given(random_seeds, st.integers(3, 6), st.integers(4, 50))
 def test_without_seed_variance_it_is_the_t_test_over_images(seed, n_seeds, n_images):
     apart = np.random.default_rng(seed).normal(0.5, 1, n_images)
-    found = estimate_of([apart.mean()] * n_seeds, np.tile((apart - apart.mean()) / n_images, (n_seeds, 1)))
+    found = estimate_of(
+        [apart.mean()] * n_seeds, np.tile((apart - apart.mean()) / n_images, (n_seeds, 1))
+    )
     expected = stats.ttest_1samp(apart, 0)
     assert found.p_value == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
-    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)), rel=1e-6)
+    assert (found.low, found.high) == pytest.approx(
+        tuple(expected.confidence_interval(0.95)), rel=1e-6
+    )
     assert found.df == pytest.approx(n_images - 1)
 
 
-@pytest.mark.parametrize(("seed_sd", "image_sd", "both_sd"), [(1.0, 6.0, 4.0), (0.3, 2.0, 9.0), (0.0, 6.0, 4.0)])
+@pytest.mark.parametrize(
+    ("seed_sd", "image_sd", "both_sd"), [(1.0, 6.0, 4.0), (0.3, 2.0, 9.0), (0.0, 6.0, 4.0)]
+)
 def test_variance_parts_estimate_what_they_say(seed_sd, image_sd, both_sd):
-    differences, influence = two_way(np.random.default_rng(5), 6000, 4, 30, seed_sd, image_sd, both_sd)
+    differences, influence = two_way(
+        np.random.default_rng(5), 6000, 4, 30, seed_sd, image_sd, both_sd
+    )
     v_s, v_i, v_si = variance_parts(differences, influence)
     shared = both_sd**2 / (4 * 30)
     assert np.mean(v_s) == pytest.approx(seed_sd**2 / 4 + shared, rel=0.04)
@@ -170,7 +190,9 @@ def test_variance_parts_estimate_what_they_say(seed_sd, image_sd, both_sd):
     assert differences.mean(-1).var() == pytest.approx(np.mean(v_s + v_i - v_si), rel=0.06)
 
 
-@pytest.mark.parametrize(("sds", "least", "most"), [((1.0, 6.0, 4.0), 0.96, 1.06), ((0.0, 0.0, 4.0), 1.0, 1.4)])
+@pytest.mark.parametrize(
+    ("sds", "least", "most"), [((1.0, 6.0, 4.0), 0.96, 1.06), ((0.0, 0.0, 4.0), 1.0, 1.4)]
+)
 def test_the_variance_is_that_of_the_mean_difference(sds, least, most):
     """The interaction is counted once; where there is nothing else, what is cut off at 0 costs a little."""
     differences, influence = two_way(np.random.default_rng(7), 6000, 10, 40, *sds)
@@ -179,10 +201,14 @@ def test_the_variance_is_that_of_the_mean_difference(sds, least, most):
 
 
 def test_degrees_of_freedom_by_hand():
-    median_unbiased = 2 / (2 * math.log(2))  # chi-squared with 2 degrees of freedom has the median 2 ln 2
+    median_unbiased = 2 / (
+        2 * math.log(2)
+    )  # chi-squared with 2 degrees of freedom has the median 2 ln 2
     variance, df = satterthwaite(3, 20, 1.0, 2.0, 0.5)
     assert variance == 1.0 + 2.0 - 0.5
-    expected = (median_unbiased + 2.0 - 0.5) ** 2 / (median_unbiased**2 / 2 + 2.0**2 / 19 + 0.5**2 / (2 * 19))
+    expected = (median_unbiased + 2.0 - 0.5) ** 2 / (
+        median_unbiased**2 / 2 + 2.0**2 / 19 + 0.5**2 / (2 * 19)
+    )
     assert df == pytest.approx(expected)
 
 
@@ -192,10 +218,14 @@ def test_a_study_is_summed_up_as_among_many():
     variance, df = satterthwaite(3, 20, *parts)
     for i in range(5):
         found = estimate_of(differences[i], influence[i])
-        assert (found.seed_var, found.image_var, found.interaction_var) == pytest.approx(tuple(parts[:, i] * [3, 1, 3]))
+        assert (found.seed_var, found.image_var, found.interaction_var) == pytest.approx(
+            tuple(parts[:, i] * [3, 1, 3])
+        )
         assert (found.se**2, found.df) == pytest.approx((variance[i], df[i]))
         half = stats.t.ppf(0.975, df[i]) * math.sqrt(variance[i])
-        assert (found.low, found.high) == pytest.approx((differences[i].mean() - half, differences[i].mean() + half))
+        assert (found.low, found.high) == pytest.approx(
+            (differences[i].mean() - half, differences[i].mean() + half)
+        )
         assert found.p_value == pytest.approx(2 * min(found.share_above_0, 1 - found.share_above_0))
 
 
@@ -203,7 +233,12 @@ def numbers(estimate: Estimate) -> dict[str, float]:
     return {name: value for name, value in asdict(estimate).items() if name != "method"}
 
 
-models = st.tuples(random_seeds, st.integers(3, 8), st.integers(3, 30), *[st.sampled_from([0.0, 0.1, 1.0, 10.0])] * 3)
+models = st.tuples(
+    random_seeds,
+    st.integers(3, 8),
+    st.integers(3, 30),
+    *[st.sampled_from([0.0, 0.1, 1.0, 10.0])] * 3,
+)
 
 
 @given(models)
@@ -224,22 +259,37 @@ def test_order_and_unit_do_not_matter_and_swapping_turns_the_sign(model):
     (differences,), (influence,) = two_way(rng, 1, n_seeds, n_images, *sds)
     found = numbers(estimate_of(differences, influence))
     seeds, images = rng.permutation(n_seeds), rng.permutation(n_images)
-    assert numbers(estimate_of(differences[seeds], influence[seeds][:, images])) == pytest.approx(found, rel=1e-6, abs=1e-9)
+    assert numbers(estimate_of(differences[seeds], influence[seeds][:, images])) == pytest.approx(
+        found, rel=1e-6, abs=1e-9
+    )
     turned = estimate_of(-differences, -influence)
-    assert (turned.difference, turned.low, turned.high) == pytest.approx((-found["difference"], -found["high"], -found["low"]))
+    assert (turned.difference, turned.low, turned.high) == pytest.approx(
+        (-found["difference"], -found["high"], -found["low"])
+    )
     assert turned.share_above_0 == pytest.approx(1 - found["share_above_0"])
     scaled = estimate_of(7 * differences, 7 * influence)
-    assert (scaled.low, scaled.df, scaled.p_value) == pytest.approx((7 * found["low"], found["df"], found["p_value"]), rel=1e-6)
+    assert (scaled.low, scaled.df, scaled.p_value) == pytest.approx(
+        (7 * found["low"], found["df"], found["p_value"]), rel=1e-6
+    )
 
 
 def test_equal_runs_differ_by_nothing():
     found = estimate_of([0.0] * 3, np.zeros((3, 10)))
-    assert (found.difference, found.low, found.high, found.share_above_0, found.p_value) == (0, 0, 0, 0.5, 1)
+    assert (found.difference, found.low, found.high, found.share_above_0, found.p_value) == (
+        0,
+        0,
+        0,
+        0.5,
+        1,
+    )
     assert estimate_of([0.25] * 3, np.zeros((3, 10))).p_value == 0
 
 
 def test_a_diverged_seed_or_two_seeds_give_no_estimate():
-    for differences, influence in (([1.0, 2.0], np.ones((2, 9))), ([1.0, 2.0, math.nan], np.ones((3, 9)))):
+    for differences, influence in (
+        ([1.0, 2.0], np.ones((2, 9))),
+        ([1.0, 2.0, math.nan], np.ones((3, 9))),
+    ):
         with pytest.raises(ValueError, match="three seeds or more"):
             estimate_of(differences, influence)
     with pytest.raises(ValueError, match="every one of them finite"):
@@ -253,7 +303,9 @@ def closed_test(p_values: list[float]) -> list[float]:
     """Holm as a closed test: the largest Bonferroni p-value of any set of hypotheses that holds this one."""
     names = range(len(p_values))
     sets = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(names, size)]
-    return [max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in sets if i in s) for i in names]
+    return [
+        max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in sets if i in s) for i in names
+    ]
 
 
 @given(st.lists(st.floats(0, 1), max_size=7))
@@ -287,9 +339,15 @@ def test_verdicts(low, high, verdict):
 
 @given(st.floats(-3, 3), st.floats(0, 3), st.floats(0.01, 2))
 def test_verdicts_are_mirrored(low, width, margin):
-    mirror = {"superior": "inferior", "better": "worse", "better, but negligible": "worse, but negligible"}
+    mirror = {
+        "superior": "inferior",
+        "better": "worse",
+        "better, but negligible": "worse, but negligible",
+    }
     verdict = margin_verdict(low, low + width, margin)
-    assert margin_verdict(-low - width, -low, margin) == (mirror | {b: a for a, b in mirror.items()}).get(verdict, verdict)
+    assert margin_verdict(-low - width, -low, margin) == (
+        mirror | {b: a for a, b in mirror.items()}
+    ).get(verdict, verdict)
 
 
 def test_float_noise_at_a_bound_decides_nothing():
@@ -302,8 +360,23 @@ def test_float_noise_at_a_bound_decides_nothing():
     assert margin_verdict(0.5 * (1 + 1e-6), 0.9, 0.5) == "superior"
 
 
-def crossed(seed_var: float, image_var: float, interaction_var: float, n_images: int | None = 256) -> Estimate:
-    return Estimate(1.0, 0.0, 2.0, 0.5, 5.0, 0.9, 0.1, "crossed seeds x images", seed_var, image_var, interaction_var, n_images)
+def crossed(
+    seed_var: float, image_var: float, interaction_var: float, n_images: int | None = 256
+) -> Estimate:
+    return Estimate(
+        1.0,
+        0.0,
+        2.0,
+        0.5,
+        5.0,
+        0.9,
+        0.1,
+        "crossed seeds x images",
+        seed_var,
+        image_var,
+        interaction_var,
+        n_images,
+    )
 
 
 @pytest.mark.parametrize("margin", [0.2, 0.5, 1.0, 5.0])
@@ -331,26 +404,38 @@ def test_seeds_cannot_make_up_for_images():
     one_seed = bootstrap_estimate(np.zeros(50), np.random.default_rng(0).normal(0, 0.1, 50), 0.3)
     with pytest.raises(ValueError, match="variance over seeds"):
         seeds_needed(one_seed, 1, 0.5)
-    assert seeds_needed(replace(one_seed, seed_var=0.25), 1, 0.6) == 6  # an assumed one: 2.571 · √(.25/6 + .01) = .58
+    assert (
+        seeds_needed(replace(one_seed, seed_var=0.25), 1, 0.6) == 6
+    )  # an assumed one: 2.571 · √(.25/6 + .01) = .58
 
 
 @given(st.floats(0.01, 10), st.floats(0, 1))
 def test_one_repeat_in_six_flips(lead, part):
     image_se = part * lead
     sd = flip_seed_sd(lead, image_se)
-    assert stats.norm.cdf(-lead / math.sqrt(2 * sd**2 + image_se**2)) == pytest.approx(stats.norm.cdf(-1))
+    assert stats.norm.cdf(-lead / math.sqrt(2 * sd**2 + image_se**2)) == pytest.approx(
+        stats.norm.cdf(-1)
+    )
     assert flip_seed_sd(-lead, image_se) == sd
     assert flip_seed_sd(part, lead + part) == 0
 
 
 # ---- curves ----
 
-A, B = ({10 * s: v for s, v in enumerate(values, 1)} for values in ([5, 4, 3, 3, 3, 2, 2, 1], [6, 3, 3, 4, 4, 3, 3, 2]))
+A, B = (
+    {10 * s: v for s, v in enumerate(values, 1)}
+    for values in ([5, 4, 3, 3, 3, 2, 2, 1], [6, 3, 3, 4, 4, 3, 3, 2])
+)
 
 
 def test_rank_stability_by_hand():
     found = rank_stability({"a": A, "b": B}, list(A), lower_is_better=True)
-    assert found.winners == [(10, "a"), (20, "b"), (30, None), *((step, "a") for step in (40, 50, 60, 70, 80))]
+    assert found.winners == [
+        (10, "a"),
+        (20, "b"),
+        (30, None),
+        *((step, "a") for step in (40, 50, 60, 70, 80)),
+    ]
     assert (found.last_winner, found.settled_from, found.share) == ("a", 40, 6 / 8)
     assert found.leave_one_block_out == ["a"] * 4
     higher = rank_stability({"a": A, "b": B}, list(A), lower_is_better=False)
@@ -359,8 +444,16 @@ def test_rank_stability_by_hand():
 
 def test_a_lead_that_hangs_on_one_block_is_shown():
     a, b = dict.fromkeys(range(8), 3.0), dict.fromkeys(range(8), 3.1) | {0: 2.0, 1: 2.0}
-    assert rank_stability({"a": a, "b": b}, range(8), True).leave_one_block_out == ["a", "b", "b", "b"]
-    assert rank_stability({"a": a, "b": b}, range(8), True, n_blocks=2).leave_one_block_out == ["a", "b"]
+    assert rank_stability({"a": a, "b": b}, range(8), True).leave_one_block_out == [
+        "a",
+        "b",
+        "b",
+        "b",
+    ]
+    assert rank_stability({"a": a, "b": b}, range(8), True, n_blocks=2).leave_one_block_out == [
+        "a",
+        "b",
+    ]
     assert rank_stability({"a": a, "b": b}, [5], True).leave_one_block_out == []
     assert rank_stability({"a": a, "b": b}, [4, 5], True).leave_one_block_out == ["a", "a"]
 
@@ -380,7 +473,9 @@ def test_a_tie_at_the_end_has_no_winner():
 
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=12), st.booleans())
 def test_rank_stability_against_brute_force(values, lower):
-    curves = {name: {s: float(row[i]) for s, row in enumerate(values)} for i, name in enumerate("abc")}
+    curves = {
+        name: {s: float(row[i]) for s, row in enumerate(values)} for i, name in enumerate("abc")
+    }
     found = rank_stability(curves, range(len(values)), lower)
     for step, winner in found.winners:
         beats = [n for n in curves if all(m == n or ((curves[n][step] < curves[m][step]) == lower
@@ -395,9 +490,21 @@ def test_rank_stability_against_brute_force(values, lower):
 
 def test_window_summary():
     found = window_summary(A, B, list(A))
-    assert found == {"n": 8, "median": 1.0, "min": -1, "max": 1, "share_above_0": 6.5 / 8}  # one tie
+    assert found == {
+        "n": 8,
+        "median": 1.0,
+        "min": -1,
+        "max": 1,
+        "share_above_0": 6.5 / 8,
+    }  # one tie
     assert window_summary(A, {20: 5.0, 30: math.nan, 31: 9.0}, [20, 30, 31])["n"] == 1
-    assert window_summary(A, B, [999]) == {"n": 0, "median": None, "min": None, "max": None, "share_above_0": None}
+    assert window_summary(A, B, [999]) == {
+        "n": 0,
+        "median": None,
+        "min": None,
+        "max": None,
+        "share_above_0": None,
+    }
 
 
 # ---- calibration, as docs/calibration.md claims it: fewer studies, the same seeds each time ----
@@ -405,7 +512,9 @@ def test_window_summary():
 
 @pytest.fixture(scope="module")
 def calibration():
-    spec = importlib.util.spec_from_file_location("calibration", ROOT / "benchmarks" / "calibration.py")
+    spec = importlib.util.spec_from_file_location(
+        "calibration", ROOT / "benchmarks" / "calibration.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["calibration"] = module
     spec.loader.exec_module(module)
@@ -423,7 +532,9 @@ def test_crossed_intervals_hold_the_truth_and_find_more_with_more_seeds(calibrat
         assert all(within(calibration, f["coverage"]) for f in found)
         assert truth > 0.5 or all(f["superior"] <= 0.05 for f in found)
         assert truth == 0 or [f["better"] for f in found] == sorted(f["better"] for f in found)
-        assert [f["half_width"] for f in found] == sorted((f["half_width"] for f in found), reverse=True)
+        assert [f["half_width"] for f in found] == sorted(
+            (f["half_width"] for f in found), reverse=True
+        )
 
 
 @pytest.mark.parametrize("seed_sd", [0.0, 2.0, 4.0])

@@ -18,14 +18,22 @@ def keys(settings):
 
 def test_the_default_study_is_the_notes_three_variants_once():
     study = plan_study({})
-    assert [(run.variant, run.seed) for run in study.runs] == [("softce_w1_gate", 0), ("pure_ce", 0), ("mixed", 0)]
+    assert [(run.variant, run.seed) for run in study.runs] == [
+        ("softce_w1_gate", 0),
+        ("pure_ce", 0),
+        ("mixed", 0),
+    ]
 
 
 def test_an_override_changes_one_run_and_equal_spellings_none():
     changed = keys({"pure_ce": "optim.lr=2e-3"})
     assert len(changed - keys({})) == 1
     assert changed == keys({"pure_ce": "optim.lr=0.002"}) == keys({"pure_ce": ["optim.lr=2.0e-3"]})
-    assert plan_study({"pure_ce": "optim.lr=2e-3"}).hash8 != plan_study({}).hash8 == plan_study({"seeds": 1}).hash8
+    assert (
+        plan_study({"pure_ce": "optim.lr=2e-3"}).hash8
+        != plan_study({}).hash8
+        == plan_study({"seeds": 1}).hash8
+    )
 
 
 def test_all_changes_every_run():
@@ -59,7 +67,10 @@ def test_overrides_of_the_runtime_change_how_a_run_is_launched_and_not_which():
         ({"seeds": "three"}, "seeds=three"),
         ({"seeds": True}, "seeds=True"),
         ({"experiment": "nope"}, "experiment/nope"),
-        ({"experimet": "lvis_4b", "all": "model.path=/there"}, "--config experimet=…: unknown key; known are experiment,"),
+        (
+            {"experimet": "lvis_4b", "all": "model.path=/there"},
+            "--config experimet=…: unknown key; known are experiment,",
+        ),
         ({"pure_ce": "optim.lrx=1"}, "optim.lrx"),
         ({"pure_ce": "optim.lr=fast"}, "lr"),
         ({"pure_ce": "seed=3"}, "seed=3 is the study's to decide"),
@@ -69,10 +80,22 @@ def test_overrides_of_the_runtime_change_how_a_run_is_launched_and_not_which():
         ({"pure_ce": "variant.name=x"}, "variant.name=x is the study's to decide"),
         ({"pure_ce": {"optim.lr": 1}}, "must be Hydra overrides"),
         ({"pure_ce": "faster"}, "must be Hydra overrides"),
-        ({"all": "data.annotations=/a/my file.json"}, "a value with blanks needs a list and quotes: all="),
-        ({"all": "data.annotations=/a/my file.json"}, r"""'["data.annotations=\"/data/my file.json\""]'"""),
-        ({"all": ["data.annotations=/a/b (1).json"]}, r"""'["data.annotations=\"/a/b (1).json\""]'"""),
-        ({"all": ["data.annotations=/a/b=1.json"]}, """'data.annotations="/a/b=1.json"' on a command line"""),
+        (
+            {"all": "data.annotations=/a/my file.json"},
+            "a value with blanks needs a list and quotes: all=",
+        ),
+        (
+            {"all": "data.annotations=/a/my file.json"},
+            r"""'["data.annotations=\"/data/my file.json\""]'""",
+        ),
+        (
+            {"all": ["data.annotations=/a/b (1).json"]},
+            r"""'["data.annotations=\"/a/b (1).json\""]'""",
+        ),
+        (
+            {"all": ["data.annotations=/a/b=1.json"]},
+            """'data.annotations="/a/b=1.json"' on a command line""",
+        ),
     ],
 )
 def test_a_slip_is_one_line_that_says_what_and_where(settings, says):
@@ -87,7 +110,9 @@ def test_the_workflow_probes_with_its_own_recipe_in_full():
     run = study.runs[0]
     overrides = study.overrides_for_probe(run.variant, run.seed, run.hash8)
     assert plain(compose(overrides).probe) == study.probe
-    assert plain(compose(["probe.steps=1", "probe.lr=9", *overrides]).probe) == study.probe, "whatever stood before"
+    assert plain(compose(["probe.steps=1", "probe.lr=9", *overrides]).probe) == study.probe, (
+        "whatever stood before"
+    )
 
 
 def probed(run: str, *recipes: dict) -> str:
@@ -102,9 +127,13 @@ def probed(run: str, *recipes: dict) -> str:
     return f"{run}={run}"
 
 
-def test_a_comparison_takes_the_recipe_that_most_of_its_runs_were_probed_with(tmp_path, monkeypatch):
+def test_a_comparison_takes_the_recipe_that_most_of_its_runs_were_probed_with(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    default, lora, full = (plain(compose([f"probe.adapter_rank={rank}", "probe.lr=5e-5"]).probe) for rank in (0, 16, 4))
+    default, lora, full = (
+        plain(compose([f"probe.adapter_rank={rank}", "probe.lr=5e-5"]).probe) for rank in (0, 16, 4)
+    )
     assert default == plain(compose().probe)
     runs = {
         "a": probed("a", lora, default), "b": probed("b", lora), "c": probed("c"), "d": probed("d", full, full),

@@ -13,9 +13,16 @@ from scipy.stats import expon
 
 from coordexp.analysis.comparison.statistics import bootstrap_draws, image_weights
 from coordexp.metrics import METRICS, REGISTRY
-from coordexp.storage.token_tables import TokenColumns, image_influence, quantile_influence, read_tokens
+from coordexp.storage.token_tables import (
+    TokenColumns,
+    image_influence,
+    quantile_influence,
+    read_tokens,
+)
 
-MAE, P90, ACC = (REGISTRY[name] for name in ("expected_bin_mae", "expected_bin_abs_err_p90", "coord_token_acc"))
+MAE, P90, ACC = (
+    REGISTRY[name] for name in ("expected_bin_mae", "expected_bin_abs_err_p90", "coord_token_acc")
+)
 SLOTS = np.array(["x1", "y1", "x2", "y2", "vertex"])
 
 
@@ -39,7 +46,9 @@ def frame(n_images: int = 23, seed: int = 0) -> pd.DataFrame:
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "step-000720.parquet"
-    frame().to_parquet(path, row_group_size=37, index=False)  # several row groups, each with its own dictionary of slots
+    frame().to_parquet(
+        path, row_group_size=37, index=False
+    )  # several row groups, each with its own dictionary of slots
     return path
 
 
@@ -67,14 +76,20 @@ def test_columns_and_values_are_those_of_all_tokens(table, temperature):
 
 def test_a_mean_over_tokens_is_no_mean_of_image_means(table):
     tokens = read_tokens(table, "1", [MAE])
-    means = [tokens.values[MAE.name][tokens.image_index == i].mean() for i in range(len(tokens.images))]
+    means = [
+        tokens.values[MAE.name][tokens.image_index == i].mean() for i in range(len(tokens.images))
+    ]
     assert abs(image_influence(tokens).values[MAE.name] - np.mean(means)) > 1
 
 
 def test_without_slices_neither_slot_nor_area_is_read(tmp_path):
     frame()[["image_id", "gt_bin", "expected_bin_t1"]].to_parquet(tmp_path / "t.parquet")
     tokens = read_tokens(tmp_path / "t.parquet", "1", [MAE, P90, REGISTRY["text_ce"]])
-    assert (len(tokens.slot), len(tokens.box_area_px), set(tokens.values)) == (0, 0, {MAE.name, P90.name})
+    assert (len(tokens.slot), len(tokens.box_area_px), set(tokens.values)) == (
+        0,
+        0,
+        {MAE.name, P90.name},
+    )
 
 
 def overwrite_column(path, name: str) -> None:
@@ -84,15 +99,23 @@ def overwrite_column(path, name: str) -> None:
     content = bytearray(path.read_bytes())
     for g in range(groups.num_row_groups):
         column = groups.row_group(g).column(index)
-        start = min(offset for offset in (column.dictionary_page_offset, column.data_page_offset) if offset is not None)
-        content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+        start = min(
+            offset
+            for offset in (column.dictionary_page_offset, column.data_page_offset)
+            if offset is not None
+        )
+        content[start : start + column.total_compressed_size] = (
+            b"\xff" * column.total_compressed_size
+        )
     path.write_bytes(content)
 
 
 def test_only_the_columns_a_metric_needs_are_touched(table, refused):
     for name in ("w1_to_delta_t1", "entropy_t1", "expected_bin_own", "slot", "fit_half", "p_gt_t1"):
         overwrite_column(table, name)
-    assert image_influence(read_tokens(table, "1", [MAE, P90, ACC])).values[ACC.name] == pytest.approx(frame()["hit"].mean())
+    assert image_influence(read_tokens(table, "1", [MAE, P90, ACC])).values[
+        ACC.name
+    ] == pytest.approx(frame()["hit"].mean())
     with refused(str(table), "not a readable parquet file"):
         read_tokens(table, "1", [REGISTRY["w1_to_delta"]])
     with refused(str(table), "not a readable parquet file"):
@@ -124,7 +147,9 @@ def test_values_that_are_not_finite_are_refused(table, value, refused):
     errors = frame()["expected_bin_t1"].astype(object)
     errors[5] = value
     column = pa.array(errors, type=pa.float32(), from_pandas=value is None)
-    content = pa.Table.from_pandas(frame().drop(columns="expected_bin_t1")).append_column("expected_bin_t1", column)
+    content = pa.Table.from_pandas(frame().drop(columns="expected_bin_t1")).append_column(
+        "expected_bin_t1", column
+    )
     pq.write_table(content, table)
     with refused(str(table), "expected_bin_t1", "empty or non-finite"):
         read_tokens(table, "1", [MAE])
@@ -175,7 +200,9 @@ def test_influence_foretells_resamples(name):
     rng = np.random.default_rng(1)
     index = np.repeat(np.arange(300), rng.integers(1, 30, 300))
     easy = rng.normal(0, 0.5, 300)[index]
-    tokens = TokenColumns(np.arange(300), index, {name: np.exp(easy + rng.normal(0, 1, len(index)))})
+    tokens = TokenColumns(
+        np.arange(300), index, {name: np.exp(easy + rng.normal(0, 1, len(index)))}
+    )
     found, weights = image_influence(tokens), image_weights(300)
     exact = bootstrap_draws(tokens, METRICS[name], weights)
     linear = found.values[name] + (weights - 1.0) @ found.influence[name]
@@ -195,11 +222,15 @@ def test_image_order_and_ids_do_not_matter(table):
     tokens = read_tokens(table, "1", [MAE, P90])
     turned = replace(tokens, image_index=(len(tokens.images) - 1 - tokens.image_index))
     for name in (MAE.name, P90.name):
-        assert image_influence(turned).influence[name] == pytest.approx(image_influence(tokens).influence[name][::-1])
+        assert image_influence(turned).influence[name] == pytest.approx(
+            image_influence(tokens).influence[name][::-1]
+        )
 
 
 def test_in_a_small_table_the_density_is_taken_over_what_there_is():
-    errors = np.linspace(0, 1, 6)  # the density is 1 everywhere, and 0.9 + h lies beyond the last token
+    errors = np.linspace(
+        0, 1, 6
+    )  # the density is 1 everywhere, and 0.9 + h lies beyond the last token
     counts = np.array([2, 3, 1])
     value, influence = quantile_influence(errors, np.repeat(np.arange(3), counts), counts, 0.9)
     assert value == pytest.approx(0.9)

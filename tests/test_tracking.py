@@ -58,7 +58,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Pat
 
 
 def make_run(
-    variant: str = "mixed", seed: int = 0, steps: tuple[int, ...] = (2, 4), started_s: float = STARTED_S
+    variant: str = "mixed",
+    seed: int = 0,
+    steps: tuple[int, ...] = (2, 4),
+    started_s: float = STARTED_S,
 ) -> RunDirectory:
     """A run that is being trained: configuration and log, an eval row at its last step."""
     run = run_directory(variant, seed, "0badcafe")
@@ -69,14 +72,19 @@ def make_run(
     return run
 
 
-def log(run: RunDirectory, kind: str, step: int, values: dict[str, float], started_s: float = STARTED_S) -> None:
+def log(
+    run: RunDirectory, kind: str, step: int, values: dict[str, float], started_s: float = STARTED_S
+) -> None:
     LogWriter(run.log, max_steps=8).append(kind, step, values | {"time_unix_s": started_s + step})
 
 
 def finish(run: RunDirectory, status: str = "complete", reason: str | None = None) -> RunDirectory:
     for step in (4, 8):
         write_text(run.checkpoint(step) / "config.json", f"{run.path} {step}")
-    write_json(run.manifest, {"status": status, "reason": reason, "inputs_sha256": {"data": "d" * 64, "base": "b" * 64}})
+    write_json(
+        run.manifest,
+        {"status": status, "reason": reason, "inputs_sha256": {"data": "d" * 64, "base": "b" * 64}},
+    )
     return run
 
 
@@ -93,7 +101,9 @@ def role(run: RunDirectory, step: int, mae: float = 37.0) -> dict[str, Any]:
     }
 
 
-def make_study(hash8: str, runs: list[RunDirectory], primary: dict | None, secondary: dict | None) -> Path:
+def make_study(
+    hash8: str, runs: list[RunDirectory], primary: dict | None, secondary: dict | None
+) -> Path:
     study = Path("results/stage1_ablation") / hash8
     write_json(study / "runs.json", {"runs": [{"directory": str(run.path)} for run in runs]})
     write_json(study / "recommendation.json", {"primary": primary, "secondary": secondary})
@@ -112,7 +122,8 @@ def query(sql: str) -> list[tuple]:
 
 def counts() -> dict[str, int]:
     return {
-        table: query(f"select count(*) from {table}")[0][0] for table in ("runs", "metrics", "params", "tags", "model_versions")
+        table: query(f"select count(*) from {table}")[0][0]
+        for table in ("runs", "metrics", "params", "tags", "model_versions")
     }
 
 
@@ -140,7 +151,9 @@ def test_create_database_from_nothing_and_again() -> None:
     assert written["tracking_uri"] == "sqlite:///results/mlflow/mlflow.db"
     assert written["name"] == "coordexp-stage1"
     assert read_json(tracking.create_database()) == written
-    assert query("select experiment_id from experiments where name = 'coordexp-stage1'") == [(int(written["experiment_id"]),)]
+    assert query("select experiment_id from experiments where name = 'coordexp-stage1'") == [
+        (int(written["experiment_id"]),)
+    ]
 
 
 def test_second_import_adds_nothing() -> None:
@@ -203,7 +216,9 @@ def test_growing_log() -> None:
 
 
 def test_diverged_run_is_failed_and_says_why() -> None:
-    imported = client().get_run(tracking.import_run(finish(make_run(), "diverged", "diverged at step 5")))
+    imported = client().get_run(
+        tracking.import_run(finish(make_run(), "diverged", "diverged at step 5"))
+    )
     assert (imported.info.status, imported.data.tags["status"]) == ("FAILED", "diverged")
     assert "diverged at step 5" in imported.data.tags["mlflow.note.content"]
 
@@ -213,13 +228,21 @@ def test_nan_and_infinity_become_gaps() -> None:
     log(run, "train", 6, {"loss": math.nan, "grad_norm": math.inf})
     for _ in range(2):
         tracking.import_run(run)
-        assert query("select key, is_nan from metrics where step = 6 order by key") == [("grad_norm", 1), ("loss", 1)]
+        assert query("select key, is_nan from metrics where step = 6 order by key") == [
+            ("grad_norm", 1),
+            ("loss", 1),
+        ]
 
 
 def test_rows_without_a_time_are_imported_once() -> None:
     run = make_run()
     rows = [json.loads(line) for line in run.log.open()]
-    write_text(run.log, "".join(json.dumps({k: v for k, v in row.items() if "time" not in k}) + "\n" for row in rows))
+    write_text(
+        run.log,
+        "".join(
+            json.dumps({k: v for k, v in row.items() if "time" not in k}) + "\n" for row in rows
+        ),
+    )
     assert tracking.import_run(run) == tracking.import_run(run)
     assert (counts()["runs"], counts()["metrics"]) == (1, 2 * len(TRAIN) + len(EVAL))
 
@@ -250,29 +273,53 @@ def test_moved_project_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch
     tracking.create_database()
     shutil.copytree("results", "elsewhere/results")
     monkeypatch.chdir("elsewhere")
-    with pytest.raises(UserError, match=f"moved, its artifacts went to {project.as_uri()}/results/mlflow"):
+    with pytest.raises(
+        UserError, match=f"moved, its artifacts went to {project.as_uri()}/results/mlflow"
+    ):
         tracking.create_database()
 
 
 def test_study_twice_adds_nothing() -> None:
-    first, second, live = finish(make_run("pure_ce")), finish(make_run("mixed")), make_run("softce_w1_gate")
+    first, second, live = (
+        finish(make_run("pure_ce")),
+        finish(make_run("mixed")),
+        make_run("softce_w1_gate"),
+    )
     study = make_study("11111111", [first, second, live], role(first, 8), role(second, 4, mae=41.0))
     result = tracking.import_study(study)
     before = counts()
     assert read_json(study / "mlflow.json") == result
     assert set(result["runs"]) == {"pure_ce/s0-0badcafe", "mixed/s0-0badcafe"}
     assert result["models"] == {"primary": 1, "secondary": 2}
-    assert f"http://127.0.0.1:5000/#/experiments/{result['experiment_id']}/runs?" in result["ui_link"]
+    assert (
+        f"http://127.0.0.1:5000/#/experiments/{result['experiment_id']}/runs?" in result["ui_link"]
+    )
 
     comparison = client().get_run(result["comparison_run_id"])
-    assert (comparison.info.run_name, comparison.info.status) == ("stage1_ablation comparison 11111111", "FINISHED")
-    assert comparison.data.metrics == {"primary/expected_bin_mae": 37.0, "secondary/expected_bin_mae": 41.0}
+    assert (comparison.info.run_name, comparison.info.status) == (
+        "stage1_ablation comparison 11111111",
+        "FINISHED",
+    )
+    assert comparison.data.metrics == {
+        "primary/expected_bin_mae": 37.0,
+        "secondary/expected_bin_mae": 41.0,
+    }
     assert comparison.data.tags["mlflow.note.content"] == "# Take pure CE"
-    assert artifacts(comparison.info.run_id) == {"recommendation.json", "recommendation.md", "figures/mae.svg"}
+    assert artifacts(comparison.info.run_id) == {
+        "recommendation.json",
+        "recommendation.md",
+        "figures/mae.svg",
+    }
 
     version = client().get_model_version_by_alias(tracking.MODEL, "stage2-primary")
     assert version.run_id == result["runs"]["pure_ce/s0-0badcafe"]
-    expected = {"variant": "pure_ce", "seed": "0", "step": "8", "study": "11111111", "sha256": role(first, 8)["sha256"]}
+    expected = {
+        "variant": "pure_ce",
+        "seed": "0",
+        "step": "8",
+        "study": "11111111",
+        "sha256": role(first, 8)["sha256"],
+    }
     assert version.tags == expected
 
     assert tracking.import_study(study) == result
@@ -303,11 +350,29 @@ def test_aliases_follow_the_study_and_are_removed() -> None:
 
 
 def test_logs_that_were_handed_over_are_imported_once_and_have_no_models() -> None:
-    entry = {"variant": "pure_ce", "seed": 0, "step": 8, "checkpoint": None, "sha256": None, "metrics": {}, "reasons": []}
+    entry = {
+        "variant": "pure_ce",
+        "seed": 0,
+        "step": 8,
+        "checkpoint": None,
+        "sha256": None,
+        "metrics": {},
+        "reasons": [],
+    }
     study = make_study("11111111", [], entry, None)
-    write_text(Path("theirs.jsonl"), '{"step": 4, "loss": 2.0}\n{"step": 4, "eval_loss": 2.5, "eval_coord_token_acc": 0.25}\n')
+    write_text(
+        Path("theirs.jsonl"),
+        '{"step": 4, "loss": 2.0}\n{"step": 4, "eval_loss": 2.5, "eval_coord_token_acc": 0.25}\n',
+    )
     sha256 = sha256_file(Path("theirs.jsonl"))
-    log = {"variant": "pure_ce", "seed": 0, "directory": None, "log": "theirs.jsonl", "kind": "log", "sha256": sha256}
+    log = {
+        "variant": "pure_ce",
+        "seed": 0,
+        "directory": None,
+        "log": "theirs.jsonl",
+        "kind": "log",
+        "sha256": sha256,
+    }
     write_json(study / "runs.json", {"runs": [log]})
     result = tracking.import_study(study)
     assert result["models"] == {"primary": None, "secondary": None}
@@ -412,9 +477,14 @@ def test_server_shows_a_run_while_it_grows(stop: signal.Signals) -> None:
     experiment_id = read_json(tracking.create_database())["experiment_id"]
     log(run, "train", 6, {"loss": math.nan})
     command = [sys.executable, "-c", f"from coordexp.tracking.server import serve; serve({port})"]
-    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    served = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    )
     try:
-        assert f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs" in served.stdout.readline()
+        assert (
+            f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs"
+            in served.stdout.readline()
+        )
 
         def shown() -> list[dict[str, Any]]:
             body = json.dumps({"experiment_ids": [experiment_id]}).encode()

@@ -12,7 +12,18 @@ import subprocess
 
 import pytest
 from omegaconf import OmegaConf
-from training import MIXED, SMALL, artifacts, assert_same_run, change_input, contents, environment, names, only, rows
+from training import (
+    MIXED,
+    SMALL,
+    artifacts,
+    assert_same_run,
+    change_input,
+    contents,
+    environment,
+    names,
+    only,
+    rows,
+)
 
 from coordexp.config.compose import compose, plain
 from coordexp.storage.files import sha256_file
@@ -24,21 +35,34 @@ COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
 WATCHED = {"expected_bin_mae", "expected_bin_abs_err_p90", "w1_to_delta", "p_gt_mean", "entropy_mean", "coord_mass_mean",
            "flips_to_text", "flips_to_coord", "enabled"}  # fmt: skip
 
-LOSSES = {f"eval_{name}" for name in ("loss", "base_ce/loss", "text_ce/loss", "coord_softce_w1/loss")}
-SUBSET = {f"eval_train_subset/{name.removeprefix('eval_')}" for name in (*LOSSES, "coord_diag/expected_bin_mae")}
+LOSSES = {
+    f"eval_{name}" for name in ("loss", "base_ce/loss", "text_ce/loss", "coord_softce_w1/loss")
+}
+SUBSET = {
+    f"eval_train_subset/{name.removeprefix('eval_')}"
+    for name in (*LOSSES, "coord_diag/expected_bin_mae")
+}
 
 
 def test_multirun_trains_every_variant_and_leaves_nothing_behind(house):
     for variant in ("pure_ce", "mixed"):
         run = house.run(variant)
         assert names(run) >= {"config.yaml", "logging.jsonl", ".lock", "run.json"}
-        assert not [name for name in names(run) if name.endswith(".tmp") or name.startswith("state")]
+        assert not [
+            name for name in names(run) if name.endswith(".tmp") or name.startswith("state")
+        ]
         manifest = json.loads((run / "run.json").read_text())
         assert (manifest["status"], manifest["step"], manifest["processes"]) == ("complete", 8, 1)
         assert (manifest["checkpoints"], manifest["token_tables"]) == ([4, 8], [2, 4, 6, 8])
         assert manifest["preflight"]["relative_difference"] <= 1e-5
-        assert manifest["preflight"]["train_loss"] == pytest.approx(manifest["preflight"]["eval_loss"], rel=1e-5)
-        assert all(sha256 == sha256_file(run / name) for name, sha256 in manifest["artifacts"].items() if "." in name)
+        assert manifest["preflight"]["train_loss"] == pytest.approx(
+            manifest["preflight"]["eval_loss"], rel=1e-5
+        )
+        assert all(
+            sha256 == sha256_file(run / name)
+            for name, sha256 in manifest["artifacts"].items()
+            if "." in name
+        )
 
 
 @pytest.mark.parametrize("variant", ["pure_ce", "mixed"])
@@ -51,8 +75,17 @@ def test_rows_carry_the_keys_of_the_contract_and_contributions_sum_to_their_loss
     assert len(trained) + len(evaluated) == len(found)
     assert all(set(row) > {"learning_rate", "grad_norm", "accum/grad_steps"} for row in trained)
     assert all(row["accum/grad_steps"] == 4.0 for row in trained)
-    for row in [*trained, *({key.removeprefix("eval_"): value for key, value in row.items()} for row in evaluated)]:
-        common = {"loss", "base_ce/loss", "text_ce/loss", "coord_token_acc", *(f"coord_diag/{name}" for name in WATCHED)}
+    for row in [
+        *trained,
+        *({key.removeprefix("eval_"): value for key, value in row.items()} for row in evaluated),
+    ]:
+        common = {
+            "loss",
+            "base_ce/loss",
+            "text_ce/loss",
+            "coord_token_acc",
+            *(f"coord_diag/{name}" for name in WATCHED),
+        }
         assert set(row) >= common
         assert row["coord_diag/enabled"] == float(variant == "mixed")
         if variant == "pure_ce":
@@ -62,7 +95,9 @@ def test_rows_carry_the_keys_of_the_contract_and_contributions_sum_to_their_loss
             parts = [row[f"coord_softce_w1/{term}"] for term in COORD_TERMS]
             assert min(parts) > 0
             assert sum(parts) == pytest.approx(row["coord_softce_w1/loss"], rel=1e-12)
-            assert row["base_ce/loss"] + row["coord_softce_w1/loss"] == pytest.approx(row["loss"], rel=1e-12)
+            assert row["base_ce/loss"] + row["coord_softce_w1/loss"] == pytest.approx(
+                row["loss"], rel=1e-12
+            )
             assert row["base_ce/loss"] == row["text_ce/loss"]
 
 
@@ -71,20 +106,30 @@ def test_a_train_row_is_the_token_weighted_mean_of_its_steps(forge, house, empty
     """Another run logs every step; its rows, weighted by the tokens of each step, give the rows of every three."""
     assert forge.run(empty, f"variant={variant}", *SMALL, "train.logging_steps=1").returncode == 0
     steps = [row for row in rows(only(empty / "results/runs" / variant)) if "loss" in row]
-    counts = json.loads(forge.run(empty, f"variant={variant}", *SMALL, entry="count").stdout)  # [step][text, coordinates]
+    counts = json.loads(
+        forge.run(empty, f"variant={variant}", *SMALL, entry="count").stdout
+    )  # [step][text, coordinates]
     windows = {"3/8": slice(0, 3), "6/8": slice(3, 6), "8/8": slice(6, 8)}
     for row in rows(house.run(variant)):
         if "loss" not in row:
             continue
         window = windows[row["global_step/max_steps"]]
-        weights = {"text_ce/loss": [text for text, _ in counts], "coord_softce_w1/loss": [coord for _, coord in counts]}
-        weights |= {"coord_token_acc": weights["coord_softce_w1/loss"], "text_token_acc": weights["text_ce/loss"]}
+        weights = {
+            "text_ce/loss": [text for text, _ in counts],
+            "coord_softce_w1/loss": [coord for _, coord in counts],
+        }
+        weights |= {
+            "coord_token_acc": weights["coord_softce_w1/loss"],
+            "text_token_acc": weights["text_ce/loss"],
+        }
         weights["coord_diag/expected_bin_mae"] = weights["coord_softce_w1/loss"]
         if variant == "pure_ce":
             weights["loss"] = [text + coord for text, coord in counts]
             del weights["coord_softce_w1/loss"]
         for key, weight in weights.items():
-            total = sum(w * step[key] for w, step in zip(weight[window], steps[window], strict=True))
+            total = sum(
+                w * step[key] for w, step in zip(weight[window], steps[window], strict=True)
+            )
             assert row[key] == pytest.approx(total / sum(weight[window]), rel=1e-6), key
 
 
@@ -96,13 +141,17 @@ def test_train_images_are_evaluated_as_validation_images_are(forge, house, empty
     shutil.copytree(original, data)
     (train,) = data.glob("*/train.jsonl")
     lines = train.read_text().splitlines(keepends=True)
-    train.with_name("val.jsonl").write_text("".join(lines[index] for index in (0, 2, 4, 7, 9)))  # 12 images, 5 of them
+    train.with_name("val.jsonl").write_text(
+        "".join(lines[index] for index in (0, 2, 4, 7, 9))
+    )  # 12 images, 5 of them
     assert forge.run(empty, *MIXED).returncode == 0
     found = [row for row in rows(only(empty / "results/runs/mixed")) if "eval_loss" in row]
     reference = [row for row in rows(house.run("mixed")) if "eval_loss" in row]
     for row, expected in zip(found, reference, strict=True):
         for key in SUBSET:
-            assert row[key] == expected[key], "whatever is validated on, the audited images are the same"
+            assert row[key] == expected[key], (
+                "whatever is validated on, the audited images are the same"
+            )
             assert row[key] == pytest.approx(row[key.replace("train_subset/", "")], rel=1e-5), key
 
 
@@ -110,7 +159,10 @@ def test_without_audited_images_a_run_is_the_same_run(forge, house, empty):
     """Evaluating train images changes no weight, no other number and no table."""
     assert forge.run(empty, *MIXED, "train.audit_images=0").returncode == 0
     run, reference = only(empty / "results/runs/mixed"), house.run("mixed")
-    without = [{key: value for key, value in row.items() if "train_subset" not in key} for row in rows(reference)]
+    without = [
+        {key: value for key, value in row.items() if "train_subset" not in key}
+        for row in rows(reference)
+    ]
     assert rows(run) == without != rows(reference)
     found, expected = artifacts(run), artifacts(reference)
     del found["config.yaml"], expected["config.yaml"]
@@ -138,7 +190,9 @@ def test_cfg_job_prints_the_configuration_and_trains_nothing(forge, empty):
 
 
 @pytest.mark.parametrize("extra", [(), ("study.variants=[pure_ce, mixed]",)])
-def test_where_data_or_base_are_missing_the_line_holds_the_command_that_makes_them(forge, tmp_path, extra):
+def test_where_data_or_base_are_missing_the_line_holds_the_command_that_makes_them(
+    forge, tmp_path, extra
+):
     life = forge.run(tmp_path, *MIXED, *extra, "train.max_steps=2")
     line = life.refusal()
     assert len(life.stderr.splitlines()) == 1
@@ -160,7 +214,9 @@ def test_a_missing_base_alone_is_named_and_made(forge, house, tmp_path):
 
 
 @pytest.mark.parametrize(("state", "changed"), [("finished", "data"), ("unfinished", "base")])
-def test_a_run_of_other_data_is_set_aside_and_trained_from_scratch(forge, house, empty, request, changed, state):
+def test_a_run_of_other_data_is_set_aside_and_trained_from_scratch(
+    forge, house, empty, request, changed, state
+):
     old = request.getfixturevalue(state)
     before = {name: sha256 for name, (sha256, _) in contents(old).items()}
     change_input(empty, changed)
@@ -180,9 +236,21 @@ def ranks(forge, cwd, *arguments: str, fault: tuple = ()) -> list:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     return [
-        forge.start(cwd, *arguments, fault=fault if not rank else (), RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        forge.start(
+            cwd,
+            *arguments,
+            fault=fault if not rank else (),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            **common,
+        )
         for rank in (0, 1)
     ]
 
@@ -214,13 +282,20 @@ def test_two_processes_take_the_same_images_to_the_same_loss(house, two):
 
 
 def test_two_processes_count_the_tokens_of_both(house, two):
-    one, other = (json.loads((run / "run.json").read_text())["tokens_seen"] for run in (house.run("mixed"), two))
+    one, other = (
+        json.loads((run / "run.json").read_text())["tokens_seen"]
+        for run in (house.run("mixed"), two)
+    )
     assert one == other
 
 
-def test_two_processes_killed_in_the_middle_of_a_window_end_as_if_nothing_had_happened(forge, house, empty, two):
+def test_two_processes_killed_in_the_middle_of_a_window_end_as_if_nothing_had_happened(
+    forge, house, empty, two
+):
     arguments = (*MIXED, "runtime.processes=2")
-    first, second = ranks(forge, empty, *arguments, fault=("die_before", "open", "logging.jsonl", 4))  # the row of steps 4 to 6
+    first, second = ranks(
+        forge, empty, *arguments, fault=("die_before", "open", "logging.jsonl", 4)
+    )  # the row of steps 4 to 6
     assert first.wait().returncode == -signal.SIGKILL
     if second.poll() is None:
         os.kill(second.pid, signal.SIGKILL)

@@ -12,7 +12,16 @@ import time
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from training import MIXED, assert_same_run, change_input, contents, flip_byte, names, only, wait_for
+from training import (
+    MIXED,
+    assert_same_run,
+    change_input,
+    contents,
+    flip_byte,
+    names,
+    only,
+    wait_for,
+)
 
 pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow
@@ -46,7 +55,11 @@ CRASHES = (
     ("open", ".step-000004.tmp", 3),  # inside the checkpoint
     ("os.rename", "step-000004"),
     ("os.rename", "state.pt"),  # of step 4, the checkpoint is there
-    ("open", "logging.jsonl", 3),  # the row of steps 4 to 6, a window that the state of step 4 left open
+    (
+        "open",
+        "logging.jsonl",
+        3,
+    ),  # the row of steps 4 to 6, a window that the state of step 4 left open
     ("os.rename", "step-000006.parquet"),
     ("os.rename", "step-000008.parquet"),
     ("open", ".step-000008.tmp", 2),
@@ -63,14 +76,26 @@ def test_killed_before_each_kind_of_write_it_ends_as_if_nothing_had_happened(for
     assert_same_run(empty / house.run("mixed").relative_to(house.path), house.run("mixed"))
 
 
-@pytest.mark.parametrize(("state", "moved"), [("finished", 1), ("finished", 2), ("finished", 3), ("unfinished", 2)])
-def test_killed_while_setting_aside_nothing_of_the_old_run_gets_into_the_new_one(forge, empty, request, state, moved):
+@pytest.mark.parametrize(
+    ("state", "moved"), [("finished", 1), ("finished", 2), ("finished", 3), ("unfinished", 2)]
+)
+def test_killed_while_setting_aside_nothing_of_the_old_run_gets_into_the_new_one(
+    forge, empty, request, state, moved
+):
     run = request.getfixturevalue(state)
     change_input(empty, "data")
-    assert forge.run(empty, *MIXED, fault=("die_before", "os.rename", ".aside-", moved + 1)).returncode == -signal.SIGKILL
+    assert (
+        forge.run(empty, *MIXED, fault=("die_before", "os.rename", ".aside-", moved + 1)).returncode
+        == -signal.SIGKILL
+    )
     started_ns = time.time_ns()
-    assert forge.run(empty, *MIXED, fault=("die_before", "os.rename", "state.pt")).returncode == -signal.SIGKILL
-    assert not [name for name, (_, modified_ns) in contents(run).items() if modified_ns < started_ns]
+    assert (
+        forge.run(empty, *MIXED, fault=("die_before", "os.rename", "state.pt")).returncode
+        == -signal.SIGKILL
+    )
+    assert not [
+        name for name, (_, modified_ns) in contents(run).items() if modified_ns < started_ns
+    ]
 
 
 def test_a_second_trainer_is_refused_or_waits_and_the_first_one_is_unharmed(forge, house, empty):
@@ -101,8 +126,13 @@ def test_a_finished_run_is_verified_and_touched_and_otherwise_left_alone(forge, 
     assert after == before
 
 
-@pytest.mark.parametrize("artifact", ["eval/step-000004.parquet", "checkpoints/step-000008/model.safetensors", "logging.jsonl"])
-def test_a_finished_run_with_a_damaged_artifact_is_refused_and_kept(forge, empty, finished, artifact):
+@pytest.mark.parametrize(
+    "artifact",
+    ["eval/step-000004.parquet", "checkpoints/step-000008/model.safetensors", "logging.jsonl"],
+)
+def test_a_finished_run_with_a_damaged_artifact_is_refused_and_kept(
+    forge, empty, finished, artifact
+):
     flip_byte(finished / artifact, 100)
     before = contents(finished)
     life = forge.run(empty, *MIXED)
@@ -146,7 +176,9 @@ def small_disk(empty):
     runs = empty / "results" / "runs"
     runs.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(runs)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(runs)],
+        capture_output=True,
+        text=True,
     )
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
@@ -154,12 +186,16 @@ def small_disk(empty):
     subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
 
-def test_a_disk_that_fills_up_costs_one_line_and_once_there_is_space_nothing_is_lost(forge, house, small_disk):
+def test_a_disk_that_fills_up_costs_one_line_and_once_there_is_space_nothing_is_lost(
+    forge, house, small_disk
+):
     cwd, ballast = small_disk.parents[1], small_disk / "ballast"
     run = cwd / house.run("mixed").relative_to(house.path)
     for event, word, *spare_bytes in PLACES:
         before = contents(run) if run.exists() else {}
-        life = forge.run(cwd, *MIXED, fault=("fill_disk_before", event, word, str(ballast), *spare_bytes))
+        life = forge.run(
+            cwd, *MIXED, fault=("fill_disk_before", event, word, str(ballast), *spare_bytes)
+        )
         ballast.unlink()
         line = life.refusal()
         assert "the disk is full" in line, (event, word, line)
@@ -169,9 +205,17 @@ def test_a_disk_that_fills_up_costs_one_line_and_once_there_is_space_nothing_is_
     assert_same_run(run, house.run("mixed"))
 
 
-def test_a_full_disk_reported_by_fsync_costs_one_line_and_nothing_is_lost(forge, house, empty, unfinished):
+def test_a_full_disk_reported_by_fsync_costs_one_line_and_nothing_is_lost(
+    forge, house, empty, unfinished
+):
     """Where writes are delayed (quotas, network disks) the news comes with fsync."""
-    for word in (".step-000006.parquet", "logging.jsonl", "state.pt", ".step-000008.tmp", "run.json"):
+    for word in (
+        ".step-000006.parquet",
+        "logging.jsonl",
+        "state.pt",
+        ".step-000008.tmp",
+        "run.json",
+    ):
         before = contents(unfinished)
         line = forge.run(empty, *MIXED, fault=("fail_sync_of", word)).refusal()
         assert "the disk is full" in line, (word, line)
@@ -186,7 +230,9 @@ def test_starting_on_a_full_disk_costs_one_line(forge, small_disk):
     assert "the disk is full" in forge.run(small_disk.parents[1], *MIXED).refusal()
 
 
-def assert_nothing_lost(before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]]) -> None:
+def assert_nothing_lost(
+    before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]]
+) -> None:
     """What was there is there, unchanged; only the log may have grown, and a later state replaced an earlier one."""
     for name in set(before) - {"logging.jsonl", "state/state.pt"}:
         assert after[name][0] == before[name][0], name
@@ -199,7 +245,12 @@ def assert_nothing_lost(before: dict[str, tuple[str, int]], after: dict[str, tup
 @pytest.mark.parametrize("logging_steps", [1, 8])
 def test_a_run_that_diverges_is_sealed_with_the_step_and_says_so(forge, empty, logging_steps):
     """A learning rate of 1e30, its first step checkpointed; the second has no finite loss."""
-    arguments = (*MIXED, "optim.lr=1e30", "train.checkpoint_steps=1", f"train.logging_steps={logging_steps}")
+    arguments = (
+        *MIXED,
+        "optim.lr=1e30",
+        "train.checkpoint_steps=1",
+        f"train.logging_steps={logging_steps}",
+    )
     life = forge.run(empty, *arguments)
     assert life.returncode == 0, life.stderr
     run = only(empty / "results" / "runs" / "mixed")
@@ -212,7 +263,9 @@ def test_a_run_that_diverges_is_sealed_with_the_step_and_says_so(forge, empty, l
     assert not (run / "state").exists()
     before = contents(run)
     assert forge.run(empty, *arguments).returncode == 0
-    assert {name: sha256 for name, (sha256, _) in contents(run).items()} == {name: sha256 for name, (sha256, _) in before.items()}
+    assert {name: sha256 for name, (sha256, _) in contents(run).items()} == {
+        name: sha256 for name, (sha256, _) in before.items()
+    }
 
 
 def test_a_run_whose_last_evaluation_is_not_finite_is_no_complete_run(forge, empty):

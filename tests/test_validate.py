@@ -51,7 +51,10 @@ SOUND = [
     with_objects(CUP, CUP | {"desc": "bat_(animal)"}),
     with_objects({"desc": "杯子 \n", "bbox_2d": [0, 0, 64, 96.0]}),
     with_objects(POLY, POLY | {"desc": "b", "poly_points": 3}),
-    with_objects({"desc": "a", "bbox_2d": tokens(0, 5, 999, 999)}, {"desc": "b", "poly": tokens(4, 6, 9, 8, 1, 9)}),
+    with_objects(
+        {"desc": "a", "bbox_2d": tokens(0, 5, 999, 999)},
+        {"desc": "b", "poly": tokens(4, 6, 9, 8, 1, 9)},
+    ),
     with_objects({"desc": "a", "bbox_2d": tokens(5, 5, 5, 5)}),  # bins are rounded
     with_objects(CUP, POLY) | {"metadata": {"order": [1, 0]}},
 ]
@@ -119,14 +122,25 @@ def test_each_problem_is_said_once_with_its_line(tmp_path, line, named):
 
 def test_every_problem_of_every_line_is_said(tmp_path):
     lines = [
-        with_objects({"desc": "", "bbox_2d": [1, 2, 3, 4]}, {"desc": "<|coord_1|>", "bbox_2d": [5, 5, 1, 1]}, POLY, CUP),
+        with_objects(
+            {"desc": "", "bbox_2d": [1, 2, 3, 4]},
+            {"desc": "<|coord_1|>", "bbox_2d": [5, 5, 1, 1]},
+            POLY,
+            CUP,
+        ),
         GOOD | {"images": ["b.png"], "width": 1, "metadata": []},
         b"{",
         GOOD | {"images": ["b.png"]},
         GOOD,
     ]
     found = problems(tmp_path / "a.jsonl", *lines)
-    assert Counter(problem.split(":")[1] for problem in found) == {"1": 4, "2": 3, "3": 1, "4": 1, "5": 1}
+    assert Counter(problem.split(":")[1] for problem in found) == {
+        "1": 4,
+        "2": 3,
+        "3": 1,
+        "4": 1,
+        "5": 1,
+    }
     assert [p for p in found if "already" in p] == [
         ":4: the picture b.png stands in line 2 already",
         ":5: the picture a.png stands in line 1 already",
@@ -136,13 +150,19 @@ def test_every_problem_of_every_line_is_said(tmp_path):
 def test_a_picture_without_an_object_is_sound_beside_one_with(tmp_path):
     empty = GOOD | {"objects": []}
     assert problems(tmp_path / "a.jsonl", empty, GOOD | {"images": ["b.png"]}) == []
-    assert problems(tmp_path / "a.jsonl", empty) == [": no record holds an object: there is nothing to train on or to evaluate"]
-    assert len(problems(tmp_path / "a.jsonl", empty, b"{")) == 1, "what a broken line holds is not known"
+    assert problems(tmp_path / "a.jsonl", empty) == [
+        ": no record holds an object: there is nothing to train on or to evaluate"
+    ]
+    assert len(problems(tmp_path / "a.jsonl", empty, b"{")) == 1, (
+        "what a broken line holds is not known"
+    )
 
 
 def test_names_that_no_file_can_have_are_problems_of_their_lines(tmp_path):
     names = ["x" * 300, "\ud800.png", "\ud800.png", "two\nlines.png", "two\nlines.png"]
-    found = problems(tmp_path / "a.jsonl", *(GOOD | {"images": [name]} for name in names), b"{", pictures=True)
+    found = problems(
+        tmp_path / "a.jsonl", *(GOOD | {"images": [name]} for name in names), b"{", pictures=True
+    )
     assert [problem.split(":")[1] for problem in found] == ["1", "2", "3", "3", "4", "5", "5", "6"]
     assert not any("\n" in problem for problem in found)
     for problem in found:
@@ -160,10 +180,16 @@ def test_pictures_are_decoded_within_what_a_conversion_decodes(tmp_path, recwarn
     records[2] |= {"width": 12_800, "height": 12_800}
     for workers in (1, 2):
         counts: Counter[str] = Counter()
-        (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records * 20))
-        found = [p for p in validate(tmp_path / "a.jsonl", counts, workers=workers) if "already" not in p]
+        (tmp_path / "a.jsonl").write_text(
+            "".join(json.dumps(record) + "\n" for record in records * 20)
+        )
+        found = [
+            p for p in validate(tmp_path / "a.jsonl", counts, workers=workers) if "already" not in p
+        ]
         assert len(found) == 60
-        for n, (problem, words) in enumerate(zip(found, ("truncated", "40 megapixels", "none of JPEG") * 20, strict=True)):
+        for n, (problem, words) in enumerate(
+            zip(found, ("truncated", "40 megapixels", "none of JPEG") * 20, strict=True)
+        ):
             assert problem.startswith(f"{tmp_path / 'a.jsonl'}:{n // 3 * 4 + n % 3 + 2}: ")
             assert words in problem
         assert (counts["records"], counts["objects"], counts["problems"]) == (80, 80, 60 + 76)
@@ -176,7 +202,9 @@ def test_pictures_must_be_there_readable_and_of_the_size_told(tmp_path):
     (tmp_path / "c.png").write_bytes(b"no picture")
     records = [GOOD | {"images": [name]} for name in ("a.png", "b.png", "c.png", "d.png")]
     found = problems(tmp_path / "a.jsonl", *records, pictures=True)
-    for problem, words in zip(found, ("96 x 64 px, the record says 64 x 96", "not readable", "missing"), strict=True):
+    for problem, words in zip(
+        found, ("96 x 64 px, the record says 64 x 96", "not readable", "missing"), strict=True
+    ):
         assert words in problem
 
 
@@ -195,7 +223,9 @@ def test_a_file_that_holds_nothing_is_a_problem(tmp_path, content):
 @pytest.mark.parametrize("order", ["yx", "random"])
 def test_what_is_converted_is_sound(geometry, order):
     many(Path("coco.json"), 20, objects=6)
-    convert_annotations(settings(f"data.geometry={geometry}", f"data.order={order}"), Path("out"), 1)
+    convert_annotations(
+        settings(f"data.geometry={geometry}", f"data.order={order}"), Path("out"), 1
+    )
     for split in ("train", "val"):
         counts: Counter[str] = Counter()
         assert list(validate(Path(f"out/{split}.jsonl"), counts)) == []
@@ -208,7 +238,9 @@ def test_scenes_are_sound(scenes):
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=3, max_size=8))
-def test_a_polygon_in_the_contracts_order_is_sound_and_any_turn_of_it_is_not(tmp_path_factory, points):
+def test_a_polygon_in_the_contracts_order_is_sound_and_any_turn_of_it_is_not(
+    tmp_path_factory, points
+):
     flat = list(clockwise([v for p in points for v in p]))
     path = tmp_path_factory.mktemp("turns") / "a.jsonl"
     told = problems(path, with_objects({"desc": "leaf", "poly": flat}))
@@ -220,13 +252,19 @@ def test_a_polygon_in_the_contracts_order_is_sound_and_any_turn_of_it_is_not(tmp
 
 def test_the_command_prints_all_and_fails_where_there_is_one(tmp_path, capsys):
     path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps(with_objects(CUP, CUP, {"desc": "leaf", "poly": tokens(9, 9, 12, 10, 8, 11)})) + "\n{\n")
+    path.write_text(
+        json.dumps(with_objects(CUP, CUP, {"desc": "leaf", "poly": tokens(9, 9, 12, 10, 8, 11)}))
+        + "\n{\n"
+    )
     with pytest.raises(SystemExit) as left:
         main(["validate", str(path), "--no-pictures"])
     assert left.value.code == 1
     told = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in told] == [f"{path}:1", f"{path}:2", str(path)]
-    assert told[-1] == f"{path}: 2 records, 3 objects (2 boxes, 1 polygons, 1 in coordinate tokens): 2 problems in 2 lines"
+    assert (
+        told[-1]
+        == f"{path}: 2 records, 3 objects (2 boxes, 1 polygons, 1 in coordinate tokens): 2 problems in 2 lines"
+    )
     path.write_text(json.dumps(GOOD) + "\n")
     main(["validate", str(path), "--no-pictures"])
     assert "0 problems" in capsys.readouterr().out
@@ -238,7 +276,11 @@ def test_the_command_prints_all_and_fails_where_there_is_one(tmp_path, capsys):
 def test_it_imports_no_torch():
     program = "import sys, coordexp.cli, coordexp.data.validate, coordexp.data.coco.conversion; print('torch' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
     )
     assert done.stdout.strip() == "False"
 

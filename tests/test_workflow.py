@@ -52,8 +52,14 @@ def test_the_study_directory_is_complete_and_the_card_is_printed(house):
     assert found >= {"preregistration.json", "runs.json", "audit.json", "audit.csv", "comparison.json", "comparison.csv",
                      "recommendation.json", "recommendation.md", "figures", "report.html", "mlflow.json"}  # fmt: skip
     recommendation = json.loads((study(house) / "recommendation.json").read_text())
-    jsonschema.validate(recommendation, json.loads((ROOT / "workflow/schemas/recommendation.schema.json").read_text()))
-    assert f"Start Stage-2 from {recommendation['primary']['variant']}" in (house / "first.txt").read_text()
+    jsonschema.validate(
+        recommendation,
+        json.loads((ROOT / "workflow/schemas/recommendation.schema.json").read_text()),
+    )
+    assert (
+        f"Start Stage-2 from {recommendation['primary']['variant']}"
+        in (house / "first.txt").read_text()
+    )
 
 
 def test_a_second_run_does_nothing_and_says_so(house):
@@ -65,7 +71,9 @@ def test_rules_were_written_down_before_any_training_started(house):
     registered = json.loads((study(house) / "preregistration.json").read_text())
     assert not any(run["existing"] for run in registered["runs"])
     for run in registered["runs"]:
-        assert (house / run["directory"] / "run.json").stat().st_mtime > (study(house) / "preregistration.json").stat().st_mtime
+        assert (house / run["directory"] / "run.json").stat().st_mtime > (
+            study(house) / "preregistration.json"
+        ).stat().st_mtime
 
 
 def test_one_override_plans_one_training_and_taking_it_back_none(house):
@@ -77,7 +85,14 @@ def test_one_override_plans_one_training_and_taking_it_back_none(house):
 
 def test_a_probe_stands_beside_a_training_no_more_than_another_training_would(house):
     """Where a training takes every GPU, one of its size is all that the cores may hold."""
-    text = snakemake(house, "-n", "stage1_ablation", "--config", "experiment=smoke", "all=runtime.processes=2 data.seed=5").stdout
+    text = snakemake(
+        house,
+        "-n",
+        "stage1_ablation",
+        "--config",
+        "experiment=smoke",
+        "all=runtime.processes=2 data.seed=5",
+    ).stdout
     threads = dict(re.findall(r"^rule (train|probe):\n(?:.+\n)*?    threads: (\d+)", text, re.M))
     assert threads == {"train": "2", "probe": "2"}
 
@@ -90,7 +105,11 @@ def test_equal_spellings_are_the_same_run(house):
 def test_an_edited_variant_plans_one_training_and_going_back_none(house):
     variant = house / "conf/variant/mixed.yaml"
     before = variant.read_text()
-    variant.write_text(before.replace("ce: 1.0", "ce: 0.5", 1) if before.startswith("ce") else before + "sigma_bins: 2.0\n")
+    variant.write_text(
+        before.replace("ce: 1.0", "ce: 0.5", 1)
+        if before.startswith("ce")
+        else before + "sigma_bins: 2.0\n"
+    )
     assert planned(house)["train"] == 1
     variant.write_text(before)
     assert planned(house) == {}
@@ -99,7 +118,9 @@ def test_an_edited_variant_plans_one_training_and_going_back_none(house):
 @pytest.mark.usefixtures("restore")
 def test_a_fourth_variant_is_one_yaml_and_its_name_in_the_study(house):
     (house / "conf/variant/softce_wide.yaml").write_text(
-        (house / "conf/variant/softce_w1_gate.yaml").read_text().replace("name: softce_w1_gate", "name: softce_wide")
+        (house / "conf/variant/softce_w1_gate.yaml")
+        .read_text()
+        .replace("name: softce_w1_gate", "name: softce_wide")
         + "sigma_bins: 4.0\n"
     )
     file = house / "conf/study/stage1_ablation.yaml"
@@ -119,7 +140,11 @@ def test_a_fourth_variant_is_one_yaml_and_its_name_in_the_study(house):
 def test_a_slip_costs_one_line(house, config, says):
     done = snakemake(house, "stage1_ablation", "--config", "experiment=smoke", config, check=False)
     assert done.returncode != 0
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip() and not line.startswith("Using workflow")]
+    lines = [
+        line
+        for line in (done.stdout + done.stderr).splitlines()
+        if line.strip() and not line.startswith("Using workflow")
+    ]
     assert len(lines) == 1
     assert says in lines[0]
 
@@ -127,7 +152,11 @@ def test_a_slip_costs_one_line(house, config, says):
 def test_going_back_to_a_study_plans_no_training_and_shows_its_card(house):
     def show() -> str:
         return subprocess.run(
-            [sys.executable, "-m", "coordexp.cli", "show"], cwd=house, capture_output=True, text=True, check=True
+            [sys.executable, "-m", "coordexp.cli", "show"],
+            cwd=house,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
 
     first, link = show(), os.readlink(study(house))
@@ -159,9 +188,16 @@ def test_a_killed_workflow_starts_again_at_once_without_a_second_writer(house):
     """SIGKILL snakemake while trainers run: they are orphaned, may finish, and nothing is trained or logged twice."""
     arguments = ["stage1_ablation", "--config", "experiment=smoke", "mixed=train.max_steps=16"]
     running = subprocess.Popen(
-        command(*arguments), cwd=house, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(*arguments),
+        cwd=house,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    logs = lambda: [p for p in house.glob("results/runs/*/*/logging.jsonl") if "/16" in p.read_text()]  # noqa: E731
+
+    def logs():
+        return [p for p in house.glob("results/runs/*/*/logging.jsonl") if "/16" in p.read_text()]
+
     deadline = time.monotonic() + 120
     while not logs() and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -25,11 +25,37 @@ TIME_LIKE = ("time_unix_s", "eval_time_unix_s", "tokens_per_s", "eval_runtime_s"
 # Eight steps of four images in about a second. Train rows (every 3) and states (every 2) fall apart on purpose: a
 # window that is open when the state is written must survive.
 SMALL = (
-    *("model.text_layers=1", "model.text_hidden_size=32", "model.text_heads=2", "model.text_intermediate_size=48"),
-    *("model.vision_layers=2", "model.vision_hidden_size=16", "model.vision_heads=2", "model.vision_intermediate_size=24"),
-    *("model.vocabulary_size=300", "data.image_size=64", "data.train_images=12", "data.val_images=8"),
-    *("train.max_steps=8", "train.images_per_step=4", "train.micro_batch=1", "train.eval_steps=2", "train.logging_steps=3"),
-    *("train.state_steps=2", "train.checkpoint_steps=4", "train.eval_micro_batch=4", "train.audit_images=5"),
+    *(
+        "model.text_layers=1",
+        "model.text_hidden_size=32",
+        "model.text_heads=2",
+        "model.text_intermediate_size=48",
+    ),
+    *(
+        "model.vision_layers=2",
+        "model.vision_hidden_size=16",
+        "model.vision_heads=2",
+        "model.vision_intermediate_size=24",
+    ),
+    *(
+        "model.vocabulary_size=300",
+        "data.image_size=64",
+        "data.train_images=12",
+        "data.val_images=8",
+    ),
+    *(
+        "train.max_steps=8",
+        "train.images_per_step=4",
+        "train.micro_batch=1",
+        "train.eval_steps=2",
+        "train.logging_steps=3",
+    ),
+    *(
+        "train.state_steps=2",
+        "train.checkpoint_steps=4",
+        "train.eval_micro_batch=4",
+        "train.audit_images=5",
+    ),
     "runtime.device=cpu",
 )
 MIXED = ("variant=mixed", *SMALL)
@@ -71,7 +97,11 @@ class Life:
         assert self.poll() is None, f"ended before signal {number}: {self.stderr}"
         os.kill(self.pid, number)
         if number == signal.SIGSTOP:
-            wait_for(lambda: Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T")
+            wait_for(
+                lambda: (
+                    Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+                )
+            )
 
     def refusal(self) -> str:
         """The one line with which it stopped."""
@@ -95,11 +125,19 @@ class Forge:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, cwd: Path, *arguments: str, fault: tuple = (), entry: str = "train", **env: str) -> Life:
+    def start(
+        self, cwd: Path, *arguments: str, fault: tuple = (), entry: str = "train", **env: str
+    ) -> Life:
         files = tuple(self.files / f"{len(self.lives)}.{stream}" for stream in ("out", "err"))
         for file in files:
             file.touch()
-        request = {"cwd": str(cwd), "arguments": arguments, "fault": fault, "entry": entry, "env": env}
+        request = {
+            "cwd": str(cwd),
+            "arguments": arguments,
+            "fault": fault,
+            "entry": entry,
+            "env": env,
+        }
         pid = self.ask(**request, files=[str(file) for file in files])["pid"]
         self.lives.append(Life(self, pid, files))
         return self.lives[-1]
@@ -159,13 +197,17 @@ def assert_same_run(run: Path, reference: Path) -> None:
     """Bit for bit, but for clocks; and nothing is left lying about."""
     for row, expected in zip(rows(run), rows(reference), strict=True):
         assert row == expected, {
-            key: (row.get(key), expected.get(key)) for key in row | expected if row.get(key) != expected.get(key)
+            key: (row.get(key), expected.get(key))
+            for key in row | expected
+            if row.get(key) != expected.get(key)
         }
     assert artifacts(run) == artifacts(reference)
     assert names(run) == names(reference), names(run) ^ names(reference)
     found, expected = (json.loads((path / "run.json").read_text()) for path in (run, reference))
     clocks = ("finished_at", "train_wall_s", "eval_wall_s", "artifacts")
-    assert {k: v for k, v in found.items() if k not in clocks} == {k: v for k, v in expected.items() if k not in clocks}
+    assert {k: v for k, v in found.items() if k not in clocks} == {
+        k: v for k, v in expected.items() if k not in clocks
+    }
 
 
 def contents(path: Path) -> dict[str, tuple[str, int]]:

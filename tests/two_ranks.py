@@ -35,7 +35,18 @@ def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> Train
     model = tiny.stage1(variant, *overrides)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(tiny.vlm, cfg.optim))
     sets = [scenes.dataset(split, tiny.processor) for split in ("train", "val")]
-    return Training(cfg, RunDirectory(scenes.root), {}, accelerator, model, wrapped, optimizer, tiny.processor, *sets, Progress())
+    return Training(
+        cfg,
+        RunDirectory(scenes.root),
+        {},
+        accelerator,
+        model,
+        wrapped,
+        optimizer,
+        tiny.processor,
+        *sets,
+        Progress(),
+    )
 
 
 def gradient(t: Training, window: list[Batch]) -> torch.Tensor:
@@ -68,7 +79,9 @@ def main(scenes_path: Path, out: Path) -> None:
         t = training(tiny, scenes, variant, "train.micro_batch=2")
         assert t.accelerator.num_processes == 2
         results[variant] = one_step(t)
-        results[variant]["eval_row"] = evaluate(t.model, t.val, 4, t.accelerator, out.with_name(f"{variant}.parquet"))
+        results[variant]["eval_row"] = evaluate(
+            t.model, t.val, 4, t.accelerator, out.with_name(f"{variant}.parquet")
+        )
     if t.accelerator.is_main_process:
         torch.save(results, out)
     t.accelerator.wait_for_everyone()

@@ -21,7 +21,9 @@ def copy_project(to: Path) -> Path:
 
 
 def snakemake(cwd: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run(command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True
+    )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -24,13 +24,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from coordexp.config.schema import CocoConfig, Config, PretrainedQwen3VLConfig, ScenesConfig, TinyQwen3VLConfig, TokenGroups
+from coordexp.config.schema import (
+    CocoConfig,
+    Config,
+    PretrainedQwen3VLConfig,
+    ScenesConfig,
+    TinyQwen3VLConfig,
+    TokenGroups,
+)
 from coordexp.errors import UserError
 from coordexp.metrics import metric, signal
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
-PATHS = ("model.path", "data.annotations", "data.train_annotations", "data.val_annotations", "data.images")
+PATHS = (
+    "model.path",
+    "data.annotations",
+    "data.train_annotations",
+    "data.val_annotations",
+    "data.images",
+)
 RUN_IDENTITY = ("variant", "model", "data", "optim", "train")
 
 _store = ConfigStore.instance()
@@ -52,16 +65,24 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> DictCon
         with initialize_config_dir(str(conf_dir), version_base="1.3"):
             cfg = hydra_compose("config", overrides=list(overrides))
         OmegaConf.resolve(cfg)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises a bare ValueError for train=3
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        ValueError,
+    ) as error:  # Hydra raises a bare ValueError for train=3
         reason = " ".join(f"{error} {error.__cause__ or ''}".split()) + advice_on_quotes(error)
-        raise UserError(f"configuration: {reason} (overrides: {' '.join(overrides) or 'none'})") from error
+        raise UserError(
+            f"configuration: {reason} (overrides: {' '.join(overrides) or 'none'})"
+        ) from error
     check(cfg)
     return cfg
 
 
 def advice_on_quotes(error: Exception) -> str:
     """How to write a value that Hydra's grammar takes apart, as it takes `annotations (1).json`; else nothing."""
-    key, equals, value = error.override.partition("=") if isinstance(error, OverrideParseException) else ("", "", "")
+    key, equals, value = (
+        error.override.partition("=") if isinstance(error, OverrideParseException) else ("", "", "")
+    )
     if not equals:
         return ""
     quoted = f'{key}="{value}"'
@@ -132,14 +153,38 @@ LIMITS: tuple[Limit, ...] = (
             "probe.seed",
         ),
     ),
-    ("must lie in [0, 1)", lambda v: 0 <= v < 1, ("optim.beta1", "optim.beta2", "optim.adapter.dropout")),
+    (
+        "must lie in [0, 1)",
+        lambda v: 0 <= v < 1,
+        ("optim.beta1", "optim.beta2", "optim.adapter.dropout"),
+    ),
     ("must lie in (0, 1]", lambda v: 0 < v <= 1, ("study.rule.window",)),
-    ("must be a number that is not negative", lambda v: 0 <= v < math.inf, ("study.rule.probe.margin",)),
-    ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ("optim.warmup_fraction", "optim.floor_fraction")),
-    ("must be float32, bfloat16 or float64", lambda v: v in ("float32", "bfloat16", "float64"), ("train.dtype",)),
+    (
+        "must be a number that is not negative",
+        lambda v: 0 <= v < math.inf,
+        ("study.rule.probe.margin",),
+    ),
+    (
+        "must lie in [0, 1]",
+        lambda v: 0 <= v <= 1,
+        ("optim.warmup_fraction", "optim.floor_fraction"),
+    ),
+    (
+        "must be float32, bfloat16 or float64",
+        lambda v: v in ("float32", "bfloat16", "float64"),
+        ("train.dtype",),
+    ),
     ("must be auto or cpu", lambda v: v in ("auto", "cpu"), ("runtime.device",)),
-    ("must be 1, own or fitted", lambda v: v in ("1", "own", "fitted"), ("study.rule.temperature",)),
-    ("must be last_common or a step", lambda v: v == "last_common" or v.isdigit(), ("study.rule.decision_step",)),
+    (
+        "must be 1, own or fitted",
+        lambda v: v in ("1", "own", "fitted"),
+        ("study.rule.temperature",),
+    ),
+    (
+        "must be last_common or a step",
+        lambda v: v == "last_common" or v.isdigit(),
+        ("study.rule.decision_step",),
+    ),
     ("must not be empty", bool, ("study.variants", "study.rule.metrics")),
     (
         "must be letters, digits, _ and -",
@@ -150,7 +195,11 @@ LIMITS: tuple[Limit, ...] = (
 
 COCO_LIMITS: tuple[Limit, ...] = (
     ("must not be negative", lambda v: v >= 0, ("data.seed",)),
-    ("must be at least 1", lambda v: v is None or v >= 1, ("data.train_images", "data.val_images", "data.max_objects")),
+    (
+        "must be at least 1",
+        lambda v: v is None or v >= 1,
+        ("data.train_images", "data.val_images", "data.max_objects"),
+    ),
     ("must be at least 3", lambda v: v >= 3, ("data.max_vertices",)),
     ("must lie in (0, 1]", lambda v: 0 < v <= 1, ("data.min_polygon_iou",)),
     ("must lie in (0, 1)", lambda v: 0 < v < 1, ("data.val_fraction",)),
@@ -214,7 +263,9 @@ def refuse_unknown_keys(node: DictConfig, schema: type, prefix: str = "") -> Non
     known = schema.__dataclass_fields__  # type: ignore[attr-defined]
     for key in node:
         if key not in known:
-            raise UserError(f"configuration: unknown key {prefix}{key!s}: known are {', '.join(known)}")
+            raise UserError(
+                f"configuration: unknown key {prefix}{key!s}: known are {', '.join(known)}"
+            )
         child = node._get_node(key)
         if isinstance(child, DictConfig) and is_dataclass(child_type := OmegaConf.get_type(child)):
             refuse_unknown_keys(child, child_type, f"{prefix}{key!s}.")
@@ -227,9 +278,13 @@ def check_together(cfg: DictConfig) -> None:
     per_pass = cfg.runtime.processes * (1 if by_tokens else train.micro_batch)
     if train.images_per_step % per_pass:
         unit = "runtime.processes" if by_tokens else "train.micro_batch x runtime.processes"
-        raise UserError(f"configuration: train.images_per_step={train.images_per_step} is not a multiple of {unit} = {per_pass}")
+        raise UserError(
+            f"configuration: train.images_per_step={train.images_per_step} is not a multiple of {unit} = {per_pass}"
+        )
     if cfg.optim.adapter.dora and not cfg.optim.adapter.rank:
-        raise UserError("configuration: optim.adapter.dora=true needs adapters: set optim.adapter.rank to 1 or more")
+        raise UserError(
+            "configuration: optim.adapter.dora=true needs adapters: set optim.adapter.rank to 1 or more"
+        )
     weights = (variant.soft_ce, variant.w1, variant.gate, variant.ce)
     if (variant.token_groups is TokenGroups.joint) == any(weights):
         raise UserError(
@@ -237,15 +292,21 @@ def check_together(cfg: DictConfig) -> None:
             "joint takes no coordinate weights, split at least one"
         )
     if not (cfg.probe.l1_weight or cfg.probe.giou_weight):
-        raise UserError("configuration: probe.l1_weight=0 and probe.giou_weight=0: a geometric fine-tune needs one of them")
+        raise UserError(
+            "configuration: probe.l1_weight=0 and probe.giou_weight=0: a geometric fine-tune needs one of them"
+        )
     for name in cfg.study.variants:
         if not (CONF_DIR / "variant" / f"{name}.yaml").exists():
-            raise UserError(f"configuration: study.variants: {name} has no file conf/variant/{name}.yaml")
+            raise UserError(
+                f"configuration: study.variants: {name} has no file conf/variant/{name}.yaml"
+            )
     signal(rule.probe.signal)
     for name in rule.metrics:
         metric(name)
         if name not in rule.margins:
-            raise UserError(f"configuration: study.rule.margins.{name} has no value: say which difference is too small to matter")
+            raise UserError(
+                f"configuration: study.rule.margins.{name} has no value: say which difference is too small to matter"
+            )
 
 
 def load_rule(path: Path | None) -> dict[str, Any]:
@@ -258,9 +319,19 @@ def load_rule(path: Path | None) -> dict[str, Any]:
     if path is not None:
         try:
             found = OmegaConf.load(path)
-            cfg.study.rule = OmegaConf.merge(cfg.study.rule, found.get("rule", found) if isinstance(found, DictConfig) else found)
-        except (OSError, OmegaConfBaseException, YAMLError, AttributeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not a decision rule ({' '.join(str(error).split())})") from error
+            cfg.study.rule = OmegaConf.merge(
+                cfg.study.rule, found.get("rule", found) if isinstance(found, DictConfig) else found
+            )
+        except (
+            OSError,
+            OmegaConfBaseException,
+            YAMLError,
+            AttributeError,
+            UnicodeDecodeError,
+        ) as error:
+            raise UserError(
+                f"{path}: not a decision rule ({' '.join(str(error).split())})"
+            ) from error
         check(cfg)
     return plain(cfg.study.rule)
 
@@ -269,7 +340,11 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their full key, `rule.margins.p_gt_mean`."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= (
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
@@ -280,7 +355,9 @@ def plain(node: Any) -> Any:
 
 def digest(value: Any) -> str:
     """sha256 of the canonical JSON of `value`."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -58,7 +58,9 @@ class CoordInit(Enum):
     """Where the rows of new coordinate tokens start; smooth over the bins either way."""
 
     fourier = "fourier"  # random waves
-    digits = "digits"  # the embeddings of the ten digits, from 0 to 9 over the picture, and weaker waves
+    digits = (
+        "digits"  # the embeddings of the ten digits, from 0 to 9 over the picture, and weaker waves
+    )
 
 
 @dataclass
@@ -93,7 +95,9 @@ class Geometry(Enum):
     """What an object of real data is written as."""
 
     bbox = "bbox"  # always its box
-    poly_prefer = "poly_prefer"  # its outline, where that is one polygon of few enough vertices, else its box
+    poly_prefer = (
+        "poly_prefer"  # its outline, where that is one polygon of few enough vertices, else its box
+    )
 
 
 class ObjectOrder(Enum):
@@ -159,13 +163,19 @@ class TrainConfig:
     micro_batch: int = MISSING  # images; accumulation = images_per_step / (micro_batch * processes)
     eval_steps: int = MISSING
     eval_micro_batch: int = MISSING
-    audit_images: int = MISSING  # of the train set, evaluated at each eval step beside the validation set; 0: none
+    audit_images: int = (
+        MISSING  # of the train set, evaluated at each eval step beside the validation set; 0: none
+    )
     logging_steps: int = MISSING
     state_steps: int = MISSING  # how often the resumable state is written
     checkpoint_steps: int = MISSING  # how often a checkpoint is kept, beside the last
     dtype: str = MISSING  # of the weights; adapters around bfloat16 are kept and trained in float32
-    micro_batch_tokens: int = MISSING  # cuts a step's images into micro-batches instead of micro_batch; 0: it does not
-    gradient_checkpointing: bool = MISSING  # recompute a layer's activations in the backward pass: less memory, more time
+    micro_batch_tokens: int = (
+        MISSING  # cuts a step's images into micro-batches instead of micro_batch; 0: it does not
+    )
+    gradient_checkpointing: bool = (
+        MISSING  # recompute a layer's activations in the backward pass: less memory, more time
+    )
 
 
 @dataclass
@@ -194,7 +204,9 @@ class ProbeRuleConfig:
 
     signal: str = MISSING  # candidates are judged by this one
     margin: float = MISSING
-    may_change_roles: bool = MISSING  # where Stage-1 cannot tell two variants apart and the probe can
+    may_change_roles: bool = (
+        MISSING  # where Stage-1 cannot tell two variants apart and the probe can
+    )
 
 
 @dataclass
@@ -226,7 +238,9 @@ class ProbeConfig:
     steps: int = MISSING  # of the geometric fine-tune
     images_per_step: int = MISSING
     micro_batch: int = MISSING  # images
-    adapter_rank: int = MISSING  # LoRA on every linear layer, and the coordinate rows; 0: every weight is trained
+    adapter_rank: int = (
+        MISSING  # LoRA on every linear layer, and the coordinate rows; 0: every weight is trained
+    )
     gradient_checkpointing: bool = MISSING
     lr: float = MISSING
     temperature: float = MISSING  # of the expected-coordinate decode

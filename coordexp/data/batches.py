@@ -27,7 +27,9 @@ from coordexp.data.records import Record, read_records
 from coordexp.errors import UserError
 
 PROMPT = "Detect every object."
-KEPT_BYTES = 256 << 20  # of decoded pictures a dataset keeps: every one of the default study, few of a real one
+KEPT_BYTES = (
+    256 << 20
+)  # of decoded pictures a dataset keeps: every one of the default study, few of a real one
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ class Batch:
     of tokens, B samples end to end, and says by their positions where one begins; it needs no mask.
     """
 
-    inputs: dict[str, Tensor]  # input_ids [B, L]; attention_mask, mm_token_type_ids or position_ids; pixel_values; image_grid_thw
+    inputs: dict[
+        str, Tensor
+    ]  # input_ids [B, L]; attention_mask, mm_token_type_ids or position_ids; pixel_values; image_grid_thw
     rows: Tensor  # [R] flat index of the position that predicts
     targets: Tensor  # [R] token id
     bins: Tensor  # [R] GT bin, or -1 on text
@@ -80,7 +84,13 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         inputs = {name: value.to(device) for name, value in self.inputs.items()}
-        return Batch(inputs, self.rows.to(device), self.targets.to(device), self.bins.to(device), self.coord_tokens)
+        return Batch(
+            inputs,
+            self.rows.to(device),
+            self.targets.to(device),
+            self.bins.to(device),
+            self.coord_tokens,
+        )
 
 
 class Dataset:
@@ -89,7 +99,9 @@ class Dataset:
     def __init__(self, path: Path, processor: ProcessorMixin) -> None:
         self.path, self.processor = path, processor
         self.records = read_records(path)
-        self.bin_of = {token_id: k for k, token_id in enumerate(coord_token_ids(processor.tokenizer))}
+        self.bin_of = {
+            token_id: k for k, token_id in enumerate(coord_token_ids(processor.tokenizer))
+        }
         self._refuse_names_that_spell_tokens()
         self.encode = lru_cache(maxsize=50_000)(self._encode)
         self._pixel_values = pixel_value_table(processor.image_processor)
@@ -104,8 +116,13 @@ class Dataset:
         added = self.processor.tokenizer.get_added_vocab()
         for record in self.records:
             for obj in record.objects:
-                if spelt := next((token for token in re.findall(r"<\|[^|]*\|>", obj.desc) if token in added), None):
-                    raise UserError(f"{self.path}: {record.image}: the name {obj.desc!r} spells the token {spelt}: rename it")
+                if spelt := next(
+                    (token for token in re.findall(r"<\|[^|]*\|>", obj.desc) if token in added),
+                    None,
+                ):
+                    raise UserError(
+                        f"{self.path}: {record.image}: the name {obj.desc!r} spells the token {spelt}: rename it"
+                    )
 
     def _encode(self, index: int) -> Sample:
         record = self.records[index]
@@ -121,11 +138,19 @@ class Dataset:
         n_image = math.prod(self.grid(index))
         ids = ids[:image_at] + [self.processor.image_token_id] * n_image + ids[image_at + 1 :]
         mask = mask[:image_at] + [0] * n_image + mask[image_at + 1 :]
-        return Sample(np.array(ids, np.int32), np.array(mask, bool), image_at, tuple(coord_tokens(record, index)))
+        return Sample(
+            np.array(ids, np.int32),
+            np.array(mask, bool),
+            image_at,
+            tuple(coord_tokens(record, index)),
+        )
 
     def grid(self, index: int) -> tuple[int, int]:
         """Rows and columns of the picture's tokens."""
-        record, side = self.records[index], self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
+        record, side = (
+            self.records[index],
+            self.processor.image_processor.patch_size * self.processor.image_processor.merge_size,
+        )
         if record.width % side or record.height % side:
             raise UserError(
                 f"{self.path.parent / record.image}: {record.width} x {record.height} px is not a multiple of {side}: "
@@ -141,7 +166,9 @@ class Dataset:
         """Tokens of the longest record, among the 32 that a guess without encoding puts first."""
 
         def looks(index: int) -> int:
-            return math.prod(self.grid(index)) + sum(2 * len(o.pixels) + len(o.desc) for o in self.records[index].objects)
+            return math.prod(self.grid(index)) + sum(
+                2 * len(o.pixels) + len(o.desc) for o in self.records[index].objects
+            )
 
         return max(map(self.length, nlargest(32, range(len(self)), key=looks)))
 
@@ -161,7 +188,9 @@ class Dataset:
         except OSError as error:
             raise UserError(f"{path}: the picture cannot be read ({error})") from error
         if picture.size != (record.width, record.height):
-            raise UserError(f"{path}: {picture.size} px, the record says {(record.width, record.height)}")
+            raise UserError(
+                f"{path}: {picture.size} px, the record says {(record.width, record.height)}"
+            )
         if self._kept_bytes < KEPT_BYTES:
             self._kept[index] = picture
             self._kept_bytes += 3 * record.width * record.height
@@ -172,37 +201,64 @@ class Dataset:
         samples = [self.encode(i) for i in indices]
         shape = (len(samples), max(len(sample.ids) for sample in samples))
         input_ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
-        attention, supervised = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
+        attention, supervised = (
+            torch.zeros(shape, dtype=torch.long),
+            torch.zeros(shape, dtype=torch.bool),
+        )
         for b, sample in enumerate(samples):
             input_ids[b, : len(sample.ids)] = torch.from_numpy(sample.ids)
             attention[b, : len(sample.ids)] = 1
             supervised[b, : len(sample.ids)] = torch.from_numpy(sample.supervised)
-        return self._labelled(self._model_inputs(indices, input_ids, attention), supervised, samples)
+        return self._labelled(
+            self._model_inputs(indices, input_ids, attention), supervised, samples
+        )
 
     def pack(self, indices: Sequence[int]) -> Batch:
         """These records end to end; positions begin again with each, so that attention keeps them apart."""
         samples = [self.encode(i) for i in indices]
-        input_ids = torch.from_numpy(np.concatenate([sample.ids for sample in samples])).long()[None]
+        input_ids = torch.from_numpy(np.concatenate([sample.ids for sample in samples])).long()[
+            None
+        ]
         supervised = torch.from_numpy(np.concatenate([sample.supervised for sample in samples]))
         grids = [self.grid(i) for i in indices]
-        positions = [text_and_mrope(len(s.ids), s.image_at, grid) for s, grid in zip(samples, grids, strict=True)]
+        positions = [
+            text_and_mrope(len(s.ids), s.image_at, grid)
+            for s, grid in zip(samples, grids, strict=True)
+        ]
         inputs = {
             "input_ids": input_ids,
-            "position_ids": torch.from_numpy(np.concatenate(positions, axis=1))[:, None],  # [4, 1, L]
+            "position_ids": torch.from_numpy(np.concatenate(positions, axis=1))[
+                :, None
+            ],  # [4, 1, L]
             **self._pictures(indices),
         }
         return self._labelled(inputs, supervised, samples)
 
-    def _labelled(self, inputs: dict[str, Tensor], supervised: Tensor, samples: Sequence[Sample]) -> Batch:
-        rows = supervised.flatten().nonzero()[:, 0] - 1  # the first token of a sequence is never supervised
+    def _labelled(
+        self, inputs: dict[str, Tensor], supervised: Tensor, samples: Sequence[Sample]
+    ) -> Batch:
+        rows = (
+            supervised.flatten().nonzero()[:, 0] - 1
+        )  # the first token of a sequence is never supervised
         targets = inputs["input_ids"].flatten()[rows + 1]
         bins = torch.tensor([self.bin_of.get(int(t), -1) for t in targets], dtype=torch.long)
-        return Batch(inputs, rows, targets, bins, [token for sample in samples for token in sample.coord_tokens])
+        return Batch(
+            inputs,
+            rows,
+            targets,
+            bins,
+            [token for sample in samples for token in sample.coord_tokens],
+        )
 
-    def micro_batches(self, indices: Sequence[int], ranks: int, rank: int, budget: int, packed: bool) -> list[Batch]:
+    def micro_batches(
+        self, indices: Sequence[int], ranks: int, rank: int, budget: int, packed: bool
+    ) -> list[Batch]:
         """This rank's share of a step's records, in micro-batches of at most `budget` tokens (see packing.py)."""
         groups = cut_by_tokens([self.length(i) for i in indices], ranks, budget, packed)[rank]
-        return [(self.pack if packed else self.batch)([int(indices[i]) for i in group]) for group in groups]
+        return [
+            (self.pack if packed else self.batch)([int(indices[i]) for i in group])
+            for group in groups
+        ]
 
     def prompts(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """What stands before the answers, padded on the left, so that every answer begins at the same place.
@@ -219,7 +275,9 @@ class Dataset:
             attention[b, length - len(ids) :] = 1
         return self._model_inputs(indices, input_ids, attention)
 
-    def _model_inputs(self, indices: Sequence[int], input_ids: Tensor, attention: Tensor) -> dict[str, Tensor]:
+    def _model_inputs(
+        self, indices: Sequence[int], input_ids: Tensor, attention: Tensor
+    ) -> dict[str, Tensor]:
         return {
             "input_ids": input_ids,
             "attention_mask": attention,
@@ -228,10 +286,16 @@ class Dataset:
         }
 
     def _pictures(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        patches = [patches_of(self.picture(i), self.processor.image_processor, self._pixel_values) for i in indices]
+        patches = [
+            patches_of(self.picture(i), self.processor.image_processor, self._pixel_values)
+            for i in indices
+        ]
         side = self.processor.image_processor.merge_size
         grids = [(1, side * rows, side * columns) for rows, columns in map(self.grid, indices)]
-        return {"pixel_values": torch.from_numpy(np.concatenate(patches)), "image_grid_thw": torch.tensor(grids)}
+        return {
+            "pixel_values": torch.from_numpy(np.concatenate(patches)),
+            "image_grid_thw": torch.tensor(grids),
+        }
 
     def answer_length(self, index: int) -> int:
         """Tokens of a record's answer, its end included."""
@@ -258,5 +322,13 @@ def step_indices(n_records: int, images_per_step: int, seed: int, step: int) -> 
     first = (step - 1) * images_per_step
     positions = np.arange(first, first + images_per_step)
     epochs = positions // n_records
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(n_records) for epoch in np.unique(epochs)}
-    return np.array([orders[epoch][position % n_records] for epoch, position in zip(epochs, positions, strict=True)])
+    orders = {
+        epoch: np.random.default_rng([seed, epoch]).permutation(n_records)
+        for epoch in np.unique(epochs)
+    }
+    return np.array(
+        [
+            orders[epoch][position % n_records]
+            for epoch, position in zip(epochs, positions, strict=True)
+        ]
+    )

@@ -23,7 +23,9 @@ def text_and_mrope(length: int, image_at: int, grid: tuple[int, int]) -> np.ndar
     return np.concatenate([places[None], mrope])
 
 
-def cut_by_tokens(lengths: Sequence[int], ranks: int, budget: int, packed: bool) -> list[list[list[int]]]:
+def cut_by_tokens(
+    lengths: Sequence[int], ranks: int, budget: int, packed: bool
+) -> list[list[list[int]]]:
     """A step's samples as micro-batches of at most `budget` tokens, padding counted  # [rank][micro-batch][sample]
 
     As few as will do, the same number on every rank (gradients are reduced with the last), all with something in them,
@@ -71,7 +73,10 @@ def _padded(lengths: Sequence[int], ranks: int, budget: int) -> list[list[int]]:
         else:
             groups.append([i])
     while len(groups) % ranks:
-        g = max((g for g in range(len(groups)) if len(groups[g]) > 1), key=lambda g: len(groups[g]) * lengths[groups[g][0]])
+        g = max(
+            (g for g in range(len(groups)) if len(groups[g]) > 1),
+            key=lambda g: len(groups[g]) * lengths[groups[g][0]],
+        )
         half = len(groups[g]) // 2
         groups[g : g + 1] = [groups[g][:half], groups[g][half:]]
     return groups

@@ -37,12 +37,17 @@ def prepare_data(cfg: DictConfig) -> Path:
     with locked(out / ".lock", "being prepared", wait=True):
         if isinstance(settings, ScenesConfig):
             draw_records(settings, out)
-        elif (out / "data.json").exists() and (gone := [path for path in annotation_files(settings) if not path.exists()]):
+        elif (out / "data.json").exists() and (
+            gone := [path for path in annotation_files(settings) if not path.exists()]
+        ):
             print(f"{gone[0]} is gone: the records made from it stay as they are", file=sys.stderr)
             return out / "data.json"
         else:
             convert_records(settings, out)
-        write_json(out / "data.json", {"data": plain(cfg.data), **{split: counts(out, split) for split in SPLITS}})
+        write_json(
+            out / "data.json",
+            {"data": plain(cfg.data), **{split: counts(out, split) for split in SPLITS}},
+        )
     return out / "data.json"
 
 
@@ -55,9 +60,13 @@ def draw_records(scenes: ScenesConfig, out: Path) -> None:
 def convert_records(settings: CocoConfig, out: Path) -> None:
     """Records and pictures, conversion.json, which accounts for every instance, and samples.png, to look at."""
     accounts = convert_annotations(settings, out)
-    write_json(out / "conversion.json", {split: account.report() for split, account in accounts.items()})
+    write_json(
+        out / "conversion.json", {split: account.report() for split, account in accounts.items()}
+    )
     draw_samples(out / "val.jsonl", out / "samples.png")
-    print("\n".join(summary(split, account) for split, account in accounts.items()), file=sys.stderr)
+    print(
+        "\n".join(summary(split, account) for split, account in accounts.items()), file=sys.stderr
+    )
 
 
 def counts(out: Path, split: str) -> dict[str, Any]:

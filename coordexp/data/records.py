@@ -52,7 +52,10 @@ class Record:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def coord_objects(self) -> list[CoordObject]:
-        return [CoordObject(o.desc, o.kind, tuple(to_bins(o.pixels, self.width, self.height))) for o in self.objects]
+        return [
+            CoordObject(o.desc, o.kind, tuple(to_bins(o.pixels, self.width, self.height)))
+            for o in self.objects
+        ]
 
 
 def reading_order(objects: Iterable[RecordObject]) -> tuple[RecordObject, ...]:
@@ -60,7 +63,9 @@ def reading_order(objects: Iterable[RecordObject]) -> tuple[RecordObject, ...]:
     return tuple(sorted(objects, key=lambda o: (o.box[1], o.box[0])))
 
 
-def in_order(objects: Sequence[RecordObject], order: Sequence[int] | None) -> tuple[RecordObject, ...]:
+def in_order(
+    objects: Sequence[RecordObject], order: Sequence[int] | None
+) -> tuple[RecordObject, ...]:
     """The objects of a file, put into the order in which they are written as CoordJSON."""
     return tuple(objects if order is None else (objects[i] for i in order))
 
@@ -68,7 +73,9 @@ def in_order(objects: Sequence[RecordObject], order: Sequence[int] | None) -> tu
 def in_file_order(record: Record) -> tuple[RecordObject, ...]:
     """The inverse of `in_order`."""
     order = record.metadata.get(ORDER, range(len(record.objects)))
-    return tuple(o for _, o in sorted(zip(order, record.objects, strict=True), key=lambda pair: pair[0]))
+    return tuple(
+        o for _, o in sorted(zip(order, record.objects, strict=True), key=lambda pair: pair[0])
+    )
 
 
 def clockwise(pixels: Sequence[float]) -> tuple[float, ...]:
@@ -83,7 +90,9 @@ def twice_area(points: Sequence[tuple[float, float]]) -> float:
     """Of a polygon, px²; positive where it is clockwise as seen. Measured from its first vertex, where little cancels."""
     x0, y0 = points[0]
     shifted = [(x - x0, y - y0) for x, y in points]
-    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(shifted))  # the last side leads back to 0, 0
+    return sum(
+        x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(shifted)
+    )  # the last side leads back to 0, 0
 
 
 def all_numbers(values: Iterable[Any]) -> bool:
@@ -117,12 +126,18 @@ def _geometry_fault(kind: str, values: Sequence[Any], may_be_flat: bool) -> str 
     if min(values) < 0:
         return "has a negative coordinate: clip it to the picture"
     xs, ys = values[0::2], values[1::2]
-    width, height = (xs[1] - xs[0], ys[1] - ys[0]) if kind == "bbox_2d" else (max(xs) - min(xs), max(ys) - min(ys))
+    width, height = (
+        (xs[1] - xs[0], ys[1] - ys[0])
+        if kind == "bbox_2d"
+        else (max(xs) - min(xs), max(ys) - min(ys))
+    )
     if min(width, height) < 0:
         return "is inverted: x1, y1 is the upper left corner"
     if may_be_flat:
         return None
-    if min(width, height) == 0 or (kind == "poly" and _is_flat(list(zip(xs, ys, strict=True)), width * height)):
+    if min(width, height) == 0 or (
+        kind == "poly" and _is_flat(list(zip(xs, ys, strict=True)), width * height)
+    ):
         return "has no area: remove the annotation or mend it"
     return None
 
@@ -145,7 +160,11 @@ def object_problem(raw: Any) -> str | None:
 def frame_problems(raw: Any) -> Iterator[str]:
     """What keeps a line from being a record, its objects left out."""
     if not isinstance(raw, dict) or (missing := [key for key in REQUIRED if key not in raw]):
-        lacks = f"it lacks {', '.join(missing)}" if isinstance(raw, dict) else f"it is {type(raw).__name__}"
+        lacks = (
+            f"it lacks {', '.join(missing)}"
+            if isinstance(raw, dict)
+            else f"it is {type(raw).__name__}"
+        )
         yield f"not a record ({lacks}): it needs images, width, height and objects"
         return
     images, width, height, objects = (raw[key] for key in REQUIRED)
@@ -158,12 +177,20 @@ def frame_problems(raw: Any) -> Iterator[str]:
         yield f"objects must be a list, not {objects!r}"
     if not isinstance(metadata, dict):
         yield f"metadata must be an object, not {metadata!r}"
-    elif isinstance(objects, list) and ORDER in metadata and not is_permutation(metadata[ORDER], len(objects)):
+    elif (
+        isinstance(objects, list)
+        and ORDER in metadata
+        and not is_permutation(metadata[ORDER], len(objects))
+    ):
         yield f"metadata.{ORDER} must hold each of 0 … {len(objects) - 1} once, not {metadata[ORDER]!r}"
 
 
 def is_permutation(order: Any, n: int) -> bool:
-    return isinstance(order, list) and all(type(i) is int for i in order) and sorted(order) == list(range(n))
+    return (
+        isinstance(order, list)
+        and all(type(i) is int for i in order)
+        and sorted(order) == list(range(n))
+    )
 
 
 def shown(name: str) -> str:
@@ -180,12 +207,22 @@ def parse_record(line: str, where: str) -> Record:
     try:
         raw = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not a record ({error!r}): it needs images, width, height and objects") from error
+        raise UserError(
+            f"{where}: not a record ({error!r}): it needs images, width, height and objects"
+        ) from error
     for problem in frame_problems(raw):
         raise UserError(f"{where}: {problem}")
     metadata = raw.get("metadata", {})
-    objects = reading_order(_parse_object(o, f"{where}, object {i}") for i, o in enumerate(raw["objects"]))
-    return Record(raw["images"][0], raw["width"], raw["height"], in_order(objects, metadata.get(ORDER)), metadata)
+    objects = reading_order(
+        _parse_object(o, f"{where}, object {i}") for i, o in enumerate(raw["objects"])
+    )
+    return Record(
+        raw["images"][0],
+        raw["width"],
+        raw["height"],
+        in_order(objects, metadata.get(ORDER)),
+        metadata,
+    )
 
 
 def _parse_object(raw: Any, where: str) -> RecordObject:
@@ -205,7 +242,9 @@ def iter_records(path: Path) -> Iterator[Record]:
         UserError: naming file and line of the first fault.
     """
     try:
-        with open(path, "rb") as lines:  # which end at line feeds alone: a name may hold other kinds of line end
+        with open(
+            path, "rb"
+        ) as lines:  # which end at line feeds alone: a name may hold other kinds of line end
             for n, line in enumerate(lines, start=1):
                 if line.strip():
                     record = parse_record(line.decode("utf-8"), f"{path}:{n}")
@@ -216,7 +255,9 @@ def iter_records(path: Path) -> Iterator[Record]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{n}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from error
+        raise UserError(
+            f"{path}:{n}: not UTF-8 ({error.reason} at byte {error.start} of the line)"
+        ) from error
 
 
 def read_records(path: Path) -> list[Record]:

@@ -67,8 +67,12 @@ def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path
         file_name = f"images/{split}/{index:06d}.png"
         if not (out / file_name).exists():
             _save(draw_scene(cfg.image_size, shapes, rng), out / file_name)
-        images.append({"id": index, "file_name": file_name, "width": cfg.image_size, "height": cfg.image_size})
-        annotations += [_annotation(len(annotations) + i, index, shape) for i, shape in enumerate(shapes)]
+        images.append(
+            {"id": index, "file_name": file_name, "width": cfg.image_size, "height": cfg.image_size}
+        )
+        annotations += [
+            _annotation(len(annotations) + i, index, shape) for i, shape in enumerate(shapes)
+        ]
     path = out / "annotations" / f"{split}.json"
     categories = [{"id": i, "name": name} for i, name in enumerate(CATEGORIES)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
@@ -79,9 +83,13 @@ def _check(cfg: ScenesConfig) -> None:
     if cfg.image_size < 32 or cfg.image_size % 32:
         raise UserError(f"configuration: data.image_size={cfg.image_size} must be a multiple of 32")
     if not 1 <= cfg.min_objects <= cfg.max_objects:
-        raise UserError(f"configuration: data.min_objects={cfg.min_objects} must lie in 1 … data.max_objects={cfg.max_objects}")
+        raise UserError(
+            f"configuration: data.min_objects={cfg.min_objects} must lie in 1 … data.max_objects={cfg.max_objects}"
+        )
     if not 0 < cfg.min_side <= cfg.max_side < 1:
-        raise UserError(f"configuration: data.min_side={cfg.min_side} and data.max_side={cfg.max_side} must grow within (0, 1)")
+        raise UserError(
+            f"configuration: data.min_side={cfg.min_side} and data.max_side={cfg.max_side} must grow within (0, 1)"
+        )
     if min(cfg.train_images, cfg.val_images) < 1:
         raise UserError("configuration: data.train_images and data.val_images must be at least 1")
 
@@ -131,7 +139,9 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
     return np.clip(picture + coarse, 0, 255).astype(np.uint8)
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, name: str, x1: float, y1: float, x2: float, y2: float) -> None:
+def _draw_shape(
+    draw: ImageDraw.ImageDraw, name: str, x1: float, y1: float, x2: float, y2: float
+) -> None:
     w, h = x2 - x1, y2 - y1
     if name == "circle":
         draw.ellipse((x1, y1, x2, y2), fill=255)

@@ -22,7 +22,15 @@ from coordexp.coords import LAST_BIN
 from coordexp.data.coco.annotations import TOKEN_SPELT, is_text
 from coordexp.data.coco.parallel import in_parallel
 from coordexp.data.coco.pictures import CELL_PX, LeftOut, opened
-from coordexp.data.records import KINDS, RecordObject, clockwise, frame_problems, geometry_problem, object_problem, shown
+from coordexp.data.records import (
+    KINDS,
+    RecordObject,
+    clockwise,
+    frame_problems,
+    geometry_problem,
+    object_problem,
+    shown,
+)
 
 COORD_TOKEN = re.compile(r"<\|coord_(0|[1-9][0-9]{0,2})\|>")
 
@@ -41,7 +49,9 @@ class Line:
     counts: Counter[str]
 
 
-def validate(path: Path, counts: Counter[str], pictures: bool = True, workers: int = 1) -> Iterator[str]:
+def validate(
+    path: Path, counts: Counter[str], pictures: bool = True, workers: int = 1
+) -> Iterator[str]:
     """Problems of the record file `path`, in its order, each beginning with file and line; `counts` what it holds.
 
     With `pictures`, they must be there, of the size the record says, and be decoded to their end.
@@ -53,10 +63,17 @@ def validate(path: Path, counts: Counter[str], pictures: bool = True, workers: i
     try:
         with open(path, "rb") as file:
             lines = ((n, line) for n, line in enumerate(file, start=1) if line.strip())
-            for line in in_parallel(partial(looked_at, path.parent if pictures else None), lines, workers):
+            for line in in_parallel(
+                partial(looked_at, path.parent if pictures else None), lines, workers
+            ):
                 problems = line.problems
-                if line.picture is not None and (first := line_of.setdefault(line.picture, line.n)) != line.n:
-                    problems.append(f"the picture {shown(line.picture)} stands in line {first} already")
+                if (
+                    line.picture is not None
+                    and (first := line_of.setdefault(line.picture, line.n)) != line.n
+                ):
+                    problems.append(
+                        f"the picture {shown(line.picture)} stands in line {first} already"
+                    )
                 counts.update(line.counts)
                 counts.update({"problems": len(problems), "lines with problems": bool(problems)})
                 yield from (f"{path}:{line.n}: {problem}" for problem in problems)
@@ -90,7 +107,11 @@ def parse_line(line: bytes) -> tuple[Any, list[str]]:
 
 def picture_of(raw: Any) -> str | None:
     images = raw.get("images") if isinstance(raw, dict) else None
-    return images[0] if isinstance(images, list) and len(images) == 1 and isinstance(images[0], str) else None
+    return (
+        images[0]
+        if isinstance(images, list) and len(images) == 1 and isinstance(images[0], str)
+        else None
+    )
 
 
 def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterator[str]:
@@ -196,7 +217,10 @@ def vertex_problems(numbers: list[Any]) -> Iterator[str]:
 
 def as_numbers(values: list[Any]) -> list[Any]:
     """Tokens as their bins; everything else as it is."""
-    return [int(token[1]) if isinstance(v, str) and (token := COORD_TOKEN.fullmatch(v)) else v for v in values]
+    return [
+        int(token[1]) if isinstance(v, str) and (token := COORD_TOKEN.fullmatch(v)) else v
+        for v in values
+    ]
 
 
 def sound_object(raw: Any) -> RecordObject | None:
@@ -205,7 +229,11 @@ def sound_object(raw: Any) -> RecordObject | None:
         return None
     kind = next(kind for kind in KINDS if kind in raw)
     numbers = as_numbers(raw[kind])
-    return None if geometry_problem(kind, numbers, may_be_flat=True) else RecordObject(raw["desc"], kind, tuple(numbers))
+    return (
+        None
+        if geometry_problem(kind, numbers, may_be_flat=True)
+        else RecordObject(raw["desc"], kind, tuple(numbers))
+    )
 
 
 def told(counts: Counter[str]) -> str:

@@ -40,7 +40,9 @@ def object_scores(row: dict[str, Any], parsed: Parsed) -> list[float]:
     return scores
 
 
-def average_precision(rows: Sequence[dict[str, Any]], records: Sequence[Record]) -> dict[str, float]:
+def average_precision(
+    rows: Sequence[dict[str, Any]], records: Sequence[Record]
+) -> dict[str, float]:
     """`ap`, `ap_50`, `ap_75` over the images that have a rollout, by COCO's own rules (Lin et al. 2014; faster-coco-eval).
 
     These differ from the matching of scores.py: pairs are taken greedily by score, a category counts as much as another
@@ -55,17 +57,25 @@ def average_precision(rows: Sequence[dict[str, Any]], records: Sequence[Record])
     predicted: list[tuple[int, str, Box, float]] = []
     for row in rows:
         image, parsed = row["image_id"], parse_coordjson(row["text"])
-        truth += [(image, name.strip(), box, 1.0) for name, box in named_boxes(record_of(row, records).coord_objects())]
+        truth += [
+            (image, name.strip(), box, 1.0)
+            for name, box in named_boxes(record_of(row, records).coord_objects())
+        ]
         named = zip(named_boxes(parsed.objects), object_scores(row, parsed), strict=True)
         predicted += [(image, name.strip(), box, score) for (name, box), score in named]
-    categories = {name: number for number, name in enumerate(sorted({name for _, name, _, _ in truth}), start=1)}
+    categories = {
+        name: number
+        for number, name in enumerate(sorted({name for _, name, _, _ in truth}), start=1)
+    }
     predicted = [p for p in predicted if p[1] in categories]
     if not predicted:
         return dict.fromkeys(NAMES, 0.0)
     return _evaluate([row["image_id"] for row in rows], categories, truth, predicted)
 
 
-def _evaluate(images: list[int], categories: dict[str, int], truth: list[Any], predicted: list[Any]) -> dict[str, float]:
+def _evaluate(
+    images: list[int], categories: dict[str, int], truth: list[Any], predicted: list[Any]
+) -> dict[str, float]:
     from faster_coco_eval import COCO, COCOeval_faster  # a compiled library that nothing else needs
 
     def annotations(objects: list[Any]) -> list[dict[str, Any]]:
@@ -84,7 +94,9 @@ def _evaluate(images: list[int], categories: dict[str, int], truth: list[Any], p
         },
         print_function=_silent,
     )
-    evaluation = COCOeval_faster(reference, reference.loadRes(annotations(predicted)), iouType="bbox", print_function=_silent)
+    evaluation = COCOeval_faster(
+        reference, reference.loadRes(annotations(predicted)), iouType="bbox", print_function=_silent
+    )
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

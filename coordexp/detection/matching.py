@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))  # [T] of IoU: .5, .55, … .95, as in COCO
+THRESHOLDS = tuple(
+    percent / 100 for percent in range(50, 100, 5)
+)  # [T] of IoU: .5, .55, … .95, as in COCO
 DUPLICATE_IOU = 0.9
 
 Box = tuple[float, float, float, float]
@@ -62,7 +64,9 @@ def match(iou: np.ndarray, threshold: float) -> list[tuple[int, int]]:
     return [(int(p), int(g)) for p, g in pairs if enough[p, g]]
 
 
-def score_image(predicted: Sequence[tuple[str, Box]], truth: Sequence[tuple[str, Box]]) -> ImageScore:
+def score_image(
+    predicted: Sequence[tuple[str, Box]], truth: Sequence[tuple[str, Box]]
+) -> ImageScore:
     """Match the (name, box) that were predicted to those that are true, at each threshold.
 
     Names are compared letter by letter, blanks at their ends left out: "Cup" is no "cup", the model was taught to write
@@ -71,7 +75,9 @@ def score_image(predicted: Sequence[tuple[str, Box]], truth: Sequence[tuple[str,
     """
     names, true_names = ([name.strip() for name, _ in side] for side in (predicted, truth))
     iou = box_iou(_boxes(predicted), _boxes(truth))
-    same_name = np.array(names, dtype=object)[:, None] == np.array(true_names, dtype=object)[None, :]
+    same_name = (
+        np.array(names, dtype=object)[:, None] == np.array(true_names, dtype=object)[None, :]
+    )
     matched = match(iou, THRESHOLDS[0])
     return ImageScore(
         n_predicted=len(predicted),

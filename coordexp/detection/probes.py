@@ -72,9 +72,15 @@ def read_probe(directory: Path) -> Probed | None:
     table = pq.read_table(directory / "images.parquet").to_pydict()
     images = scores["before"].images
     at = np.searchsorted(images, table["image_id"]).clip(max=len(images) - 1)
-    if any(not np.array_equal(s.images, images) for s in scores.values()) or not np.array_equal(images[at], table["image_id"]):
-        raise UserError(f"{directory}: rollouts and losses are not of the same images: remove the directory and probe again")
-    n_boxes = np.zeros(len(images), dtype=np.int64)  # a picture without objects has rollouts and no loss
+    if any(not np.array_equal(s.images, images) for s in scores.values()) or not np.array_equal(
+        images[at], table["image_id"]
+    ):
+        raise UserError(
+            f"{directory}: rollouts and losses are not of the same images: remove the directory and probe again"
+        )
+    n_boxes = np.zeros(
+        len(images), dtype=np.int64
+    )  # a picture without objects has rollouts and no loss
     n_boxes[at] = table["n_boxes"]
     geo_loss = {moment: np.zeros(len(images)) for moment in moments}
     for moment, loss in geo_loss.items():

@@ -58,7 +58,9 @@ def read_rollouts(paths: Iterable[Path]) -> list[dict[str, Any]]:
                     f"{where}: image {row['image_id']} stands there twice with different texts: keep one run's shards"
                 )
     if not rows:
-        raise UserError(f"{', '.join(map(str, paths)) or 'no shard'}: no rollouts: roll the checkpoint out again")
+        raise UserError(
+            f"{', '.join(map(str, paths)) or 'no shard'}: no rollouts: roll the checkpoint out again"
+        )
     return [rows[image] for image in sorted(rows)]
 
 
@@ -80,12 +82,22 @@ def _checked(line: bytes, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: not JSON ({error}): {remedy}") from error
     for name, kind in FIELDS.items():
         if not isinstance(row, dict) or type(row.get(name)) is not kind:
-            raise UserError(f"{where}: not a rollout, {name} must be there and of type {kind.__name__}: {remedy}")
+            raise UserError(
+                f"{where}: not a rollout, {name} must be there and of type {kind.__name__}: {remedy}"
+            )
     ends, logprobs = row["token_ends"], row["token_logprobs"]
-    if len(ends) != len(logprobs) or not all(type(v) in (int, float) and abs(v) < math.inf for v in logprobs):
-        raise UserError(f"{where}: token_logprobs must be finite numbers, one for each of token_ends: {remedy}")
-    if not all(type(end) is int for end in ends) or [0, *ends, len(row["text"])] != sorted([0, *ends, len(row["text"])]):
-        raise UserError(f"{where}: token_ends must grow from 0 to at most the length of the text: {remedy}")
+    if len(ends) != len(logprobs) or not all(
+        type(v) in (int, float) and abs(v) < math.inf for v in logprobs
+    ):
+        raise UserError(
+            f"{where}: token_logprobs must be finite numbers, one for each of token_ends: {remedy}"
+        )
+    if not all(type(end) is int for end in ends) or [0, *ends, len(row["text"])] != sorted(
+        [0, *ends, len(row["text"])]
+    ):
+        raise UserError(
+            f"{where}: token_ends must grow from 0 to at most the length of the text: {remedy}"
+        )
     return row
 
 
@@ -97,7 +109,9 @@ def record_of(row: dict[str, Any], records: Sequence[Record]) -> Record:
     """
     image = row["image_id"]
     if not 0 <= image < len(records):
-        raise UserError(f"rollout of image {image}: there are {len(records)} records: give the records it was made from")
+        raise UserError(
+            f"rollout of image {image}: there are {len(records)} records: give the records it was made from"
+        )
     if records[image].image != row["image"]:
         raise UserError(
             f"rollout of image {image}: made from {row['image']}, the record names {records[image].image}: give its records"
@@ -107,7 +121,10 @@ def record_of(row: dict[str, Any], records: Sequence[Record]) -> Record:
 
 def named_boxes(objects: Sequence[CoordObject]) -> list[tuple[str, Box]]:
     """Names and boxes in bins, where IoU is that of pixels and its arithmetic exact; a polygon counts as the box around it."""
-    return [(o.desc, (min(o.bins[0::2]), min(o.bins[1::2]), max(o.bins[0::2]), max(o.bins[1::2]))) for o in objects]
+    return [
+        (o.desc, (min(o.bins[0::2]), min(o.bins[1::2]), max(o.bins[0::2]), max(o.bins[1::2])))
+        for o in objects
+    ]
 
 
 def score_rollouts(rows: Sequence[dict[str, Any]], records: Sequence[Record]) -> RolloutScores:
@@ -124,7 +141,9 @@ def score_rollouts(rows: Sequence[dict[str, Any]], records: Sequence[Record]) ->
         reasons.update(parsed.dropped)
         counts.append(_count(row, parsed, record_of(row, records)))
     columns = {name: np.array([count[name] for count in counts]) for name in counts[0]}
-    return RolloutScores(np.array([row["image_id"] for row in rows], dtype=np.int64), columns, reasons)
+    return RolloutScores(
+        np.array([row["image_id"] for row in rows], dtype=np.int64), columns, reasons
+    )
 
 
 def _count(row: dict[str, Any], parsed: Parsed, record: Record) -> dict[str, Any]:
@@ -147,7 +166,9 @@ def _count(row: dict[str, Any], parsed: Parsed, record: Record) -> dict[str, Any
     }
 
 
-def figures(scores: RolloutScores, weights: np.ndarray | None = None) -> dict[str, float | np.ndarray]:
+def figures(
+    scores: RolloutScores, weights: np.ndarray | None = None
+) -> dict[str, float | np.ndarray]:
     """The summary: ratios of sums over images, each image weighing `weights` times  # [D, I] -> [D] each; no weights -> floats
 
     `parse_rate`, `truncation_rate` and `unfinished_rate` are shares of the images; `count_ratio` is predicted / true objects;
@@ -157,7 +178,11 @@ def figures(scores: RolloutScores, weights: np.ndarray | None = None) -> dict[st
     """
     once = np.ones((1, len(scores.images))) if weights is None else weights
     total = _totals(once, scores.columns)
-    n_images, predicted, true = once.sum(1, dtype=np.float64), total["n_predicted"], total["n_truth"]
+    n_images, predicted, true = (
+        once.sum(1, dtype=np.float64),
+        total["n_predicted"],
+        total["n_truth"],
+    )
     found = {
         "parse_rate": _ratio(total["strict"], n_images),
         "truncation_rate": _ratio(total["truncated"], n_images),
@@ -176,7 +201,9 @@ def figures(scores: RolloutScores, weights: np.ndarray | None = None) -> dict[st
             found[f"{name}_50{suffix}"] = by_threshold[:, THRESHOLDS.index(0.5)]
             found[f"{name}_75{suffix}"] = by_threshold[:, THRESHOLDS.index(0.75)]
             found[f"{name}{suffix}"] = by_threshold.mean(1)
-    return {name: values if weights is not None else float(values[0]) for name, values in found.items()}
+    return {
+        name: values if weights is not None else float(values[0]) for name, values in found.items()
+    }
 
 
 def _totals(weights: np.ndarray, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -184,10 +211,17 @@ def _totals(weights: np.ndarray, columns: dict[str, np.ndarray]) -> dict[str, np
     ends = np.cumsum([column[0].size for column in columns.values()])
     flat = np.column_stack(list(columns.values())).astype(np.float64)  # [I, all columns]
     block = max(1, CELLS // len(flat))  # resamples at a time: what bounds the memory
-    sums = np.concatenate([weights[i : i + block].astype(np.float64) @ flat for i in range(0, len(weights), block)])
+    sums = np.concatenate(
+        [weights[i : i + block].astype(np.float64) @ flat for i in range(0, len(weights), block)]
+    )
     parts = np.split(sums, ends[:-1], axis=1)
-    return {name: part[:, 0] if columns[name].ndim == 1 else part for name, part in zip(columns, parts, strict=True)}
+    return {
+        name: part[:, 0] if columns[name].ndim == 1 else part
+        for name, part in zip(columns, parts, strict=True)
+    }
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
+    return np.divide(
+        part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0
+    )

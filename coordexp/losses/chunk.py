@@ -34,7 +34,9 @@ def text_rows(z: Tensor, s: Tensor, targets: Tensor, scale: Tensor) -> tuple[Ten
     return in_order(sums), (s - lse).exp_().mul_(scale)
 
 
-def coord_rows(z: Tensor, s: Tensor, bins: Tensor, variant: VariantConfig, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def coord_rows(
+    z: Tensor, s: Tensor, bins: Tensor, variant: VariantConfig, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of coordinate rows, the columns hit, argmax_bin, coord_mass, abs_err (T = 1), and scale dL/ds; leaves scale
     dL/dz in `z`
 
@@ -60,9 +62,14 @@ def coord_rows(z: Tensor, s: Tensor, bins: Tensor, variant: VariantConfig, scale
         "coord_mass": mass.sum(dtype=torch.float64),
         "to_text": (top_bin.values < top).sum(),
         **{f"{name}_t1": at_t[1.0][name].sum(dtype=torch.float64) for name in WATCHED},
-        **{f"{name}_own": at_t[variant.temperature][name].sum(dtype=torch.float64) for name in WATCHED},
+        **{
+            f"{name}_own": at_t[variant.temperature][name].sum(dtype=torch.float64)
+            for name in WATCHED
+        },
     }
-    found = torch.stack([hit[:, 0].to(s), top_bin.indices[:, 0].to(s), mass[:, 0], at_t[1.0]["abs_err"]])
+    found = torch.stack(
+        [hit[:, 0].to(s), top_bin.indices[:, 0].to(s), mass[:, 0], at_t[1.0]["abs_err"]]
+    )
     return in_order(sums), found, gradient.mul_(scale)
 
 
@@ -74,7 +81,11 @@ def in_order(sums: dict[str, Tensor]) -> Tensor:
 
 def has_kernel(device: str, dtype: torch.dtype) -> bool:
     """Whether `words_to_gradient_` is one kernel there: then logits may stay in half precision, and are read twice."""
-    return device == "cuda" and dtype != torch.float64 and importlib.util.find_spec("triton") is not None
+    return (
+        device == "cuda"
+        and dtype != torch.float64
+        and importlib.util.find_spec("triton") is not None
+    )
 
 
 def words_to_gradient_(

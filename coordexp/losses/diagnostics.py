@@ -15,7 +15,9 @@ FIT_RANGE = (0.05, 20.0)  # bounds of the fitted temperature
 ROWS_AT_ONCE = 1024  # whose distributions are looked at together: a validation set of real data has a hundred times as many
 
 
-def distribution_columns(coord_logits: Tensor, bins: Tensor, temperature: float) -> dict[str, Tensor]:
+def distribution_columns(
+    coord_logits: Tensor, bins: Tensor, temperature: float
+) -> dict[str, Tensor]:
     """What the slice's distribution at this temperature says, a value a row  # [N, K], [N] -> {name: [N]}
 
     expected_bin: E_p[k].  w1_to_delta: E_p|k - t|, the W1 distance to a delta at the GT bin t.
@@ -42,7 +44,9 @@ def coord_mass(logits: Tensor, coord_logits: Tensor) -> Tensor:
     return (torch.logsumexp(coord_logits, -1) - torch.logsumexp(logits, -1)).exp()
 
 
-def fit_temperature(coord_logits: Tensor, bins: Tensor, device: torch.device | str = "cpu") -> float:
+def fit_temperature(
+    coord_logits: Tensor, bins: Tensor, device: torch.device | str = "cpu"
+) -> float:
     """The temperature that minimises the slice's negative log likelihood  # [N, K], [N] -> T
 
     The NLL is convex in 1/T. Returns a value inside FIT_RANGE. A part of the rows at a time goes to `device`.
@@ -51,7 +55,10 @@ def fit_temperature(coord_logits: Tensor, bins: Tensor, device: torch.device | s
 
     def nll(log_t: float) -> float:
         t = 2.718281828459045**log_t
-        log_z = sum(torch.logsumexp(part.to(device).double() / t, -1).sum() for part in coord_logits.split(ROWS_AT_ONCE))
+        log_z = sum(
+            torch.logsumexp(part.to(device).double() / t, -1).sum()
+            for part in coord_logits.split(ROWS_AT_ONCE)
+        )
         return float(log_z - at_gt / t) / len(bins)
 
     low, high = (float(torch.tensor(bound, dtype=torch.float64).log()) for bound in FIT_RANGE)

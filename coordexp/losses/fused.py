@@ -26,8 +26,13 @@ from coordexp.config.schema import VariantConfig
 from coordexp.losses.chunk import coord_rows, has_kernel, text_rows
 from coordexp.losses.terms import SUMS, Output, group_scales, total_loss
 
-CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 640 << 20}  # of a chunk's logits: larger products are faster ones
-HEAD_BLOCK = 1 << 15  # rows of the head whose gradient is formed at once in half precision, and added up in float32
+CHUNK_BYTES = {
+    "cpu": 96 << 20,
+    "cuda": 640 << 20,
+}  # of a chunk's logits: larger products are faster ones
+HEAD_BLOCK = (
+    1 << 15
+)  # rows of the head whose gradient is formed at once in half precision, and added up in float32
 TILE = 64  # tokens; in half precision a product over a vocabulary that is no multiple of it takes a GPU twice as long
 
 
@@ -73,7 +78,12 @@ def objective(
         forms_gradients=torch.is_grad_enabled(),
     )
     loss, sums, columns, logits = Fused.apply(hidden, weight, coord_weight, rows)
-    named = {"hit": columns[0] > 0, "argmax_bin": columns[1].long(), "coord_mass": columns[2], "abs_err": columns[3]}
+    named = {
+        "hit": columns[0] > 0,
+        "argmax_bin": columns[1].long(),
+        "coord_mass": columns[2],
+        "abs_err": columns[3],
+    }
     return Output(loss, sums, named, None if rows.forms_gradients else logits)
 
 
@@ -109,11 +119,15 @@ class Gradients:
     coord_weight: Tensor | None  # [K, d]
     unit: Tensor
 
-    def add(self, at: Tensor, h: Tensor, dz: Tensor, head: Tensor, ds: Tensor | None, bins_head: Tensor) -> None:
+    def add(
+        self, at: Tensor, h: Tensor, dz: Tensor, head: Tensor, ds: Tensor | None, bins_head: Tensor
+    ) -> None:
         """A chunk's share  # [n], [n, d], [n, V], [V, d]; [n, K], [K, d] where the bins have a product of their own"""
         tiles = whole_tiles(len(head), dz.dtype)
         if self.hidden is not None:
-            parts = [dz[:, some] @ head[some] for some in tiles] + ([] if ds is None else [ds @ bins_head])
+            parts = [dz[:, some] @ head[some] for some in tiles] + (
+                [] if ds is None else [ds @ bins_head]
+            )
             self.hidden[at] = sum(parts[:-1], start=parts[-1]).to(self.hidden)
         if self.coord_weight is not None and ds is not None:
             self.coord_weight.addmm_(ds.T, h.to(ds))
@@ -126,10 +140,14 @@ class Fused(torch.autograd.Function):
     """(hidden, weight, coord_weight) -> loss, and without gradients: sums, columns [4, C], the bins' logits [C, K]."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, coord_weight: Tensor | None, rows: Rows) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, coord_weight: Tensor | None, rows: Rows
+    ) -> tuple[Tensor, ...]:
         wanted = [rows.forms_gradients and needed for needed in ctx.needs_input_grad[:3]]
         device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        dtype = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        )
         with torch.autocast(device, enabled=False):
             *found, ctx.gradients = one_pass(hidden, weight, coord_weight, rows, wanted, dtype)
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, coord_weight)]
@@ -140,15 +158,25 @@ class Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError("the fused objective hands its gradients over once: a second backward has none")
+            raise RuntimeError(
+                "the fused objective hands its gradients over once: a second backward has none"
+            )
         found, ctx.gradients = ctx.gradients, None
         factor = found.unit * grad_loss
         each = zip((found.hidden, found.weight, found.coord_weight), ctx.dtypes, strict=True)
-        return *(None if gradient is None else scaled(gradient, factor, dtype) for gradient, dtype in each), None
+        return *(
+            None if gradient is None else scaled(gradient, factor, dtype)
+            for gradient, dtype in each
+        ), None
 
 
 def one_pass(
-    hidden: Tensor, weight: Tensor, coord_weight: Tensor | None, rows: Rows, wanted: list[bool], dtype: torch.dtype
+    hidden: Tensor,
+    weight: Tensor,
+    coord_weight: Tensor | None,
+    rows: Rows,
+    wanted: list[bool],
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Gradients]:
     """Loss, sums, columns and bins' logits of all rows, and the gradients that are wanted; products in `dtype`."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -166,7 +194,10 @@ def one_pass(
     chunk = rows.chunk or rows_at_once(len(head), hidden.device.type, dtype)
     logits = buffer(min(chunk, len(rows.order)), len(head), hidden.device, dtype)
     sums = hidden.new_zeros(len(SUMS), dtype=torch.float64)
-    columns, kept = [hidden.new_empty(4, 0, dtype=wide)], [hidden.new_empty(0, len(ids), dtype=wide)]
+    columns, kept = (
+        [hidden.new_empty(4, 0, dtype=wide)],
+        [hidden.new_empty(0, len(ids), dtype=wide)],
+    )
     for at, text, bins in rows.split(chunk):
         h = hidden[at]  # [n, d]
         z = product(h.to(dtype), head, logits[: len(at)])  # [n, V]
@@ -203,7 +234,11 @@ def product(h: Tensor, head: Tensor, out: Tensor) -> Tensor:
 def whole_tiles(vocabulary: int, dtype: torch.dtype) -> list[slice]:
     """The vocabulary in half precision as whole tiles and a narrow rest, else in one piece."""
     rest = vocabulary % TILE if dtype.itemsize < 4 else 0
-    return [part for part in (slice(0, vocabulary - rest), slice(vocabulary - rest, vocabulary)) if part.start < part.stop]
+    return [
+        part
+        for part in (slice(0, vocabulary - rest), slice(vocabulary - rest, vocabulary))
+        if part.start < part.stop
+    ]
 
 
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -219,7 +254,11 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """gradient * factor in `dtype`; `gradient` is used up."""
-    return torch.mul(gradient, factor, out=gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype))
+    return torch.mul(
+        gradient,
+        factor,
+        out=gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype),
+    )
 
 
 def held_dtype(device: str, dtype: torch.dtype) -> torch.dtype:
@@ -236,7 +275,9 @@ def buffer(n_rows: int, vocabulary: int, device: torch.device, dtype: torch.dtyp
 
 def rows_at_once(vocabulary: int, device: str, dtype: torch.dtype) -> int:
     """The largest power of two of rows whose logits stay within CHUNK_BYTES."""
-    fits = CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (held_dtype(device, dtype).itemsize * vocabulary)
+    fits = CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (
+        held_dtype(device, dtype).itemsize * vocabulary
+    )
     return 1 << max(fits, 1).bit_length() - 1
 
 

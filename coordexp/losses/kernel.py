@@ -22,14 +22,20 @@ def _rows(z, stride, bins_1, bins_t, scale, targets, top, lse_1, lse_t, n_column
     row = tl.program_id(0).to(tl.int64)
     z += row * stride
     columns = tl.arange(0, BLOCK)
-    whole = n_columns // BLOCK * BLOCK  # what lies behind is masked; where nothing is, loads are as wide as can be
+    whole = (
+        n_columns // BLOCK * BLOCK
+    )  # what lies behind is masked; where nothing is, loads are as wide as can be
     inside = whole + columns < n_columns
 
-    highest = tl.full([BLOCK], float("-inf"), tl.float32)  # each lane keeps its own maximum and sums
+    highest = tl.full(
+        [BLOCK], float("-inf"), tl.float32
+    )  # each lane keeps its own maximum and sums
     sum_1 = tl.zeros([BLOCK], tl.float32)
     sum_t = tl.zeros([BLOCK], tl.float32)
     for first in range(0, whole, BLOCK):
-        highest, sum_1, sum_t = _with(tl.load(z + first + columns), highest, sum_1, sum_t, per_t, COOL)
+        highest, sum_1, sum_t = _with(
+            tl.load(z + first + columns), highest, sum_1, sum_t, per_t, COOL
+        )
     rest = tl.load(z + whole + columns, mask=inside, other=float("-inf"))
     highest, sum_1, sum_t = _with(rest, highest, sum_1, sum_t, per_t, COOL)
 
@@ -48,7 +54,10 @@ def _rows(z, stride, bins_1, bins_t, scale, targets, top, lse_1, lse_t, n_column
     target = tl.load(targets + row) if TARGETED else -1
     for first in range(0, whole, BLOCK):
         x = tl.load(z + first + columns)
-        tl.store(z + first + columns, _gradient(x, all_t, per_t, factor, first + columns == target, TARGETED))
+        tl.store(
+            z + first + columns,
+            _gradient(x, all_t, per_t, factor, first + columns == target, TARGETED),
+        )
     gradient = _gradient(rest, all_t, per_t, factor, whole + columns == target, TARGETED)
     tl.store(z + whole + columns, gradient, mask=inside)
 
@@ -80,7 +89,12 @@ def _log_add_exp(a, b):
 
 
 def words_to_gradient_(
-    z: Tensor, bins_1: Tensor, bins_t: Tensor, scale: Tensor, temperature: float, targets: Tensor | None
+    z: Tensor,
+    bins_1: Tensor,
+    bins_t: Tensor,
+    scale: Tensor,
+    temperature: float,
+    targets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `chunk.words_to_gradient_`; `bins_1` and `bins_t` [n, 1] are lse(s) at 1 and at T. Rows of `z` may lie apart."""
     assert z.stride(1) == 1

@@ -21,7 +21,9 @@ def token_ce(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def soft_target(bins: Tensor, sigma_bins: float, radius_bins: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def soft_target(
+    bins: Tensor, sigma_bins: float, radius_bins: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """q(k) proportional to exp(-(k - t)^2 / (2 sigma^2)) for |k - t| <= r, normalised to 1  # [N] -> [N, K]"""
     distance = torch.arange(N_BINS, device=bins.device, dtype=dtype) - bins[:, None].to(dtype)
     q = torch.exp(-distance.square() / (2 * sigma_bins**2)) * (distance.abs() <= radius_bins)
@@ -44,7 +46,9 @@ def w1(coord_logits: Tensor, q: Tensor, temperature: float) -> Tensor:
 
 def gate(logits: Tensor, coord_logits: Tensor, temperature: float) -> Tensor:
     """-log of the coordinate mass: logsumexp(z / T) - logsumexp(s)  # [N, V], [N, K] -> [N]"""
-    return torch.logsumexp(logits / temperature, -1) - torch.logsumexp(coord_logits / temperature, -1)
+    return torch.logsumexp(logits / temperature, -1) - torch.logsumexp(
+        coord_logits / temperature, -1
+    )
 
 
 def slice_ce(coord_logits: Tensor, bins: Tensor) -> Tensor:
@@ -79,7 +83,9 @@ def objective(
     }
     loss = world * total_loss(terms, denominators, variant).to(logits.dtype)
     with torch.no_grad():
-        watched, columns = watch(text_logits, text_targets, full_logits, coord_logits, bins, coord_ids, variant)
+        watched, columns = watch(
+            text_logits, text_targets, full_logits, coord_logits, bins, coord_ids, variant
+        )
         found = {"n_text": (~on_coord).sum(), "n_coord": on_coord.sum(), **terms, **watched}
         zero = torch.zeros((), device=loss.device)
         sums = torch.stack([found.get(name, zero).detach().double() for name in SUMS])

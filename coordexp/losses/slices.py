@@ -27,14 +27,18 @@ def full_vocabulary_term(variant: VariantConfig) -> tuple[str, float, float]:
     return "gate", variant.gate, variant.temperature
 
 
-def slice_terms(logits: Tensor, bins: Tensor, variant: VariantConfig) -> tuple[dict[str, Tensor], Tensor]:
+def slice_terms(
+    logits: Tensor, bins: Tensor, variant: VariantConfig
+) -> tuple[dict[str, Tensor], Tensor]:
     """Each term the variant uses, and the gradient of their weighted sum  # [C, K], [C] -> {term: [C]}, [C, K]
 
     Both without the lse(z / T) of `full_vocabulary_term`: what is left of it is -z_t or -lse(s).
     """
     at = bins[:, None]
     if variant.token_groups is TokenGroups.joint:
-        return {"coord_token_ce": -logits.gather(-1, at)[:, 0]}, torch.zeros_like(logits).scatter_(-1, at, -1.0)
+        return {"coord_token_ce": -logits.gather(-1, at)[:, 0]}, torch.zeros_like(logits).scatter_(
+            -1, at, -1.0
+        )
     terms = {}
     scaled = logits / variant.temperature
     lse = torch.logsumexp(scaled, -1, keepdim=True)
@@ -53,11 +57,15 @@ def slice_terms(logits: Tensor, bins: Tensor, variant: VariantConfig) -> tuple[d
         gap[:, -1] = 0.0  # both end at 1
         terms["w1"] = gap.abs().sum(-1) / (N_BINS - 1)
         signs = gap.sign()
-        a = (signs.sum(-1, keepdim=True) - signs.cumsum(-1) + signs) / (N_BINS - 1)  # summed from the right
+        a = (signs.sum(-1, keepdim=True) - signs.cumsum(-1) + signs) / (
+            N_BINS - 1
+        )  # summed from the right
         gradient += variant.w1 * p * (a - (p * a).sum(-1, keepdim=True))
     gradient /= variant.temperature
     if variant.ce:
         log_p1 = torch.log_softmax(logits, -1)
         terms["ce"] = -log_p1.gather(-1, at)[:, 0]
-        gradient += variant.ce * log_p1.exp().scatter_add_(-1, at, -torch.ones_like(at, dtype=logits.dtype))
+        gradient += variant.ce * log_p1.exp().scatter_add_(
+            -1, at, -torch.ones_like(at, dtype=logits.dtype)
+        )
     return terms, gradient

@@ -47,7 +47,9 @@ def total_loss(terms: Mapping[str, Tensor], denominators: Tensor, variant: Varia
     text, coord = group_scales(denominators, variant)
     if variant.token_groups is TokenGroups.joint:
         return text * (terms["text_ce"] + terms["coord_token_ce"])
-    return text * terms["text_ce"] + coord * sum(getattr(variant, t) * terms[t] for t in COORD_TERMS if getattr(variant, t))
+    return text * terms["text_ce"] + coord * sum(
+        getattr(variant, t) * terms[t] for t in COORD_TERMS if getattr(variant, t)
+    )
 
 
 def loss_values(sums: Tensor, variant: VariantConfig) -> dict[str, float]:
@@ -58,7 +60,11 @@ def loss_values(sums: Tensor, variant: VariantConfig) -> dict[str, float]:
     if variant.token_groups is TokenGroups.joint:
         base_ce = (s["text_ce"] + s["coord_token_ce"]) / max(s["n_text"] + s["n_coord"], 1.0)
         return {"loss": base_ce, "base_ce/loss": base_ce, "text_ce/loss": text_ce}
-    weighted = {term: getattr(variant, term) * s[term] / n_coord for term in COORD_TERMS if getattr(variant, term)}
+    weighted = {
+        term: getattr(variant, term) * s[term] / n_coord
+        for term in COORD_TERMS
+        if getattr(variant, term)
+    }
     coordinates = sum(weighted.values())
     return {
         "loss": text_ce + coordinates,
@@ -69,7 +75,9 @@ def loss_values(sums: Tensor, variant: VariantConfig) -> dict[str, float]:
     }
 
 
-def watched_values(sums: Tensor, abs_err_p90: float | None, variant: VariantConfig) -> dict[str, float]:
+def watched_values(
+    sums: Tensor, abs_err_p90: float | None, variant: VariantConfig
+) -> dict[str, float]:
     """The diagnostic keys of a log row, token-weighted."""
     s = dict(zip(SUMS, sums.tolist(), strict=True))
     n_text, n_coord = max(s["n_text"], 1.0), max(s["n_coord"], 1.0)

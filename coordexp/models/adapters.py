@@ -30,7 +30,9 @@ _LINEAR_LAYERS = (
 )
 
 
-def add_adapters(vlm: Qwen3VLForConditionalGeneration, cfg: AdapterConfig, coord_ids: list[int], seed: int) -> None:
+def add_adapters(
+    vlm: Qwen3VLForConditionalGeneration, cfg: AdapterConfig, coord_ids: list[int], seed: int
+) -> None:
     """Freeze `vlm` and add adapters of `cfg.rank` and trainable coordinate rows, in place; its outputs stay as they were.
 
     What is trained is held in float32 at least: an AdamW update is smaller than a bfloat16 can tell from nothing. Around
@@ -46,7 +48,9 @@ def add_adapters(vlm: Qwen3VLForConditionalGeneration, cfg: AdapterConfig, coord
         lora_dropout=cfg.dropout,
         use_dora=cfg.dora,
         target_modules=_LINEAR_LAYERS,
-        trainable_token_indices={name: list(coord_ids) for name in ("embed_tokens", "lm_head")[: 1 if tied else 2]},
+        trainable_token_indices={
+            name: list(coord_ids) for name in ("embed_tokens", "lm_head")[: 1 if tied else 2]
+        },
     )
     inject_adapter_in_model(config, vlm, _NAME)
     for parameter in vlm.parameters():
@@ -110,7 +114,11 @@ def merged_weight(layer: Any) -> Tensor:
 
     The products and norms are taken in the adapter's dtype, float32 at least, and rounded once, at the end.
     """
-    base, down, up = layer.get_base_layer().weight, layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
+    base, down, up = (
+        layer.get_base_layer().weight,
+        layer.lora_A[_NAME].weight,
+        layer.lora_B[_NAME].weight,
+    )
     weight = base.to(up.dtype) + layer.scaling[_NAME] * (up @ down)
     if _NAME in layer.lora_magnitude_vector:
         weight *= (layer.lora_magnitude_vector[_NAME].weight / weight.norm(dim=1))[:, None]
@@ -134,10 +142,17 @@ def merged_state(vlm: Qwen3VLForConditionalGeneration) -> dict[str, Tensor]:
     state = {f"{name}.weight": merged_weight(layer).cpu() for name, layer in _adapted_layers(vlm)}
     embedding, head = "model.language_model.embed_tokens.weight", "lm_head.weight"
     state[embedding] = merged_rows(vlm.get_input_embeddings()).cpu()
-    state[head] = state[embedding] if vlm.config.tie_word_embeddings else merged_rows(vlm.get_output_embeddings()).cpu()
+    state[head] = (
+        state[embedding]
+        if vlm.config.tie_word_embeddings
+        else merged_rows(vlm.get_output_embeddings()).cpu()
+    )
     for name, parameter in vlm.named_parameters():
         if not parameter.requires_grad:
-            state.setdefault(name.replace(".token_adapter", "").replace(".base_layer", ""), parameter.detach().cpu())
+            state.setdefault(
+                name.replace(".token_adapter", "").replace(".base_layer", ""),
+                parameter.detach().cpu(),
+            )
     return state
 
 
@@ -163,14 +178,21 @@ def save_adapted(vlm: Qwen3VLForConditionalGeneration, path: Path) -> None:
     `peft.PeftModel.from_pretrained(base, path / "adapter")` reads the latter.
     """
     config = copy.deepcopy(vlm.config)
-    config._attn_implementation = "sdpa"  # transformers builds no model with an attention that it has no package for
+    config._attn_implementation = (
+        "sdpa"  # transformers builds no model with an attention that it has no package for
+    )
     with torch.device("meta"):
         plain = type(vlm)(config)
     plain.load_state_dict(merged_state(vlm), assign=True)
     plain.tie_weights()
     plain.generation_config = vlm.generation_config
     plain.save_pretrained(path)
-    trained = {name: p.detach().contiguous().cpu() for name, p in vlm.named_parameters() if p.requires_grad}
-    named = {f"base_model.model.{name.replace(f'.{_NAME}', '')}": weight for name, weight in trained.items()}
+    trained = {
+        name: p.detach().contiguous().cpu() for name, p in vlm.named_parameters() if p.requires_grad
+    }
+    named = {
+        f"base_model.model.{name.replace(f'.{_NAME}', '')}": weight
+        for name, weight in trained.items()
+    }
     vlm.peft_config[_NAME].save_pretrained(path / "adapter")
     save_file(named, path / "adapter" / "adapter_model.safetensors")

@@ -27,10 +27,17 @@ def ends_or_mask(batch_size: int, q_length: int, kv_length: int, mask_function: 
     # -> [1, 1, 1, n + 1] int32, or [B, 1, L, L] bool, or None
     """
     if batch_size > 1 or q_length != kv_length or attention_mask is not None:
-        how = {"mask_function": mask_function, "attention_mask": attention_mask, "device": device, **kwargs}
+        how = {
+            "mask_function": mask_function,
+            "attention_mask": attention_mask,
+            "device": device,
+            **kwargs,
+        }
         return sdpa_mask(batch_size, q_length, kv_length, **how)
     at = torch.arange(1, q_length, device=device)
-    begins: Tensor = ~mask_function(torch.zeros_like(at), torch.zeros_like(at), at, at - 1)  # not seeing the token before it
+    begins: Tensor = ~mask_function(
+        torch.zeros_like(at), torch.zeros_like(at), at, at - 1
+    )  # not seeing the token before it
     edges = [at.new_zeros(1), at[begins], at.new_full((1,), q_length)]
     return torch.cat(edges).int()[None, None, None]
 
@@ -49,15 +56,22 @@ def attend(
     """What transformers calls in each layer  # [B, heads, L, d] -> [B, L, heads, d]"""
     ends, longest = cu_seq_lens_q, max_length_q
     if attention_mask is not None and attention_mask.dtype == torch.int32:
-        ends, longest = attention_mask.flatten(), query.shape[2]  # a bound will do: blocks behind a sample's end return at once
+        ends, longest = (
+            attention_mask.flatten(),
+            query.shape[2],
+        )  # a bound will do: blocks behind a sample's end return at once
     if ends is None or longest is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [L, heads, d]
     window = (-1, 0) if module.is_causal else (-1, -1)
-    found: Any = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=window)
+    found: Any = varlen_attn(
+        q, k, v, ends, ends, longest, longest, scale=scaling, window_size=window
+    )
     return found[None], None
 
 

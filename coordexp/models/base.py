@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from coordexp.config.compose import is_missing_directory, plain
 from coordexp.config.schema import CoordInit
@@ -25,7 +31,9 @@ from coordexp.storage.files import locked, sha256_directory, write_json
 from coordexp.storage.runs import base_path
 
 IMAGE_TOKEN = "<|image_pad|>"
-HEAD_ROWS_MULTIPLE = 64  # a grown vocabulary is padded to it: matrix products are faster on whole tiles
+HEAD_ROWS_MULTIPLE = (
+    64  # a grown vocabulary is padded to it: matrix products are faster on whole tiles
+)
 
 
 def prepare_base(cfg: DictConfig) -> Path:
@@ -38,7 +46,9 @@ def prepare_base(cfg: DictConfig) -> Path:
     with locked(out / ".lock", "being prepared", wait=True):
         if (out / "base.json").exists():
             return out / "base.json"
-        model, processor = build_tiny(cfg.model) if "init_seed" in cfg.model else grow_pretrained(cfg.model)
+        model, processor = (
+            build_tiny(cfg.model) if "init_seed" in cfg.model else grow_pretrained(cfg.model)
+        )
         save_pretrained(model, processor, out / "model")
         write_json(
             out / "base.json",
@@ -116,7 +126,9 @@ def grow_pretrained(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, I
     missing = [token for token in COORD_TOKENS if token not in vocabulary]
     tokenizer.add_tokens(missing, special_tokens=False)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=HEAD_ROWS_MULTIPLE, mean_resizing=False)
+        model.resize_token_embeddings(
+            len(tokenizer), pad_to_multiple_of=HEAD_ROWS_MULTIPLE, mean_resizing=False
+        )
     if missing:
         digit_ids = tokenizer.convert_tokens_to_ids(list("0123456789"))
         digits = digit_ids if cfg.coord_init is CoordInit.digits else None
@@ -125,7 +137,9 @@ def grow_pretrained(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, I
     return model, build_processor(tokenizer, model.config.vision_config.patch_size)
 
 
-def load_whole(named: str, path: str, dtype: torch.dtype | str) -> tuple[Qwen3VLForConditionalGeneration, Any]:
+def load_whole(
+    named: str, path: str, dtype: torch.dtype | str
+) -> tuple[Qwen3VLForConditionalGeneration, Any]:
     """Model and tokenizer that another program wrote; `named` is what a message calls them.
 
     Raises:
@@ -137,11 +151,15 @@ def load_whole(named: str, path: str, dtype: torch.dtype | str) -> tuple[Qwen3VL
         kind = AutoConfig.from_pretrained(path).model_type
         if kind != Qwen3VLConfig.model_type:
             raise UserError(f"{named}: a {kind}, not a {Qwen3VLConfig.model_type}")
-        model, loading = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        model, loading = Qwen3VLForConditionalGeneration.from_pretrained(
+            path, dtype=dtype, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"{named}: no Qwen3-VL could be loaded ({first}): give a local directory") from error
+        raise UserError(
+            f"{named}: no Qwen3-VL could be loaded ({first}): give a local directory"
+        ) from error
     if missing := sorted(loading["missing_keys"]):
         told = f"{len(missing)} of its weights are not there, such as {missing[0]}"
         raise UserError(f"{named}: {told}: are its files complete?")
@@ -157,9 +175,13 @@ def _mrope_section(head_dim: int) -> list[int]:
     return [head_dim // 2 - 2 * third, third, third]
 
 
-def _set_generation_tokens(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+def _set_generation_tokens(
+    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+) -> None:
     """Greedy by default, ending at the end of the turn."""
     model.generation_config.do_sample = False
-    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    model.generation_config.temperature = model.generation_config.top_p = (
+        model.generation_config.top_k
+    ) = None
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")

@@ -38,10 +38,16 @@ def device_for(runtime: DictConfig) -> str:
     return "cuda" if runtime.device == "auto" and torch.cuda.is_available() else "cpu"
 
 
-def load_base(path: Path, dtype: torch.dtype) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+def load_base(
+    path: Path, dtype: torch.dtype
+) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """Model and processor from a Hugging Face directory of this project."""
-    torch.backends.cuda.enable_cudnn_sdp(False)  # its kernels are built anew for each shape, and no two batches have one
-    model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    torch.backends.cuda.enable_cudnn_sdp(
+        False
+    )  # its kernels are built anew for each shape, and no two batches have one
+    model = Qwen3VLForConditionalGeneration.from_pretrained(
+        path, dtype=dtype, attn_implementation="sdpa"
+    )
     model.model.visual.patch_embed.proj.__class__ = PatchProjection
     return model, load_processor(path)
 
@@ -51,10 +57,14 @@ class PatchProjection(nn.Conv3d):
 
     def forward(self, patches: Tensor) -> Tensor:
         """[n, channels, time, height, width] -> [n, d, 1, 1, 1]"""
-        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
+        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[
+            :, :, None, None, None
+        ]
 
 
-def load_for_training(cfg: DictConfig, device: torch.device) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+def load_for_training(
+    cfg: DictConfig, device: torch.device
+) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """The base model as `cfg.optim` and `cfg.train` want it trained, still on the CPU, in training mode."""
     dtype = getattr(torch, cfg.train.dtype)
     vlm, processor = load_base(base_path(cfg) / "model", dtype)
@@ -69,7 +79,11 @@ def load_for_training(cfg: DictConfig, device: torch.device) -> tuple[Qwen3VLFor
 
 def trained_weights(vlm: nn.Module) -> dict[str, Tensor]:
     """The weights that training changes, by name; a shared one once."""
-    return {name: parameter.detach() for name, parameter in vlm.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter.detach()
+        for name, parameter in vlm.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 @torch.no_grad()
@@ -79,7 +93,9 @@ def restore_weights(vlm: nn.Module, weights: dict[str, Tensor]) -> None:
         weight.copy_(weights[name])
 
 
-def save_pretrained(model: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path) -> None:
+def save_pretrained(
+    model: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path
+) -> None:
     """Write a complete Hugging Face directory, whole or not at all."""
     with replacing_directory(path) as temporary:
         model.save_pretrained(temporary)
@@ -89,19 +105,28 @@ def save_pretrained(model: Qwen3VLForConditionalGeneration, processor: ImageProc
 def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Trainable parameters by part: vision, aligner (the mergers), language (with the embeddings), and the coordinate
     rows where they are parameters of their own (see adapters.py)."""
-    found: dict[str, list[nn.Parameter]] = {"vision": [], "aligner": [], "language": [], "coord": []}
+    found: dict[str, list[nn.Parameter]] = {
+        "vision": [],
+        "aligner": [],
+        "language": [],
+        "coord": [],
+    }
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if "trainable_tokens" in name:
             part = "coord"
         else:
-            part = "language" if "visual." not in name else "aligner" if "merger" in name else "vision"
+            part = (
+                "language" if "visual." not in name else "aligner" if "merger" in name else "vision"
+            )
         found[part].append(parameter)
     return found
 
 
-def save_checkpoint(vlm: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path, what: str) -> None:
+def save_checkpoint(
+    vlm: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path, what: str
+) -> None:
     """A complete Hugging Face directory, with a model card; one that is there already is left as it is.
 
     Adapters are folded into it, so that it loads like any other; they are kept beside, in adapter/.

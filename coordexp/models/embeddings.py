@@ -11,17 +11,28 @@ from transformers import PreTrainedModel
 from coordexp.coords import N_BINS
 
 
-def set_coordinate_rows(model: PreTrainedModel, ids: list[int], n_frequencies: int, digit_ids: list[int] | None = None) -> None:
+def set_coordinate_rows(
+    model: PreTrainedModel, ids: list[int], n_frequencies: int, digit_ids: list[int] | None = None
+) -> None:
     """Smooth rows: neighbouring bins start alike, so that a gradient at one bin teaches the bins around it.
 
     Random waves; where digits have been learnt, their rows say where a bin lies, and waves half as strong bend the path
     between them: of rows on a straight line no hidden state can single out one that is not at an end.
     """
-    for weight in {id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}.values():
-        rows, std = fourier_rows(N_BINS, weight.shape[1], n_frequencies), weight.detach().float().std()
+    for weight in {
+        id(w): w
+        for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    }.values():
+        rows, std = (
+            fourier_rows(N_BINS, weight.shape[1], n_frequencies),
+            weight.detach().float().std(),
+        )
         if digit_ids is not None:
             digits = weight.detach()[digit_ids].float()
-            rows, std = digit_rows(N_BINS, digits) / digits.std() + 0.5 * rows / rows.std(), digits.std()
+            rows, std = (
+                digit_rows(N_BINS, digits) / digits.std() + 0.5 * rows / rows.std(),
+                digits.std(),
+            )
         weight.data[ids] = (rows / rows.std() * std).to(weight)
 
 

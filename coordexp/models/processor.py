@@ -49,7 +49,9 @@ class ImageProcessor(Qwen3VLProcessor):
     """Qwen3-VL's processor without its video half, which needs torchvision."""
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
-        super().__init__(image_processor, tokenizer, video_processor=None, chat_template=chat_template, **kwargs)
+        super().__init__(
+            image_processor, tokenizer, video_processor=None, chat_template=chat_template, **kwargs
+        )
 
     @classmethod
     def get_attributes(cls):
@@ -68,11 +70,16 @@ def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
     fast.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     fast.add_tokens(list(COORD_TOKENS), special_tokens=False)
@@ -82,7 +89,9 @@ def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
 def _corpus() -> Iterator[str]:
     """What the vocabulary is learnt from: the prompt and the skeleton of CoordJSON with every category."""
     for name in CATEGORIES:
-        text = write_coordjson([CoordObject(name, "bbox_2d", (0, 0, 0, 0)), CoordObject(name, "poly", (0,) * 6)])
+        text = write_coordjson(
+            [CoordObject(name, "bbox_2d", (0, 0, 0, 0)), CoordObject(name, "poly", (0,) * 6)]
+        )
         yield text.replace(COORD_TOKENS[0], " ")
         yield f"user\n{PROMPT}\nassistant\n"
 

@@ -84,8 +84,12 @@ def take_steps(
     vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
 ) -> tuple[list[dict[str, float]], str | None]:
     trained = [p for p in vlm.parameters() if p.requires_grad]
-    fused_on_gpu = vlm.device.type == "cuda" or None  # its default there holds a copy of all weights for a while
-    optimizer = torch.optim.AdamW(trained, lr=cfg.lr, betas=BETAS, weight_decay=0.0, fused=fused_on_gpu)
+    fused_on_gpu = (
+        vlm.device.type == "cuda" or None
+    )  # its default there holds a copy of all weights for a while
+    optimizer = torch.optim.AdamW(
+        trained, lr=cfg.lr, betas=BETAS, weight_decay=0.0, fused=fused_on_gpu
+    )
     rows: list[dict[str, float]] = []
     log.parent.mkdir(parents=True, exist_ok=True)
     with naming_full_disk(log), open(log, "w") as handle:
@@ -98,7 +102,12 @@ def take_steps(
                 objective(found, counts, cfg).backward()
                 sums += found.detach()
             norm = float(torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM))
-            row = {"step": step, "loss": float(objective(sums, counts, cfg)), **means(sums, counts), "grad_norm": norm}
+            row = {
+                "step": step,
+                "loss": float(objective(sums, counts, cfg)),
+                **means(sums, counts),
+                "grad_norm": norm,
+            }
             if not np.isfinite(list(row.values())).all():
                 return rows, f"step {step}: the loss or its gradient is not finite"
             optimizer.param_groups[0]["lr"] = cfg.lr * min(1.0, step / WARMUP_STEPS)
@@ -130,14 +139,21 @@ def validate(
         counts += count(val, batch).to(vlm.device)
         ids += losses.image_ids
         geo += (losses.l1 + losses.giou).tolist()
-    objects = pd.DataFrame({"image_id": np.array(ids, dtype=np.int64), "geo_loss": np.array(geo, dtype=np.float64)})
-    table = objects.groupby("image_id", as_index=False).agg(n_boxes=("geo_loss", "size"), geo_loss=("geo_loss", "mean"))
+    objects = pd.DataFrame(
+        {"image_id": np.array(ids, dtype=np.int64), "geo_loss": np.array(geo, dtype=np.float64)}
+    )
+    table = objects.groupby("image_id", as_index=False).agg(
+        n_boxes=("geo_loss", "size"), geo_loss=("geo_loss", "mean")
+    )
     return table, means(sums, counts)
 
 
 def step_batches(train: Dataset, cfg: ProbeConfig, step: int) -> list[Batch]:
     indices = step_indices(len(train), cfg.images_per_step, cfg.seed, step).tolist()
-    return [train.batch(indices[i : i + cfg.micro_batch]) for i in range(0, len(indices), cfg.micro_batch)]
+    return [
+        train.batch(indices[i : i + cfg.micro_batch])
+        for i in range(0, len(indices), cfg.micro_batch)
+    ]
 
 
 def objects_of(dataset: Dataset, batch: Batch) -> list[tuple[int, RecordObject]]:
@@ -156,8 +172,12 @@ def count(dataset: Dataset, batch: Batch) -> Tensor:
     return torch.tensor([len(kinds), kinds.count("bbox_2d"), batch.n_text], dtype=torch.float32)
 
 
-def batch_losses(vlm: Qwen3VLForConditionalGeneration, batch: Batch, dataset: Dataset, temperature: float) -> Losses:
-    hidden = vlm.model(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)[batch.rows]  # [R, d]
+def batch_losses(
+    vlm: Qwen3VLForConditionalGeneration, batch: Batch, dataset: Dataset, temperature: float
+) -> Losses:
+    hidden = vlm.model(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)[
+        batch.rows
+    ]  # [R, d]
     head, coord_head = head_weights(vlm)  # [V, d], and with adapters [K, d]
     on_coord = batch.bins >= 0
     ids = torch.tensor(coord_token_ids(dataset.processor.tokenizer), device=hidden.device)
@@ -168,10 +188,18 @@ def batch_losses(vlm: Qwen3VLForConditionalGeneration, batch: Batch, dataset: Da
         expected_coordinates(coord_logits, temperature),
         (batch.bins[on_coord] / LAST_BIN).to(coord_logits),
         [len(obj.pixels) for _, obj in objects],
-        torch.tensor([obj.kind == "bbox_2d" for _, obj in objects], dtype=torch.bool, device=hidden.device),
+        torch.tensor(
+            [obj.kind == "bbox_2d" for _, obj in objects], dtype=torch.bool, device=hidden.device
+        ),
     )
     text = ~on_coord
-    asked = (batch.targets[text], batch.bins[text], ids, TEXT_ONLY, torch.ones(2, device=hidden.device))
+    asked = (
+        batch.targets[text],
+        batch.bins[text],
+        ids,
+        TEXT_ONLY,
+        torch.ones(2, device=hidden.device),
+    )
     text_ce = fused.objective(hidden[text], head, *asked, coord_weight=coord_head).loss
     return Losses([image_id for image_id, _ in objects], l1, giou_loss, text_ce)
 

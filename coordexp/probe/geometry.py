@@ -31,8 +31,17 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
     """
     inverted_a, inverted_b = ((box[:, :2] - box[:, 2:]).clamp(min=0) for box in (a, b))  # [B, 2]
     area_a, area_b = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(-1) for box in (a, b))
-    shared = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
-    around = torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2]) + inverted_a + inverted_b
+    shared = (
+        (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2]))
+        .clamp(min=0)
+        .prod(-1)
+    )
+    around = (
+        torch.maximum(a[:, 2:], b[:, 2:])
+        - torch.minimum(a[:, :2], b[:, :2])
+        + inverted_a
+        + inverted_b
+    )
     union, enclosing = area_a + area_b - shared, around.prod(-1)
     return _ratio(shared, union) - _ratio(enclosing - union, enclosing)
 
@@ -49,7 +58,9 @@ def geometric_loss(pred: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
     return (pred - gt).abs().sum(-1), 1 - giou(pred, gt)
 
 
-def object_losses(pred: Tensor, gt: Tensor, sizes: list[int], is_box: Tensor) -> tuple[Tensor, Tensor]:
+def object_losses(
+    pred: Tensor, gt: Tensor, sizes: list[int], is_box: Tensor
+) -> tuple[Tensor, Tensor]:
     """L1 and 1 - GIoU of N objects whose C coordinates lie one behind the other  # [C], [C], N, [N] bool -> [N], [N]
 
     A polygon has an L1 only, four times the mean over its coordinates: as much as a box with those errors.
@@ -60,7 +71,9 @@ def object_losses(pred: Tensor, gt: Tensor, sizes: list[int], is_box: Tensor) ->
     at = first[is_box][:, None] + torch.arange(4, device=pred.device)  # [boxes, 4]
     l1[is_box], giou_loss[is_box] = geometric_loss(pred[at], gt[at])
     errors = (pred - gt).abs().split(sizes)
-    polygons = [4 * error.mean() for error, box in zip(errors, is_box.tolist(), strict=True) if not box]
+    polygons = [
+        4 * error.mean() for error, box in zip(errors, is_box.tolist(), strict=True) if not box
+    ]
     if polygons:
         l1[~is_box] = torch.stack(polygons)
     return l1, giou_loss

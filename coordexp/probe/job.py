@@ -38,9 +38,22 @@ def probe_run(run: RunDirectory, step: int | None, cfg: DictConfig) -> Path:
     at = step if step is not None else max(steps, default=manifest["step"])
     out = probe_directory(run, at, plain(cfg.probe))
     if at not in steps:
-        reason = manifest["reason"] or f"no checkpoint was kept at step {at} (see train.checkpoint_steps)"
-        write_json(out / "probe.json", {"status": "no checkpoint", "reason": reason, "settings": plain(cfg.probe)})
+        reason = (
+            manifest["reason"]
+            or f"no checkpoint was kept at step {at} (see train.checkpoint_steps)"
+        )
+        write_json(
+            out / "probe.json",
+            {"status": "no checkpoint", "reason": reason, "settings": plain(cfg.probe)},
+        )
         return out / "probe.json"
     own: Any = OmegaConf.load(run.config)
     torch.set_num_threads(cfg.runtime.threads)
-    return run_probe(run.checkpoint(at), data_path(own), out, cfg.probe, device_for(cfg.runtime), wait=cfg.runtime.wait)
+    return run_probe(
+        run.checkpoint(at),
+        data_path(own),
+        out,
+        cfg.probe,
+        device_for(cfg.runtime),
+        wait=cfg.runtime.wait,
+    )

@@ -52,8 +52,18 @@ def evaluate_checkpoint(
             save_pretrained(*load_outside(checkpoint), run.checkpoint(step))
         log = LogWriter(run.log, step)
         if not (log.has_eval(step) and run.table(step).exists()):
-            row = judge(run, records, VariantConfig(name, TokenGroups.joint, temperature=temperature), step, cfg)
-            settings = {"variant": {"name": name, "temperature": temperature}, "seed": 0, "checkpoint": str(checkpoint)}
+            row = judge(
+                run,
+                records,
+                VariantConfig(name, TokenGroups.joint, temperature=temperature),
+                step,
+                cfg,
+            )
+            settings = {
+                "variant": {"name": name, "temperature": temperature},
+                "seed": 0,
+                "checkpoint": str(checkpoint),
+            }
             groups = {"records": str(records), "model": {}, "data": {}, "optim": {}, "train": {}}
             write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(settings | groups)))
             log.append("eval", step, row | {"time_unix_s": time.time()})
@@ -63,12 +73,16 @@ def evaluate_checkpoint(
     return run
 
 
-def judge(run: RunDirectory, records: Path, variant: VariantConfig, step: int, cfg: DictConfig) -> dict[str, float]:
+def judge(
+    run: RunDirectory, records: Path, variant: VariantConfig, step: int, cfg: DictConfig
+) -> dict[str, float]:
     """Write the token table and give the eval row; the model is let go, for the probe needs its place."""
     vlm, processor = load_base(run.checkpoint(step), torch.float32)
     accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu")
     model = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer)).to(accelerator.device)
-    row = evaluate(model, Dataset(records, processor), cfg.train.eval_micro_batch, accelerator, run.table(step))
+    row = evaluate(
+        model, Dataset(records, processor), cfg.train.eval_micro_batch, accelerator, run.table(step)
+    )
     assert row is not None
     return row
 

@@ -30,7 +30,14 @@ from coordexp.data.batches import Dataset
 from coordexp.errors import UserError
 from coordexp.models.checkpoints import load_base
 from coordexp.models.processor import load_processor
-from coordexp.storage.files import locked, naming_full_disk, read_json, sha256_directory, sha256_file, write_json
+from coordexp.storage.files import (
+    locked,
+    naming_full_disk,
+    read_json,
+    sha256_directory,
+    sha256_file,
+    write_json,
+)
 from coordexp.storage.logs import cut_torn_line
 from coordexp.training.evaluate import evenly_spaced
 
@@ -84,22 +91,31 @@ def decode(
     vlm.eval()
     inputs = {name: value.to(vlm.device) for name, value in inputs.items()}
     attention, cache = inputs["attention_mask"], DynamicCache(config=vlm.config)  # [B, L]
-    grids = {name: inputs[name] for name in ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")}
+    grids = {
+        name: inputs[name]
+        for name in ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+    }
     positions, beyond_length = vlm.model.get_rope_index(**grids)  # [3, B, L], [B, 1]
     position = attention.sum(1, keepdim=True) + beyond_length  # [B, 1] of the next token
     written: list[tuple[list[int], list[float]]] = [([], []) for _ in attention]
     ended = [False] * len(written)
     rows = list(range(len(written)))  # which answer each row of the batch is
-    hidden = vlm.model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True).last_hidden_state
+    hidden = vlm.model(
+        **inputs, position_ids=positions, past_key_values=cache, use_cache=True
+    ).last_hidden_state
     for _ in range(budget):
         logits = vlm.lm_head(hidden[:, -1])  # [B, V]
         logits = logits if logits.dtype == torch.float64 else logits.float()
         best, tokens = logits.max(-1)
         logprobs = best - logits.logsumexp(-1)
         if not logprobs.isfinite().all():
-            raise UserError(f"{vlm.name_or_path}: logits are not finite: this checkpoint cannot be rolled out")
+            raise UserError(
+                f"{vlm.name_or_path}: logits are not finite: this checkpoint cannot be rolled out"
+            )
         going = tokens != end_id  # [B]
-        for row, token, logprob, goes_on in zip(rows, tokens.tolist(), logprobs.tolist(), going.tolist(), strict=True):
+        for row, token, logprob, goes_on in zip(
+            rows, tokens.tolist(), logprobs.tolist(), going.tolist(), strict=True
+        ):
             ended[row] = not goes_on
             if goes_on:
                 written[row][0].append(token)
@@ -161,7 +177,9 @@ def roll_out_checkpoint(
     """
     dataset = Dataset(records, load_processor(checkpoint))
     budget = budget or token_budget(dataset)
-    load = cache(lambda: greedy(load_base(checkpoint, torch.float32)[0].to(device), dataset, budget))
+    load = cache(
+        lambda: greedy(load_base(checkpoint, torch.float32)[0].to(device), dataset, budget)
+    )
     what = of_what(sha256_directory(checkpoint), records, budget, n_images)
     images = evenly_spaced(len(dataset), n_images).tolist()
     return roll_out(out, what, dataset, images, lambda ids: load()(ids), batch, shard, wait)
@@ -169,7 +187,12 @@ def roll_out_checkpoint(
 
 def of_what(model_sha256: str, records: Path, budget: int, n_images: int) -> dict[str, Any]:
     """What determines a row, and which images there are."""
-    return {"model_sha256": model_sha256, "records_sha256": sha256_file(records), "budget": budget, "n_images": n_images}
+    return {
+        "model_sha256": model_sha256,
+        "records_sha256": sha256_file(records),
+        "budget": budget,
+        "n_images": n_images,
+    }
 
 
 def roll_out(
@@ -197,11 +220,21 @@ def roll_out(
         done = finished_images(out)
         mine = [i for i in image_ids if i % n == index]
         todo = [i for i in mine if i not in done]
-        bar = tqdm(total=len(mine), initial=len(mine) - len(todo), desc=out.name, unit="image", mininterval=2.0)
+        bar = tqdm(
+            total=len(mine),
+            initial=len(mine) - len(todo),
+            desc=out.name,
+            unit="image",
+            mininterval=2.0,
+        )
         with bar, naming_full_disk(path), open(path, "ab") as handle:
             for first in range(0, len(todo), batch):
                 chosen = todo[first : first + batch]
-                handle.write(b"".join(_row(dataset, *pair) for pair in zip(chosen, generate(chosen), strict=True)))
+                handle.write(
+                    b"".join(
+                        _row(dataset, *pair) for pair in zip(chosen, generate(chosen), strict=True)
+                    )
+                )
                 handle.flush()
                 os.fsync(handle.fileno())
                 bar.update(len(chosen))
@@ -216,7 +249,9 @@ def finished_images(out: Path) -> set[int]:
             try:
                 done.add(json.loads(line)["image_id"])
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}:{number}: not a rollout: remove the file and roll out again") from error
+                raise UserError(
+                    f"{path}:{number}: not a rollout: remove the file and roll out again"
+                ) from error
     return done
 
 

@@ -34,11 +34,20 @@ from coordexp.errors import UserError
 from coordexp.models.checkpoints import load_base
 from coordexp.probe.finetune import fine_tune, validate
 from coordexp.probe.rollout import Generate, greedy, of_what, roll_out, token_budget
-from coordexp.storage.files import locked, read_json, replacing, sha256_directory, sha256_file, write_json
+from coordexp.storage.files import (
+    locked,
+    read_json,
+    replacing,
+    sha256_directory,
+    sha256_file,
+    write_json,
+)
 from coordexp.storage.runs import VERSIONED, RunDirectory
 from coordexp.training.evaluate import evenly_spaced
 
-Generator = Callable[[Qwen3VLForConditionalGeneration, Dataset, int], Generate]  # model, images, token budget
+Generator = Callable[
+    [Qwen3VLForConditionalGeneration, Dataset, int], Generate
+]  # model, images, token budget
 
 
 def run_probe(
@@ -57,7 +66,9 @@ def run_probe(
     with locked(out / ".lock", "being probed", wait):
         inputs = {
             "checkpoint_sha256": sha256_directory(checkpoint),
-            "data_sha256": {split: sha256_file(data / f"{split}.jsonl") for split in ("train", "val")},
+            "data_sha256": {
+                split: sha256_file(data / f"{split}.jsonl") for split in ("train", "val")
+            },
             "settings": plain(cfg),
         }
         if is_finished(manifest, inputs):
@@ -68,11 +79,29 @@ def run_probe(
         vlm, processor = load_base(checkpoint, torch.float32)
         train, val = (Dataset(data / f"{split}.jsonl", processor) for split in ("train", "val"))
         wall_s = {"load": time.perf_counter() - started}
-        found = probe(vlm.to(device), inputs["checkpoint_sha256"], train, val, out, cfg, wall_s, generator)
+        found = probe(
+            vlm.to(device), inputs["checkpoint_sha256"], train, val, out, cfg, wall_s, generator
+        )
         finished_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        versions = {"python": platform.python_version()} | {name: version(name) for name in VERSIONED}
-        facts = {"device": device, "finished_at": finished_at, "versions": versions, "artifacts": artifacts(out)}
-        write_json(manifest, {"checkpoint": str(checkpoint), "records": str(data / "val.jsonl"), **inputs, **found, **facts})
+        versions = {"python": platform.python_version()} | {
+            name: version(name) for name in VERSIONED
+        }
+        facts = {
+            "device": device,
+            "finished_at": finished_at,
+            "versions": versions,
+            "artifacts": artifacts(out),
+        }
+        write_json(
+            manifest,
+            {
+                "checkpoint": str(checkpoint),
+                "records": str(data / "val.jsonl"),
+                **inputs,
+                **found,
+                **facts,
+            },
+        )
     return manifest
 
 
@@ -83,7 +112,9 @@ def checkpoint_of(source: Path) -> Path:
     run = RunDirectory(source)
     if steps := run.checkpoint_steps():
         return run.checkpoint(steps[-1])
-    raise UserError(f"{source}: neither a checkpoint nor a run directory with checkpoints: train the run first")
+    raise UserError(
+        f"{source}: neither a checkpoint nor a run directory with checkpoints: train the run first"
+    )
 
 
 def is_finished(manifest: Path, inputs: dict[str, Any]) -> bool:
@@ -91,7 +122,9 @@ def is_finished(manifest: Path, inputs: dict[str, Any]) -> bool:
     if not manifest.exists():
         return False
     found = read_json(manifest)
-    return all(found.get(key) == value for key, value in inputs.items()) and found["artifacts"] == artifacts(manifest.parent)
+    return all(found.get(key) == value for key, value in inputs.items()) and found[
+        "artifacts"
+    ] == artifacts(manifest.parent)
 
 
 def artifacts(out: Path) -> dict[str, str]:
@@ -132,7 +165,9 @@ def probe(
     else:
         shutil.rmtree(out / "after", ignore_errors=True)  # of earlier settings
         table_after["geo_loss"] = np.nan
-    table = table.merge(table_after, on=["image_id", "n_boxes"], suffixes=("_before", "_after"), validate="1:1")
+    table = table.merge(
+        table_after, on=["image_id", "n_boxes"], suffixes=("_before", "_after"), validate="1:1"
+    )
     with replacing(out / "images.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     geo_loss = [row["geo_loss"] for row in rows]
@@ -145,7 +180,9 @@ def probe(
         "steps": len(rows),
         "before": before,
         "after": None if reason else after,
-        "geo_loss_slope_per_step": float(np.polyfit(range(len(rows)), geo_loss, 1)[0]) if len(rows) > 1 else None,
+        "geo_loss_slope_per_step": float(np.polyfit(range(len(rows)), geo_loss, 1)[0])
+        if len(rows) > 1
+        else None,
         "after_sha256": after_sha256,
         "wall_s": {part: round(seconds, 2) for part, seconds in wall_s.items()},
     }
@@ -163,5 +200,7 @@ def weights_sha256(model: nn.Module) -> str:
     total = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         total.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        total.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        total.update(
+            weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return total.hexdigest()

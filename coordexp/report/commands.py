@@ -20,9 +20,14 @@ def study_command(preregistration: dict[str, Any]) -> str:
     settings = [o for o in next(iter(per_variant.values()), []) if target(o) in STUDY_WIDE]
     if preregistration["seeds"] > 1:
         settings.append(f"seeds={preregistration['seeds']}")
-    own = {v: [o for o in given if target(o) not in (*STUDY_WIDE, *NAMED_ELSEWHERE)] for v, given in per_variant.items()}
+    own = {
+        v: [o for o in given if target(o) not in (*STUDY_WIDE, *NAMED_ELSEWHERE)]
+        for v, given in per_variant.items()
+    }
     alike = [same[0] for same in takewhile(of_all, zip(*own.values(), strict=False))]
-    keys = {EVERY_VARIANT: alike} | {variant: overrides[len(alike) :] for variant, overrides in own.items()}
+    keys = {EVERY_VARIANT: alike} | {
+        variant: overrides[len(alike) :] for variant, overrides in own.items()
+    }
     settings += [f"{key}={as_value(overrides)}" for key, overrides in keys.items() if overrides]
     config = ["--config", *(shlex.quote(setting) for setting in settings)] if settings else []
     return " ".join(["snakemake --cores all stage1_ablation", *config])
@@ -35,7 +40,11 @@ def of_all(overrides: tuple[str, ...]) -> bool:
 
 def as_value(overrides: list[str]) -> str:
     """Of a `--config` key: words, or a list where one holds a blank."""
-    return json.dumps(overrides, ensure_ascii=False) if any(len(o.split()) > 1 for o in overrides) else " ".join(overrides)
+    return (
+        json.dumps(overrides, ensure_ascii=False)
+        if any(len(o.split()) > 1 for o in overrides)
+        else " ".join(overrides)
+    )
 
 
 def run_commands(preregistration: dict[str, Any]) -> list[str]:
@@ -45,13 +54,19 @@ def run_commands(preregistration: dict[str, Any]) -> list[str]:
 
 def train_command(run: dict[str, Any]) -> str:
     processes = run.get("processes", 1)
-    command = ["coordexp-train"] if processes == 1 else [*launcher(processes).split(), "coordexp.training.train"]
+    command = (
+        ["coordexp-train"]
+        if processes == 1
+        else [*launcher(processes).split(), "coordexp.training.train"]
+    )
     return shlex.join([*command, *run["overrides"]])
 
 
 def compare_command(preregistration: dict[str, Any], study_dir: Path) -> str:
     """The `coordexp compare` line that makes a study of these logs again, in an empty directory."""
-    runs = sorted(preregistration["runs"], key=lambda run: run["seed"])  # seeds of logs are their order among equal names
+    runs = sorted(
+        preregistration["runs"], key=lambda run: run["seed"]
+    )  # seeds of logs are their order among equal names
     named = [f"{run['variant'].replace('/', '-')}={run['directory'] or run['log']}" for run in runs]
     vision = preregistration["vision"] or {}
     sizes = [("--image-side", vision.get("side_px")), ("--cell", vision.get("cell_px"))]

@@ -20,7 +20,11 @@ from coordexp.study.inputs import RunData
 
 
 def draw(
-    study: dict[str, Any], runs: Sequence[RunData], primary: str | None, leads: Sequence[Lead], look: dict[str, Look]
+    study: dict[str, Any],
+    runs: Sequence[RunData],
+    primary: str | None,
+    leads: Sequence[Lead],
+    look: dict[str, Look],
 ) -> dict[str, str]:
     """Every figure that the numbers allow: name -> SVG."""
     comparison = study["comparison"]

@@ -48,14 +48,21 @@ def gallery(probe: dict[str, Any], look: dict[str, Look]) -> str | None:
     width = (len(candidates) + 1) * (CELL + GAP)
     height = HEAD + len(chosen) * (CELL + FOOT)
     label = "Validation pictures with true and predicted boxes"
-    return picture(width, height, label, rows(chosen, records, records_path.parent, candidates, look))
+    return picture(
+        width, height, label, rows(chosen, records, records_path.parent, candidates, look)
+    )
 
 
 def candidate(entry: dict[str, Any], records: Sequence[Record]) -> Candidate:
     found = read_rollouts(sorted(Path(entry["directory"]).glob("before/rollouts-*.jsonl")))
     scores = score_rollouts(found, records)
     total = scores.columns["n_predicted"] + scores.columns["n_truth"]
-    hits = zip(scores.images.tolist(), scores.columns["tp_aware"][:, AT].tolist(), total.tolist(), strict=True)
+    hits = zip(
+        scores.images.tolist(),
+        scores.columns["tp_aware"][:, AT].tolist(),
+        total.tolist(),
+        strict=True,
+    )
     f1 = {image: 2 * tp / n if n else 1.0 for image, tp, n in hits}
     return Candidate(entry["variant"], {row["image_id"]: row["text"] for row in found}, f1)
 
@@ -69,7 +76,11 @@ def choose(candidates: Sequence[Candidate], records: Sequence[Record], root: Pat
 
 
 def rows(
-    chosen: Sequence[int], records: Sequence[Record], root: Path, candidates: Sequence[Candidate], look: dict[str, Look]
+    chosen: Sequence[int],
+    records: Sequence[Record],
+    root: Path,
+    candidates: Sequence[Candidate],
+    look: dict[str, Look],
 ) -> Iterator[str]:
     yield text(0, 16, "truth", bold=True)
     for column, c in enumerate(candidates, start=1):
@@ -82,17 +93,27 @@ def rows(
         yield fitted(0, top + CELL + 14, ", ".join(o.desc for o in truth), CELL, size=11)
         for column, c in enumerate(candidates, start=1):
             x, parsed = column * (CELL + GAP), parse_coordjson(c.texts[i])
-            yield from cell(x, top, href, record, parsed.objects, look[c.variant].colour, look[c.variant].dashes)
+            yield from cell(
+                x, top, href, record, parsed.objects, look[c.variant].colour, look[c.variant].dashes
+            )
             names = ", ".join(o.desc for o in parsed.objects) or "nothing that parses"
             yield fitted(x, top + CELL + 14, f"{c.f1[i]:.2f} {names}", CELL, size=11)
 
 
 def cell(
-    x: float, y: float, href: str, record: Record, objects: Sequence[CoordObject], colour: str, dashes: str | None
+    x: float,
+    y: float,
+    href: str,
+    record: Record,
+    objects: Sequence[CoordObject],
+    colour: str,
+    dashes: str | None,
 ) -> Iterator[str]:
     """The picture fitted into a square, and boxes on it (of a polygon the box around it)."""
     scale = CELL / max(record.width, record.height)
-    yield element("image", href=href, x=x, y=y, width=record.width * scale, height=record.height * scale)
+    yield element(
+        "image", href=href, x=x, y=y, width=record.width * scale, height=record.height * scale
+    )
     for obj in objects:
         pixels = to_pixels(obj.bins, record.width, record.height)
         left, right = (x + edge(pixels[0::2]) * scale for edge in (min, max))

@@ -38,11 +38,17 @@ def write_report(study_dir: Path, runs: Sequence[RunData] | None = None) -> Path
     runs = load_runs(study_dir) if runs is None else runs
     figures = draw(study, runs, values["primary"], values["leads"], values["looks"])
     (study_dir / "figures").mkdir(exist_ok=True)
-    for stale in {*study_dir.glob("figures/*.svg")} - {study_dir / "figures" / f"{name}.svg" for name in figures}:
+    for stale in {*study_dir.glob("figures/*.svg")} - {
+        study_dir / "figures" / f"{name}.svg" for name in figures
+    }:
         stale.unlink()
     for name, svg in figures.items():
         write_text(study_dir / "figures" / f"{name}.svg", svg)
-    page = environment().get_template("report.html").render(study_dir=study_dir, figures=figures, **values)
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(study_dir=study_dir, figures=figures, **values)
+    )
     write_text(study_dir / "report.html", page)
     return study_dir / "report.html"
 
@@ -64,7 +70,11 @@ def page_values(study: dict[str, Any]) -> dict[str, Any]:
     headline, _, reason = verdict(found).partition(": ")
     roles = [(role, found[role]) for role in ("primary", "secondary") if found[role]]
     roles += [(role, entry) for role in ("optional", "tied") for entry in found[role]]
-    columns = [m for m in METRICS.values() if roles and all(m.name in entry["metrics"] for _, entry in roles)]
+    columns = [
+        m
+        for m in METRICS.values()
+        if roles and all(m.name in entry["metrics"] for _, entry in roles)
+    ]
     main, terms = tables.family_columns(audit)
     return {
         **study,
@@ -73,7 +83,10 @@ def page_values(study: dict[str, Any]) -> dict[str, Any]:
         "primary": primary,
         "roles": roles,
         "role_columns": columns,
-        "role_best": {m.name: tables.best_of([{"variant": e["variant"], **e["metrics"]} for _, e in roles], m) for m in columns},
+        "role_best": {
+            m.name: tables.best_of([{"variant": e["variant"], **e["metrics"]} for _, e in roles], m)
+            for m in columns
+        },
         "grades": GRADES,
         "leads": pairs,
         "lead_table": tables.lead_table(pairs),
@@ -87,7 +100,9 @@ def page_values(study: dict[str, Any]) -> dict[str, Any]:
         "checks": tables.check_table(audit),
         "unchecked": tables.unchecked(audit),
         "temperatures": tables.temperature_tables(comparison),
-        "disagreements": tables.temperature_disagreements(comparison["winners"], comparison["temperature"]),
+        "disagreements": tables.temperature_disagreements(
+            comparison["winners"], comparison["temperature"]
+        ),
         "plateaus": tables.plateau_table(comparison["plateau"]),
         "versions": tables.versions(study["runs"]["runs"]),
         "looks": looks(run["variant"] for run in study["runs"]["runs"]),
@@ -108,9 +123,23 @@ def stage1_primary(found: dict[str, Any]) -> str | None:
 def environment() -> Environment:
     """Jinja that escapes everything, refuses names it does not know, and writes numbers as this page does."""
     here = FileSystemLoader(Path(__file__).parent)
-    env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {"metric": numbers.metric_value, "lead": numbers.lead_value, "number": numbers.number}
-    env.filters |= {"probability": numbers.probability, "moment": numbers.moment, "duration": numbers.duration}
+    env = Environment(
+        loader=here,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "metric": numbers.metric_value,
+        "lead": numbers.lead_value,
+        "number": numbers.number,
+    }
+    env.filters |= {
+        "probability": numbers.probability,
+        "moment": numbers.moment,
+        "duration": numbers.duration,
+    }
     env.filters |= {"inline": inline, "swatch": swatch}
     return env
 
@@ -123,4 +152,8 @@ def inline(svg: str) -> Markup:
 def swatch(look: Look) -> Markup:
     """A variant's marker, as large as a letter."""
     marker = glyph(look, (6, 6), 4.2)
-    return Markup(element("svg", marker, viewBox="0 0 12 12", width=12, height=12, aria_hidden="true").replace(PAPER, "none"))
+    return Markup(
+        element(
+            "svg", marker, viewBox="0 0 12 12", width=12, height=12, aria_hidden="true"
+        ).replace(PAPER, "none")
+    )

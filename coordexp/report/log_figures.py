@@ -14,21 +14,40 @@ from coordexp.report.svg import INK, box, fitted, path, rule, text, text_width
 from coordexp.storage.logs import Row
 from coordexp.study.inputs import RunData, by_variant
 
-EXPECTED = (0.95, 1.05)  # where sound logs lie: a train row is a window of steps, an eval row the whole set
+EXPECTED = (
+    0.95,
+    1.05,
+)  # where sound logs lie: a train row is a window of steps, an eval row the whole set
 ROW = 96.0  # px
 
 
 def ratios(entries: Sequence[dict[str, Any]], look: dict[str, Look]) -> str | None:
     """Train over eval loss at each eval step: a row a variant with its verdicts, a column a loss family."""
-    main = [entry["families"][family] for entry in entries for family in FAMILIES if family in entry["families"]]
+    main = [
+        entry["families"][family]
+        for entry in entries
+        for family in FAMILIES
+        if family in entry["families"]
+    ]
     pairs = [pair for found in main for pair in found["pairs"]]
     if not pairs:
         return None
     variants = list(dict.fromkeys(entry["variant"] for entry in entries))
-    counted = [pair["ratio"] for found in main for pair in found["pairs"] if pair["step"] >= found["from_step"]]
+    counted = [
+        pair["ratio"]
+        for found in main
+        for pair in found["pairs"]
+        if pair["step"] >= found["from_step"]
+    ]
     y_limits, x_limits = ratio_limits(counted), [pair["step"] for pair in pairs]
     label = min(
-        190.0, 24 + max(text_width(words) for entry in entries for words in (entry["variant"], entry["verdict"] + " × 9"))
+        190.0,
+        24
+        + max(
+            text_width(words)
+            for entry in entries
+            for words in (entry["variant"], entry["verdict"] + " × 9")
+        ),
     )
     column = (plot.WIDTH - label) / len(FAMILIES)
     height = 34 + ROW * len(variants) + 26
@@ -37,7 +56,9 @@ def ratios(entries: Sequence[dict[str, Any]], look: dict[str, Look]) -> str | No
         for i, variant in enumerate(variants):
             mine = [entry for entry in entries if entry["variant"] == variant]
             top = 34 + i * ROW
-            yield from row_label(variant, [entry["verdict"] for entry in mine], label, top + ROW / 2 - 10)
+            yield from row_label(
+                variant, [entry["verdict"] for entry in mine], label, top + ROW / 2 - 10
+            )
             for j, family in enumerate(FAMILIES):
                 left = label + j * column + 34
                 low, high, log = y_limits
@@ -60,7 +81,9 @@ def row_label(variant: str, verdicts: Sequence[str], width: float, y: float) -> 
         yield fitted(0, y + 17 * (i + 1), verdict + (f" × {n}" if n > 1 else ""), width - 12)
 
 
-def ratio_panel(panel: Panel, family: str, entries: Sequence[dict[str, Any]], look: Look) -> Iterator[str]:
+def ratio_panel(
+    panel: Panel, family: str, entries: Sequence[dict[str, Any]], look: Look
+) -> Iterator[str]:
     """The ratios of one family, a line a seed. Steps before the collapse ends are faint: they do not count."""
     for low, high in (CONSISTENT, EXPECTED):
         top, bottom = panel.y(min(high, panel.y.high)), panel.y(max(low, panel.y.low))
@@ -69,11 +92,18 @@ def ratio_panel(panel: Panel, family: str, entries: Sequence[dict[str, Any]], lo
     yield rule(panel.at(panel.x.low, 1), panel.at(panel.x.high, 1), 0.6)
     found = [entry["families"][family] for entry in entries if family in entry["families"]]
     if not found:
-        yield text((panel.left + panel.right) / 2, panel.y(1) - 8, "not applicable", "middle", opacity=0.75)
+        yield text(
+            (panel.left + panel.right) / 2, panel.y(1) - 8, "not applicable", "middle", opacity=0.75
+        )
     for values in found:
         for counts, opacity in ((False, 0.35), (True, 1.0 if len(found) == 1 else 0.75)):
-            points = [pair for pair in values["pairs"] if (pair["step"] >= values["from_step"]) is counts]
-            line = [panel.at(pair["step"], min(max(pair["ratio"], panel.y.low), panel.y.high)) for pair in points]
+            points = [
+                pair for pair in values["pairs"] if (pair["step"] >= values["from_step"]) is counts
+            ]
+            line = [
+                panel.at(pair["step"], min(max(pair["ratio"], panel.y.low), panel.y.high))
+                for pair in points
+            ]
             yield path(line, look.colour, 1.2, opacity=opacity)
             for pair, at in zip(points, line, strict=True) if counts else ():
                 yield glyph(look, at, 2.6, title=f"step {pair['step']}: {pair['ratio']:.3f}")
@@ -97,9 +127,16 @@ def losses(runs: Sequence[RunData], step: int | None, look: dict[str, Look]) -> 
 
     def draw() -> Iterator[str]:
         for (variant, mine), (left, right, top, bottom) in zip(groups.items(), boxes, strict=False):
-            values = [value for run in mine for value in (*points(run.log.train).values(), *points(run.log.evals).values())]
+            values = [
+                value
+                for run in mine
+                for value in (*points(run.log.train).values(), *points(run.log.evals).values())
+            ]
             steps = [s for run in mine for s in (*run.log.train, *run.log.evals)]
-            panel = Panel(plot.step_scale(steps, left, right), plot.y_scale(values, top, bottom, from_zero=False))
+            panel = Panel(
+                plot.step_scale(steps, left, right),
+                plot.y_scale(values, top, bottom, from_zero=False),
+            )
             yield plot.heading(panel, f"{variant}, nats")
             yield from plot.grid_y(panel)
             yield from plot.steps_axis(panel, step)
@@ -118,7 +155,9 @@ def loss_lines(panel: Panel, run: RunData, look: Look) -> Iterator[str]:
     train, evals = points(run.log.train), points(run.log.evals)
     yield path([panel.at(*point) for point in train.items()], look.colour, 1.2, opacity=0.8)
     for step, loss in evals.items():
-        yield glyph(look, panel.at(step, loss), 2.8, title=f"{run.name}, step {step}: eval loss {loss:.4g}")
+        yield glyph(
+            look, panel.at(step, loss), 2.8, title=f"{run.name}, step {step}: eval loss {loss:.4g}"
+        )
     if run.diverged and train:
         x, y = panel.at(*list(train.items())[-1])
         for tilt in (-5, 5):
@@ -128,4 +167,8 @@ def loss_lines(panel: Panel, run: RunData, look: Look) -> Iterator[str]:
 
 def points(rows: dict[int, Row]) -> dict[int, float]:
     """Finite losses by step, in order."""
-    return {step: row["loss"] for step, row in sorted(rows.items()) if math.isfinite(row.get("loss", math.nan))}
+    return {
+        step: row["loss"]
+        for step, row in sorted(rows.items())
+        if math.isfinite(row.get("loss", math.nan))
+    }

@@ -107,7 +107,12 @@ def log_ticks(low: float, high: float, n_most: int) -> list[float]:
     """Round values of a logarithmic axis: the finest of a few patterns that is not too many."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        found = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
+        found = [
+            digit * 10.0**decade
+            for decade in decades
+            for digit in digits
+            if low <= digit * 10.0**decade <= high
+        ]
         if len(found) <= n_most + 1:
             return found
     return found[:: -(-len(found) // n_most)]
@@ -124,7 +129,11 @@ def step_ticks(scale: Scale, n_most: int = 5) -> list[int]:
     """Whole steps only; the one step of an axis that holds no other."""
     if scale.high - scale.low <= 2:
         return [round((scale.low + scale.high) / 2)]
-    return [round(value) for value in ticks(scale, n_most) if value >= 0 and abs(value - round(value)) < 1e-6]
+    return [
+        round(value)
+        for value in ticks(scale, n_most)
+        if value >= 0 and abs(value - round(value)) < 1e-6
+    ]
 
 
 def grid_y(panel: Panel, values: Sequence[float] | None = None) -> Iterator[str]:
@@ -148,7 +157,9 @@ def short(value: float) -> str:
     return f"{value:.6g}".replace("-", "−") if abs(value) > 1e-12 else "0"
 
 
-def steps_axis(panel: Panel, decision_step: int | None, window: Sequence[int] = ()) -> Iterator[str]:
+def steps_axis(
+    panel: Panel, decision_step: int | None, window: Sequence[int] = ()
+) -> Iterator[str]:
     """The step axis: the declared window as a bar on it, the decision step as a dotted line."""
     yield rule((panel.left, panel.bottom), (panel.right, panel.bottom), 0.7)
     for value in step_ticks(panel.x):
@@ -159,7 +170,12 @@ def steps_axis(panel: Panel, decision_step: int | None, window: Sequence[int] = 
     if len(window) > 1:
         start, end = panel.x(min(window)), panel.x(max(window))
         yield box(
-            start, panel.bottom - 2, end - start, 4, opacity=0.45, title=f"declared window: steps {min(window)} to {max(window)}"
+            start,
+            panel.bottom - 2,
+            end - start,
+            4,
+            opacity=0.45,
+            title=f"declared window: steps {min(window)} to {max(window)}",
         )
     if decision_step is not None:
         x = panel.x(decision_step)
@@ -168,11 +184,22 @@ def steps_axis(panel: Panel, decision_step: int | None, window: Sequence[int] = 
 
 def heading(panel: Panel, title: str, beside: str = "", outdent: float = 34) -> str:
     """A panel's title over its top left corner, and a word on how to read it."""
-    words = fitted(panel.left - outdent, panel.top - 12, title, panel.right - panel.left + outdent, size=13, bold=True)
-    return words + (text(panel.right, panel.top - 12, beside, "end", 11.5, opacity=0.7) if beside else "")
+    words = fitted(
+        panel.left - outdent,
+        panel.top - 12,
+        title,
+        panel.right - panel.left + outdent,
+        size=13,
+        bold=True,
+    )
+    return words + (
+        text(panel.right, panel.top - 12, beside, "end", 11.5, opacity=0.7) if beside else ""
+    )
 
 
-def curve(panel: Panel, points: Mapping[int, float], look: Look, name: str, form: str = ".4g") -> Iterator[str]:
+def curve(
+    panel: Panel, points: Mapping[int, float], look: Look, name: str, form: str = ".4g"
+) -> Iterator[str]:
     """A line with markers at some of its points, always at the last; each marker says its value."""
     if not points:
         return
@@ -193,7 +220,9 @@ def band(panel: Panel, intervals: Mapping[int, tuple[float, float]], look: Look)
     return area([*upper, *reversed(lower)], look.colour, 0.16)
 
 
-def small_multiples(n_panels: int, height: float = 168, key_rows: int = 0) -> tuple[float, list[Box]]:
+def small_multiples(
+    n_panels: int, height: float = 168, key_rows: int = 0
+) -> tuple[float, list[Box]]:
     """Boxes in rows of three, and the height of it all; the last of them may be a key of so many rows."""
     cell = WIDTH / COLUMNS
     boxes: list[Box] = []
@@ -206,7 +235,12 @@ def small_multiples(n_panels: int, height: float = 168, key_rows: int = 0) -> tu
 
 
 def key(
-    left: float, top: float, width: float, entries: Mapping[str, Look], notes: Sequence[str], lines: bool = True
+    left: float,
+    top: float,
+    width: float,
+    entries: Mapping[str, Look],
+    notes: Sequence[str],
+    lines: bool = True,
 ) -> Iterator[str]:
     """A sample of each line with its name, then notes on how to read the figure."""
     for i, (name, look) in enumerate(entries.items()):

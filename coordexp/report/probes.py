@@ -10,7 +10,12 @@ from coordexp.report import plot
 from coordexp.report.plot import Panel
 from coordexp.report.style import Look
 
-TERMS = {"geo_loss": "L1 + (1 − GIoU)", "l1": "L1", "giou_loss": "1 − GIoU", "text_ce": "text cross-entropy, nats"}
+TERMS = {
+    "geo_loss": "L1 + (1 − GIoU)",
+    "l1": "L1",
+    "giou_loss": "1 − GIoU",
+    "text_ce": "text cross-entropy, nats",
+}
 
 
 def probe_curves(probe: dict[str, Any], look: dict[str, Look]) -> str | None:
@@ -25,15 +30,22 @@ def probe_curves(probe: dict[str, Any], look: dict[str, Look]) -> str | None:
         for (term, title), (left, right, top, bottom) in zip(TERMS.items(), boxes, strict=False):
             values = [row[term] for c in drawn for row in c["curve"]]
             steps = [int(row["step"]) for c in drawn for row in c["curve"]]
-            panel = Panel(plot.step_scale(steps, left, right), plot.y_scale(values, top, bottom, from_zero=False))
+            panel = Panel(
+                plot.step_scale(steps, left, right),
+                plot.y_scale(values, top, bottom, from_zero=False),
+            )
             yield plot.heading(panel, title, "lower is better")
             yield from plot.grid_y(panel)
             yield from plot.steps_axis(panel, None)
             for c in drawn:
                 curve = {int(row["step"]): row[term] for row in c["curve"]}
-                yield from plot.curve(panel, curve, look[c["variant"]], f"{c['variant']} s{c['seed']}")
+                yield from plot.curve(
+                    panel, curve, look[c["variant"]], f"{c['variant']} s{c['seed']}"
+                )
         left, _, top, _ = boxes[len(TERMS)]
-        yield from plot.key(left, top, 250, {v: look[v] for v in variants}, ["each step's own training images"])
+        yield from plot.key(
+            left, top, 250, {v: look[v] for v in variants}, ["each step's own training images"]
+        )
 
     return plot.sheet(height, "The geometric fine-tune of each candidate over its steps", draw())
 
@@ -50,9 +62,24 @@ def signal_table(probe: dict[str, Any], primary: str | None) -> dict[str, Any]:
             best[s.name] = [v for v, value in held.items() if value == top]
     leads: dict[str, dict[str, dict[str, float]]] = {}
     for d in probe["differences"]:
-        if primary in (d["first"], d["second"]) and SIGNALS[d["signal"]].lower_is_better is not None:
-            sign = (1 if d["second"] == primary else -1) * (-1 if SIGNALS[d["signal"]].lower_is_better else 1)
+        if (
+            primary in (d["first"], d["second"])
+            and SIGNALS[d["signal"]].lower_is_better is not None
+        ):
+            sign = (1 if d["second"] == primary else -1) * (
+                -1 if SIGNALS[d["signal"]].lower_is_better else 1
+            )
             rival = d["first"] if d["second"] == primary else d["second"]
             low, high = sorted((sign * d["low"], sign * d["high"]))
-            leads.setdefault(d["signal"], {})[rival] = {"lead": sign * d["difference"] + 0.0, "low": low, "high": high}
-    return {"signals": shown, "best": best, "leads": leads, "variants": list(means), "rivals": [v for v in means if v != primary]}
+            leads.setdefault(d["signal"], {})[rival] = {
+                "lead": sign * d["difference"] + 0.0,
+                "low": low,
+                "high": high,
+            }
+    return {
+        "signals": shown,
+        "best": best,
+        "leads": leads,
+        "variants": list(means),
+        "rivals": [v for v in means if v != primary],
+    }

@@ -19,7 +19,9 @@ SETTLED_AT, SHARE_AT, BLOCKS_AT = 680.0, 790.0, 855.0
 def ranks(comparison: dict[str, Any], look: dict[str, Look]) -> str | None:
     """For each metric its winner at every common step, from when the last one holds for good, and whether the
     winner of the window outlives the loss of any block of its steps. A tie is an empty cell."""
-    stability = {name: found for name, found in comparison["stability"].items() if len(found["winners"]) > 1}
+    stability = {
+        name: found for name, found in comparison["stability"].items() if len(found["winners"]) > 1
+    }
     if not stability:
         return None
     steps = [cell["step"] for cell in next(iter(stability.values()))["winners"]]
@@ -45,10 +47,15 @@ def ranks(comparison: dict[str, Any], look: dict[str, Look]) -> str | None:
 
 
 def leaders(found: dict[str, Any]) -> set[str | None]:
-    return {cell["winner"] for cell in found["winners"]} | {found["last_winner"], *found["leave_one_block_out"]}
+    return {cell["winner"] for cell in found["winners"]} | {
+        found["last_winner"],
+        *found["leave_one_block_out"],
+    }
 
 
-def winner_cell(cell: dict[str, Any], x: float, y: float, width: float, look: dict[str, Look]) -> Iterator[str]:
+def winner_cell(
+    cell: dict[str, Any], x: float, y: float, width: float, look: dict[str, Look]
+) -> Iterator[str]:
     """A cell in the winner's colour with its marker, where there is room; hollow where several are exactly equal."""
     winner, gap = cell["winner"], min(1.5, width / 6)
     words = hint(f"step {cell['step']}: {winner or 'a tie'}")
@@ -56,9 +63,20 @@ def winner_cell(cell: dict[str, Any], x: float, y: float, width: float, look: di
         yield element("rect", words, x=x + gap, y=y + 0.5, width=width - 2 * gap, height=CELL - 1, fill=PAPER, stroke_opacity=0.5,
                       stroke=INK, stroke_dasharray="2 2")  # fmt: skip
         return
-    yield element("rect", words, x=x + gap / 2, y=y, width=width - gap, height=CELL, fill=look[winner].colour, fill_opacity=0.3)
+    yield element(
+        "rect",
+        words,
+        x=x + gap / 2,
+        y=y,
+        width=width - gap,
+        height=CELL,
+        fill=look[winner].colour,
+        fill_opacity=0.3,
+    )
     if width >= ROOM_FOR_A_MARKER:
-        yield glyph(look[winner], (x + width / 2, y + CELL / 2), 3.6, title=f"step {cell['step']}: {winner}")
+        yield glyph(
+            look[winner], (x + width / 2, y + CELL / 2), 3.6, title=f"step {cell['step']}: {winner}"
+        )
 
 
 def summary(found: dict[str, Any], y: float, look: dict[str, Look]) -> Iterator[str]:
@@ -73,7 +91,9 @@ def summary(found: dict[str, Any], y: float, look: dict[str, Look]) -> Iterator[
     for i, winner in enumerate(found["leave_one_block_out"]):
         x = BLOCKS_AT + 6 + i * 15
         yield (
-            glyph(look[winner], (x, y), 4, title=f"without block {i + 1}: {winner}") if winner else text(x, y + 4, "=", "middle")
+            glyph(look[winner], (x, y), 4, title=f"without block {i + 1}: {winner}")
+            if winner
+            else text(x, y + 4, "=", "middle")
         )
 
 
@@ -89,14 +109,26 @@ def window_bracket(window: list[int], steps: list[int], width: float) -> Iterato
     yield text((left + right) / 2, 35, "declared window", "middle", 11.5, opacity=0.75)
 
 
-def step_labels(steps: list[int], width: float, y: float, decision_step: int | None) -> Iterator[str]:
+def step_labels(
+    steps: list[int], width: float, y: float, decision_step: int | None
+) -> Iterator[str]:
     """Every so many steps, and the decision step in bold."""
     every = max(1, -(-46 // int(max(1, width))))
     last = len(steps) - 1
     for i, step in enumerate(steps):
         if step == decision_step:
-            yield text(LEFT + (i + 0.5) * width, y + 8, f"{step}", "middle", 11.5, bold=True, title="decision step")
-        elif (last - i) % every == 0 and (decision_step not in steps or abs(i - steps.index(decision_step or 0)) >= every):
+            yield text(
+                LEFT + (i + 0.5) * width,
+                y + 8,
+                f"{step}",
+                "middle",
+                11.5,
+                bold=True,
+                title="decision step",
+            )
+        elif (last - i) % every == 0 and (
+            decision_step not in steps or abs(i - steps.index(decision_step or 0)) >= every
+        ):
             yield text(LEFT + (i + 0.5) * width, y + 8, f"{step}", "middle", 11.5)
     yield text(LEFT - 10, y + 8, "step", "end", 11.5, opacity=0.75)
 

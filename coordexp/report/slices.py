@@ -26,18 +26,31 @@ def slices(found: dict[str, Any], step: int | None, look: dict[str, Look]) -> st
         ):
             yield from slice_panel(found, part, title, (left, right), look)
         shown = {variant: look[variant] for variant in found}
-        yield from plot.key(720, TOP, 230, shown, [f"step {step}, lower is better", "n: coordinate tokens"], lines=False)
+        yield from plot.key(
+            720,
+            TOP,
+            230,
+            shown,
+            [f"step {step}, lower is better", "n: coordinate tokens"],
+            lines=False,
+        )
 
     return plot.sheet(BOTTOM + 40, "MAE by coordinate slot and by box size", draw())
 
 
 def slice_panel(
-    found: dict[str, Any], part: str, title: str, between: tuple[float, float], look: dict[str, Look]
+    found: dict[str, Any],
+    part: str,
+    title: str,
+    between: tuple[float, float],
+    look: dict[str, Look],
 ) -> Iterator[str]:
     """A column of points a slice, the variants side by side."""
     names = list(dict.fromkeys(name for variant in found.values() for name in variant[part]))
     values = [value for variant in found.values() for value in variant[part].values()]
-    panel = Panel(Scale(0, max(1, len(names)), *between), plot.y_scale(values, TOP, BOTTOM, from_zero=True))
+    panel = Panel(
+        Scale(0, max(1, len(names)), *between), plot.y_scale(values, TOP, BOTTOM, from_zero=True)
+    )
     yield plot.heading(panel, title)
     yield from plot.grid_y(panel)
     pitch = min(14.0, 0.8 * (panel.right - panel.left) / max(1, len(names)) / len(found))
@@ -51,4 +64,9 @@ def slice_panel(
             if name in values_of[part]:
                 x = middle + (j - (len(found) - 1) / 2) * pitch
                 value = values_of[part][name]
-                yield glyph(look[variant], (x, panel.y(value)), 4.2, title=f"{variant}, {name}: {value:.2f} bins")
+                yield glyph(
+                    look[variant],
+                    (x, panel.y(value)),
+                    4.2,
+                    title=f"{variant}, {name}: {value:.2f} bins",
+                )

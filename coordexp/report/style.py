@@ -37,10 +37,20 @@ class Look:
 def looks(variants: Iterable[str]) -> dict[str, Look]:
     """A look for each variant, in the order the study names them; no two alike among the first 49."""
     names = list(dict.fromkeys(variants))
-    return {name: Look(_COLOURS[i % 7], _MARKERS[(i + i // 7) % 7], _DASHES[i % 7]) for i, name in enumerate(names)}
+    return {
+        name: Look(_COLOURS[i % 7], _MARKERS[(i + i // 7) % 7], _DASHES[i % 7])
+        for i, name in enumerate(names)
+    }
 
 
-def glyph(look: Look, at: Point, radius: float = 3.6, hollow: bool = False, edge: str = PAPER, title: str = "") -> str:
+def glyph(
+    look: Look,
+    at: Point,
+    radius: float = 3.6,
+    hollow: bool = False,
+    edge: str = PAPER,
+    title: str = "",
+) -> str:
     """A variant's marker, with an edge that parts it from what lies under it; hollow ones are drawn in outline."""
     fill, stroke, width = (PAPER, look.colour, 1.5) if hollow else (look.colour, edge, 0.8)
     paint: dict[str, Any] = {"fill": fill, "stroke": stroke, "stroke_width": width}

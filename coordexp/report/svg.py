@@ -20,7 +20,11 @@ Point = tuple[float, float]
 
 def element(name: str, content: str = "", **attributes: str | float | None) -> str:
     """`_` in an attribute's name stands for `-`; None leaves it out; `content` is SVG already."""
-    written = "".join(f' {key.replace("_", "-")}="{value_of(value)}"' for key, value in attributes.items() if value is not None)
+    written = "".join(
+        f' {key.replace("_", "-")}="{value_of(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
     return f"<{name}{written}>{content}</{name}>" if content else f"<{name}{written}/>"
 
 
@@ -43,23 +47,51 @@ def picture(width: float, height: float, label: str, parts: Iterable[str]) -> st
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {px(width)} {px(height)}" width="{px(width)}" '
         f'height="{px(height)}" role="img" aria-label="{quoted(label)}" font-family="{quoted(FONT)}" font-size="12" '
-        f'fill="{INK}">\n<rect width="100%" height="100%" fill="{PAPER}"/>\n' + "\n".join(parts) + "\n</svg>\n"
+        f'fill="{INK}">\n<rect width="100%" height="100%" fill="{PAPER}"/>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
     )
 
 
-def rule(start: Point, end: Point, opacity: float = 1.0, width: float = 1.0, dashes: str | None = None) -> str:
+def rule(
+    start: Point, end: Point, opacity: float = 1.0, width: float = 1.0, dashes: str | None = None
+) -> str:
     """A straight neutral line."""
     (x1, y1), (x2, y2) = start, end
     return element(
-        "line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=INK, stroke_width=width, stroke_opacity=opacity, stroke_dasharray=dashes
+        "line",
+        x1=x1,
+        y1=y1,
+        x2=x2,
+        y2=y2,
+        stroke=INK,
+        stroke_width=width,
+        stroke_opacity=opacity,
+        stroke_dasharray=dashes,
     )
 
 
-def box(x: float, y: float, width: float, height: float, fill: str = INK, opacity: float = 1.0, title: str = "") -> str:
-    return element("rect", hint(title), x=x, y=y, width=width, height=height, fill=fill, fill_opacity=opacity)
+def box(
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    fill: str = INK,
+    opacity: float = 1.0,
+    title: str = "",
+) -> str:
+    return element(
+        "rect", hint(title), x=x, y=y, width=width, height=height, fill=fill, fill_opacity=opacity
+    )
 
 
-def path(points: Sequence[Point], colour: str, width: float = 1.6, dashes: str | None = None, opacity: float = 1.0) -> str:
+def path(
+    points: Sequence[Point],
+    colour: str,
+    width: float = 1.6,
+    dashes: str | None = None,
+    opacity: float = 1.0,
+) -> str:
     """An open line through the points."""
     return element(
         "polyline", points=joined(points), fill="none", stroke=colour, stroke_width=width, stroke_dasharray=dashes,
@@ -93,7 +125,15 @@ def text(
     )  # fmt: skip
 
 
-def fitted(x: float, y: float, words: str, width: float, anchor: str = "start", size: float = 12, bold: bool = False) -> str:
+def fitted(
+    x: float,
+    y: float,
+    words: str,
+    width: float,
+    anchor: str = "start",
+    size: float = 12,
+    bold: bool = False,
+) -> str:
     """A name cut to a width in its middle, whole in its tooltip."""
     n_characters = max(5, int(width / (CHARACTER_EM * size)))
     if len(words) <= n_characters:

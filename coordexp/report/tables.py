@@ -42,7 +42,11 @@ def snapshot_tables(snapshots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
 
 def beside_columns(snapshots: Sequence[dict[str, Any]]) -> list[Metric]:
     """What was logged beside the metrics at the decision step (the first snapshot, where there is one)."""
-    return [m for m in BESIDE.values() if any(m.name in row for table in snapshots[:1] for row in table["rows"])]
+    return [
+        m
+        for m in BESIDE.values()
+        if any(m.name in row for table in snapshots[:1] for row in table["rows"])
+    ]
 
 
 def lead_table(leads: Sequence[Lead]) -> dict[str, Any]:
@@ -72,7 +76,12 @@ def check_table(audit: dict[str, Any]) -> list[dict[str, Any]]:
     names = dict.fromkeys(check["name"] for entry in audit["runs"] for check in entry["checks"])
     table = []
     for name in names:
-        said = {run_name(entry): check for entry in audit["runs"] for check in entry["checks"] if check["name"] == name}
+        said = {
+            run_name(entry): check
+            for entry in audit["runs"]
+            for check in entry["checks"]
+            if check["name"] == name
+        }
         outcomes = [check["passed"] for check in said.values()]
         table.append({
             "name": name,
@@ -94,8 +103,12 @@ def alike(said: Mapping[str, Any], n_runs: int) -> list[tuple[Any, list[str]]]:
 def unchecked(audit: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """What could not be checked, each line with the runs it is true of; no runs where that is all of them."""
     lines = dict.fromkeys(line for entry in audit["runs"] for line in entry["not_checked"])
-    of_line = {line: [run_name(e) for e in audit["runs"] if line in e["not_checked"]] for line in lines}
-    return [(line, runs if len(runs) < len(audit["runs"]) else []) for line, runs in of_line.items()]
+    of_line = {
+        line: [run_name(e) for e in audit["runs"] if line in e["not_checked"]] for line in lines
+    }
+    return [
+        (line, runs if len(runs) < len(audit["runs"]) else []) for line, runs in of_line.items()
+    ]
 
 
 def run_name(entry: dict[str, Any]) -> str:
@@ -109,11 +122,15 @@ def temperature_tables(comparison: dict[str, Any]) -> list[dict[str, Any]]:
         columns = [m for m in shared_columns(rows) if m.has_temperature]
         if columns:
             best = {m.name: best_of(rows, m) for m in columns}
-            tables.append({"label": TEMPERATURES[name], "rows": rows, "columns": columns, "best": best})
+            tables.append(
+                {"label": TEMPERATURES[name], "rows": rows, "columns": columns, "best": best}
+            )
     return tables
 
 
-def temperature_disagreements(winners: dict[str, dict[str, str | None]], rule_temperature: str) -> list[str]:
+def temperature_disagreements(
+    winners: dict[str, dict[str, str | None]], rule_temperature: str
+) -> list[str]:
     """Metrics whose winner is another one at another temperature than the rule's, each as a sentence."""
     reference = winners[rule_temperature]
     return [
@@ -131,10 +148,16 @@ def plateau_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     table = []
     for variant in variants:
         mine = [row for row in rows if row["variant"] == variant]
-        cells = {name: [row for row in mine if row["metric"] == name] for name in ordered(row["metric"] for row in mine)}
+        cells = {
+            name: [row for row in mine if row["metric"] == name]
+            for name in ordered(row["metric"] for row in mine)
+        }
         table.append({"variant": variant, "cells": {name: plateau_cell(found) for name, found in cells.items()}}
                      | {key: spread_of([row[key] for row in mine]) for key in ("collapse_ends", "from_step")})  # fmt: skip
-    return {"columns": [METRICS[name] for name in ordered(row["metric"] for row in rows)], "rows": table}
+    return {
+        "columns": [METRICS[name] for name in ordered(row["metric"] for row in rows)],
+        "rows": table,
+    }
 
 
 def plateau_cell(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -160,5 +183,9 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 def versions(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Each distinct set of versions the runs were trained with."""
-    found = [", ".join(f"{name} {number}" for name, number in run["versions"].items()) for run in runs if run.get("versions")]
+    found = [
+        ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+        for run in runs
+        if run.get("versions")
+    ]
     return list(dict.fromkeys(found))

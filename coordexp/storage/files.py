@@ -62,7 +62,9 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         if getattr(error, "errno", None) in FULL or "No space left" in str(error):
-            advice = "free some space and start the same command again, it continues where it stopped"
+            advice = (
+                "free some space and start the same command again, it continues where it stopped"
+            )
             raise UserError(f"{path}: the disk is full: {advice}") from error
         raise
 
@@ -84,7 +86,9 @@ def write_json(path: Path, value: Any) -> None:
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """A column a key, in order of appearance; a row without the key has an empty cell."""
     text = io.StringIO()
-    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    table = csv.DictWriter(
+        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
     table.writeheader()
     table.writerows(rows)
     write_text(path, text.getvalue())

@@ -20,7 +20,12 @@ from coordexp.errors import UserError
 from coordexp.storage.files import naming_full_disk
 
 STEP_KEY = "global_step/max_steps"
-STEP_KEYS = (STEP_KEY, "global_step", "step", "iteration")  # ms-swift, trainer states, Megatron-SWIFT; the first counts
+STEP_KEYS = (
+    STEP_KEY,
+    "global_step",
+    "step",
+    "iteration",
+)  # ms-swift, trainer states, Megatron-SWIFT; the first counts
 EVAL = "eval_"
 # A row with one of these and without a loss sums up the whole run: Hugging Face and ms-swift end every log with some.
 SUMMARY_KEYS = {
@@ -53,7 +58,9 @@ class Log:
     max_steps: int | None = None
     warnings: list[str] = field(default_factory=list)  # one a reason
     rows: int = 0  # lines that were taken
-    dropped: dict[str, int] = field(default_factory=dict)  # reason (LEFT_OUT, or "summary") -> lines left out
+    dropped: dict[str, int] = field(
+        default_factory=dict
+    )  # reason (LEFT_OUT, or "summary") -> lines left out
     repeated_steps: int = 0  # steps logged more than once, by a restart
 
 
@@ -78,7 +85,10 @@ class LogWriter:
         if (kind, step) in self.written:
             return
         prefix = EVAL if kind == "eval" else ""
-        row = {STEP_KEY: f"{step}/{self.max_steps}", **{prefix + key: value for key, value in values.items()}}
+        row = {
+            STEP_KEY: f"{step}/{self.max_steps}",
+            **{prefix + key: value for key, value in values.items()},
+        }
         with naming_full_disk(self.path), open(self.path, "ab") as handle:
             handle.write(json.dumps(row).encode() + b"\n")
             handle.flush()
@@ -126,7 +136,11 @@ def read_log(path: Path) -> Log:
                     repeated.add(step)
                 known.update(values)
     log.dropped = {reason: len(numbers) for reason, numbers in left_out.items()}
-    log.warnings += [_warning(LEFT_OUT[reason], numbers) for reason, numbers in left_out.items() if reason in LEFT_OUT]
+    log.warnings += [
+        _warning(LEFT_OUT[reason], numbers)
+        for reason, numbers in left_out.items()
+        if reason in LEFT_OUT
+    ]
     note_repeats(log, repeated, last_step)
     return log
 
@@ -137,10 +151,16 @@ def note_repeats(log: Log, repeated: set[int], last_step: int) -> None:
     if not repeated:
         return
     first, last, newest = min(repeated), max(repeated), max([*log.train, *log.evals])
-    which = f"step {first} was" if first == last else f"{len(repeated)} steps from {first} to {last} were"
+    which = (
+        f"step {first} was"
+        if first == last
+        else f"{len(repeated)} steps from {first} to {last} were"
+    )
     log.warnings.append(f"{which} logged more than once: the last values count")
     if last_step < newest:
-        log.warnings.append(f"the log ends at step {last_step}: what it holds up to step {newest} is from before a restart")
+        log.warnings.append(
+            f"the log ends at step {last_step}: what it holds up to step {newest} is from before a restart"
+        )
 
 
 def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -153,7 +173,9 @@ def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any]
             row = _parse(line)
         except ValueError as error:
             if number < len(lines):
-                raise UserError(f"{path}: line {number} is broken ({error}): mend or remove that line") from error
+                raise UserError(
+                    f"{path}: line {number} is broken ({error}): mend or remove that line"
+                ) from error
             warnings.append(f"line {number} is torn (no line end) and was dropped")
         else:
             yield number, row

@@ -59,7 +59,9 @@ TRAINING_MODULES = (
 )
 VERSIONED = ("torch", "transformers", "accelerate", "peft")
 PREFLIGHT_TOLERANCE = 1e-5  # relative, between the training path and the evaluation path
-PREFLIGHT_TOLERANCE_BFLOAT16 = 2.0**-8  # the rounding of one logit; a mean over thousands errs less. A lost factor is 1/2 or so
+PREFLIGHT_TOLERANCE_BFLOAT16 = (
+    2.0**-8
+)  # the rounding of one logit; a mean over thousands errs less. A lost factor is 1/2 or so
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,14 @@ class RunDirectory:
         return self.path / "checkpoints" / f"step-{step:06d}"
 
     def checkpoint_steps(self) -> list[int]:
-        return sorted(int(p.name.removeprefix("step-")) for p in self.path.glob("checkpoints/step-*"))
+        return sorted(
+            int(p.name.removeprefix("step-")) for p in self.path.glob("checkpoints/step-*")
+        )
 
     def table_steps(self) -> list[int]:
-        return sorted(int(p.stem.removeprefix("step-")) for p in self.path.glob("eval/step-*.parquet"))
+        return sorted(
+            int(p.stem.removeprefix("step-")) for p in self.path.glob("eval/step-*.parquet")
+        )
 
 
 def run_directory(variant: str, seed: int, hash8: str) -> RunDirectory:
@@ -124,7 +130,9 @@ def artifact_digests(run: RunDirectory) -> dict[str, str]:
     files = [run.config, run.log, *(run.table(step) for step in run.table_steps())]
     digests = {str(f.relative_to(run.path)): sha256_file(f) for f in files if f.exists()}
     for step in run.checkpoint_steps():
-        digests[str(run.checkpoint(step).relative_to(run.path))] = sha256_directory(run.checkpoint(step))
+        digests[str(run.checkpoint(step).relative_to(run.path))] = sha256_directory(
+            run.checkpoint(step)
+        )
     return digests
 
 
@@ -140,12 +148,16 @@ def preflight_tolerance(dtype: str) -> float:
 def damaged_artifacts(run: RunDirectory, manifest: dict[str, Any]) -> list[str]:
     """The artifacts whose bytes are not those the manifest vouches for (missing ones too)."""
     found = artifact_digests(run)
-    return sorted(name for name, sha256 in manifest["artifacts"].items() if found.get(name) != sha256)
+    return sorted(
+        name for name, sha256 in manifest["artifacts"].items() if found.get(name) != sha256
+    )
 
 
 def module_digests() -> dict[str, str]:
     """sha256 of the source of each module that touches training."""
-    return {name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in TRAINING_MODULES}
+    return {
+        name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in TRAINING_MODULES
+    }
 
 
 def read_manifest(run: RunDirectory) -> dict[str, Any] | None:
@@ -158,7 +170,12 @@ def write_config(run: RunDirectory, cfg: DictConfig) -> None:
 
 
 def write_manifest(
-    run: RunDirectory, cfg: DictConfig, digests: dict[str, str], status: str, reason: str | None, facts: dict[str, Any]
+    run: RunDirectory,
+    cfg: DictConfig,
+    digests: dict[str, str],
+    status: str,
+    reason: str | None,
+    facts: dict[str, Any],
 ) -> None:
     """Seal a run: `status` is complete or diverged, `facts` what the trainer measured."""
     manifest = {
@@ -173,7 +190,8 @@ def write_manifest(
         **facts,
         "checkpoints": run.checkpoint_steps(),
         "token_tables": run.table_steps(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in VERSIONED},
         "artifacts": artifact_digests(run),
     }
     write_json(run.manifest, manifest)
@@ -195,9 +213,13 @@ def verify_finished(run: RunDirectory, digests: dict[str, str]) -> bool:
         return False
     if damaged := damaged_artifacts(run, manifest):
         advice = "restore it, or remove the directory to train again"
-        raise UserError(f"{run.path}: {damaged[0]} is not what {run.manifest.name} vouches for: {advice}")
+        raise UserError(
+            f"{run.path}: {damaged[0]} is not what {run.manifest.name} vouches for: {advice}"
+        )
     run.manifest.touch()
-    shutil.rmtree(run.state.parent, ignore_errors=True)  # killed between sealing the run and removing its state
+    shutil.rmtree(
+        run.state.parent, ignore_errors=True
+    )  # killed between sealing the run and removing its state
     return True
 
 

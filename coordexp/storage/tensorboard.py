@@ -18,7 +18,10 @@ from coordexp.errors import UserError
 from coordexp.storage.logs import SUMMARY_KEYS, Log, note_repeats
 
 HEADER, CHECKSUM = struct.Struct("<QI"), struct.Struct("<I")
-TENSOR_FLOATS = {1: (struct.Struct("<f"), "float_val"), 2: (struct.Struct("<d"), "double_val")}  # by TensorProto's dtype
+TENSOR_FLOATS = {
+    1: (struct.Struct("<f"), "float_val"),
+    2: (struct.Struct("<d"), "double_val"),
+}  # by TensorProto's dtype
 _TAG = re.compile(r"(train|eval)/.+", re.DOTALL)
 
 Scalar = tuple[int, str, float]  # step, tag, value
@@ -50,11 +53,18 @@ def read_events(path: Path) -> Log:
     scalars = [scalar for events in files for event in events for scalar in _scalars(event)]
     named = [scalar for scalar in scalars if _TAG.fullmatch(scalar[1])]
     placed = [scalar for scalar in named if scalar[0] >= 0]
-    _leave_out(log, "other tags", len(scalars) - len(named), "values under tags other than train/ and eval/")
+    _leave_out(
+        log,
+        "other tags",
+        len(scalars) - len(named),
+        "values under tags other than train/ and eval/",
+    )
     _leave_out(log, "bad step", len(named) - len(placed), "values at negative steps")
     _take(placed, log)
     if not log.rows:
-        raise UserError("; ".join([f"{path}: no event holds train/loss or an eval/ value", *log.warnings]))
+        raise UserError(
+            "; ".join([f"{path}: no event holds train/loss or an eval/ value", *log.warnings])
+        )
     return log
 
 
@@ -67,12 +77,16 @@ def _take(scalars: list[Scalar], log: Log) -> None:
         if kind == "train" and key in SUMMARY_KEYS:
             continue
         row = (log.evals if kind == "eval" else log.train).setdefault(step, {})
-        if key in row and (kind == "eval" or key == "loss"):  # eval rows write train/epoch, too: that is no restart
+        if key in row and (
+            kind == "eval" or key == "loss"
+        ):  # eval rows write train/epoch, too: that is no restart
             repeated.add(step)
         row[key] = number
         last_step = step
     lossless = {step: log.train.pop(step) for step in [*log.train] if "loss" not in log.train[step]}
-    alone = [step for step, row in lossless.items() if step not in log.evals and row.keys() != {"epoch"}]
+    alone = [
+        step for step, row in lossless.items() if step not in log.evals and row.keys() != {"epoch"}
+    ]
     _leave_out(log, "no values", len(alone), "steps without train/loss and eval/ values")
     log.rows = len(log.train) + len(log.evals)
     note_repeats(log, repeated, last_step)
@@ -99,9 +113,13 @@ def _events(file: Path, warnings: list[str]) -> list[Any]:
         for record in records:
             events.append(Event.FromString(record))
     except DecodeError:
-        warnings.append(f"{file.name}: record {len(events) + 1} is no event: what follows was not read")
+        warnings.append(
+            f"{file.name}: record {len(events) + 1} is no event: what follows was not read"
+        )
     if end < len(content) or not content:
-        warnings.append(f"{file.name}: damaged at byte {end} of {len(content)}: what follows was not read")
+        warnings.append(
+            f"{file.name}: damaged at byte {end} of {len(content)}: what follows was not read"
+        )
     return events
 
 
@@ -114,7 +132,9 @@ def intact_records(content: bytes) -> tuple[list[bytes], int]:
         length, checksum = HEADER.unpack_from(content, offset)
         start = offset + HEADER.size
         end = start + length
-        if checksum != masked_crc32c(content[offset : offset + 8]) or end + CHECKSUM.size > len(content):
+        if checksum != masked_crc32c(content[offset : offset + 8]) or end + CHECKSUM.size > len(
+            content
+        ):
             break
         if CHECKSUM.unpack_from(content, end)[0] != masked_crc32c(content[start:end]):
             break

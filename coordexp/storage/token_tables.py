@@ -48,7 +48,9 @@ class ImageInfluence:
     influence: dict[str, np.ndarray]  # metric -> [I], sums to about 0
 
 
-def read_tokens(path: Path, temperature: str, metrics: Sequence[Metric], slices: bool = False) -> TokenColumns:
+def read_tokens(
+    path: Path, temperature: str, metrics: Sequence[Metric], slices: bool = False
+) -> TokenColumns:
     """The columns that those of `metrics` with `per_token` need at temperature "1", "own" or "fitted", and no others.
 
     At the fitted temperature only the half of the images that did not fit it. `slices` reads slot and box area too.
@@ -72,9 +74,13 @@ def read_tokens(path: Path, temperature: str, metrics: Sequence[Metric], slices:
         ids = columns["image_id"]
     new_image = ids != np.append(ids[:1] - 1, ids[:-1])
     if new_image.sum() < 2:
-        raise UserError(f"{path}: fewer than two images at temperature {temperature}: enlarge the validation set")
+        raise UserError(
+            f"{path}: fewer than two images at temperature {temperature}: enlarge the validation set"
+        )
     values = {name: reader(columns, label) for name, reader in readers.items()}
-    slot, box_area_px = (columns[name] if slices else np.empty(0) for name in ("slot", "box_area_px"))
+    slot, box_area_px = (
+        columns[name] if slices else np.empty(0) for name in ("slot", "box_area_px")
+    )
     return TokenColumns(ids[new_image], np.cumsum(new_image) - 1, values, slot, box_area_px)
 
 
@@ -88,14 +94,20 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with pq.ParquetFile(path) as file:
             if missing := sorted(set(names) - set(file.schema_arrow.names)):
-                raise UserError(f"{path}: no column {', '.join(missing)}: not a token table of this version; {advice}")
+                raise UserError(
+                    f"{path}: no column {', '.join(missing)}: not a token table of this version; {advice}"
+                )
             table = file.read(columns=list(names), use_threads=False)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}): {advice}") from error
+        raise UserError(
+            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}): {advice}"
+        ) from error
     for name in names:
-        if table[name].null_count or (pa.types.is_floating(table[name].type) and not pc.all(pc.is_finite(table[name])).as_py()):
+        if table[name].null_count or (
+            pa.types.is_floating(table[name].type) and not pc.all(pc.is_finite(table[name])).as_py()
+        ):
             raise UserError(f"{path}: column {name} holds empty or non-finite values: {advice}")
     return {name: as_numpy(table[name]) for name in names}
 
@@ -123,11 +135,15 @@ def image_influence(tokens: TokenColumns) -> ImageInfluence:
             values[name] = float(sums.sum() / counts.sum())
             influence[name] = (sums - counts * values[name]) / counts.sum()
         else:
-            values[name], influence[name] = quantile_influence(per_token, tokens.image_index, counts, q)
+            values[name], influence[name] = quantile_influence(
+                per_token, tokens.image_index, counts, q
+            )
     return ImageInfluence(tokens.images, values, influence)
 
 
-def quantile_influence(per_token: np.ndarray, image_index: np.ndarray, counts: np.ndarray, q: float) -> tuple[float, np.ndarray]:
+def quantile_influence(
+    per_token: np.ndarray, image_index: np.ndarray, counts: np.ndarray, q: float
+) -> tuple[float, np.ndarray]:
     """The quantile Q at level q over all tokens (linear interpolation, as the trainer logs it) and its influence  # [I]
 
     An image moves it by (q n_i - #{its tokens ≤ Q}) / (f N), where the density f at Q is a difference quotient of the
@@ -146,6 +162,8 @@ def quantile_influence(per_token: np.ndarray, image_index: np.ndarray, counts: n
 def write_table(table: pd.DataFrame, path: Path, metadata: dict[str, float]) -> None:
     """A row a token; `metadata` are the temperatures that the columns were judged at."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({name: repr(float(value)) for name, value in metadata.items()})
+    arrow = arrow.replace_schema_metadata(
+        {name: repr(float(value)) for name, value in metadata.items()}
+    )
     with replacing(path) as temporary:
         pq.write_table(arrow, temporary, compression="zstd")

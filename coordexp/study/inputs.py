@@ -44,11 +44,21 @@ def collect(study_dir: Path) -> list[RunData]:
     """
     entries = []
     for plan in read_json(study_dir / "preregistration.json")["runs"]:
-        named = {key: plan.get(key) for key in ("variant", "seed", "directory", "log", "kind", "sha256")}
-        manifest = read_manifest(RunDirectory(Path(plan["directory"]))) if plan["directory"] else None
+        named = {
+            key: plan.get(key) for key in ("variant", "seed", "directory", "log", "kind", "sha256")
+        }
+        manifest = (
+            read_manifest(RunDirectory(Path(plan["directory"]))) if plan["directory"] else None
+        )
         if manifest is None and plan["log"] is None:
-            raise UserError(f"{plan['directory']}: not finished: run `snakemake --cores all stage1_ablation`")
-        facts = {key: value for key, value in (manifest or {}).items() if key not in ("artifacts", "modules_sha256")}
+            raise UserError(
+                f"{plan['directory']}: not finished: run `snakemake --cores all stage1_ablation`"
+            )
+        facts = {
+            key: value
+            for key, value in (manifest or {}).items()
+            if key not in ("artifacts", "modules_sha256")
+        }
         entries.append(facts | named)
     write_json(study_dir / "runs.json", {"runs": entries})
     return load_runs(study_dir)
@@ -61,13 +71,24 @@ def load_runs(study_dir: Path) -> list[RunData]:
 
 def load_run(entry: dict[str, Any]) -> RunData:
     if entry["directory"] is None:
-        source = Source(entry["variant"], entry["seed"], Path(entry["log"]), entry["kind"], entry["sha256"], None)
+        source = Source(
+            entry["variant"],
+            entry["seed"],
+            Path(entry["log"]),
+            entry["kind"],
+            entry["sha256"],
+            None,
+        )
         if source_sha256(source.path, source.kind) != source.sha256:
-            raise UserError(f"{source.path}: has changed since the study began: start the same command again")
+            raise UserError(
+                f"{source.path}: has changed since the study began: start the same command again"
+            )
         return RunData(entry["variant"], entry["seed"], read_source(source))
     run = RunDirectory(Path(entry["directory"]))
     config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
-    log = read_log(run.log) if run.log.exists() else Log(run.log)  # a run may diverge before its first row
+    log = (
+        read_log(run.log) if run.log.exists() else Log(run.log)
+    )  # a run may diverge before its first row
     return RunData(entry["variant"], entry["seed"], log, run, read_manifest(run), config)
 
 

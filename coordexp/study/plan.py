@@ -15,10 +15,25 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from coordexp.config.compose import CONF_DIR, compose, digest, group_hash, is_missing_directory, plain, run_hash
+from coordexp.config.compose import (
+    CONF_DIR,
+    compose,
+    digest,
+    group_hash,
+    is_missing_directory,
+    plain,
+    run_hash,
+)
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
-from coordexp.storage.runs import RESULTS, RunDirectory, base_path, data_directory, probe_directory, run_directory
+from coordexp.storage.runs import (
+    RESULTS,
+    RunDirectory,
+    base_path,
+    data_directory,
+    probe_directory,
+    run_directory,
+)
 from coordexp.study.sources import Source, parse_sources
 
 EVERY_VARIANT = "all"
@@ -26,8 +41,17 @@ COMPARE_LOGS = "compare_logs"
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
 _KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell")
 WITH_BLANKS = r"""'["data.annotations=\"/data/my file.json\""]'"""  # a YAML list for snakemake, quotes for Hydra
-_ANNOTATIONS = ("annotations", "train_annotations", "val_annotations")  # of `data`, where it is real
-_NOT_PER_VARIANT = ("study", "seed", "variant", "experiment")  # what a variant's key must not override
+_ANNOTATIONS = (
+    "annotations",
+    "train_annotations",
+    "val_annotations",
+)  # of `data`, where it is real
+_NOT_PER_VARIANT = (
+    "study",
+    "seed",
+    "variant",
+    "experiment",
+)  # what a variant's key must not override
 
 
 def launcher(processes: int) -> str:
@@ -92,12 +116,18 @@ class Study:
     @property
     def evidence(self) -> list[str]:
         """The files that everything after training starts from."""
-        return [str(r.directory.manifest) for r in self.runs] + [str(s.run.log if s.run else s.path) for s in self.sources]
+        return [str(r.directory.manifest) for r in self.runs] + [
+            str(s.run.log if s.run else s.path) for s in self.sources
+        ]
 
     @property
     def decision_step(self) -> int | None:
         """The step at which the runs will be compared, if they finish; None where they share none."""
-        common = frozenset.intersection(*(run.eval_steps for run in self.runs)) if self.runs else frozenset()
+        common = (
+            frozenset.intersection(*(run.eval_steps for run in self.runs))
+            if self.runs
+            else frozenset()
+        )
         setting = self.rule["decision_step"]
         return max(common, default=None) if setting == "last_common" else int(setting)
 
@@ -106,7 +136,10 @@ class Study:
         """The manifests of the candidates' Stage-2 probes."""
         if self.decision_step is None or self.probe is None:
             return []
-        return [str(probe_directory(run.directory, self.decision_step, self.probe) / "probe.json") for run in self.runs]
+        return [
+            str(probe_directory(run.directory, self.decision_step, self.probe) / "probe.json")
+            for run in self.runs
+        ]
 
     def overrides_for_probe(self, variant: str, seed: int | str, hash8: str) -> list[str]:
         """A run's overrides, and the recipe of this study in full, whatever the run was trained beside."""
@@ -114,7 +147,9 @@ class Study:
         return [*self.run(variant, seed, hash8).overrides, *recipe]
 
     def run(self, variant: str, seed: int | str, hash8: str) -> PlannedRun:
-        return next(r for r in self.runs if (r.variant, r.seed, r.hash8) == (variant, int(seed), hash8))
+        return next(
+            r for r in self.runs if (r.variant, r.seed, r.hash8) == (variant, int(seed), hash8)
+        )
 
     def overrides_for_data(self, hash8: str) -> tuple[str, ...]:
         """Overrides of any run that uses the records of this digest."""
@@ -123,7 +158,9 @@ class Study:
     def annotations(self, hash8: str) -> list[str]:
         """The annotation files that the records of this digest are made from; none where they are generated."""
         files = next(r.annotations for r in self.runs if r.data.name.endswith(f"-{hash8}"))
-        return [file for file in files if Path(file).exists()]  # once the records are made, they may go
+        return [
+            file for file in files if Path(file).exists()
+        ]  # once the records are made, they may go
 
     def overrides_for_base(self, hash8: str) -> tuple[str, ...]:
         """Overrides of any run that starts from the base model of this digest."""
@@ -139,7 +176,11 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     """
     if "logs" in settings:
         return plan_from_settings(settings)
-    nowhere = [key for key in settings if key not in _OWN_KEYS and not (CONF_DIR / "variant" / f"{key}.yaml").exists()]
+    nowhere = [
+        key
+        for key in settings
+        if key not in _OWN_KEYS and not (CONF_DIR / "variant" / f"{key}.yaml").exists()
+    ]
     if nowhere:  # first: what a misspelt `experiment` would have set, Hydra would miss
         refuse_unknown(nowhere, compose().study.variants)
     common = [f"{key}={settings[key]}" for key in ("experiment", "study") if settings.get(key)]
@@ -172,15 +213,26 @@ def plan_from_settings(settings: Mapping[str, Any]) -> Study:
     """The comparison that `--config logs="NAME=PATH …"` describes; `study=…` names another rule."""
     for key in settings:
         if key not in _KEYS_WITH_LOGS:
-            raise UserError(f"--config {key}=…: means nothing beside logs=…; known are {', '.join(_KEYS_WITH_LOGS)}")
+            raise UserError(
+                f"--config {key}=…: means nothing beside logs=…; known are {', '.join(_KEYS_WITH_LOGS)}"
+            )
     logs = settings["logs"].split() if isinstance(settings["logs"], str) else settings["logs"]
     if not isinstance(logs, list) or not all(isinstance(entry, str) for entry in logs):
-        raise UserError(f"--config logs={logs}: must be NAME=PATH …, or a YAML list of them where a path has blanks")
-    rule = plain(compose([f"study={settings['study']}"] if settings.get("study") else []).study.rule)
+        raise UserError(
+            f"--config logs={logs}: must be NAME=PATH …, or a YAML list of them where a path has blanks"
+        )
+    rule = plain(
+        compose([f"study={settings['study']}"] if settings.get("study") else []).study.rule
+    )
     return plan_comparison(logs, rule, settings.get("image_side"), settings.get("cell"))
 
 
-def plan_comparison(logs: Sequence[str], rule: dict[str, Any], side_px: int | None = None, cell_px: int | None = None) -> Study:
+def plan_comparison(
+    logs: Sequence[str],
+    rule: dict[str, Any],
+    side_px: int | None = None,
+    cell_px: int | None = None,
+) -> Study:
     """The study of runs that exist already, `NAME=PATH` each, under this rule.
 
     Its digest is that of the logs' bytes, so a log that has grown makes another study.
@@ -204,14 +256,22 @@ def common_recipe(sources: Sequence[Source]) -> dict[str, Any]:
     """The settings that more of the runs were probed with than with any other; the default ones where there are none such."""
     found = [recipe for source in sources if source.run for recipe in recipes_of(source.run)]
     most = max(map(found.count, found), default=0)
-    leading = [recipe for i, recipe in enumerate(found) if found.count(recipe) == most and recipe not in found[:i]]
+    leading = [
+        recipe
+        for i, recipe in enumerate(found)
+        if found.count(recipe) == most and recipe not in found[:i]
+    ]
     return leading[0] if len(leading) == 1 else plain(compose().probe)
 
 
 def recipes_of(run: RunDirectory) -> list[dict[str, Any]]:
     """Each of the settings that a run was probed with, at whatever step, once."""
     manifests = [read_json(path) for path in sorted((run.path / "stage2").glob("*/probe.json"))]
-    found = [m["settings"] for m in manifests if isinstance(m, dict) and isinstance(m.get("settings"), dict)]
+    found = [
+        m["settings"]
+        for m in manifests
+        if isinstance(m, dict) and isinstance(m.get("settings"), dict)
+    ]
     return [recipe for i, recipe in enumerate(found) if recipe not in found[:i]]
 
 
@@ -224,15 +284,26 @@ def split_overrides(key: str, value: Any) -> list[str]:
     if value is None:
         return []
     overrides = value.split() if isinstance(value, str) else value
-    if not isinstance(overrides, list) or not all(isinstance(o, str) and "=" in o for o in overrides):
+    if not isinstance(overrides, list) or not all(
+        isinstance(o, str) and "=" in o for o in overrides
+    ):
         shown = json.dumps(value, default=str)
         form = f'must be Hydra overrides, such as {key}="optim.lr=5e-4 train.max_steps=400"'
-        raise UserError(f"--config {key}={shown}: {form}; a value with blanks needs a list and quotes: {key}={WITH_BLANKS}")
+        raise UserError(
+            f"--config {key}={shown}: {form}; a value with blanks needs a list and quotes: {key}={WITH_BLANKS}"
+        )
     for override in overrides:
         target = override.lstrip("+~").split("=")[0]
         one_recipe = key != EVERY_VARIANT and target.partition(".")[0] == "probe"
-        if target in _NOT_PER_VARIANT or target.startswith("study.") or target == "variant.name" or one_recipe:
-            raise UserError(f"--config {key}: {override} is the study's to decide: use conf/study, seeds= or experiment=")
+        if (
+            target in _NOT_PER_VARIANT
+            or target.startswith("study.")
+            or target == "variant.name"
+            or one_recipe
+        ):
+            raise UserError(
+                f"--config {key}: {override} is the study's to decide: use conf/study, seeds= or experiment="
+            )
     return overrides
 
 
@@ -255,5 +326,10 @@ def planned_run(cfg: DictConfig, seed: int, overrides: tuple[str, ...]) -> Plann
         base_path(cfg),
         cfg.runtime.threads,
         cfg.runtime.processes,
-        frozenset({*range(cfg.train.eval_steps, cfg.train.max_steps + 1, cfg.train.eval_steps), cfg.train.max_steps}),
+        frozenset(
+            {
+                *range(cfg.train.eval_steps, cfg.train.max_steps + 1, cfg.train.eval_steps),
+                cfg.train.max_steps,
+            }
+        ),
     )

@@ -25,7 +25,9 @@ def preregister(study: Study, study_dir: Path | None = None) -> Path:
     path = (study_dir or study.path) / "preregistration.json"
     if path.exists():
         if (there := read_json(path).get("hash8")) != study.hash8:
-            raise UserError(f"{path.parent}: holds another study ({there}): choose another directory, or remove that one")
+            raise UserError(
+                f"{path.parent}: holds another study ({there}): choose another directory, or remove that one"
+            )
         return path
     earlier = [e for e in earlier_registrations() if e["hash8"] != study.hash8]
     mine: dict[str, Any] = {
@@ -37,12 +39,14 @@ def preregister(study: Study, study_dir: Path | None = None) -> Path:
         "rule_sha256": digest(study.rule),
         "vision": study.vision,
         "probe": study.probe,
-        "runs": [planned(run) for run in study.runs] + [handed_over(source) for source in study.sources],
+        "runs": [planned(run) for run in study.runs]
+        + [handed_over(source) for source in study.sources],
     }
     for run in mine["runs"]:
         run["registered"] = any(registers(e, run, mine["rule_sha256"]) for e in earlier)
     mine["earlier_studies"] = [
-        {key: e[key] for key in ("study", "hash8", "written_at", "seeds", "rule_sha256")} | {"changed": changes(e, mine)}
+        {key: e[key] for key in ("study", "hash8", "written_at", "seeds", "rule_sha256")}
+        | {"changed": changes(e, mine)}
         for e in earlier
         if e["study"] == study.name or shares_runs(e, mine)
     ]
@@ -79,9 +83,14 @@ def handed_over(source: Source) -> dict[str, Any]:
 
 def earlier_registrations() -> list[dict[str, Any]]:
     """Every registration of a study that trains, oldest first."""
-    paths = [path for path in RESULTS.glob("*/*/preregistration.json") if not path.parent.is_symlink()]
+    paths = [
+        path for path in RESULTS.glob("*/*/preregistration.json") if not path.parent.is_symlink()
+    ]
     found = [read_json(path) for path in paths]
-    return sorted((e for e in found if e["study"] != COMPARE_LOGS), key=lambda e: (e["written_at"], e["hash8"]))
+    return sorted(
+        (e for e in found if e["study"] != COMPARE_LOGS),
+        key=lambda e: (e["written_at"], e["hash8"]),
+    )
 
 
 def registers(earlier: dict[str, Any], run: dict[str, Any], rule_sha256: str) -> bool:
@@ -104,6 +113,12 @@ def changes(earlier: dict[str, Any], mine: dict[str, Any]) -> list[str]:
         return []
     before, now = flatten(earlier["rule"]), flatten(mine["rule"])
     found = [
-        f"{key} {before.get(key)} (now {now.get(key)})" for key in sorted({*before, *now}) if before.get(key) != now.get(key)
+        f"{key} {before.get(key)} (now {now.get(key)})"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
     ]
-    return found + ([f"{earlier['seeds']} seeds a variant (now {mine['seeds']})"] if earlier["seeds"] != mine["seeds"] else [])
+    return found + (
+        [f"{earlier['seeds']} seeds a variant (now {mine['seeds']})"]
+        if earlier["seeds"] != mine["seeds"]
+        else []
+    )

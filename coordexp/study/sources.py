@@ -34,7 +34,9 @@ class Source:
 
     variant: str  # the NAME given; of a study's runs NAME/variant
     seed: int  # of a run directory or a study's run its own; of other logs the first one free under their name
-    path: Path  # the log, the directory of event files (or the one event file), or the run directory
+    path: (
+        Path  # the log, the directory of event files (or the one event file), or the run directory
+    )
     kind: str  # LOG | TENSORBOARD | RUN_DIRECTORY
     sha256: str  # of the log's bytes (no log counts as empty); of events over the digests of their files
     run: RunDirectory | None
@@ -68,7 +70,11 @@ def parse_sources(arguments: Sequence[str]) -> list[Source]:
     for argument in arguments:
         name, path = _split(argument)
         with _naming_unreadable(path):
-            claims += _study_claims(name, path) if (path / "runs.json").is_file() else [_claim(name, None, path)]
+            claims += (
+                _study_claims(name, path)
+                if (path / "runs.json").is_file()
+                else [_claim(name, None, path)]
+            )
     _refuse_contradictions(claims)
     taken = {(claim.variant, claim.seed) for claim in claims}
     sources = []
@@ -79,7 +85,16 @@ def parse_sources(arguments: Sequence[str]) -> list[Source]:
             taken.add((claim.variant, seed))
         run = RunDirectory(claim.path) if claim.kind == RUN_DIRECTORY else None
         with _naming_unreadable(claim.path):
-            sources.append(Source(claim.variant, seed, claim.path, claim.kind, source_sha256(claim.path, claim.kind), run))
+            sources.append(
+                Source(
+                    claim.variant,
+                    seed,
+                    claim.path,
+                    claim.kind,
+                    source_sha256(claim.path, claim.kind),
+                    run,
+                )
+            )
     return sources
 
 
@@ -93,7 +108,11 @@ def read_source(source: Source) -> Log:
         return read_events(source.path)
     log = read_log(RunDirectory(source.path).log if source.kind == RUN_DIRECTORY else source.path)
     if not log.rows:
-        raise UserError("; ".join([f"{log.path}: holds no row with a step and a loss or eval_ values", *log.warnings]))
+        raise UserError(
+            "; ".join(
+                [f"{log.path}: holds no row with a step and a loss or eval_ values", *log.warnings]
+            )
+        )
     return log
 
 
@@ -102,9 +121,13 @@ def _split(argument: str) -> tuple[str, Path]:
     if _UNPRINTABLE.search(argument):
         raise UserError(f"{argument!a}: holds characters that cannot be printed")
     if not equals or not name or not path:
-        raise UserError(f"{argument}: must be NAME=PATH, such as pure_ce=output/pure_ce/logging.jsonl")
+        raise UserError(
+            f"{argument}: must be NAME=PATH, such as pure_ce=output/pure_ce/logging.jsonl"
+        )
     if not re.fullmatch(_NAME, name):
-        raise UserError(f"{argument}: a name is made of letters, digits and . _ - + and starts with neither . - nor +")
+        raise UserError(
+            f"{argument}: a name is made of letters, digits and . _ - + and starts with neither . - nor +"
+        )
     return name, Path(os.path.expanduser(path))  # shells leave the ~ in NAME=~/… as it is
 
 
@@ -112,7 +135,9 @@ def _claim(variant: str, seed: int | None, path: Path) -> _Claim:
     place, kind, config = _locate(path)
     if config is None:
         return _Claim(variant, seed, place, kind, None)
-    return _Claim(variant, config["seed"] if seed is None else seed, place, kind, config["variant"]["name"])
+    return _Claim(
+        variant, config["seed"] if seed is None else seed, place, kind, config["variant"]["name"]
+    )
 
 
 def _study_claims(name: str, study: Path) -> list[_Claim]:
@@ -124,9 +149,19 @@ def _study_claims(name: str, study: Path) -> list[_Claim]:
     claims = []
     for number, entry in enumerate(entries, start=1):
         run = entry if isinstance(entry, dict) else {}
-        variant, seed, place = run.get("variant"), run.get("seed"), run.get("directory") or run.get("log")
-        if not isinstance(seed, int) or not isinstance(place, str) or not re.fullmatch(rf"{_NAME}(/{_NAME})*", str(variant)):
-            raise UserError(f"{study / 'runs.json'}: run {number} does not say variant, seed, and directory or log")
+        variant, seed, place = (
+            run.get("variant"),
+            run.get("seed"),
+            run.get("directory") or run.get("log"),
+        )
+        if (
+            not isinstance(seed, int)
+            or not isinstance(place, str)
+            or not re.fullmatch(rf"{_NAME}(/{_NAME})*", str(variant))
+        ):
+            raise UserError(
+                f"{study / 'runs.json'}: run {number} does not say variant, seed, and directory or log"
+            )
         claims.append(_claim(f"{name}/{variant}", seed, _beside(study, Path(place))))
     return claims
 
@@ -134,7 +169,10 @@ def _study_claims(name: str, study: Path) -> list[_Claim]:
 def _beside(study: Path, place: Path) -> Path:
     """A path that a study names, relative to where the study was made: a directory above it, else the current one."""
     here = Path.cwd()
-    above = [parent.relative_to(here) if parent.is_relative_to(here) else parent for parent in study.resolve().parents]
+    above = [
+        parent.relative_to(here) if parent.is_relative_to(here) else parent
+        for parent in study.resolve().parents
+    ]
     return next((parent / place for parent in above if (parent / place).exists()), place)
 
 
@@ -143,7 +181,11 @@ def _locate(path: Path) -> tuple[Path, str, dict[str, Any] | None]:
     if path.is_file():
         return path, TENSORBOARD if "tfevents" in path.name else LOG, None
     if not path.is_dir():
-        raise UserError(f"{path}: neither a file nor a directory" if path.exists() else f"{path}: no such file or directory")
+        raise UserError(
+            f"{path}: neither a file nor a directory"
+            if path.exists()
+            else f"{path}: no such file or directory"
+        )
     if config := _own_config(path):
         return path, RUN_DIRECTORY, config
     if (path / "logging.jsonl").is_file():
@@ -155,9 +197,13 @@ def _locate(path: Path) -> tuple[Path, str, dict[str, Any] | None]:
     if len(found) == 1:
         return _locate(found[0].parent if logs else found[0])
     if found:
-        shown = ", ".join(str(one.relative_to(path)) for one in found[:4]) + (", …" if len(found) > 4 else "")
+        shown = ", ".join(str(one.relative_to(path)) for one in found[:4]) + (
+            ", …" if len(found) > 4 else ""
+        )
         raise UserError(f"{path}: holds {len(found)} logs, name one of them: {shown}")
-    raise UserError(f"{path}: holds no logging.jsonl, no TensorBoard events, and is neither a run nor a study that was compared")
+    raise UserError(
+        f"{path}: holds no logging.jsonl, no TensorBoard events, and is neither a run nor a study that was compared"
+    )
 
 
 def _own_config(directory: Path) -> dict[str, Any] | None:
@@ -184,11 +230,22 @@ def _refuse_contradictions(claims: Sequence[_Claim]) -> None:
     first: dict[tuple[str, int], Path] = {}
     objective: dict[str, _Claim] = {}
     for claim in claims:
-        if claim.seed is not None and (other := first.setdefault((claim.variant, claim.seed), claim.path)) is not claim.path:
-            raise UserError(f"{claim.variant}: seed {claim.seed} stands for two runs, {other} and {claim.path}: name them apart")
-        if claim.objective and (one := objective.setdefault(claim.variant, claim)).objective != claim.objective:
+        if (
+            claim.seed is not None
+            and (other := first.setdefault((claim.variant, claim.seed), claim.path))
+            is not claim.path
+        ):
+            raise UserError(
+                f"{claim.variant}: seed {claim.seed} stands for two runs, {other} and {claim.path}: name them apart"
+            )
+        if (
+            claim.objective
+            and (one := objective.setdefault(claim.variant, claim)).objective != claim.objective
+        ):
             both = f"{one.path} ({one.objective}) and {claim.path} ({claim.objective})"
-            raise UserError(f"{claim.variant}: stands for runs of two variants, {both}: name them apart")
+            raise UserError(
+                f"{claim.variant}: stands for runs of two variants, {both}: name them apart"
+            )
 
 
 def source_sha256(path: Path, kind: str) -> str:
@@ -198,7 +255,9 @@ def source_sha256(path: Path, kind: str) -> str:
     if kind == RUN_DIRECTORY:
         log = RunDirectory(path).log
         return sha256_file(log) if log.is_file() else hashlib.sha256().hexdigest()
-    return hashlib.sha256("".join(sha256_file(file) for file in event_files(path)).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(sha256_file(file) for file in event_files(path)).encode()
+    ).hexdigest()
 
 
 @contextmanager

@@ -34,7 +34,14 @@ from coordexp.tracking.series import NOTE_TAG, Series, run_key, series_of_entry,
 ROOT = RESULTS / "mlflow"
 EXPERIMENT = MODEL = "coordexp-stage1"
 ALIASES = {"primary": "stage2-primary", "secondary": "stage2-secondary"}
-STUDY_FILES = ("recommendation.json", "recommendation.md", "comparison.csv", "audit.csv", "report.html", "figures")
+STUDY_FILES = (
+    "recommendation.json",
+    "recommendation.md",
+    "comparison.csv",
+    "audit.csv",
+    "report.html",
+    "figures",
+)
 RUN_TAG, STUDY_TAG, STEP_TAG = "coordexp.run", "coordexp.study.plan", "coordexp.imported_step"
 NOTE_CHARACTERS = 8000  # what MLflow takes at most
 HOST, PORT = "127.0.0.1", 5000
@@ -47,7 +54,14 @@ def create_database() -> Path:
     """
     path = ROOT / "experiment.json"
     with sink() as (_, experiment_id):
-        write_json(path, {"experiment_id": experiment_id, "tracking_uri": f"sqlite:///{ROOT}/mlflow.db", "name": EXPERIMENT})
+        write_json(
+            path,
+            {
+                "experiment_id": experiment_id,
+                "tracking_uri": f"sqlite:///{ROOT}/mlflow.db",
+                "name": EXPERIMENT,
+            },
+        )
     return path
 
 
@@ -69,16 +83,27 @@ def import_series(series: Series) -> str:
     points = [Metric(*point) for point in series.points]
     with sink() as (client, experiment_id):
         found = find_run(client, experiment_id, RUN_TAG, series.key)
-        if found and found.info.start_time != points[0].timestamp:  # trained anew since: two curves must not mix
+        if (
+            found and found.info.start_time != points[0].timestamp
+        ):  # trained anew since: two curves must not mix
             client.delete_run(found.info.run_id)
             found = None
-        if found and found.info.status != "RUNNING":  # the status is written last, so everything is there
+        if (
+            found and found.info.status != "RUNNING"
+        ):  # the status is written last, so everything is there
             return found.info.run_id
-        found = found or client.create_run(experiment_id, points[0].timestamp, {RUN_TAG: series.key}, run_name=series.name)
+        found = found or client.create_run(
+            experiment_id, points[0].timestamp, {RUN_TAG: series.key}, run_name=series.name
+        )
         run_id = found.info.run_id
         imported_step = int(found.data.tags.get(STEP_TAG, 0))
-        new = [p for p in points if p.step >= imported_step]  # that step's eval row may have come since
-        params, tags = [Param(*param) for param in series.params.items()], [RunTag(*tag) for tag in series.tags.items()]
+        new = [
+            p for p in points if p.step >= imported_step
+        ]  # that step's eval row may have come since
+        params, tags = (
+            [Param(*param) for param in series.params.items()],
+            [RunTag(*tag) for tag in series.tags.items()],
+        )
         client.log_batch(run_id, new, params, tags)
         client.set_tag(run_id, STEP_TAG, points[-1].step)  # once its points are there
         for path in series.files:
@@ -101,10 +126,14 @@ def import_study(study_dir: Path) -> dict[str, Any]:
     card = read_json(study_dir / "recommendation.json")
     entries = read_json(study_dir / "runs.json")["runs"]
     every = [series_of_entry(entry) for entry in entries]
-    run_ids = {series.key: run_id for series in every if series and (run_id := import_series(series))}
+    run_ids = {
+        series.key: run_id for series in every if series and (run_id := import_series(series))
+    }
     with sink() as (client, experiment_id):
         comparison_run_id = import_comparison(client, experiment_id, study_dir, card)
-        models = {role: point_alias(client, role, card[role], study_dir.name, run_ids) for role in ALIASES}
+        models = {
+            role: point_alias(client, role, card[role], study_dir.name, run_ids) for role in ALIASES
+        }
     result = {
         "experiment_id": experiment_id,
         "runs": run_ids,
@@ -136,19 +165,27 @@ def sink() -> Iterator[tuple[MlflowClient, str]]:
         if experiment is None:
             note = "Stage-1 runs and their comparisons, imported from `results/`. Nothing is read back from here."
             tags = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: note}
-            experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifacts, tags))
+            experiment = client.get_experiment(
+                client.create_experiment(EXPERIMENT, artifacts, tags)
+            )
         if experiment.artifact_location != artifacts:
-            raise UserError(f"{ROOT}: moved, its artifacts went to {experiment.artifact_location}: remove it and import again")
+            raise UserError(
+                f"{ROOT}: moved, its artifacts went to {experiment.artifact_location}: remove it and import again"
+            )
         if experiment.lifecycle_stage == "deleted":  # by hand, in the UI
             client.restore_experiment(experiment.experiment_id)
         yield client, experiment.experiment_id
 
 
 def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:
-    return next(iter(client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)), None)
+    return next(
+        iter(client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)), None
+    )
 
 
-def import_comparison(client: MlflowClient, experiment_id: str, study_dir: Path, card: dict[str, Any]) -> str:
+def import_comparison(
+    client: MlflowClient, experiment_id: str, study_dir: Path, card: dict[str, Any]
+) -> str:
     """One run that carries the decision: the card as its note, the figures of the roles as its metrics."""
     study, hash8 = study_dir.parent.name, study_dir.name
     tags = {STUDY_TAG: f"{study}/{hash8}", "hash8": hash8}
@@ -161,7 +198,11 @@ def import_comparison(client: MlflowClient, experiment_id: str, study_dir: Path,
         tags[role] = entry["variant"]
         figures |= {f"{role}/{name}": value for name, value in entry["metrics"].items()}
     now_ms = int(1000 * time.time())
-    changed = [Metric(key, value, now_ms, 0) for key, value in figures.items() if value != run.data.metrics.get(key)]
+    changed = [
+        Metric(key, value, now_ms, 0)
+        for key, value in figures.items()
+        if value != run.data.metrics.get(key)
+    ]
     if (card_md := study_dir / "recommendation.md").exists():
         tags[NOTE_TAG] = card_md.read_text()[:NOTE_CHARACTERS]
     client.log_batch(run_id, changed, tags=[RunTag(*tag) for tag in tags.items()])
@@ -173,10 +214,18 @@ def import_comparison(client: MlflowClient, experiment_id: str, study_dir: Path,
     return run_id
 
 
-def point_alias(client: MlflowClient, role: str, entry: dict[str, Any] | None, study: str, run_ids: dict[str, str]) -> int | None:
+def point_alias(
+    client: MlflowClient,
+    role: str,
+    entry: dict[str, Any] | None,
+    study: str,
+    run_ids: dict[str, str],
+) -> int | None:
     """Register the checkpoint that holds a role, once, and point the role's alias at it; returns its version."""
     if not client.search_registered_models(f"name = '{MODEL}'"):
-        client.create_registered_model(MODEL, description="Stage-1 checkpoints that a study recommended for Stage-2")
+        client.create_registered_model(
+            MODEL, description="Stage-1 checkpoints that a study recommended for Stage-2"
+        )
     if entry is None or entry["checkpoint"] is None:
         client.delete_registered_model_alias(MODEL, ALIASES[role])
         return None
@@ -189,7 +238,9 @@ def point_alias(client: MlflowClient, role: str, entry: dict[str, Any] | None, s
     else:
         run_id = run_ids.get(run_key(RunDirectory(checkpoint.parents[1])))
         tags = {name: entry[name] for name in ("variant", "seed", "step", "sha256")}
-        version = client.create_model_version(MODEL, checkpoint.resolve().as_uri(), run_id, tags).version
+        version = client.create_model_version(
+            MODEL, checkpoint.resolve().as_uri(), run_id, tags
+        ).version
     client.set_model_version_tag(MODEL, version, "study", study)
     client.set_registered_model_alias(MODEL, ALIASES[role], version)
     return int(version)

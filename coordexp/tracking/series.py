@@ -16,7 +16,12 @@ from coordexp.storage.logs import EVAL, Log, read_log
 from coordexp.storage.runs import RunDirectory, read_manifest
 from coordexp.study.sources import LOG, Source, read_source
 
-NOTED_METRICS = ("loss", "coord_diag/expected_bin_mae", "coord_token_acc", "coord_diag/coord_mass_mean")
+NOTED_METRICS = (
+    "loss",
+    "coord_diag/expected_bin_mae",
+    "coord_token_acc",
+    "coord_diag/coord_mass_mean",
+)
 NOTE_TAG = "mlflow.note.content"
 
 Point = tuple[str, float, int, int]  # key, value, time (ms), step
@@ -59,16 +64,28 @@ def series_of_run(run: RunDirectory) -> Series:
         return Series(run_key(run), "", [])
     cfg = read_config(run)
     files = (run.config, run.manifest) if manifest else (run.config,)
-    status = {"diverged": "FAILED", "complete": "FINISHED"}[manifest["status"]] if manifest else None
+    status = (
+        {"diverged": "FAILED", "complete": "FINISHED"}[manifest["status"]] if manifest else None
+    )
     return Series(
-        run_key(run), f"{cfg.variant.name} s{cfg.seed}", points, run_params(cfg), run_tags(run, cfg, log, manifest), files, status
+        run_key(run),
+        f"{cfg.variant.name} s{cfg.seed}",
+        points,
+        run_params(cfg),
+        run_tags(run, cfg, log, manifest),
+        files,
+        status,
     )
 
 
 def series_of_log(entry: dict[str, Any]) -> Series:
     """A log that was handed over, an entry of a study's runs.json; another content makes another run."""
-    kind = LOG if entry["directory"] else entry["kind"]  # of a run directory without a manifest its log
-    source = Source(entry["variant"], entry["seed"], Path(entry["log"]), kind, entry["sha256"], None)
+    kind = (
+        LOG if entry["directory"] else entry["kind"]
+    )  # of a run directory without a manifest its log
+    source = Source(
+        entry["variant"], entry["seed"], Path(entry["log"]), kind, entry["sha256"], None
+    )
     log = read_source(source)
     note = f"""
 - **{source.variant}**, seed {source.seed}: {source.kind} `{source.path}`
@@ -82,7 +99,10 @@ def series_of_log(entry: dict[str, Any]) -> Series:
         "coordexp_version": __version__,
         NOTE_TAG: note.strip(),
     }
-    key, name = f"logs/{source.variant}/s{source.seed}-{source.sha256[:8]}", f"{source.variant} s{source.seed} (log)"
+    key, name = (
+        f"logs/{source.variant}/s{source.seed}-{source.sha256[:8]}",
+        f"{source.variant} s{source.seed} (log)",
+    )
     return Series(key, name, log_points(log), {"seed": str(source.seed)}, tags, (), "FINISHED")
 
 
@@ -94,24 +114,34 @@ def read_config(run: RunDirectory) -> DictConfig:
 
 def log_points(log: Log) -> list[Point]:
     """Every number of a log, by step, at the time its row was written."""
-    rows = [(step, "", row) for step, row in log.train.items()] + [(step, EVAL, row) for step, row in log.evals.items()]
+    rows = [(step, "", row) for step, row in log.train.items()] + [
+        (step, EVAL, row) for step, row in log.evals.items()
+    ]
     points = []
     for step, prefix, row in sorted(rows, key=lambda r: r[:2]):
         time_ms = int(1000 * row.get("time_unix_s", 0)) or max(step, 1)  # MLflow reads 0 as now
         for key, value in row.items():
             if key != "time_unix_s":
                 # MLflow stores an infinity as 1.8e308, which flattens every chart; NaN leaves a gap.
-                points.append((prefix + key, value if math.isfinite(value) else math.nan, time_ms, step))
+                points.append(
+                    (prefix + key, value if math.isfinite(value) else math.nan, time_ms, step)
+                )
     return points
 
 
 def run_params(cfg: DictConfig) -> dict[str, str]:
     """What determines a run's result, one parameter a key (`optim.lr`)."""
-    flat = {f"{group}.{key}": value for group in RUN_IDENTITY for key, value in plain(cfg[group]).items()}
+    flat = {
+        f"{group}.{key}": value
+        for group in RUN_IDENTITY
+        for key, value in plain(cfg[group]).items()
+    }
     return {key: str(value) for key, value in (flat | {"seed": cfg.seed}).items()}
 
 
-def run_tags(run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, Any] | None) -> dict[str, str]:
+def run_tags(
+    run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, Any] | None
+) -> dict[str, str]:
     """Identity, state and a note; digests of the inputs once the manifest vouches for them."""
     manifest = manifest or {"status": "running", "reason": None, "inputs_sha256": {}}
     note = f"""

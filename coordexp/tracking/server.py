@@ -35,12 +35,17 @@ def serve(port: int = PORT) -> None:
     with suppress(KeyboardInterrupt), server_process(port) as server:
         wait_until_up(server, port)
         if server.poll() is None:
-            print(f"MLflow: {ui_link(experiment_id, port)}\nimporting what the runs write; Ctrl-C ends both", flush=True)
+            print(
+                f"MLflow: {ui_link(experiment_id, port)}\nimporting what the runs write; Ctrl-C ends both",
+                flush=True,
+            )
         imported: dict[Path, Any] = {}
         while server.poll() is None:
             import_changes(imported)
             time.sleep(FOLLOW_EVERY_S)
-        raise UserError(f"the MLflow server ended with status {server.returncode}: {ROOT}/server.log says why")
+        raise UserError(
+            f"the MLflow server ended with status {server.returncode}: {ROOT}/server.log says why"
+        )
 
 
 def require_free(port: int) -> None:
@@ -49,16 +54,32 @@ def require_free(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise UserError(f"{HOST}:{port}: {error.strerror}: stop what listens there, or choose another port") from error
+            raise UserError(
+                f"{HOST}:{port}: {error.strerror}: stop what listens there, or choose another port"
+            ) from error
 
 
 @contextmanager
 def server_process(port: int) -> Iterator[subprocess.Popen]:
     """The MLflow server, in a session of its own: Ctrl-C reaches only us, and we stop all of it."""
     store = f"--backend-store-uri sqlite:///{ROOT}/mlflow.db --default-artifact-root {ROOT}/artifacts --no-serve-artifacts"
-    command = [sys.executable, "-m", "mlflow", "server", *store.split(), "--host", HOST, "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *store.split(),
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     with open(ROOT / "server.log", "wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         yield server
     finally:
@@ -81,7 +102,11 @@ def import_changes(imported: dict[Path, Any]) -> None:
     for path in sorted((RESULTS / "runs").glob("*/*")):
         run = RunDirectory(path)
         try:
-            stamp = [(file.stat().st_mtime_ns, file.stat().st_size) for file in (run.log, run.manifest) if file.exists()]
+            stamp = [
+                (file.stat().st_mtime_ns, file.stat().st_size)
+                for file in (run.log, run.manifest)
+                if file.exists()
+            ]
             if ".aside-" not in path.name and imported.get(path) != stamp:
                 imported[path] = stamp
                 import_run(run)

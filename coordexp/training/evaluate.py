@@ -30,7 +30,11 @@ def in_fit_half(image_id: int) -> bool:
 
 
 def forward_only(
-    model: Stage1Model, dataset: Dataset, indices: np.ndarray, micro_batch: int, device: torch.device
+    model: Stage1Model,
+    dataset: Dataset,
+    indices: np.ndarray,
+    micro_batch: int,
+    device: torch.device,
 ) -> Iterator[tuple[Batch, Output]]:
     """The objective without gradients, over `indices` in order. Dropout is off while it runs."""
     ones = torch.ones(2, device=device)
@@ -44,7 +48,11 @@ def forward_only(
 
 
 def evaluate(
-    model: Stage1Model, dataset: Dataset, micro_batch: int, accelerator: Accelerator, table_path: Path
+    model: Stage1Model,
+    dataset: Dataset,
+    micro_batch: int,
+    accelerator: Accelerator,
+    table_path: Path,
 ) -> dict[str, float] | None:
     """Evaluate on every image, write the token table, return the eval row (on the main process, else None).
 
@@ -69,10 +77,18 @@ def evaluate(
     sums = torch.stack([part[0] for part in parts]).sum(0)
     table = pd.concat([rows for part in parts for rows in part[1]], ignore_index=True)
     logits = torch.cat([rows for part in parts for rows in part[2]])
-    order = table.reset_index().sort_values(["image_id", "index"], kind="stable")["index"].to_numpy(copy=True)
+    order = (
+        table.reset_index()
+        .sort_values(["image_id", "index"], kind="stable")["index"]
+        .to_numpy(copy=True)
+    )
     table, logits = table.iloc[order].reset_index(drop=True), logits[order]
     table, fitted = add_distributions(table, logits, model.variant, accelerator.device)
-    write_table(table, table_path, {"own_temperature": model.variant.temperature, "fitted_temperature": fitted})
+    write_table(
+        table,
+        table_path,
+        {"own_temperature": model.variant.temperature, "fitted_temperature": fitted},
+    )
     return {
         **loss_values(sums, model.variant),
         **watched_values(sums, float(np.quantile(abs_err(table, "t1"), 0.9)), model.variant),
@@ -97,7 +113,11 @@ def evenly_spaced(n_records: int, n_images: int) -> np.ndarray:
 
 
 def average_losses(
-    model: Stage1Model, dataset: Dataset, indices: np.ndarray, micro_batch: int, accelerator: Accelerator
+    model: Stage1Model,
+    dataset: Dataset,
+    indices: np.ndarray,
+    micro_batch: int,
+    accelerator: Accelerator,
 ) -> dict[str, float]:
     """Losses and MAE of these images in eval mode, token-weighted, on every rank; nothing where there are no images."""
     if not len(indices):
@@ -146,12 +166,16 @@ def add_distributions(
         for label, temperature in temperatures.items():
             for name, values in distribution_columns(z, at, temperature).items():
                 columns[f"{name}_{label}"].append(values.cpu())
-    return table.assign(**{name: torch.cat(parts).numpy() for name, parts in columns.items()}), fitted
+    return table.assign(
+        **{name: torch.cat(parts).numpy() for name, parts in columns.items()}
+    ), fitted
 
 
 def abs_err(table: pd.DataFrame, label: str) -> np.ndarray:
     """|expected bin - GT bin| at a temperature label (t1, own, fitted), in bins  # [C]"""
-    return np.abs(table[f"expected_bin_{label}"].to_numpy(np.float64) - table["gt_bin"].to_numpy(np.float64))
+    return np.abs(
+        table[f"expected_bin_{label}"].to_numpy(np.float64) - table["gt_bin"].to_numpy(np.float64)
+    )
 
 
 def _judged_at(table: pd.DataFrame, fitted: float, variant: VariantConfig) -> dict[str, float]:

@@ -38,10 +38,17 @@ class Memory:
     @property
     def peak(self) -> int:
         """At the begin of a backward pass, or in the optimizer's step."""
-        return self.weights + self.gradients + self.moments + max(self.activations + self.head, self.update)
+        return (
+            self.weights
+            + self.gradients
+            + self.moments
+            + max(self.activations + self.head, self.update)
+        )
 
     def told(self) -> str:
-        parts = [f"{name} {amount(size)}" for name, size in asdict(self).items() if name != "update"]
+        parts = [
+            f"{name} {amount(size)}" for name, size in asdict(self).items() if name != "update"
+        ]
         return f"memory a process: about {amount(self.peak)} ({', '.join(parts)})"
 
 
@@ -83,7 +90,11 @@ def activation_bytes(vlm: Any, batch: Batch) -> int:
     outside = kept.pop(None, 0)
     if not vlm.is_activation_checkpointing:
         return outside + sum(full for _, full in kept.values())
-    return outside + sum(inputs for inputs, _ in kept.values()) + max(full for _, full in kept.values())
+    return (
+        outside
+        + sum(inputs for inputs, _ in kept.values())
+        + max(full for _, full in kept.values())
+    )
 
 
 def saved_bytes(vlm: Any, batch: Batch) -> dict[Any, Any]:
@@ -93,7 +104,10 @@ def saved_bytes(vlm: Any, batch: Batch) -> dict[Any, Any]:
     """
     inputs: dict[nn.Module, int] = {}
     kept: dict[nn.Module | None, int] = defaultdict(int)
-    met = {p.untyped_storage().data_ptr(): StorageWeakRef(p.untyped_storage()) for p in (*vlm.parameters(), *vlm.buffers())}
+    met = {
+        p.untyped_storage().data_ptr(): StorageWeakRef(p.untyped_storage())
+        for p in (*vlm.parameters(), *vlm.buffers())
+    }
     within: list[nn.Module | None] = [None]
     nothing = torch.empty(0)  # stands in for what is noted, which is let go
 
@@ -112,9 +126,16 @@ def saved_bytes(vlm: Any, batch: Batch) -> dict[Any, Any]:
         within[0] = None
 
     layers = [module for module in vlm.modules() if isinstance(module, GradientCheckpointingLayer)]
-    hooks = [hook for layer in layers for hook in (layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave))]
+    hooks = [
+        hook
+        for layer in layers
+        for hook in (layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave))
+    ]
     try:
-        with without_checkpointing(layers), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with (
+            without_checkpointing(layers),
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        ):
             vlm.model(**batch.inputs, use_cache=False)
     finally:
         for hook in hooks:

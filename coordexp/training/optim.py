@@ -14,17 +14,28 @@ from coordexp.models.checkpoints import parts
 
 def build_optimizer(vlm: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
     """One group a part; weight decay on matrices only. `peak_lr` is what the schedule multiplies."""
-    rates = {"vision": cfg.lr_vision, "aligner": cfg.lr_aligner, "language": cfg.lr, "coord": cfg.lr_coord}
+    rates = {
+        "vision": cfg.lr_vision,
+        "aligner": cfg.lr_aligner,
+        "language": cfg.lr,
+        "coord": cfg.lr_coord,
+    }
     groups = []
     for part, parameters in parts(vlm).items():
         for decays in (True, False):
             chosen = [p for p in parameters if (p.ndim >= 2) == decays]
             decay = cfg.weight_decay if decays else 0.0
-            groups.append({"params": chosen, "lr": 0.0, "peak_lr": rates[part], "weight_decay": decay})
-    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=True)
+            groups.append(
+                {"params": chosen, "lr": 0.0, "peak_lr": rates[part], "weight_decay": decay}
+            )
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=True
+    )
 
 
-def learning_rate_factor(step: int, max_steps: int, warmup_fraction: float, floor_fraction: float) -> float:
+def learning_rate_factor(
+    step: int, max_steps: int, warmup_fraction: float, floor_fraction: float
+) -> float:
     """Share of the peak rate at `step` (from 1): linear warm-up, then a cosine that ends at `floor_fraction`."""
     warmup = max(1, round(warmup_fraction * max_steps))
     if step <= warmup:
@@ -33,7 +44,9 @@ def learning_rate_factor(step: int, max_steps: int, warmup_fraction: float, floo
     return floor_fraction + (1 - floor_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def step_optimizer(optimizer: torch.optim.Optimizer, vlm: Any, coord_ids: Tensor, cfg: OptimConfig, factor: float) -> None:
+def step_optimizer(
+    optimizer: torch.optim.Optimizer, vlm: Any, coord_ids: Tensor, cfg: OptimConfig, factor: float
+) -> None:
     """One AdamW step at `factor` of the peak rates; the coordinate rows move at their own.
 
     With adapters they are a parameter with a group of its own. Without, they are part of one (tied) embedding matrix: an

@@ -15,7 +15,13 @@ from coordexp.data.prepare import data_path
 from coordexp.errors import UserError
 from coordexp.losses.terms import loss_values
 from coordexp.models.checkpoints import load_for_training, restore_weights, trained_weights
-from coordexp.storage.runs import RunDirectory, holds_results, preflight_tolerance, set_aside, write_config
+from coordexp.storage.runs import (
+    RunDirectory,
+    holds_results,
+    preflight_tolerance,
+    set_aside,
+    write_config,
+)
 from coordexp.training.evaluate import forward_only
 from coordexp.training.memory import estimate
 from coordexp.training.optim import build_optimizer
@@ -24,7 +30,9 @@ from coordexp.training.state import load_state, save_state
 from coordexp.training.step import Progress, Training, count_tokens, load_window
 
 
-def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelerator: Accelerator) -> Training:
+def set_up(
+    cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelerator: Accelerator
+) -> Training:
     """Model, optimizer, data and progress: fresh from the base model, or as the state file left them."""
     hf_logging.disable_progress_bar()
     torch.set_num_threads(cfg.runtime.threads)
@@ -32,8 +40,22 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
     variant: Any = OmegaConf.to_object(cfg.variant)
     model = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer))
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(vlm, cfg.optim))
-    train_set, val_set = (Dataset(data_path(cfg) / f"{split}.jsonl", processor) for split in ("train", "val"))
-    t = Training(cfg, run, digests, accelerator, model, wrapped, optimizer, processor, train_set, val_set, Progress())
+    train_set, val_set = (
+        Dataset(data_path(cfg) / f"{split}.jsonl", processor) for split in ("train", "val")
+    )
+    t = Training(
+        cfg,
+        run,
+        digests,
+        accelerator,
+        model,
+        wrapped,
+        optimizer,
+        processor,
+        train_set,
+        val_set,
+        Progress(),
+    )
     if accelerator.is_main_process:
         tell_memory(t)
     state = load_state(run.state) if run.state.exists() else None
@@ -41,7 +63,9 @@ def set_up(cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelera
     if state is not None and state["digests"] != digests:
         state = None
     if state is None and accelerator.is_main_process and holds_results(run):
-        set_aside(run)  # of other data or another base model, or its state was removed: a new run inherits nothing
+        set_aside(
+            run
+        )  # of other data or another base model, or its state was removed: a new run inherits nothing
     if state is not None:
         restore_weights(model.vlm, state["weights"])
         optimizer.load_state_dict(state["optimizer"])
@@ -59,16 +83,27 @@ def tell_memory(t: Training) -> None:
     budget = t.cfg.train.micro_batch_tokens
     longest = t.train.longest() if budget else 0
     if longest > budget:
-        print(f"a record of {longest} tokens is longer than train.micro_batch_tokens={budget}: such a one goes alone", flush=True)
-    largest = max(load_window(t, step=1), key=lambda batch: batch.inputs["input_ids"].numel()).to(t.accelerator.device)
-    print(estimate(t.model.vlm, largest, t.accelerator.num_processes, max(budget, longest)).told(), flush=True)
+        print(
+            f"a record of {longest} tokens is longer than train.micro_batch_tokens={budget}: such a one goes alone",
+            flush=True,
+        )
+    largest = max(load_window(t, step=1), key=lambda batch: batch.inputs["input_ids"].numel()).to(
+        t.accelerator.device
+    )
+    print(
+        estimate(t.model.vlm, largest, t.accelerator.num_processes, max(budget, longest)).told(),
+        flush=True,
+    )
 
 
 def remember(t: Training) -> None:
     """Write the state from which a killed run continues."""
     progress = {name: getattr(t.progress, name) for name in Progress.__dataclass_fields__}
     weights, optimizer = trained_weights(t.model.vlm), t.optimizer.state_dict()
-    save_state(t.run.state, {"digests": t.digests, "progress": progress, "weights": weights, "optimizer": optimizer})
+    save_state(
+        t.run.state,
+        {"digests": t.digests, "progress": progress, "weights": weights, "optimizer": optimizer},
+    )
 
 
 def preflight(t: Training) -> dict[str, float]:
@@ -81,11 +116,21 @@ def preflight(t: Training) -> dict[str, float]:
     denominators = count_tokens(t, window)
     t.model.eval()
     with torch.no_grad():
-        losses = [t.wrapped(batch.to(t.accelerator.device), denominators, t.accelerator.num_processes).loss for batch in window]
+        losses = [
+            t.wrapped(
+                batch.to(t.accelerator.device), denominators, t.accelerator.num_processes
+            ).loss
+            for batch in window
+        ]
     t.model.train()
-    trained = float(t.accelerator.reduce(torch.stack(losses).double().sum(), "sum")) / t.accelerator.num_processes
+    trained = (
+        float(t.accelerator.reduce(torch.stack(losses).double().sum(), "sum"))
+        / t.accelerator.num_processes
+    )
     indices = step_indices(len(t.train), t.cfg.train.images_per_step, t.cfg.seed, step=1)
-    passes = forward_only(t.model, t.train, indices, t.cfg.train.eval_micro_batch, t.accelerator.device)
+    passes = forward_only(
+        t.model, t.train, indices, t.cfg.train.eval_micro_batch, t.accelerator.device
+    )
     sums = torch.stack([output.sums for _, output in passes]).sum(0)
     evaluated = loss_values(sums, t.model.variant)["loss"]
     difference = abs(trained - evaluated) / abs(evaluated)

@@ -36,7 +36,9 @@ class Progress:
     eval_wall_s: float = 0.0
     preflight: dict[str, float] = field(default_factory=dict)
     window_sums: Tensor = field(default_factory=lambda: torch.zeros(len(SUMS), dtype=torch.float64))
-    window_abs_errs: list[float] = field(default_factory=list)  # bins, of every coordinate token, T = 1; where there is one rank
+    window_abs_errs: list[float] = field(
+        default_factory=list
+    )  # bins, of every coordinate token, T = 1; where there is one rank
     window_tokens: int = 0
     window_wall_s: float = 0.0
 
@@ -60,7 +62,9 @@ class Training:
     train: Dataset
     val: Dataset
     progress: Progress
-    modules: dict[str, str] = field(default_factory=module_digests)  # as imported, not as they are when it ends
+    modules: dict[str, str] = field(
+        default_factory=module_digests
+    )  # as imported, not as they are when it ends
 
 
 def load_window(t: Training, step: int) -> list[Batch]:
@@ -68,14 +72,20 @@ def load_window(t: Training, step: int) -> list[Batch]:
     cfg, ranks, rank = t.cfg.train, t.accelerator.num_processes, t.accelerator.process_index
     indices = step_indices(len(t.train), cfg.images_per_step, t.cfg.seed, step).tolist()
     if cfg.micro_batch_tokens:
-        return t.train.micro_batches(indices, ranks, rank, cfg.micro_batch_tokens, takes_packs(t.model.vlm))
+        return t.train.micro_batches(
+            indices, ranks, rank, cfg.micro_batch_tokens, takes_packs(t.model.vlm)
+        )
     mine = sorted(indices[rank::ranks], key=t.train.length)
-    return [t.train.batch(mine[i : i + cfg.micro_batch]) for i in range(0, len(mine), cfg.micro_batch)]
+    return [
+        t.train.batch(mine[i : i + cfg.micro_batch]) for i in range(0, len(mine), cfg.micro_batch)
+    ]
 
 
 def count_tokens(t: Training, window: list[Batch]) -> Tensor:
     """Text and coordinate tokens of the whole optimizer step, over every rank  # [2]"""
-    counts = torch.tensor([[batch.n_text, batch.n_coord] for batch in window], dtype=torch.float32).sum(0)
+    counts = torch.tensor(
+        [[batch.n_text, batch.n_coord] for batch in window], dtype=torch.float32
+    ).sum(0)
     return t.accelerator.reduce(counts.to(t.accelerator.device), "sum")
 
 
@@ -87,7 +97,11 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
     """
     p, ranks = t.progress, t.accelerator.num_processes
     denominators = count_tokens(t, window)
-    losses, errors, sums = [], [], torch.zeros(len(SUMS), dtype=torch.float64, device=t.accelerator.device)
+    losses, errors, sums = (
+        [],
+        [],
+        torch.zeros(len(SUMS), dtype=torch.float64, device=t.accelerator.device),
+    )
     for i, batch in enumerate(window):
         seed_randomness(t, step, i)
         is_last = i == len(window) - 1
@@ -100,21 +114,31 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
     grad_norm = float(t.accelerator.clip_grad_norm_(t.model.parameters(), t.cfg.optim.clip_norm))
     n_tokens = torch.tensor([sum(batch.n_tokens for batch in window)], device=t.accelerator.device)
     mine = torch.cat([torch.stack(losses).sum()[None].double(), n_tokens.double(), sums])
-    whole = t.accelerator.reduce(mine, "sum").cpu()  # of every rank, so that a window survives in one state file
+    whole = t.accelerator.reduce(
+        mine, "sum"
+    ).cpu()  # of every rank, so that a window survives in one state file
     loss, tokens = float(whole[0]) / ranks, int(whole[1])
     if ranks == 1:
         p.window_abs_errs += torch.cat(errors).tolist()
     p.window_sums += whole[2:]
     p.window_tokens += tokens
     if not (np.isfinite(loss) and np.isfinite(grad_norm)):
-        raise Diverged(f"diverged at step {step} (loss {loss}, gradient norm {grad_norm}): the step was not taken")
+        raise Diverged(
+            f"diverged at step {step} (loss {loss}, gradient norm {grad_norm}): the step was not taken"
+        )
     optim = t.cfg.optim
-    factor = learning_rate_factor(step, t.cfg.train.max_steps, optim.warmup_fraction, optim.floor_fraction)
+    factor = learning_rate_factor(
+        step, t.cfg.train.max_steps, optim.warmup_fraction, optim.floor_fraction
+    )
     step_optimizer(t.optimizer, t.model.vlm, t.model.coord_ids, optim, factor)
     t.optimizer.zero_grad()
     p.tokens_seen += tokens
     p.supervised_seen += int(denominators.sum())
-    return {"learning_rate": optim.lr * factor, "grad_norm": grad_norm, "accum/grad_steps": float(len(window))}
+    return {
+        "learning_rate": optim.lr * factor,
+        "grad_norm": grad_norm,
+        "accum/grad_steps": float(len(window)),
+    }
 
 
 def seed_randomness(t: Training, step: int, micro_batch: int) -> None:
@@ -126,7 +150,9 @@ def seed_randomness(t: Training, step: int, micro_batch: int) -> None:
 def train_row(t: Training) -> dict[str, float]:
     """The window since the last row, token-weighted over every rank: the same quantities as an eval row."""
     p = t.progress
-    whole = len(p.window_abs_errs) == int(p.window_sums[SUMS.index("n_coord")])  # else some steps were taken by several ranks
+    whole = len(p.window_abs_errs) == int(
+        p.window_sums[SUMS.index("n_coord")]
+    )  # else some steps were taken by several ranks
     p90 = float(np.quantile(p.window_abs_errs, 0.9)) if whole and p.window_abs_errs else None
     return {
         **loss_values(p.window_sums, t.model.variant),

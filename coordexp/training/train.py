@@ -51,7 +51,9 @@ from coordexp.training.evaluate import average_losses, evaluate, evenly_spaced
 from coordexp.training.setup import remember, set_up
 from coordexp.training.step import Diverged, Training, load_window, optimizer_step, train_row
 
-PATIENCE = datetime.timedelta(days=1)  # of ranks while the main one waits for a lock, judges, merges or writes
+PATIENCE = datetime.timedelta(
+    days=1
+)  # of ranks while the main one waits for a lock, judges, merges or writes
 
 
 def train(cfg: DictConfig) -> RunDirectory:
@@ -62,7 +64,9 @@ def train(cfg: DictConfig) -> RunDirectory:
     """
     digests = input_digests(cfg)
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
-    AcceleratorState._reset_state(reset_partial_state=True)  # --multirun trains several times in one process
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # --multirun trains several times in one process
     patient = InitProcessGroupKwargs(timeout=PATIENCE)
     accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu", kwargs_handlers=[patient])
     if accelerator.num_processes != cfg.runtime.processes:
@@ -71,11 +75,18 @@ def train(cfg: DictConfig) -> RunDirectory:
             f"`python -m torch.distributed.run --standalone --nproc-per-node {cfg.runtime.processes} "
             "-m coordexp.training.train …`"
         )
-    lock = locked(run.lock, "being trained", cfg.runtime.wait) if accelerator.is_main_process else nullcontext()
+    lock = (
+        locked(run.lock, "being trained", cfg.runtime.wait)
+        if accelerator.is_main_process
+        else nullcontext()
+    )
     with lock:
         if accelerator.is_main_process:
             remove_leftovers(run)
-        done = torch.tensor(int(accelerator.is_main_process and verify_finished(run, digests)), device=accelerator.device)
+        done = torch.tensor(
+            int(accelerator.is_main_process and verify_finished(run, digests)),
+            device=accelerator.device,
+        )
         if not accelerator.reduce(done, reduction="sum"):
             train_to_end(set_up(cfg, run, digests, accelerator))
         accelerator.wait_for_everyone()
@@ -88,11 +99,16 @@ def input_digests(cfg: DictConfig) -> dict[str, str]:
     Raises:
         UserError: they are not there yet, with the command that makes them.
     """
-    data, base = [data_path(cfg) / name for name in ("data.json", "train.jsonl", "val.jsonl")], base_path(cfg) / "base.json"
+    data, base = (
+        [data_path(cfg) / name for name in ("data.json", "train.jsonl", "val.jsonl")],
+        base_path(cfg) / "base.json",
+    )
     for needed in (*data, base):
         if not needed.exists():
             choices = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-            raise UserError(f"{needed}: not there yet: make it with `{shlex.join(['coordexp', 'prepare', *choices])}`")
+            raise UserError(
+                f"{needed}: not there yet: make it with `{shlex.join(['coordexp', 'prepare', *choices])}`"
+            )
     return {"data": digest([sha256_file(path) for path in data]), "base": read_json(base)["sha256"]}
 
 
@@ -107,7 +123,11 @@ def train_to_end(t: Training) -> None:
     if t.accelerator.is_main_process:
         progress = asdict(t.progress)
         facts = {name: value for name, value in progress.items() if not name.startswith("window_")}
-        facts |= {"processes": t.accelerator.num_processes, "device": str(t.accelerator.device), "modules_sha256": t.modules}
+        facts |= {
+            "processes": t.accelerator.num_processes,
+            "device": str(t.accelerator.device),
+            "modules_sha256": t.modules,
+        }
         facts |= picture_facts(t)
         write_manifest(t.run, t.cfg, t.digests, status, reason, facts)
         shutil.rmtree(t.run.state.parent)
@@ -122,7 +142,9 @@ def picture_facts(t: Training) -> dict[str, Any]:
         "cell_px": images.patch_size * images.merge_size,
         "val_images": len(records),
         "val_images_rendered": sum(bool(r.metadata.get(RENDERED)) for r in records),
-        "val_sides_px": {side: [min(px), float(np.median(px)), max(px)] for side, px in sides.items()},
+        "val_sides_px": {
+            side: [min(px), float(np.median(px)), max(px)] for side, px in sides.items()
+        },
     }
 
 
@@ -130,7 +152,14 @@ def loop(t: Training) -> None:
     """Each step: prefetched window, counts, micro-batches, clip, step; then whatever is due."""
     cfg, p, main = t.cfg.train, t.progress, t.accelerator.is_main_process
     log = LogWriter(t.run.log, cfg.max_steps) if main else None
-    bar = tqdm(total=cfg.max_steps, initial=p.step, desc=t.cfg.variant.name, unit="step", mininterval=2.0, disable=not main)
+    bar = tqdm(
+        total=cfg.max_steps,
+        initial=p.step,
+        desc=t.cfg.variant.name,
+        unit="step",
+        mininterval=2.0,
+        disable=not main,
+    )
     with bar, ThreadPoolExecutor(max_workers=1) as prefetcher:
         upcoming = prefetcher.submit(load_window, t, p.step + 1)
         for step in range(p.step + 1, cfg.max_steps + 1):
@@ -146,7 +175,9 @@ def loop(t: Training) -> None:
             if step % cfg.logging_steps == 0 or last:
                 row |= train_row(t)
                 p.reset_window()
-                bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_s']:.0f} tokens/s", refresh=False)
+                bar.set_postfix_str(
+                    f"loss {row['loss']:.3f}, {row['tokens_per_s']:.0f} tokens/s", refresh=False
+                )
                 if log:
                     log.append("train", step, row)
             if step % cfg.eval_steps == 0 or last:
@@ -160,14 +191,27 @@ def loop(t: Training) -> None:
 
 def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
     """Eval row and token table of this step, unless an earlier life of this run has written both."""
-    there = torch.tensor(int(log is not None and log.has_eval(step) and t.run.table(step).exists()), device=t.accelerator.device)
+    there = torch.tensor(
+        int(log is not None and log.has_eval(step) and t.run.table(step).exists()),
+        device=t.accelerator.device,
+    )
     if t.accelerator.reduce(there, "sum"):
         return
     started, cfg = time.perf_counter(), t.cfg.train
     row = evaluate(t.model, t.val, cfg.eval_micro_batch, t.accelerator, t.run.table(step))
-    subset = average_losses(t.model, t.train, evenly_spaced(len(t.train), cfg.audit_images), cfg.eval_micro_batch, t.accelerator)
+    subset = average_losses(
+        t.model,
+        t.train,
+        evenly_spaced(len(t.train), cfg.audit_images),
+        cfg.eval_micro_batch,
+        t.accelerator,
+    )
     t.progress.eval_wall_s += time.perf_counter() - started
-    loss = float(t.accelerator.reduce(torch.tensor(row["loss"] if row else 0.0, device=t.accelerator.device), "sum"))
+    loss = float(
+        t.accelerator.reduce(
+            torch.tensor(row["loss"] if row else 0.0, device=t.accelerator.device), "sum"
+        )
+    )
     if not np.isfinite([loss, subset.get("loss", 0.0)]).all():
         losses = f"eval_loss {loss}" + (f", on train images {subset['loss']}" if subset else "")
         raise Diverged(f"diverged at step {step} ({losses}): this step's weights are of no use")
@@ -198,7 +242,9 @@ def hydra_main(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Entry point. Plain overrides are checked first, so that a slip costs one line and not Hydra's dozen."""
-    if not any(argument.startswith("-") for argument in sys.argv[1:]) and not any("," in a for a in sys.argv[1:]):
+    if not any(argument.startswith("-") for argument in sys.argv[1:]) and not any(
+        "," in a for a in sys.argv[1:]
+    ):
         try:
             compose(sys.argv[1:])
         except UserError as error:

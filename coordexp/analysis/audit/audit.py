@@ -9,9 +9,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coordexp.analysis.audit.identity import Validation, identity_checks, not_checked, train_setting, validation_of
-from coordexp.analysis.audit.ratios import CONSISTENT, FAMILIES, TERMS, family_ratios, judge, overfit_ratio
-from coordexp.analysis.audit.rows import COORDINATES, declared, log_checks, missing_rows, not_finite, other_variant, switch
+from coordexp.analysis.audit.identity import (
+    Validation,
+    identity_checks,
+    not_checked,
+    train_setting,
+    validation_of,
+)
+from coordexp.analysis.audit.ratios import (
+    CONSISTENT,
+    FAMILIES,
+    TERMS,
+    family_ratios,
+    judge,
+    overfit_ratio,
+)
+from coordexp.analysis.audit.rows import (
+    COORDINATES,
+    declared,
+    log_checks,
+    missing_rows,
+    not_finite,
+    other_variant,
+    switch,
+)
 from coordexp.config.compose import flatten
 from coordexp.storage.files import write_csv, write_json
 from coordexp.storage.logs import Log
@@ -20,7 +41,9 @@ from coordexp.study.inputs import RunData
 __all__ = ["CONSISTENT", "FAMILIES", "audit", "audit_run", "write_audit"]
 
 PASSING = ("consistent", "not identifiable")
-BOOKKEEPING = {f"train.{key}" for key in ("audit_images", "logging_steps", "state_steps", "checkpoint_steps")}
+BOOKKEEPING = {
+    f"train.{key}" for key in ("audit_images", "logging_steps", "state_steps", "checkpoint_steps")
+}
 
 
 def audit(runs: Sequence[RunData]) -> dict[str, Any]:
@@ -49,7 +72,11 @@ def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> 
     not_checked: what could not be judged and why.  warnings: the reader's.  passed: nothing failed.
     """
     gas = accumulation(run)
-    families = {family: family_ratios(run.log, family) for family in (*FAMILIES, *TERMS) if applicable(run.log, family)}
+    families = {
+        family: family_ratios(run.log, family)
+        for family in (*FAMILIES, *TERMS)
+        if applicable(run.log, family)
+    }
     verdict, why = verdict_on(run, families, gas)
     checks = [*log_checks(run), *identity_checks(run, runs, validation)]
     return {
@@ -62,7 +89,11 @@ def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> 
         "overfit_ratio": overfit_ratio(run.log),
         "checks": checks,
         "not_checked": not_checked(run)
-        + ([] if declared(run) else [f"{run.variant} has no file in conf/variant: whether the log is of it"]),
+        + (
+            []
+            if declared(run)
+            else [f"{run.variant} has no file in conf/variant: whether the log is of it"]
+        ),
         "warnings": run.log.warnings,
         "passed": verdict in PASSING and all(c["passed"] is not False for c in checks),
     }
@@ -70,7 +101,9 @@ def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> 
 
 def accumulation(run: RunData) -> float | None:
     """Micro-batches an optimizer step and process (GAS)."""
-    logged = [row["accum/grad_steps"] for row in run.log.train.values() if "accum/grad_steps" in row]
+    logged = [
+        row["accum/grad_steps"] for row in run.log.train.values() if "accum/grad_steps" in row
+    ]
     if logged:
         return logged[0]
     images, micro_batch = (train_setting(run, key) for key in ("images_per_step", "micro_batch"))
@@ -80,21 +113,30 @@ def accumulation(run: RunData) -> float | None:
 
 def applicable(log: Log, family: str) -> bool:
     """The loss always; a family that some row has, or should have; parts of one where train and eval rows have them."""
-    trained, evaluated = (any(family in row for row in rows.values()) for rows in (log.train, log.evals))
+    trained, evaluated = (
+        any(family in row for row in rows.values()) for rows in (log.train, log.evals)
+    )
     if family in TERMS:
         return trained and evaluated
     switched_on = family.startswith(COORDINATES) and 1.0 in switch(log)
     return family == "loss" or trained or evaluated or switched_on
 
 
-def verdict_on(run: RunData, families: dict[str, dict[str, Any]], gas: float | None) -> tuple[str, str]:
+def verdict_on(
+    run: RunData, families: dict[str, dict[str, Any]], gas: float | None
+) -> tuple[str, str]:
     """The gravest thing that the log shows, and its reason."""
     if broken := not_finite(run.log):
-        return "not finite", f"{broken[0]} is not finite" + (f" ({len(broken) - 1} more)" if broken[1:] else "")
+        return "not finite", f"{broken[0]} is not finite" + (
+            f" ({len(broken) - 1} more)" if broken[1:] else ""
+        )
     if reason := other_variant(run):
         return "swapped", reason
     if run.log.evals and not run.log.train:
-        return "not identifiable", "there are no train rows: whether the loss was scaled soundly cannot be told"
+        return (
+            "not identifiable",
+            "there are no train rows: whether the loss was scaled soundly cannot be told",
+        )
     verdict, why = judge(run.log, families, gas)
     if gaps := missing_rows(run.log, families):
         return ("missing", gaps) if verdict in PASSING else (verdict, f"{why}; {gaps}")
@@ -106,17 +148,26 @@ def config_differences(runs: Sequence[RunData]) -> list[str]:
 
     A run that says nothing of a whole group, as one that was trained elsewhere, is not held to differ in it.
     """
-    flat = {run.name: flatten({g: run.config[g] for g in ("model", "data", "optim", "train")}) for run in runs if run.config}
+    flat = {
+        run.name: flatten({g: run.config[g] for g in ("model", "data", "optim", "train")})
+        for run in runs
+        if run.config
+    }
     keys = sorted({key for settings in flat.values() for key in settings} - BOOKKEEPING)
     differences = []
     for key in keys:
         group = key.partition(".")[0]
-        values = {run.name: flat[run.name].get(key) for run in runs if run.config and run.config[group]}
+        values = {
+            run.name: flat[run.name].get(key) for run in runs if run.config and run.config[group]
+        }
         holders: dict[str, list[str]] = {}
         for name, value in values.items():
             holders.setdefault(str(value), []).append(name)
         if len(holders) > 1:
-            differences.append(f"{key}: " + ", ".join(f"{' and '.join(names)} {value}" for value, names in holders.items()))
+            differences.append(
+                f"{key}: "
+                + ", ".join(f"{' and '.join(names)} {value}" for value, names in holders.items())
+            )
     return differences
 
 

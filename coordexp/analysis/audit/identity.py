@@ -70,7 +70,9 @@ def not_checked(run: RunData) -> list[str]:
     """What could not be judged for want of a file, a line a file."""
     lines = []
     if run.manifest is None:
-        lines.append("no manifest: data, base model, tokens seen, training code, precision, versions and pre-flight")
+        lines.append(
+            "no manifest: data, base model, tokens seen, training code, precision, versions and pre-flight"
+        )
     if run.run is None or not run.run.table_steps():
         size = "" if eval_samples(run) is None else " (but for its size)"
         lines.append(f"no token tables: validation set{size} and the weighting of the evaluation")
@@ -82,14 +84,30 @@ def completeness(run: RunData) -> list[Check]:
     last, planned = max([*run.log.train, *run.log.evals], default=0), run.log.max_steps
     short = f"the log ends at step {last} of {planned}" if planned and last < planned else None
     if run.manifest is None:
-        return [check("complete", None if short else True, short or f"step {last} of {planned}")] if planned else []
+        return (
+            [check("complete", None if short else True, short or f"step {last} of {planned}")]
+            if planned
+            else []
+        )
     m = run.manifest
     reached = m["status"] == "complete" and m["step"] == m["max_steps"]
-    checks = [check("complete", reached and not short, m["reason"] or short or f"step {m['step']} of {m['max_steps']}")]
+    checks = [
+        check(
+            "complete",
+            reached and not short,
+            m["reason"] or short or f"step {m['step']} of {m['max_steps']}",
+        )
+    ]
     sealed = m.get("artifacts", {}).get("logging.jsonl")
     if sealed and run.run and run.run.log.exists():
         same = sha256_file(run.run.log) == sealed
-        checks.append(check("log as sealed", same, f"logging.jsonl is {'' if same else 'not '}what run.json vouches for"))
+        checks.append(
+            check(
+                "log as sealed",
+                same,
+                f"logging.jsonl is {'' if same else 'not '}what run.json vouches for",
+            )
+        )
     return checks
 
 
@@ -104,8 +122,16 @@ def manifest_checks(run: RunData, runs: Sequence[RunData]) -> list[Check | None]
 
     allowed = preflight_tolerance(train_setting(run, "dtype"))
     difference = mine["preflight"].get("relative_difference")
-    agreement = "no pre-flight was recorded" if difference is None else f"the two paths agree to {difference:.1e}"
-    alike = {r.name: r.manifest["tokens_seen"] for r in runs if r.manifest and schedule(r) == schedule(run)}
+    agreement = (
+        "no pre-flight was recorded"
+        if difference is None
+        else f"the two paths agree to {difference:.1e}"
+    )
+    alike = {
+        r.name: r.manifest["tokens_seen"]
+        for r in runs
+        if r.manifest and schedule(r) == schedule(run)
+    }
     return [
         check("pre-flight", difference is not None and difference <= allowed, agreement),
         same("same data", lambda m: m["inputs_sha256"]["data"]),
@@ -122,7 +148,13 @@ def schedule(run: RunData) -> tuple[Any, ...]:
     model's tokenizer. Only runs alike in all of this must have seen equally many."""
     assert run.manifest is not None
     inputs = run.manifest["inputs_sha256"]
-    return inputs["data"], inputs["base"], train_setting(run, "images_per_step"), run.manifest["step"], run.seed
+    return (
+        inputs["data"],
+        inputs["base"],
+        train_setting(run, "images_per_step"),
+        run.manifest["step"],
+        run.seed,
+    )
 
 
 def common(name: str, run: RunData, values: dict[str, Any]) -> Check | None:
@@ -134,20 +166,30 @@ def common(name: str, run: RunData, values: dict[str, Any]) -> Check | None:
     if mine is None:
         return None
     if all(value == mine for value in known):
-        return check(name, True if len(known) > 1 else None, brief(mine) if len(known) > 1 else f"{brief(mine)}; no other run")
+        return check(
+            name,
+            True if len(known) > 1 else None,
+            brief(mine) if len(known) > 1 else f"{brief(mine)}; no other run",
+        )
     (first, most), (_, next_most) = Counter(digest(value) for value in known).most_common(2)
     if most > next_most:
         leader = next(value for value in known if digest(value) == first)
         odd = f"{against(mine, leader)} of {most} of {len(known)} runs"
         return check(name, mine == leader, brief(mine) if mine == leader else odd)
     other = next(value for value in known if value != mine)
-    return check(name, False, f"{against(mine, other)}; the runs differ and no majority tells which is right")
+    return check(
+        name, False, f"{against(mine, other)}; the runs differ and no majority tells which is right"
+    )
 
 
 def brief(value: Any) -> str:
     """A digest by its first twelve digits, a number with its thousands apart, a table by its entries or their number."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} {brief(v)}" for k, v in value.items()) if len(value) < 6 else f"{len(value)} entries"
+        return (
+            ", ".join(f"{k} {brief(v)}" for k, v in value.items())
+            if len(value) < 6
+            else f"{len(value)} entries"
+        )
     return f"{value:,}" if isinstance(value, int) else str(value)[:12]
 
 
@@ -156,7 +198,9 @@ def against(mine: Any, other: Any) -> str:
     if not (isinstance(mine, dict) and isinstance(other, dict)):
         return f"{brief(mine)} against {brief(other)}"
     keys = [key for key in sorted(mine | other) if mine.get(key) != other.get(key)]
-    shown = ", ".join(f"{key} {brief(mine.get(key))} against {brief(other.get(key))}" for key in keys[:3])
+    shown = ", ".join(
+        f"{key} {brief(mine.get(key))} against {brief(other.get(key))}" for key in keys[:3]
+    )
     return shown + (f" and {len(keys) - 3} more" if keys[3:] else "")
 
 
@@ -184,7 +228,9 @@ def validation_sizes(runs: Sequence[RunData]) -> dict[str, int]:
     """How many samples the evaluations took, by run name; sizes that rounding may have parted count as one."""
     sizes = {r.name: size for r in runs if (size := eval_samples(r))}
     return {
-        name: next(round(n) for n, error in sizes.values() if abs(n - mine) <= max(error + own_error, 0.5))
+        name: next(
+            round(n) for n, error in sizes.values() if abs(n - mine) <= max(error + own_error, 0.5)
+        )
         for name, (mine, own_error) in sizes.items()
     }
 
@@ -194,17 +240,27 @@ def eval_samples(run: RunData) -> tuple[float, float] | None:
 
     Hugging Face logs them with four and three decimals.
     """
-    rows = [row for row in run.log.evals.values() if row.get("runtime", 0) > 0 and row.get("samples_per_second", 0) > 0]
+    rows = [
+        row
+        for row in run.log.evals.values()
+        if row.get("runtime", 0) > 0 and row.get("samples_per_second", 0) > 0
+    ]
     if not rows:
         return None
-    runtimes, speeds = (np.array([row[key] for row in rows]) for key in ("runtime", "samples_per_second"))
+    runtimes, speeds = (
+        np.array([row[key] for row in rows]) for key in ("runtime", "samples_per_second")
+    )
     errors = runtimes * rounding(speeds, 3) + speeds * rounding(runtimes, 4)
     return float(np.median(runtimes * speeds)), float(np.median(errors))
 
 
 def rounding(values: np.ndarray, decimals: int) -> float:
     """How far off they may be, having been rounded to `decimals`, or to fewer, as all of them look."""
-    kept = next(d for d in range(decimals + 1) if d == decimals or np.abs(values - values.round(d)).max() < 1e-9)
+    kept = next(
+        d
+        for d in range(decimals + 1)
+        if d == decimals or np.abs(values - values.round(d)).max() < 1e-9
+    )
     return 0.5 * 10.0**-kept
 
 
@@ -219,18 +275,33 @@ def eval_weighting(run: RunData) -> list[Check]:
     """
     steps = [step for step in (run.run.table_steps() if run.run else []) if step in run.log.evals]
     chosen = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
-    wrong = [line for step in chosen for temperature in TEMPERATURES for line in mismatches(run, step, temperature)]
+    wrong = [
+        line
+        for step in chosen
+        for temperature in TEMPERATURES
+        for line in mismatches(run, step, temperature)
+    ]
     if not chosen:
         return []
     said = ", ".join(map(str, chosen))
-    return [check("eval weighting", not wrong, wrong[0] if wrong else f"token tables of steps {said} give the log's values")]
+    return [
+        check(
+            "eval weighting",
+            not wrong,
+            wrong[0] if wrong else f"token tables of steps {said} give the log's values",
+        )
+    ]
 
 
 def mismatches(run: RunData, step: int, temperature: str) -> list[str]:
     """The metrics of one eval row that its table does not give."""
     assert run.run is not None
     row = run.log.evals[step]
-    metrics = [m for m in REGISTRY.values() if m.per_token and math.isfinite(row.get(log_key(m.name, temperature), math.nan))]
+    metrics = [
+        m
+        for m in REGISTRY.values()
+        if m.per_token and math.isfinite(row.get(log_key(m.name, temperature), math.nan))
+    ]
     metrics = [m for m in metrics if m.has_temperature or temperature == "1"]
     if not metrics:
         return []
@@ -242,7 +313,9 @@ def mismatches(run: RunData, step: int, temperature: str) -> list[str]:
         if not math.isclose(logged, true, rel_tol=TABLE_TOLERANCE, abs_tol=1e-9):
             how = weighting(m, logged, per_token, tokens.images[tokens.image_index], run)
             key = log_key(m.name, temperature)
-            lines.append(f"eval_{key} at step {step} is {logged:.6g}, its tokens give {true:.6g}{how}")
+            lines.append(
+                f"eval_{key} at step {step} is {logged:.6g}, its tokens give {true:.6g}{how}"
+            )
     return lines
 
 
@@ -250,7 +323,9 @@ def over_tokens(m: Metric, per_token: np.ndarray) -> float:
     return float(per_token.mean() if m.quantile is None else np.quantile(per_token, m.quantile))
 
 
-def weighting(m: Metric, logged: float, per_token: np.ndarray, image_ids: np.ndarray, run: RunData) -> str:
+def weighting(
+    m: Metric, logged: float, per_token: np.ndarray, image_ids: np.ndarray, run: RunData
+) -> str:
     """By what wrong weighting the logged number came about, if by one of the usual ones  # [C], [C]"""
     what = "means" if m.quantile is None else f"{100 * m.quantile:.0f} % quantiles"
     groups = {f"per-image {what}": image_ids}

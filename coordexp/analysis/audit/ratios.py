@@ -21,19 +21,35 @@ from coordexp.storage.logs import Log, Row
 
 FAMILIES = ("loss", "base_ce/loss", "coord_softce_w1/loss")
 COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
-TERMS = ("text_ce/loss", *(f"coord_softce_w1/{term}" for term in COORD_TERMS))  # parts of the families
+TERMS = (
+    "text_ce/loss",
+    *(f"coord_softce_w1/{term}" for term in COORD_TERMS),
+)  # parts of the families
 SUBSET = "train_subset/"
 
 CONSISTENT = (0.9, 1.1)  # where a sound family's median ratio lies, but for its own noise
 FACTOR_TOLERANCE = 1.25  # how near, as a factor, to 1/GAS or GAS a median must be to be named so
-RISE, FALL = math.log(1.1), math.log(1.2)  # of the ratio over a run that are no drift; overfitting makes it fall
-SUBSET_TOLERANCE = math.log(1.25)  # the audited train images may be that much easier or harder than the others
-MATERIAL = 0.05  # of the loss: a smaller term is accused of GAS or 1/GAS, never of drift or an odd level
+RISE, FALL = (
+    math.log(1.1),
+    math.log(1.2),
+)  # of the ratio over a run that are no drift; overfitting makes it fall
+SUBSET_TOLERANCE = math.log(
+    1.25
+)  # the audited train images may be that much easier or harder than the others
+MATERIAL = (
+    0.05  # of the loss: a smaller term is accused of GAS or 1/GAS, never of drift or an odd level
+)
 LAG = 0.05  # relative: how far the eval value may fall over a train row's window for the pair to count
 MIN_FOR_DRIFT = 5  # pairs
 TYPICAL_NOISE, WORTH = 0.05, 4  # of one train row, and how many pairs that prior is worth
 
-FAULTS = ("≈ 1/GAS", "≈ GAS", "drift", "inconsistent", "missing")  # the first that a family shows names the verdict
+FAULTS = (
+    "≈ 1/GAS",
+    "≈ GAS",
+    "drift",
+    "inconsistent",
+    "missing",
+)  # the first that a family shows names the verdict
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,10 @@ class Series:
     def moves(self) -> bool:
         """Whether the ratio changes over the run by more than mild overfitting and its noise, guessed from few pairs, explain."""
         allowed = RISE if self.change > 0 else FALL
-        return self.n >= MIN_FOR_DRIFT and abs(self.change) > allowed + (2.5 + 5 / self.n) * self.change_se
+        return (
+            self.n >= MIN_FOR_DRIFT
+            and abs(self.change) > allowed + (2.5 + 5 / self.n) * self.change_se
+        )
 
 
 @dataclass(frozen=True)
@@ -83,20 +102,44 @@ def family_ratios(log: Log, family: str) -> dict[str, Any]:
         train = log.train[trained[before - 1]] if before else {}
         if (ratio := _ratio(train, row, family)) is not None:
             subset = _ratio(train, row, family, SUBSET)
-            pairs.append({"step": step, "train_step": trained[before - 1], "ratio": ratio, "subset_ratio": subset})
+            pairs.append(
+                {
+                    "step": step,
+                    "train_step": trained[before - 1],
+                    "ratio": ratio,
+                    "subset_ratio": subset,
+                }
+            )
     start = from_step(log, family, pairs, trained)
     ratios: list[float] = [pair["ratio"] for pair in pairs if pair["step"] >= start]
-    found = {"median": float(np.median(ratios)), "min": min(ratios), "max": max(ratios)} if ratios else {}
-    return {"pairs": pairs, "from_step": start, "n": len(ratios), "median": None, "min": None, "max": None} | found
+    found = (
+        {"median": float(np.median(ratios)), "min": min(ratios), "max": max(ratios)}
+        if ratios
+        else {}
+    )
+    return {
+        "pairs": pairs,
+        "from_step": start,
+        "n": len(ratios),
+        "median": None,
+        "min": None,
+        "max": None,
+    } | found
 
 
 def _ratio(train: Row, evaluated: Row, family: str, prefix: str = "") -> float | None:
     """None where either is missing, not finite or not positive, or rounding has left nothing of it."""
     a, b = train.get(family, math.nan), evaluated.get(prefix + family, math.nan)
-    return float(a / b) if math.isfinite(a) and math.isfinite(b) and min(a, b) > 0 and max(a, b) > 1e-4 else None
+    return (
+        float(a / b)
+        if math.isfinite(a) and math.isfinite(b) and min(a, b) > 0 and max(a, b) > 1e-4
+        else None
+    )
 
 
-def from_step(log: Log, family: str, pairs: Sequence[dict[str, Any]], trained: Sequence[int]) -> int:
+def from_step(
+    log: Log, family: str, pairs: Sequence[dict[str, Any]], trained: Sequence[int]
+) -> int:
     """The first step that counts: from there on the eval value falls by less than LAG over a train row's window.
 
     A window reaches back to the train row before, and at least half way to the evaluation before. Where a value never
@@ -107,9 +150,13 @@ def from_step(log: Log, family: str, pairs: Sequence[dict[str, Any]], trained: S
     steps = np.array([pair["step"] for pair in pairs], dtype=float)
     values = np.log([log.evals[pair["step"]][family] for pair in pairs])
     rows_before = [trained[max(bisect_right(trained, pair["train_step"]) - 2, 0)] for pair in pairs]
-    window_starts = np.minimum(rows_before, steps - np.diff(steps, prepend=2 * steps[0] - steps[1]) / 2)
+    window_starts = np.minimum(
+        rows_before, steps - np.diff(steps, prepend=2 * steps[0] - steps[1]) / 2
+    )
     at_start = np.interp(window_starts, steps, values)
-    at_start[0] = values[0] + (values[0] - values[1]) * (steps[0] - window_starts[0]) / (steps[1] - steps[0])
+    at_start[0] = values[0] + (values[0] - values[1]) * (steps[0] - window_starts[0]) / (
+        steps[1] - steps[0]
+    )
     lagging = np.flatnonzero(at_start - values > math.log1p(LAG))
     return int(steps[min(lagging[-1] + 1, len(pairs) // 2)] if len(lagging) else steps[0])
 
@@ -132,13 +179,19 @@ def summarise(pairs: Sequence[dict[str, Any]], start: int, key: str = "ratio") -
     slope = float(np.median((y[j] - y[i]) / (u[j] - u[i]))) if len(i) else 0.0
     at_first = float(np.median(y - slope * u))
     spread = 1.4826 * float(np.median(np.abs(y - at_first - slope * u)))
-    noise = math.sqrt((WORTH * TYPICAL_NOISE**2 + len(y) * spread**2) / (WORTH + max(len(y) - 2, 0)))
+    noise = math.sqrt(
+        (WORTH * TYPICAL_NOISE**2 + len(y) * spread**2) / (WORTH + max(len(y) - 2, 0))
+    )
     level_se = 1.2533 * noise / math.sqrt(len(y))  # of a median
     change_se = 1.05 * noise / math.sqrt(((u - u.mean()) ** 2).sum()) if len(i) else math.inf
-    return Series(len(y), float(np.median(y)), early, at_first, at_first + slope, noise, level_se, change_se)
+    return Series(
+        len(y), float(np.median(y)), early, at_first, at_first + slope, noise, level_se, change_se
+    )
 
 
-def judge_series(series: Series, gas: float | None, tolerance: float = 0.0) -> tuple[str | None, str]:
+def judge_series(
+    series: Series, gas: float | None, tolerance: float = 0.0
+) -> tuple[str | None, str]:
     """What is wrong with a series of ratios (None: nothing), and its numbers. `tolerance` widens the band of the level."""
     log_gas = math.log(gas) if gas and gas > 1 else math.inf
     moves, start = series.moves, series.start
@@ -147,7 +200,9 @@ def judge_series(series: Series, gas: float | None, tolerance: float = 0.0) -> t
         near = min(math.log(FACTOR_TOLERANCE) + 2 * series.level_se, log_gas / 2)
         if abs(series.median - factor) > near:
             continue
-        if abs(series.early - factor) > log_gas / 2:  # a fault of the accumulation is there from the first step
+        if (
+            abs(series.early - factor) > log_gas / 2
+        ):  # a fault of the accumulation is there from the first step
             moves, start = True, series.early
         elif not moves or all(abs(x - factor) < log_gas / 3 for x in (series.start, series.end)):
             return label, f"{level}, and GAS is {gas:g}"
@@ -167,16 +222,26 @@ def judge_family(log: Log, family: str, found: dict[str, Any], gas: float | None
     if series is None:
         return Judged(family, "missing", "no eval row has a train row before it with this key")
     fault, why = judge_series(series, gas)
-    immaterial = family in TERMS and share_of_loss(log, family) < MATERIAL and fault in ("drift", "inconsistent")
+    immaterial = (
+        family in TERMS
+        and share_of_loss(log, family) < MATERIAL
+        and fault in ("drift", "inconsistent")
+    )
     if fault is None or immaterial:
         return Judged(family, None, why)
     subset = summarise(found["pairs"], found["from_step"], "subset_ratio")
     if subset is not None:
         fault, over_subset = judge_series(subset, gas, SUBSET_TOLERANCE)
-        overfit = fault is None or subset.median * series.median < 0  # a fault of the scale moves both alike
+        overfit = (
+            fault is None or subset.median * series.median < 0
+        )  # a fault of the scale moves both alike
         why += f"; over an evaluation of train images {over_subset}"
         return Judged(family, None if overfit else fault, why, overfit)
-    if fault == "drift" and series.change < 0 and eval_rise(log, family) > max(math.log1p(LAG), -series.change / 5):
+    if (
+        fault == "drift"
+        and series.change < 0
+        and eval_rise(log, family) > max(math.log1p(LAG), -series.change / 5)
+    ):
         return Judged(family, None, f"{why}, while the eval value itself rises", overfit=True)
     if (fault == "drift" and series.change < 0) or (fault == "inconsistent" and series.median < 0):
         why += "; overfitting looks like this too, and the log has no evaluation of train images to tell"
@@ -185,7 +250,9 @@ def judge_family(log: Log, family: str, found: dict[str, Any], gas: float | None
 
 def share_of_loss(log: Log, family: str) -> float:
     """A term's median share of the eval loss."""
-    shares = [row[family] / row["loss"] for row in log.evals.values() if family in row and row.get("loss")]
+    shares = [
+        row[family] / row["loss"] for row in log.evals.values() if family in row and row.get("loss")
+    ]
     return float(np.median(shares)) if shares else 0.0
 
 
@@ -200,7 +267,11 @@ def eval_rise(log: Log, family: str) -> float:
 
 def overfit_ratio(log: Log) -> float | None:
     """Eval loss over the loss of the audited train images: median over the last third of the evals that have both."""
-    rows = [row for _, row in sorted(log.evals.items()) if row.get("loss", 0.0) > 0 and row.get(SUBSET + "loss", 0.0) > 0]
+    rows = [
+        row
+        for _, row in sorted(log.evals.items())
+        if row.get("loss", 0.0) > 0 and row.get(SUBSET + "loss", 0.0) > 0
+    ]
     ratios = [row["loss"] / row[SUBSET + "loss"] for row in rows[-max(1, len(rows) // 3) :]]
     return float(np.median(ratios)) if ratios else None
 
@@ -215,13 +286,27 @@ def judge(log: Log, families: dict[str, dict[str, Any]], gas: float | None) -> t
     for fault in FAULTS:
         accused = [j for j in judged if j.fault == fault]
         if accused:
-            names = "every loss family" if len(accused) == len(judged) > 1 else ", ".join(j.family for j in accused)
-            return fault, f"{names}: {'' if fault == 'missing' else 'train/eval ratio '}{accused[0].why}"
-    why = "train/eval ratio: " + "; ".join(f"{j.family} {j.why}" for j in judged if j.family in FAMILIES)
+            names = (
+                "every loss family"
+                if len(accused) == len(judged) > 1
+                else ", ".join(j.family for j in accused)
+            )
+            return (
+                fault,
+                f"{names}: {'' if fault == 'missing' else 'train/eval ratio '}{accused[0].why}",
+            )
+    why = "train/eval ratio: " + "; ".join(
+        f"{j.family} {j.why}" for j in judged if j.family in FAMILIES
+    )
     if any(j.overfit for j in judged):
         ratio = overfit_ratio(log)
         numbers = f", eval loss {ratio:.2f} x that of train images at the end" if ratio else ""
-        why = f"the run overfits{numbers}; train/eval ratio: " + "; ".join(f"{j.family} {j.why}" for j in judged if j.overfit)
+        why = f"the run overfits{numbers}; train/eval ratio: " + "; ".join(
+            f"{j.family} {j.why}" for j in judged if j.overfit
+        )
     if gas is None or gas <= 1:
-        return "not identifiable", f"{why}; without accumulation (GAS {gas or 'unknown'}) a fault of it cannot show"
+        return (
+            "not identifiable",
+            f"{why}; without accumulation (GAS {gas or 'unknown'}) a fault of it cannot show",
+        )
     return "consistent", why

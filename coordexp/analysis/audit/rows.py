@@ -18,7 +18,10 @@ from coordexp.storage.logs import EVAL, Log, Row
 from coordexp.study.inputs import RunData
 
 COORDINATES = "coord_softce_w1"
-TOLERANCE, ROUNDING = 1e-3, 5e-5  # of a sum, relative; and of each number, absolute: logs keep four to six decimals
+TOLERANCE, ROUNDING = (
+    1e-3,
+    5e-5,
+)  # of a sum, relative; and of each number, absolute: logs keep four to six decimals
 
 
 def log_checks(run: RunData) -> list[Check]:
@@ -37,9 +40,14 @@ def both(log: Log) -> list[Row]:
 
 def not_finite(log: Log) -> list[str]:
     """`eval_loss at step 40` for every value that is not finite."""
-    rows = [("", *item) for item in log.train.items()] + [(EVAL, *item) for item in log.evals.items()]
+    rows = [("", *item) for item in log.train.items()] + [
+        (EVAL, *item) for item in log.evals.items()
+    ]
     return [
-        f"{prefix}{key} at step {step}" for prefix, step, row in rows for key, value in row.items() if not math.isfinite(value)
+        f"{prefix}{key} at step {step}"
+        for prefix, step, row in rows
+        for key, value in row.items()
+        if not math.isfinite(value)
     ]
 
 
@@ -70,14 +78,22 @@ def missing_evals(log: Log) -> list[int]:
         return []
     regular = steps[:-1] if steps[-1] == log.max_steps else steps
     gaps = Counter(after - before for before, after in pairwise(regular))
-    common = [gap for gap, count in gaps.items() if count > max(1, gaps.total() / 5)]  # one at a restart sets no cadence
+    common = [
+        gap for gap, count in gaps.items() if count > max(1, gaps.total() / 5)
+    ]  # one at a restart sets no cadence
     cadence = min(common or gaps)
     first, last = min(log.train, default=steps[0]), max([*log.train, steps[-1]])
     finished = log.max_steps is None or last >= log.max_steps
     if sum(step % cadence == 0 for step in regular) > 0.8 * len(regular):
-        return [step for step in range(cadence, last + finished, cadence) if step >= first and step not in log.evals]
+        return [
+            step
+            for step in range(cadence, last + finished, cadence)
+            if step >= first and step not in log.evals
+        ]
     between = [
-        before + i * cadence for before, after in pairwise(steps) for i in range(1, round((after - before) / cadence))
+        before + i * cadence
+        for before, after in pairwise(steps)
+        for i in range(1, round((after - before) / cadence))
     ]  # each half of an epoch, say: by counting
     return [*between, *range(steps[-1] + cadence, last + finished, cadence)]
 
@@ -88,10 +104,22 @@ def missing_evals(log: Log) -> list[int]:
 def row_sums(run: RunData) -> list[Check]:
     """loss = base CE + coordinate terms (without any: loss = base CE), and coordinate terms = the sum of theirs."""
     rows, total = both(run.log), f"{COORDINATES}/loss"
-    terms = [f"{COORDINATES}/{term}" for term in COORD_TERMS if any(f"{COORDINATES}/{term}" in row for row in rows)]
+    terms = [
+        f"{COORDINATES}/{term}"
+        for term in COORD_TERMS
+        if any(f"{COORDINATES}/{term}" in row for row in rows)
+    ]
     parts = ["base_ce/loss", *([total] if any(row.get(total) for row in rows) else [])]
-    checks = [row_sum("loss adds up", run, "loss", parts)] if any("base_ce/loss" in row for row in rows) else []
-    return [*checks, row_sum("coordinate terms add up", run, total, terms)] if len(terms) > 1 else checks
+    checks = (
+        [row_sum("loss adds up", run, "loss", parts)]
+        if any("base_ce/loss" in row for row in rows)
+        else []
+    )
+    return (
+        [*checks, row_sum("coordinate terms add up", run, total, terms)]
+        if len(terms) > 1
+        else checks
+    )
 
 
 def row_sum(name: str, run: RunData, total: str, parts: Sequence[str]) -> Check:
@@ -104,9 +132,13 @@ def row_sum(name: str, run: RunData, total: str, parts: Sequence[str]) -> Check:
     trained, evaluated = (breaches(rows, total, parts) for rows in (run.log.train, run.log.evals))
     if not trained and not evaluated:
         return check(name, True, f"{total} = {' + '.join(parts)}")
-    prefix, step, rows = (EVAL, min(evaluated), run.log.evals) if evaluated else ("", min(trained), run.log.train)
+    prefix, step, rows = (
+        (EVAL, min(evaluated), run.log.evals) if evaluated else ("", min(trained), run.log.train)
+    )
     summed, more = sum(rows[step][part] for part in parts), len(trained) + len(evaluated) - 1
-    detail = f"{prefix}{total} at step {step} is {rows[step][total]:.6g}, its parts sum to {summed:.6g}"
+    detail = (
+        f"{prefix}{total} at step {step} is {rows[step][total]:.6g}, its parts sum to {summed:.6g}"
+    )
     detail += f" ({more} more rows like it)" if more else ""
     other_terms = 0 < len(evaluated) == len(run.log.evals)
     above = sum(error > 0 for error in trained.values())
@@ -118,9 +150,17 @@ def row_sum(name: str, run: RunData, total: str, parts: Sequence[str]) -> Check:
 
 def breaches(rows: Mapping[int, Row], total: str, parts: Sequence[str]) -> dict[int, float]:
     """By how much the parts exceed the total, in the rows where it matters."""
-    errors = {step: sum(row[p] for p in parts) - row[total] for step, row in rows.items() if {total, *parts} <= row.keys()}
+    errors = {
+        step: sum(row[p] for p in parts) - row[total]
+        for step, row in rows.items()
+        if {total, *parts} <= row.keys()
+    }
     rounding = ROUNDING * (1 + len(parts))
-    return {step: error for step, error in errors.items() if abs(error) > TOLERANCE * abs(rows[step][total]) + rounding}
+    return {
+        step: error
+        for step, error in errors.items()
+        if abs(error) > TOLERANCE * abs(rows[step][total]) + rounding
+    }
 
 
 # --- is the log of the variant it is named after? ---
@@ -156,13 +196,21 @@ def other_variant(run: RunData) -> str | None:
     weighted = {term for term in COORD_TERMS if objective.get(term)}
     if not weighted:
         terms = ", ".join(sorted(found)) or "some"
-        return f"{run.variant} has no coordinate terms, the log has {terms}" if has_terms or 1.0 in switch(run.log) else None
-    if (not has_terms and (0.0 in switch(run.log) or is_joint(rows))) or (found and found != weighted):
+        return (
+            f"{run.variant} has no coordinate terms, the log has {terms}"
+            if has_terms or 1.0 in switch(run.log)
+            else None
+        )
+    if (not has_terms and (0.0 in switch(run.log) or is_joint(rows))) or (
+        found and found != weighted
+    ):
         return f"{run.variant} trains on {', '.join(sorted(weighted))}, the log has {', '.join(sorted(found)) or 'none of them'}"
     return None
 
 
 def is_joint(rows: Iterable[Row]) -> bool:
     """Whether the loss is the base CE in every row that has both."""
-    pairs = [(row["loss"], row["base_ce/loss"]) for row in rows if {"loss", "base_ce/loss"} <= row.keys()]
+    pairs = [
+        (row["loss"], row["base_ce/loss"]) for row in rows if {"loss", "base_ce/loss"} <= row.keys()
+    ]
     return bool(pairs) and all(math.isclose(a, b, rel_tol=TOLERANCE) for a, b in pairs)

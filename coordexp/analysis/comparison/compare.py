@@ -19,7 +19,9 @@ from coordexp.study.inputs import RunData, by_variant
 Curves = list[dict[str, Any]]  # a row a variant, seed and eval step
 
 
-def compare(runs: Sequence[RunData], rule: dict[str, Any], vision: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def compare(
+    runs: Sequence[RunData], rule: dict[str, Any], vision: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The comparison of a study under its rule, ready for comparison.json.
 
     `vision` gives `side_px` and `cell_px` where no manifest does.
@@ -31,12 +33,21 @@ def compare(runs: Sequence[RunData], rule: dict[str, Any], vision: Mapping[str, 
     groups = by_variant(finished)
     steps = common_steps(finished)
     decision_step = decide_step(steps, rule["decision_step"])
-    window = [s for s in steps if decision_step and (1 - rule["window"]) * decision_step < s <= decision_step]
+    window = [
+        s
+        for s in steps
+        if decision_step and (1 - rule["window"]) * decision_step < s <= decision_step
+    ]
     tables = read_tables(finished, rule["temperature"])
-    curves = {t: curve_rows(groups, t, tables if t == rule["temperature"] else {}) for t in TEMPERATURE_PREFIX}
+    curves = {
+        t: curve_rows(groups, t, tables if t == rule["temperature"] else {})
+        for t in TEMPERATURE_PREFIX
+    }
     mine = curves[rule["temperature"]]
     later = sorted({row["step"] for row in mine if steps and row["step"] > steps[-1]})
-    snapshots = [snapshot(mine, step) for step in ([decision_step, *later] if decision_step else [])]
+    snapshots = [
+        snapshot(mine, step) for step in ([decision_step, *later] if decision_step else [])
+    ]
     means = {name: mean_curves(mine, name) for name in rule["metrics"]}
     levels = plateaus(finished, rule["temperature"])
     drifts = drift(levels)
@@ -46,8 +57,12 @@ def compare(runs: Sequence[RunData], rule: dict[str, Any], vision: Mapping[str, 
         "decision_step": decision_step,
         "window": {"share": rule["window"], "steps": window},
         "snapshots": snapshots,
-        "temperatures": {t: temperature_rows(groups, rows, decision_step, t) for t, rows in curves.items()},
-        "winners": {t: winners(snapshot(rows, decision_step), rule["metrics"]) for t, rows in curves.items()},
+        "temperatures": {
+            t: temperature_rows(groups, rows, decision_step, t) for t, rows in curves.items()
+        },
+        "winners": {
+            t: winners(snapshot(rows, decision_step), rule["metrics"]) for t, rows in curves.items()
+        },
         "curves": mine,
         "bands": bands(groups, tables),
         "stability": stability(means, steps, window),
@@ -55,7 +70,9 @@ def compare(runs: Sequence[RunData], rule: dict[str, Any], vision: Mapping[str, 
         "drift": drifts,
         "differences": differences(groups, means, tables, decision_step, window, rule),
         "slices": slices(groups, decision_step, rule["temperature"]),
-        "floor": floor(snapshots[0]["rows"] if snapshots else [], drifts, *vision_facts(finished, vision)),
+        "floor": floor(
+            snapshots[0]["rows"] if snapshots else [], drifts, *vision_facts(finished, vision)
+        ),
     }
 
 
@@ -65,7 +82,9 @@ def common_steps(runs: Sequence[RunData]) -> list[int]:
         return []
     shared = set.intersection(*(set(run.log.evals) for run in runs))
     if not shared:
-        raise UserError("the runs share no eval step: give them the same train.eval_steps (or --step, to `coordexp evaluate`)")
+        raise UserError(
+            "the runs share no eval step: give them the same train.eval_steps (or --step, to `coordexp evaluate`)"
+        )
     return sorted(shared)
 
 
@@ -75,7 +94,9 @@ def decide_step(steps: list[int], setting: str) -> int | None:
     if setting == "last_common":
         return steps[-1]
     if not setting.isdigit() or int(setting) not in steps:
-        raise UserError(f"study.rule.decision_step={setting}: must be last_common or one of the common eval steps {steps}")
+        raise UserError(
+            f"study.rule.decision_step={setting}: must be last_common or one of the common eval steps {steps}"
+        )
     return int(setting)
 
 
@@ -98,19 +119,27 @@ def snapshot(curves: Curves, step: int | None) -> dict[str, Any]:
     for variant in dict.fromkeys(row["variant"] for row in at_step):
         mine = [row for row in at_step if row["variant"] == variant]
         columns = {name: [row[name] for row in mine if name in row] for name in (*METRICS, *BESIDE)}
-        means = {name: math.fsum(values) / len(values) for name, values in columns.items() if values}
+        means = {
+            name: math.fsum(values) / len(values) for name, values in columns.items() if values
+        }
         if means:
             rows.append({"variant": variant, "seeds": [row["seed"] for row in mine], **means})
     return {"step": step, "rows": rows}
 
 
-def temperature_rows(groups: dict[str, list[RunData]], curves: Curves, step: int | None, name: str) -> list[dict[str, Any]]:
+def temperature_rows(
+    groups: dict[str, list[RunData]], curves: Curves, step: int | None, name: str
+) -> list[dict[str, Any]]:
     """The decision snapshot at a temperature, and which temperature that was for each seed, where the log names it."""
     key = f"{TEMPERATURE_PREFIX[name]}/temperature"
     rows = snapshot(curves, step)["rows"]
     for row in rows:
-        logged = [run.log.evals[step].get(key) for run in groups[row["variant"]] if step in run.log.evals]
-        row["used"] = [1.0] * len(logged) if name == "1" else [value for value in logged if value is not None]
+        logged = [
+            run.log.evals[step].get(key) for run in groups[row["variant"]] if step in run.log.evals
+        ]
+        row["used"] = (
+            [1.0] * len(logged) if name == "1" else [value for value in logged if value is not None]
+        )
     return [row for row in rows if any(METRICS[n].has_temperature for n in row if n in METRICS)]
 
 
@@ -134,13 +163,22 @@ def mean_curves(curves: Curves, name: str) -> dict[str, dict[int, float]]:
     return found
 
 
-def stability(means: dict[str, dict[str, dict[int, float]]], steps: Sequence[int], window: Sequence[int]) -> dict[str, Any]:
+def stability(
+    means: dict[str, dict[str, dict[int, float]]], steps: Sequence[int], window: Sequence[int]
+) -> dict[str, Any]:
     """Who leads at each common step, since when for good, and whether leaving out a block of the window changes it."""
     found = {}
     for name, curves in means.items():
-        if len(curves) > 1 and window and all(step in curve for curve in curves.values() for step in steps):
+        if (
+            len(curves) > 1
+            and window
+            and all(step in curve for curve in curves.values() for step in steps)
+        ):
             lower = bool(METRICS[name].lower_is_better)
-            whole, inside = rank_stability(curves, steps, lower), rank_stability(curves, window, lower)
+            whole, inside = (
+                rank_stability(curves, steps, lower),
+                rank_stability(curves, window, lower),
+            )
             found[name] = {
                 "winners": [{"step": step, "winner": winner} for step, winner in whole.winners],
                 "last_winner": inside.last_winner,

@@ -23,7 +23,11 @@ from coordexp.storage.token_tables import ImageInfluence, image_influence, read_
 from coordexp.study.inputs import RunData
 
 CROSSED_FROM = 3  # seeds; with fewer there is no variance between seeds to speak of
-AREA_EDGES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, math.inf)}  # px, as COCO
+AREA_EDGES = {
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, math.inf),
+}  # px, as COCO
 
 Tables = Mapping[tuple[str, int], ImageInfluence]  # by run name and step
 
@@ -44,19 +48,28 @@ def bands(groups: dict[str, list[RunData]], tables: Tables) -> list[dict[str, An
     """95 % interval of each variant's value at each eval step of which every seed has the token table."""
     found = []
     for variant, runs in groups.items():
-        steps = sorted(set.intersection(*({step for name, step in tables if name == run.name} for run in runs)))
+        steps = sorted(
+            set.intersection(*({step for name, step in tables if name == run.name} for run in runs))
+        )
         for step in steps:
             sides = [tables[run.name, step] for run in runs]
             if same_images(sides):
                 for name in (name for name, m in METRICS.items() if m.per_token):
-                    low, high = band(np.array([t.values[name] for t in sides]), np.stack([t.influence[name] for t in sides]))
-                    found.append({"variant": variant, "step": step, "metric": name, "low": low, "high": high})
+                    low, high = band(
+                        np.array([t.values[name] for t in sides]),
+                        np.stack([t.influence[name] for t in sides]),
+                    )
+                    found.append(
+                        {"variant": variant, "step": step, "metric": name, "low": low, "high": high}
+                    )
     return found
 
 
 def band(values: np.ndarray, influence: np.ndarray) -> tuple[float, float]:
     """Interval of a metric's mean over seeds: seeds x images from three seeds on, else images alone  # [S], [S, I]"""
-    estimate = (crossed_estimate if len(values) >= CROSSED_FROM else influence_estimate)(values, influence)
+    estimate = (crossed_estimate if len(values) >= CROSSED_FROM else influence_estimate)(
+        values, influence
+    )
     return estimate.low, estimate.high
 
 
@@ -86,8 +99,15 @@ def differences(
                 if not all(step in curve for curve in mine):
                     continue
                 estimate = paired_estimate(sides, tables, step, name, draws)
-                entry = {"first": first, "second": second, "metric": name, "margin": rule["margins"][name]}
-                entry["difference"] = estimate.difference if estimate else mine[1][step] - mine[0][step]
+                entry = {
+                    "first": first,
+                    "second": second,
+                    "metric": name,
+                    "margin": rule["margins"][name],
+                }
+                entry["difference"] = (
+                    estimate.difference if estimate else mine[1][step] - mine[0][step]
+                )
                 entry["interval"] = asdict(estimate) if estimate else None
                 entry["window"] = window_summary(mine[0], mine[1], window)
                 found.append(entry)
@@ -100,7 +120,11 @@ def shared_seeds(first: Sequence[RunData], second: Sequence[RunData]) -> list[li
 
 
 def paired_estimate(
-    sides: list[list[RunData]], tables: Tables, step: int, name: str, draws: dict[tuple[str, str], np.ndarray]
+    sides: list[list[RunData]],
+    tables: Tables,
+    step: int,
+    name: str,
+    draws: dict[tuple[str, str], np.ndarray],
 ) -> Estimate | None:
     """The difference with its interval; None where a token table is missing or the images differ."""
     runs = [run for side in sides for run in side]
@@ -109,10 +133,15 @@ def paired_estimate(
     first, second = ([tables[run.name, step] for run in side] for side in sides)
     if not same_images([*first, *second]) or name not in first[0].values:
         return None
-    apart = np.array([b.values[name] - a.values[name] for a, b in zip(first, second, strict=True)])  # [S]
+    apart = np.array(
+        [b.values[name] - a.values[name] for a, b in zip(first, second, strict=True)]
+    )  # [S]
     if len(apart) >= CROSSED_FROM:
         return crossed_estimate(
-            apart, np.stack([b.influence[name] - a.influence[name] for a, b in zip(first, second, strict=True)])
+            apart,
+            np.stack(
+                [b.influence[name] - a.influence[name] for a, b in zip(first, second, strict=True)]
+            ),
         )
     before, after = (np.stack([draws[run.name, name] for run in side]) for side in sides)  # [S, D]
     estimate = bootstrap_estimate(before, after, float(apart.mean()))
@@ -126,9 +155,14 @@ def decision_draws(
     found: dict[tuple[str, str], np.ndarray] = {}
     for run in (run for runs in groups.values() for run in runs if (run.name, step) in tables):
         assert run.run
-        tokens = read_tokens(run.run.table(step), rule["temperature"], [METRICS[name] for name in rule["metrics"]])
+        tokens = read_tokens(
+            run.run.table(step), rule["temperature"], [METRICS[name] for name in rule["metrics"]]
+        )
         weights = image_weights(len(tokens.images))
-        found |= {(run.name, name): bootstrap_draws(tokens, METRICS[name], weights) for name in tokens.values}
+        found |= {
+            (run.name, name): bootstrap_draws(tokens, METRICS[name], weights)
+            for name in tokens.values
+        }
     return found
 
 
@@ -142,7 +176,10 @@ def slices(groups: dict[str, list[RunData]], step: int | None, temperature: str)
             continue
         tables = [read_tokens(path, temperature, [mae], slices=True) for path in paths]
         errors, slot, area = (
-            np.concatenate(parts) for parts in zip(*((t.values[mae.name], t.slot, t.box_area_px) for t in tables), strict=True)
+            np.concatenate(parts)
+            for parts in zip(
+                *((t.values[mae.name], t.slot, t.box_area_px) for t in tables), strict=True
+            )
         )
         by_slot = {str(name): slot == name for name in dict.fromkeys(slot.tolist())}
         by_size = {name: (area >= low) & (area < high) for name, (low, high) in AREA_EDGES.items()}

@@ -19,7 +19,10 @@ def bins_to_px(bins: float, side_px: float) -> float:
 
 
 def floor(
-    rows: Sequence[Mapping[str, Any]], drifts: Sequence[dict[str, Any]], sides_px: Sequence[float] | None, cell_px: int | None
+    rows: Sequence[Mapping[str, Any]],
+    drifts: Sequence[dict[str, Any]],
+    sides_px: Sequence[float] | None,
+    cell_px: int | None,
 ) -> dict[str, Any] | None:
     """The best MAE (and its p90) in bins, pixels and cells; None where image sizes or MAE are not known.
 
@@ -40,7 +43,9 @@ def floor(
         "best_mae_cells": cells,
         "p90_bins": p90,
         "p90_px": None if p90 is None else bins_to_px(p90, sides_px[1]),
-        "sentence": suggestion(cells, next((d for d in drifts if d["metric"] == "expected_bin_mae"), None)),
+        "sentence": suggestion(
+            cells, next((d for d in drifts if d["metric"] == "expected_bin_mae"), None)
+        ),
         "test": "train the variants on larger pictures (data.image_size of scenes, data.pixel_budget of real ones), so that a "
         "cell covers less of an object: were the cell the limit, MAE in bins would fall in proportion to the side; were it the "
         "loss or the training length, it would not",
@@ -61,15 +66,13 @@ def suggestion(cells: float | None, drifted: dict[str, Any] | None) -> str:
     if drifted is None:
         return f"{where}, about half of one; whether the variants have come to rest cannot be said"
     if alike:
-        return (
-            f"{where}, and the variants differ by less than each drifts: this looks like a floor of the vision, not of the loss"
-        )
-    return (
-        f"{where}, about half of one, but the variants still differ by more than each drifts: a floor of the vision is possible"
-    )
+        return f"{where}, and the variants differ by less than each drifts: this looks like a floor of the vision, not of the loss"
+    return f"{where}, about half of one, but the variants still differ by more than each drifts: a floor of the vision is possible"
 
 
-def vision_facts(runs: Sequence[RunData], given: Mapping[str, Any] | None) -> tuple[list[float] | None, int | None]:
+def vision_facts(
+    runs: Sequence[RunData], given: Mapping[str, Any] | None
+) -> tuple[list[float] | None, int | None]:
     """Image sides (smallest, median, largest, in px) and cell size: from the manifests, else as they were given."""
     manifests = [run.manifest for run in runs if run.manifest and run.manifest.get("val_sides_px")]
     if manifests:

@@ -32,7 +32,9 @@ class Lead:
     margin: float | None
     low: float | None = None  # the interval, None without token tables
     high: float | None = None
-    win_probability: float | None = None  # that `first` is better, by the same resampling or t distribution
+    win_probability: float | None = (
+        None  # that `first` is better, by the same resampling or t distribution
+    )
     method: str | None = None
     seed_share: float | None = None  # of the difference's variance, what changes with the seed
     window: Window | None = None
@@ -61,17 +63,39 @@ def leads(differences: Sequence[dict[str, Any]], primary: str | None) -> list[Le
 def lead(difference: dict[str, Any], swap: bool) -> Lead:
     """`difference` is second minus first; `swap` makes its second the one that leads."""
     sign = (1 if swap else -1) * (-1 if METRICS[difference["metric"]].lower_is_better else 1)
-    first, second = (difference["second"], difference["first"]) if swap else (difference["first"], difference["second"])
+    first, second = (
+        (difference["second"], difference["first"])
+        if swap
+        else (difference["first"], difference["second"])
+    )
     interval, window = difference["interval"], difference["window"]
     found: dict[str, Any] = {}
     if interval:
         low, high = sorted((sign * interval["low"], sign * interval["high"]))
-        found = {"low": low, "high": high, "method": interval["method"], "seed_share": seed_share(interval)}
+        found = {
+            "low": low,
+            "high": high,
+            "method": interval["method"],
+            "seed_share": seed_share(interval),
+        }
         found["win_probability"] = turned(interval["share_above_0"], sign)
     if window and window["n"]:
         low, high = sorted((sign * window["min"], sign * window["max"]))
-        found["window"] = Window(window["n"], sign * window["median"] + 0.0, low, high, turned(window["share_above_0"], sign))
-    return Lead(first, second, difference["metric"], sign * difference["difference"] + 0.0, difference["margin"], **found)
+        found["window"] = Window(
+            window["n"],
+            sign * window["median"] + 0.0,
+            low,
+            high,
+            turned(window["share_above_0"], sign),
+        )
+    return Lead(
+        first,
+        second,
+        difference["metric"],
+        sign * difference["difference"] + 0.0,
+        difference["margin"],
+        **found,
+    )
 
 
 def turned(share_above_0: float, sign: int) -> float:

@@ -33,7 +33,11 @@ def collapse_end(log: Log) -> int:
 
 def curve_of(log: Log, key: str) -> dict[int, float]:
     """The finite eval values of a key by step, in order."""
-    return {step: row[key] for step, row in sorted(log.evals.items()) if math.isfinite(row.get(key, math.nan))}
+    return {
+        step: row[key]
+        for step, row in sorted(log.evals.items())
+        if math.isfinite(row.get(key, math.nan))
+    }
 
 
 def plateau(curve: Mapping[int, float]) -> dict[str, Any] | None:
@@ -65,7 +69,14 @@ def plateaus(runs: Sequence[RunData], temperature: str) -> list[dict[str, Any]]:
         for name in METRICS:
             if flat := plateau(curve_of(run.log, log_key(name, temperature))):
                 found.append(
-                    {"run": run.name, "variant": run.variant, "seed": run.seed, "metric": name, "collapse_ends": ends, **flat}
+                    {
+                        "run": run.name,
+                        "variant": run.variant,
+                        "seed": run.seed,
+                        "metric": name,
+                        "collapse_ends": ends,
+                        **flat,
+                    }
                 )
     return found
 
@@ -84,5 +95,7 @@ def drift(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         means = [math.fsum(values) / len(values) for values in levels.values()]
         if len(means) > 1:
             between, within = max(means) - min(means), max(row["spread"] for row in mine)
-            found.append({"metric": name, "between": between, "within": within, "differ": between > within})
+            found.append(
+                {"metric": name, "between": between, "within": within, "differ": between > within}
+            )
     return found

@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coordexp.analysis.comparison.effects import CROSSED_FROM, shared_seeds
-from coordexp.analysis.comparison.statistics import bootstrap_estimate, crossed_estimate, image_weights
+from coordexp.analysis.comparison.statistics import (
+    bootstrap_estimate,
+    crossed_estimate,
+    image_weights,
+)
 from coordexp.errors import UserError
 from coordexp.metrics import SIGNALS
 from coordexp.storage.files import read_json
@@ -29,7 +33,9 @@ if TYPE_CHECKING:
 Probes = Mapping[str, "Probed"]  # by run name
 
 
-def read_probes(runs: Sequence[RunData], step: int | None, settings: dict[str, Any] | None) -> dict[str, Probed]:
+def read_probes(
+    runs: Sequence[RunData], step: int | None, settings: dict[str, Any] | None
+) -> dict[str, Probed]:
     """The finished probes of these runs at the decision step."""
     if step is None or settings is None:
         return {}
@@ -43,7 +49,9 @@ def read_probes(runs: Sequence[RunData], step: int | None, settings: dict[str, A
     return {name: probed for name, probed in found.items() if probed}
 
 
-def probe_study(runs: Sequence[RunData], probes: Probes, step: int | None, settings: dict[str, Any] | None) -> dict[str, Any]:
+def probe_study(
+    runs: Sequence[RunData], probes: Probes, step: int | None, settings: dict[str, Any] | None
+) -> dict[str, Any]:
     """What the probes say, ready for probe.json; empty lists where nothing was probed."""
     return {
         "step": step,
@@ -77,7 +85,9 @@ def candidate(run: RunData, probed: Probed) -> dict[str, Any]:
 def signals_of(probed: Probed) -> dict[str, float]:
     """Every signal of one probe; those of the end are missing where the fine-tune diverged."""
     slope = probed.manifest["geo_loss_slope_per_step"]
-    return probed.figures() | {"ap": probed.ap} | ({} if slope is None else {"geo_loss_slope": slope})
+    return (
+        probed.figures() | {"ap": probed.ap} | ({} if slope is None else {"geo_loss_slope": slope})
+    )
 
 
 def means(runs: Sequence[RunData], probes: Probes) -> dict[str, dict[str, float]]:
@@ -87,7 +97,9 @@ def means(runs: Sequence[RunData], probes: Probes) -> dict[str, dict[str, float]
         seeds = [signals_of(probes[run.name]) for run in mine if run.name in probes]
         shared = [name for name in SIGNALS if seeds and all(name in s for s in seeds)]
         if seeds:
-            found[variant] = {name: math.fsum(s[name] for s in seeds) / len(seeds) for name in shared}
+            found[variant] = {
+                name: math.fsum(s[name] for s in seeds) / len(seeds) for name in shared
+            }
     return found
 
 
@@ -97,7 +109,10 @@ def differences(runs: Sequence[RunData], probes: Probes) -> list[dict[str, Any]]
     variants, found = list(groups), []
     for i, first in enumerate(variants):
         for second in variants[i + 1 :]:
-            sides = [[probes[run.name] for run in side] for side in shared_seeds(groups[first], groups[second])]
+            sides = [
+                [probes[run.name] for run in side]
+                for side in shared_seeds(groups[first], groups[second])
+            ]
             for name, estimate in paired(*sides).items():
                 found.append({"first": first, "second": second, "signal": name, **asdict(estimate)})
     return found
@@ -106,14 +121,23 @@ def differences(runs: Sequence[RunData], probes: Probes) -> list[dict[str, Any]]
 def paired(first: Sequence[Probed], second: Sequence[Probed]) -> dict[str, Any]:
     """The estimate of each signal's difference; nothing where no seed is shared or the images differ."""
     every = [*first, *second]
-    if not first or any(not np.array_equal(p.images, every[0].images) for p in every) or len(every[0].images) < 2:
+    if (
+        not first
+        or any(not np.array_equal(p.images, every[0].images) for p in every)
+        or len(every[0].images) < 2
+    ):
         return {}
     values = [[p.figures() for p in side] for side in (first, second)]
     shared = [name for name in SIGNALS if all(name in v for side in values for v in side)]
-    apart = {name: np.array([b[name] - a[name] for a, b in zip(*values, strict=True)]) for name in shared}
+    apart = {
+        name: np.array([b[name] - a[name] for a, b in zip(*values, strict=True)]) for name in shared
+    }
     if len(first) >= CROSSED_FROM:
         moves = [[p.influence() for p in side] for side in (first, second)]
-        influence = {name: np.stack([b[name] - a[name] for a, b in zip(*moves, strict=True)]) for name in shared}
+        influence = {
+            name: np.stack([b[name] - a[name] for a, b in zip(*moves, strict=True)])
+            for name in shared
+        }
         return {name: crossed_estimate(apart[name], influence[name]) for name in shared}
     weights = image_weights(len(every[0].images))
     before, after = ([p.figures(weights) for p in side] for side in (first, second))
@@ -134,7 +158,8 @@ def read_aggregates(path: Path) -> dict[str, Any]:
     found = read_json(path)
     variants = found.get("variants") if isinstance(found, dict) else None
     numbers = isinstance(variants, dict) and all(
-        isinstance(v, dict) and all(type(x) in (int, float) for x in v.values()) for v in variants.values()
+        isinstance(v, dict) and all(type(x) in (int, float) for x in v.values())
+        for v in variants.values()
     )
     if not variants or not numbers or not isinstance(found.get("source"), str):
         raise UserError(

@@ -21,15 +21,25 @@ class Stability:
 
 
 def rank_stability(
-    curves: dict[str, dict[int, float]], steps: Sequence[int], lower_is_better: bool, n_blocks: int = 4
+    curves: dict[str, dict[int, float]],
+    steps: Sequence[int],
+    lower_is_better: bool,
+    n_blocks: int = 4,
 ) -> Stability:
     """How firmly the best of some curves stands at those steps of a window that all of them have, exactly and finite.
 
     `leave_one_block_out` cuts the window into `n_blocks` runs of neighbouring steps: a lead that hangs on one stretch of
     the training shows there. An exact tie has no winner.
     """
-    shared = [s for s in sorted(steps) if curves and all(math.isfinite(c.get(s, math.nan)) for c in curves.values())]
-    winners = [(step, _best({name: curve[step] for name, curve in curves.items()}, lower_is_better)) for step in shared]
+    shared = [
+        s
+        for s in sorted(steps)
+        if curves and all(math.isfinite(c.get(s, math.nan)) for c in curves.values())
+    ]
+    winners = [
+        (step, _best({name: curve[step] for name, curve in curves.items()}, lower_is_better))
+        for step in shared
+    ]
     last_winner = winners[-1][1] if winners else None
     settled_from = None
     for step, winner in reversed(winners):
@@ -40,7 +50,11 @@ def rank_stability(
     for block in np.array_split(np.arange(len(shared)), n_blocks):
         left = [step for i, step in enumerate(shared) if i not in block]
         if len(block) and left:
-            without.append(_best({n: math.fsum(c[s] for s in left) for n, c in curves.items()}, lower_is_better))
+            without.append(
+                _best(
+                    {n: math.fsum(c[s] for s in left) for n, c in curves.items()}, lower_is_better
+                )
+            )
     share = sum(w == last_winner for _, w in winners) / len(winners) if last_winner else 0.0
     return Stability(winners, last_winner, settled_from, without, share)
 
@@ -51,7 +65,9 @@ def _best(values: dict[str, float], lower_is_better: bool) -> str | None:
     return holders[0] if len(holders) == 1 else None
 
 
-def window_summary(first: dict[int, float], second: dict[int, float], steps: Sequence[int]) -> dict[str, float | int | None]:
+def window_summary(
+    first: dict[int, float], second: dict[int, float], steps: Sequence[int]
+) -> dict[str, float | int | None]:
     """second - first over the window's exact common steps: n, median, min, max, share_above_0 (None where n is 0).
 
     An exact tie counts half, so that the share turns round with the pair.
@@ -61,4 +77,10 @@ def window_summary(first: dict[int, float], second: dict[int, float], steps: Seq
     if not gaps:
         return {"n": 0, "median": None, "min": None, "max": None, "share_above_0": None}
     share = sum((gap > 0) + (gap == 0) / 2 for gap in gaps) / len(gaps)
-    return {"n": len(gaps), "median": float(np.median(gaps)), "min": min(gaps), "max": max(gaps), "share_above_0": share}
+    return {
+        "n": len(gaps),
+        "median": float(np.median(gaps)),
+        "min": min(gaps),
+        "max": max(gaps),
+        "share_above_0": share,
+    }

@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import chdtri, stdtr, stdtrit  # scipy.stats says the same and takes half a second to import
+from scipy.special import (
+    chdtri,
+    stdtr,
+    stdtrit,
+)  # scipy.stats says the same and takes half a second to import
 
 from coordexp.metrics import Metric
 from coordexp.storage.token_tables import TokenColumns
@@ -41,11 +45,17 @@ class Estimate:
     se: float
     df: float | None  # degrees of freedom of the t interval; None for the bootstrap
     share_above_0: float  # of the resamples, or by the t distribution: P(second - first > 0)
-    p_value: float | None  # two-sided, of difference = 0; None where the variance over seeds is unseen
-    method: str  # "paired bootstrap over images" | "linearised over images" | "crossed seeds x images"
+    p_value: (
+        float | None
+    )  # two-sided, of difference = 0; None where the variance over seeds is unseen
+    method: (
+        str  # "paired bootstrap over images" | "linearised over images" | "crossed seeds x images"
+    )
     seed_var: float | None  # of the difference over seeds, per one seed; None where it is unseen
     image_var: float  # of the difference over images, at these seeds
-    interaction_var: float | None  # the part of seed_var that is noise of these images, per one seed
+    interaction_var: (
+        float | None
+    )  # the part of seed_var that is noise of these images, per one seed
     n_images: int | None = None  # None where only resamples are known
 
 
@@ -68,24 +78,42 @@ def bootstrap_draws(tokens: TokenColumns, m: Metric, weights: np.ndarray) -> np.
     n_images, values = len(tokens.images), tokens.values[m.name]
     if m.quantile is not None:
         return _quantile_draws(values, tokens.image_index, weights, m.quantile)
-    per_image = [np.bincount(tokens.image_index, w, n_images) for w in (values, np.ones_like(values))]
+    per_image = [
+        np.bincount(tokens.image_index, w, n_images) for w in (values, np.ones_like(values))
+    ]
     sums, counts = _totals(weights, np.stack(per_image, 1)).T
     return sums / counts
 
 
-def bootstrap_estimate(first_draws: np.ndarray, second_draws: np.ndarray, difference: float) -> Estimate:
+def bootstrap_estimate(
+    first_draws: np.ndarray, second_draws: np.ndarray, difference: float
+) -> Estimate:
     """Percentile interval of second - first over images, each side averaged over the seeds given  # [S, D] or [D]"""
     draws = np.atleast_2d(second_draws).mean(0) - np.atleast_2d(first_draws).mean(0)
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     share = float(np.mean(draws > 0) + np.mean(draws == 0) / 2)
     variance = float(draws.var(ddof=1))
     method = "paired bootstrap over images"
-    return Estimate(difference, float(low), float(high), math.sqrt(variance), None, share, None, method, None, variance, None)
+    return Estimate(
+        difference,
+        float(low),
+        float(high),
+        math.sqrt(variance),
+        None,
+        share,
+        None,
+        method,
+        None,
+        variance,
+        None,
+    )
 
 
 def _totals(weights: np.ndarray, per_image: np.ndarray) -> np.ndarray:
     """weights @ per_image in float64, a block of resamples at a time  # [D, I], [I, …] -> [D, …]"""
-    return np.concatenate([weights[rows].astype(np.float64) @ per_image for rows in _blocks(*weights.shape)])
+    return np.concatenate(
+        [weights[rows].astype(np.float64) @ per_image for rows in _blocks(*weights.shape)]
+    )
 
 
 def _blocks(n_rows: int, width: int, cells: int = 4_000_000) -> Iterator[slice]:
@@ -94,7 +122,9 @@ def _blocks(n_rows: int, width: int, cells: int = 4_000_000) -> Iterator[slice]:
     return (slice(first, first + step) for first in range(0, n_rows, step))
 
 
-def _quantile_draws(values: np.ndarray, image_index: np.ndarray, weights: np.ndarray, q: float) -> np.ndarray:
+def _quantile_draws(
+    values: np.ndarray, image_index: np.ndarray, weights: np.ndarray, q: float
+) -> np.ndarray:
     """np.quantile(…, q), linear interpolation, of each resample written out token by token  # [C], [C], [D, I] -> [D]
 
     The resample's tokens up to a sorted token are a sum of weights. Only the tokens near the sample's own quantile are
@@ -112,24 +142,32 @@ def _quantile_draws(values: np.ndarray, image_index: np.ndarray, weights: np.nda
     centre = int(q * (n_tokens - 1))
     reach = 64 + int(1.5 * np.abs(position - tokens_before(centre)).max())
     window = slice(max(0, centre - reach), min(n_tokens, centre + reach))
-    found = _interpolate(values[window], image_index[window], weights, position - tokens_before(window.start))
+    found = _interpolate(
+        values[window], image_index[window], weights, position - tokens_before(window.start)
+    )
     if len(outside := np.flatnonzero(np.isnan(found))):
         found[outside] = _interpolate(values, image_index, weights[outside], position[outside])
     return found
 
 
-def _interpolate(values: np.ndarray, image_index: np.ndarray, weights: np.ndarray, position: np.ndarray) -> np.ndarray:
+def _interpolate(
+    values: np.ndarray, image_index: np.ndarray, weights: np.ndarray, position: np.ndarray
+) -> np.ndarray:
     """The value at a fractional position of each sorted resample of sorted tokens; NaN where it lies outside  # -> [D]"""
     found = np.full(len(weights), np.nan)
     lower = np.floor(position).astype(np.int64)
     upper = np.ceil(position).astype(np.int64)
     for rows in _blocks(len(weights), len(values)):
-        seen = weights[rows][:, image_index].cumsum(1, dtype=np.int32)  # [B, W] tokens of the resample up to here
+        seen = weights[rows][:, image_index].cumsum(
+            1, dtype=np.int32
+        )  # [B, W] tokens of the resample up to here
         at_lower, at_upper = ((seen <= rank[rows, None]).sum(1) for rank in (lower, upper))
         inside = (lower[rows] >= 0) & (at_upper < len(values))
         at_lower, at_upper = at_lower[inside], at_upper[inside]
         share = (position[rows] - lower[rows])[inside]
-        found[np.arange(len(weights))[rows][inside]] = values[at_lower] + share * (values[at_upper] - values[at_lower])
+        found[np.arange(len(weights))[rows][inside]] = values[at_lower] + share * (
+            values[at_upper] - values[at_lower]
+        )
     return found
 
 
@@ -140,7 +178,16 @@ def influence_estimate(values: np.ndarray, influence: np.ndarray) -> Estimate:
     """
     _, v_i, _ = (float(part) for part in variance_parts(values, influence))
     n_images = influence.shape[1]
-    return _t_estimate("linearised over images", float(np.mean(values)), v_i, n_images - 1.0, None, v_i, None, n_images)
+    return _t_estimate(
+        "linearised over images",
+        float(np.mean(values)),
+        v_i,
+        n_images - 1.0,
+        None,
+        v_i,
+        None,
+        n_images,
+    )
 
 
 def crossed_estimate(differences: np.ndarray, influence: np.ndarray) -> Estimate:
@@ -171,7 +218,9 @@ def _t_estimate(method: str, difference: float, variance: float, df: float, seed
                     seed_var, image_var, interaction_var, n_images)  # fmt: skip
 
 
-def variance_parts(differences: np.ndarray, influence: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def variance_parts(
+    differences: np.ndarray, influence: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """V_S, V_I, V_SI: the variance of the mean difference by seeds, by images, by both  # [..., S], [..., S, I] -> [...]
 
     With d_si = difference + a_s + b_i + c_si, V_S estimates var(a)/S + var(c)/SI, V_I var(b)/I + var(c)/SI and V_SI
@@ -188,7 +237,9 @@ def variance_parts(differences: np.ndarray, influence: np.ndarray) -> tuple[np.n
     return v_s, v_i, v_si
 
 
-def satterthwaite(n_seeds: Numbers, n_images: float, v_s: Numbers, v_i: Numbers, v_si: Numbers) -> tuple[np.ndarray, np.ndarray]:
+def satterthwaite(
+    n_seeds: Numbers, n_images: float, v_s: Numbers, v_i: Numbers, v_si: Numbers
+) -> tuple[np.ndarray, np.ndarray]:
     """The variance V_S + V_I - V_SI of the mean difference, and its degrees of freedom; arguments broadcast.
 
     Two-way clustering (Cameron, Gelbach & Miller 2011; Owen 2007). In truth neither V_S nor V_I is below V_SI, so what V_SI
@@ -199,9 +250,15 @@ def satterthwaite(n_seeds: Numbers, n_images: float, v_s: Numbers, v_i: Numbers,
     """
     variance = np.maximum(v_s, v_si) + np.maximum(v_i - v_si, 0.0)
     typical = v_s * (n_seeds - 1) / chdtri(n_seeds - 1, 0.5)
-    spread = typical**2 / (n_seeds - 1) + v_i**2 / (n_images - 1) + v_si**2 / ((n_seeds - 1) * (n_images - 1))
+    spread = (
+        typical**2 / (n_seeds - 1)
+        + v_i**2 / (n_images - 1)
+        + v_si**2 / ((n_seeds - 1) * (n_images - 1))
+    )
     total = np.maximum(typical, v_si) + np.maximum(v_i - v_si, 0.0)
-    return variance, np.maximum(total**2 / np.where(spread > 0, spread, 1.0), np.minimum(n_seeds, n_images) - 1.0)
+    return variance, np.maximum(
+        total**2 / np.where(spread > 0, spread, 1.0), np.minimum(n_seeds, n_images) - 1.0
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -222,9 +279,21 @@ def margin_verdict(low: float, high: float, margin: float) -> str:
     """
     noise = 1e-9 * max(abs(low), abs(high), margin)
     if low > noise:
-        return "superior" if low > margin + noise else "better, but negligible" if high <= margin + noise else "better"
+        return (
+            "superior"
+            if low > margin + noise
+            else "better, but negligible"
+            if high <= margin + noise
+            else "better"
+        )
     if high < -noise:
-        return "inferior" if high < -margin - noise else "worse, but negligible" if low >= -margin - noise else "worse"
+        return (
+            "inferior"
+            if high < -margin - noise
+            else "worse, but negligible"
+            if low >= -margin - noise
+            else "worse"
+        )
     return "equivalent" if low >= -margin - noise and high <= margin + noise else "inconclusive"
 
 
@@ -243,7 +312,9 @@ def seeds_needed(estimate: Estimate, n_seeds: int, margin: float) -> int | None:
     pure_image = max(estimate.image_var - per_seed / n_seeds, 0.0)
     seeds = np.arange(3, MAX_SEEDS + 1)
     v_si = per_seed / seeds
-    variance, df = satterthwaite(seeds, n_images, estimate.seed_var / seeds, pure_image + v_si, v_si)
+    variance, df = satterthwaite(
+        seeds, n_images, estimate.seed_var / seeds, pure_image + v_si, v_si
+    )
     enough = np.flatnonzero(stdtrit(df, (1 + LEVEL) / 2) * np.sqrt(variance) <= margin)
     return int(seeds[enough[0]]) if len(enough) else None
 

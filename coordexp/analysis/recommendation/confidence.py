@@ -42,9 +42,15 @@ def leads_of_primary(facts: Facts, name: str) -> list[dict[str, Any]]:
     found = []
     for d in facts.comparison["differences"]:
         pair = (d["first"], d["second"])
-        if d["metric"] != name or facts.primary not in pair or any(v not in facts.rows for v in pair):
+        if (
+            d["metric"] != name
+            or facts.primary not in pair
+            or any(v not in facts.rows for v in pair)
+        ):
             continue
-        sign = (1 if d["second"] == facts.primary else -1) * (-1 if METRICS[name].lower_is_better else 1)
+        sign = (1 if d["second"] == facts.primary else -1) * (
+            -1 if METRICS[name].lower_is_better else 1
+        )
         rival = pair[0] if d["second"] == facts.primary else pair[1]
         lead = {
             "variant": rival,
@@ -55,7 +61,9 @@ def leads_of_primary(facts: Facts, name: str) -> list[dict[str, Any]]:
         }
         if interval := d["interval"]:
             lead["low"], lead["high"] = sorted((sign * interval["low"], sign * interval["high"]))
-            lead["share_better"] = interval["share_above_0"] if sign > 0 else 1 - interval["share_above_0"]
+            lead["share_better"] = (
+                interval["share_above_0"] if sign > 0 else 1 - interval["share_above_0"]
+            )
         found.append(lead)
     return found
 
@@ -64,7 +72,9 @@ def confirmatory(facts: Facts) -> list[dict[str, Any]]:
     """The confirmatory family: the rule's first metric, the primary against each rival, p-values after Holm."""
     pairs = [lead for lead in leads_of_primary(facts, facts.rule["metrics"][0]) if lead["interval"]]
     p_values = [lead["interval"]["p_value"] for lead in pairs]
-    adjusted: Sequence[float | None] = holm(p_values) if all(p is not None for p in p_values) else [None] * len(pairs)
+    adjusted: Sequence[float | None] = (
+        holm(p_values) if all(p is not None for p in p_values) else [None] * len(pairs)
+    )
     return [
         {key: lead[key] for key in ("variant", "metric", "lead", "low", "high", "share_better")}
         | {"p_holm": p, "verdict": margin_verdict(lead["low"], lead["high"], lead["margin"])}
@@ -77,9 +87,15 @@ def ranking_confidence(facts: Facts, family: Sequence[dict[str, Any]]) -> dict[s
     if facts.primary is None:
         return {"grade": "descriptive", "reason": "no variant leads"}
     if len(facts.rows) == 1:
-        return {"grade": "descriptive", "reason": "only one variant is eligible: nothing to rank it against"}
+        return {
+            "grade": "descriptive",
+            "reason": "only one variant is eligible: nothing to rank it against",
+        }
     if len(family) < len(facts.rows) - 1:
-        return {"grade": "descriptive", "reason": "logs only: no token tables of the same images, so no interval"}
+        return {
+            "grade": "descriptive",
+            "reason": "logs only: no token tables of the same images, so no interval",
+        }
     earned, reason = earned_grade(facts, family)
     ceilings = caps(facts)
     if ceilings and GRADES.index(earned) > GRADES.index("provisional"):
@@ -95,20 +111,41 @@ def earned_grade(facts: Facts, family: Sequence[dict[str, Any]]) -> tuple[str, s
         return "provisional", "one seed: what another seed would change is unseen"
     if n_seeds < CROSSED_FROM:
         return "provisional", f"{n_seeds} seeds: too few to see what another seed would change"
-    behind = [f"{c['variant']} ({c['verdict']})" for c in family if not (c["lead"] > 0 and c["p_holm"] < 1 - LEVEL)]
+    behind = [
+        f"{c['variant']} ({c['verdict']})"
+        for c in family
+        if not (c["lead"] > 0 and c["p_holm"] < 1 - LEVEL)
+    ]
     if behind:
-        return "provisional", f"{n_seeds} seeds, but the {label} lead is not resolved over {', '.join(behind)}"
+        return (
+            "provisional",
+            f"{n_seeds} seeds, but the {label} lead is not resolved over {', '.join(behind)}",
+        )
     beyond = all(c["verdict"] == "superior" for c in family)
     if beyond and n_seeds >= CONCLUSIVE_FROM:
-        return "conclusive", f"{n_seeds} seeds x images: the {label} lead over every rival is beyond the margin"
-    missing = f"beyond the margin, but {n_seeds} seeds are fewer than {CONCLUSIVE_FROM}" if beyond else "not beyond the margin"
-    return "supported", f"{n_seeds} seeds x images: the {label} lead over every rival is above 0 after Holm, {missing}"
+        return (
+            "conclusive",
+            f"{n_seeds} seeds x images: the {label} lead over every rival is beyond the margin",
+        )
+    missing = (
+        f"beyond the margin, but {n_seeds} seeds are fewer than {CONCLUSIVE_FROM}"
+        if beyond
+        else "not beyond the margin"
+    )
+    return (
+        "supported",
+        f"{n_seeds} seeds x images: the {label} lead over every rival is above 0 after Holm, {missing}",
+    )
 
 
 def shared_seeds(facts: Facts) -> int:
     """The fewest seeds that the primary shares with a rival."""
     seeds = {v: {run.seed for run in facts.runs if run.variant == v} for v in facts.rows}
-    return min(len(seeds[facts.primary] & mine) for v, mine in seeds.items() if v != facts.primary) if facts.primary else 0
+    return (
+        min(len(seeds[facts.primary] & mine) for v, mine in seeds.items() if v != facts.primary)
+        if facts.primary
+        else 0
+    )
 
 
 def caps(facts: Facts) -> list[str]:
@@ -118,7 +155,10 @@ def caps(facts: Facts) -> list[str]:
         found.append("the winner changes with the temperature (temperature_sensitive)")
     if facts.audit["differences"]:
         found.append("the runs differ outside the variant")
-    if any(earlier["rule_sha256"] != facts.study["rule_sha256"] for earlier in changed_after_results(facts.study)):
+    if any(
+        earlier["rule_sha256"] != facts.study["rule_sha256"]
+        for earlier in changed_after_results(facts.study)
+    ):
         found.append("the rule was changed after results were known")
     if unregistered(facts.study):
         found.append("post hoc: results existed before the rule was written down")
@@ -127,7 +167,10 @@ def caps(facts: Facts) -> list[str]:
 
 def temperature_sensitive(facts: Facts) -> bool:
     """Whether another temperature would put another variant first."""
-    return any(leader is not None and leader != facts.primary for leader in leaders_by_temperature(facts).values())
+    return any(
+        leader is not None and leader != facts.primary
+        for leader in leaders_by_temperature(facts).values()
+    )
 
 
 def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
@@ -150,4 +193,8 @@ def changed_after_results(study: dict[str, Any]) -> list[dict[str, Any]]:
 
 def unregistered(study: dict[str, Any]) -> list[str]:
     """Runs that had results before any registration of this rule named them."""
-    return [f"{run['variant']} s{run['seed']}" for run in study["runs"] if run["existing"] and not run["registered"]]
+    return [
+        f"{run['variant']} s{run['seed']}"
+        for run in study["runs"]
+        if run["existing"] and not run["registered"]
+    ]

@@ -23,18 +23,30 @@ from coordexp.metrics import METRICS, Metric
 
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
-TEMPERATURE_NAME = {"1": "T = 1", "own": "each variant's own temperature", "fitted": "fitted temperatures"}
+TEMPERATURE_NAME = {
+    "1": "T = 1",
+    "own": "each variant's own temperature",
+    "fitted": "fitted temperatures",
+}
 
 
 def would_overturn(facts: Facts, probed: bool) -> list[str]:
     """What would change the primary, from the numbers."""
     if facts.primary is None:
-        return ["any metric on which one variant leads" if facts.rows else "a run that passes the audit and the bars"]
+        return [
+            "any metric on which one variant leads"
+            if facts.rows
+            else "a run that passes the audit and the bars"
+        ]
     lines = [*other_seeds(facts), *other_stopping_points(facts)]
     for temperature, leader in leaders_by_temperature(facts).items():
         if leader and leader != facts.primary:
             lines.append(f"judging at {TEMPERATURE_NAME[temperature]}: {leader} would lead")
-    return lines if probed else [*lines, "a Stage-2 probe in which another variant parses, matches or descends better"]
+    return (
+        lines
+        if probed
+        else [*lines, "a Stage-2 probe in which another variant parses, matches or descends better"]
+    )
 
 
 def closest(facts: Facts) -> tuple[Metric, list[dict[str, Any]]]:
@@ -64,7 +76,9 @@ def other_seeds(facts: Facts) -> list[str]:
     if shared_seeds(facts) < CROSSED_FROM:
         sd = amount(m, flip_seed_sd(size))
         flips = f"if it is the true one, at a seed SD of {sd} one repeat in six flips it"
-        return [f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}; {flips}{small}"]
+        return [
+            f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}; {flips}{small}"
+        ]
     if lead["interval"]:
         share = f"{lead['share_better']:.2f} is the probability that {facts.primary} is better on {m.label} than {rivals}"
         return [f"other seeds and images: {share} ({m.label} {word} it {amount(m, size)}{small})"]
@@ -78,11 +92,15 @@ def other_stopping_points(facts: Facts) -> list[str]:
     if not found or not found["last_winner"]:
         return []
     steps = set(facts.comparison["window"]["steps"])
-    others = [w for w in found["winners"] if w["step"] in steps and w["winner"] != found["last_winner"]]
+    others = [
+        w for w in found["winners"] if w["step"] in steps and w["winner"] != found["last_winner"]
+    ]
     if not others:
         return []
     names = ", ".join(dict.fromkeys(w["winner"] or "nobody" for w in others))
-    return [f"another stopping point: at {len(others)} of the last {len(steps)} evaluations {names} led on {m.label}"]
+    return [
+        f"another stopping point: at {len(others)} of the last {len(steps)} evaluations {names} led on {m.label}"
+    ]
 
 
 def would_take(facts: Facts) -> list[str]:
@@ -97,9 +115,13 @@ def would_take(facts: Facts) -> list[str]:
         estimate = replace(estimate, seed_var=2 * sd**2, interaction_var=0.0)
         assumed = f" if one seed's SD is {amount(m, sd)} (unmeasured)"
     if Z * math.sqrt(estimate.image_var) > lead["margin"]:
-        images = math.ceil((estimate.n_images or 0) * estimate.image_var * (Z / lead["margin"]) ** 2)
+        images = math.ceil(
+            (estimate.n_images or 0) * estimate.image_var * (Z / lead["margin"]) ** 2
+        )
         now = f"(now {estimate.n_images}, one seed or many)"
-        return [f"{images:,} validation images or more {now} for a {m.label} interval of ± {margin}"]
+        return [
+            f"{images:,} validation images or more {now} for a {m.label} interval of ± {margin}"
+        ]
     needed = seeds_needed(estimate, n_seeds, lead["margin"])
     if needed is None:
         return [f"more seeds than could be trained for a {m.label} interval of ± {margin}{assumed}"]
@@ -110,7 +132,9 @@ def would_take(facts: Facts) -> list[str]:
 def cost(facts: Facts, more_seeds: int) -> str:
     """The measured time of that many more runs of each variant."""
     spent = [
-        run.manifest["train_wall_s"] + run.manifest["eval_wall_s"] for run in facts.runs if run.manifest and not run.diverged
+        run.manifest["train_wall_s"] + run.manifest["eval_wall_s"]
+        for run in facts.runs
+        if run.manifest and not run.diverged
     ]
     if more_seeds <= 0 or not spent:
         return ""
@@ -123,7 +147,9 @@ def alerts(facts: Facts) -> list[str]:
     """Loud lines: the rule is not the one that was written down before the results."""
     lines = []
     if digest(facts.study["rule"]) != facts.study["rule_sha256"]:
-        lines.append("THE RULE WAS EDITED: preregistration.json no longer holds the rule whose digest it names")
+        lines.append(
+            "THE RULE WAS EDITED: preregistration.json no longer holds the rule whose digest it names"
+        )
     for earlier in changed_after_results(facts.study):
         changes = "; ".join(earlier["changed"])
         lines.append(
@@ -134,16 +160,31 @@ def alerts(facts: Facts) -> list[str]:
 
 def caveats(facts: Facts) -> list[str]:
     """What a careful reader must know: confounds, drawn pictures, results that existed before the rule, curves still falling."""
-    lines = [f"runs differ outside the variant: {difference}" for difference in facts.audit["differences"]]
+    lines = [
+        f"runs differ outside the variant: {difference}"
+        for difference in facts.audit["differences"]
+    ]
     manifests = [run.manifest for run in facts.runs if run.manifest]
-    if drawn := [(m["val_images_rendered"], m["val_images"]) for m in manifests if m.get("val_images_rendered")]:
-        lines.append("a rehearsal: {} of {} validation pictures are shapes drawn from the annotations".format(*max(drawn)))
+    if drawn := [
+        (m["val_images_rendered"], m["val_images"])
+        for m in manifests
+        if m.get("val_images_rendered")
+    ]:
+        lines.append(
+            "a rehearsal: {} of {} validation pictures are shapes drawn from the annotations".format(
+                *max(drawn)
+            )
+        )
     if existing := unregistered(facts.study):
-        lines.append(f"post hoc for {', '.join(existing)}: results existed when the rule was written down")
+        lines.append(
+            f"post hoc for {', '.join(existing)}: results existed when the rule was written down"
+        )
     m = METRICS["expected_bin_mae"]
     moving = [p for p in facts.comparison["plateau"] if p["metric"] == m.name and not p["flat"]]
     if moving:
-        lines.append(f"no plateau was reached: {m.label} still moves over the last third (% per 100 steps: {slopes(moving)})")
+        lines.append(
+            f"no plateau was reached: {m.label} still moves over the last third (% per 100 steps: {slopes(moving)})"
+        )
     return lines
 
 

@@ -15,10 +15,16 @@ def show(name: str, value: float) -> str:
     return f"{m.label} {value:.2f} {m.unit}" if m.unit else f"{m.label} {value:.4f}"
 
 
-def primary_reasons(primary: str, rows: Values, votes: dict[str, list[str]], decided_by: str) -> list[str]:
+def primary_reasons(
+    primary: str, rows: Values, votes: dict[str, list[str]], decided_by: str
+) -> list[str]:
     n_metrics = sum(len(won) for won in votes.values())
     won = ", ".join(show(name, rows[primary][name]) for name in votes[primary])
-    reasons = [f"best on {len(votes[primary])} of {n_metrics} decided metrics: {won}"] if votes[primary] else []
+    reasons = (
+        [f"best on {len(votes[primary])} of {n_metrics} decided metrics: {won}"]
+        if votes[primary]
+        else []
+    )
     reasons += [
         f"{variant} is best on {', '.join(show(n, rows[variant][n]) for n in names)}"
         for variant, names in votes.items()
@@ -27,15 +33,27 @@ def primary_reasons(primary: str, rows: Values, votes: dict[str, list[str]], dec
     return reasons + ([decided_by] if decided_by != "plurality" else [])
 
 
-def secondary_reasons(secondary: str, primary: str, rows: Values, names: Sequence[str]) -> list[str]:
+def secondary_reasons(
+    secondary: str, primary: str, rows: Values, names: Sequence[str]
+) -> list[str]:
     measured = smoothness(rows)
     assert measured
     if measured[0] == "entropy":
-        smoother = f"entropy {rows[secondary]['entropy']:.2f} against {rows[primary]['entropy']:.2f} nats"
+        smoother = (
+            f"entropy {rows[secondary]['entropy']:.2f} against {rows[primary]['entropy']:.2f} nats"
+        )
     else:
-        smoother = f"p(GT) {rows[secondary]['p_gt_mean']:.3f} against {rows[primary]['p_gt_mean']:.3f}"
-    reasons = [f"smoother than the primary ({smoother}): a hypothesis for Stage-2's continuous losses, to be tested there"]
-    return [*reasons, cost_against(secondary, primary, rows, names), *tail(secondary, primary, rows)]
+        smoother = (
+            f"p(GT) {rows[secondary]['p_gt_mean']:.3f} against {rows[primary]['p_gt_mean']:.3f}"
+        )
+    reasons = [
+        f"smoother than the primary ({smoother}): a hypothesis for Stage-2's continuous losses, to be tested there"
+    ]
+    return [
+        *reasons,
+        cost_against(secondary, primary, rows, names),
+        *tail(secondary, primary, rows),
+    ]
 
 
 def tail(variant: str, primary: str, rows: Values) -> list[str]:
@@ -63,7 +81,11 @@ def cost_against(variant: str, primary: str, rows: Values, names: Sequence[str])
     for m in shared_metrics(rows, names):
         gap = rows[variant][m.name] - rows[primary][m.name]
         word = "equal" if gap == 0 else "better" if (gap < 0) == m.lower_is_better else "worse"
-        parts.append(f"{m.label} {gap:+.2f} {m.unit} ({word})" if m.unit else f"{m.label} {gap:+.3f} ({word})")
+        parts.append(
+            f"{m.label} {gap:+.2f} {m.unit} ({word})"
+            if m.unit
+            else f"{m.label} {gap:+.3f} ({word})"
+        )
     return "against the primary: " + ", ".join(parts)
 
 
@@ -71,20 +93,34 @@ def standing(variant: str, rows: Values, names: Sequence[str]) -> list[str]:
     """On which metrics it is first, last, or between the others; nothing to say of two variants."""
     if len(rows) < 3:
         return []
-    found: dict[str, list[str]] = {"first": [], "between the others": [], "level with another": [], "last": []}
+    found: dict[str, list[str]] = {
+        "first": [],
+        "between the others": [],
+        "level with another": [],
+        "last": [],
+    }
     metrics = shared_metrics(rows, names)
     for m in metrics:
         found[place(m, variant, rows)].append(m.label)
-    parts = [f"{word} on {len(labels)} ({', '.join(labels)})" for word, labels in found.items() if labels]
+    parts = [
+        f"{word} on {len(labels)} ({', '.join(labels)})" for word, labels in found.items() if labels
+    ]
     return [f"of {len(metrics)} metrics: " + ", ".join(parts)] if metrics else []
 
 
 def place(m: Metric, variant: str, rows: Values) -> str:
     mine, others = rows[variant][m.name], [row[m.name] for v, row in rows.items() if v != variant]
-    ahead, behind = [m.better(mine, other) for other in others], [m.better(other, mine) for other in others]
+    ahead, behind = (
+        [m.better(mine, other) for other in others],
+        [m.better(other, mine) for other in others],
+    )
     if all(ahead) or all(behind):
         return "first" if all(ahead) else "last"
-    return "between the others" if all(a or b for a, b in zip(ahead, behind, strict=True)) else "level with another"
+    return (
+        "between the others"
+        if all(a or b for a, b in zip(ahead, behind, strict=True))
+        else "level with another"
+    )
 
 
 def evidence(facts: Facts) -> list[str]:

@@ -11,9 +11,24 @@ import jsonschema
 from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
 from coordexp.analysis.recommendation.doubts import alerts, caveats, would_overturn, would_take
-from coordexp.analysis.recommendation.reasons import evidence, optional_reasons, primary_reasons, secondary_reasons
-from coordexp.analysis.recommendation.rule import Values, choose_primary, choose_secondary, eligibility
-from coordexp.analysis.recommendation.verdict import fitness_grade, fitness_verdict, parse_failures, reconsider
+from coordexp.analysis.recommendation.reasons import (
+    evidence,
+    optional_reasons,
+    primary_reasons,
+    secondary_reasons,
+)
+from coordexp.analysis.recommendation.rule import (
+    Values,
+    choose_primary,
+    choose_secondary,
+    eligibility,
+)
+from coordexp.analysis.recommendation.verdict import (
+    fitness_grade,
+    fitness_verdict,
+    parse_failures,
+    reconsider,
+)
 from coordexp.config.compose import digest
 from coordexp.metrics import METRICS, Metric
 from coordexp.storage.files import read_json, sha256_directory, write_json, write_text
@@ -24,7 +39,11 @@ SCHEMA = Path(__file__).resolve().parents[3] / "workflow" / "schemas" / "recomme
 
 
 def recommend(
-    study: dict[str, Any], runs: Sequence[RunData], audit: dict[str, Any], comparison: dict[str, Any], probe: dict[str, Any]
+    study: dict[str, Any],
+    runs: Sequence[RunData],
+    audit: dict[str, Any],
+    comparison: dict[str, Any],
+    probe: dict[str, Any],
 ) -> dict[str, Any]:
     """The recommendation of a study, ready for recommendation.json.
 
@@ -33,7 +52,9 @@ def recommend(
     """
     rule = study["rule"]
     names = rule["metrics"]
-    rows: Values = {row["variant"]: row for snapshot in comparison["snapshots"][:1] for row in snapshot["rows"]}
+    rows: Values = {
+        row["variant"]: row for snapshot in comparison["snapshots"][:1] for row in snapshot["rows"]
+    }
     verdicts = eligibility(runs, audit, rows, rule)
     for variant, reason in parse_failures(probe, rule["eligible"]["min_parse_rate"]).items():
         verdicts[variant].append(reason)
@@ -44,7 +65,9 @@ def recommend(
     changed = reconsider(stage1, eligible, family, probe, rule)
     primary = changed[0] if changed else stage1
     secondary = choose_secondary(primary, eligible, names)
-    fitness = fitness_verdict(stage1, choose_secondary(stage1, eligible, names), eligible, probe, rule)
+    fitness = fitness_verdict(
+        stage1, choose_secondary(stage1, eligible, names), eligible, probe, rule
+    )
     rest = [variant for variant in eligible if variant not in (primary, secondary)]
 
     def entry(variant: str, reasons: list[str]) -> dict[str, Any]:
@@ -54,22 +77,46 @@ def recommend(
         "schema_version": SCHEMA_VERSION,
         "study": {"name": study["study"], "hash8": study["hash8"], "seeds": study["seeds"]},
         "decision_step": comparison["decision_step"],
-        "confidence": {"stage1_ranking": ranking_confidence(facts, family), "stage2_fitness": fitness_grade(fitness, probe)},
-        "primary": entry(primary, [*([changed[1]] if changed else []), *primary_reasons(primary, eligible, votes, decided_by)])
+        "confidence": {
+            "stage1_ranking": ranking_confidence(facts, family),
+            "stage2_fitness": fitness_grade(fitness, probe),
+        },
+        "primary": entry(
+            primary,
+            [
+                *([changed[1]] if changed else []),
+                *primary_reasons(primary, eligible, votes, decided_by),
+            ],
+        )
         if primary
         else None,
-        "secondary": entry(secondary, secondary_reasons(secondary, primary, eligible, names)) if primary and secondary else None,
-        "optional": [entry(v, optional_reasons(v, primary, eligible, names)) for v in rest] if primary else [],
+        "secondary": entry(secondary, secondary_reasons(secondary, primary, eligible, names))
+        if primary and secondary
+        else None,
+        "optional": [entry(v, optional_reasons(v, primary, eligible, names)) for v in rest]
+        if primary
+        else [],
         "tied": [
-            entry(v, ["no eligible variant is better than every other on a metric that votes"]) for v in rest if not primary
+            entry(v, ["no eligible variant is better than every other on a metric that votes"])
+            for v in rest
+            if not primary
         ],
-        "ineligible": [{"variant": variant, "reasons": reasons} for variant, reasons in verdicts.items() if reasons],
+        "ineligible": [
+            {"variant": variant, "reasons": reasons}
+            for variant, reasons in verdicts.items()
+            if reasons
+        ],
         "alerts": alerts(facts),
         "confirmatory": family,
         "stage2": None if fitness is None else fitness | {"changed_roles": changed is not None},
         "evidence": evidence(facts),
-        "audit": {"passed": audit["passed"], "verdicts": {f"{e['variant']} s{e['seed']}": e["verdict"] for e in audit["runs"]}},
-        "would_overturn": would_overturn(facts, probed=fitness is not None and not fitness["confounds"]),
+        "audit": {
+            "passed": audit["passed"],
+            "verdicts": {f"{e['variant']} s{e['seed']}": e["verdict"] for e in audit["runs"]},
+        },
+        "would_overturn": would_overturn(
+            facts, probed=fitness is not None and not fitness["confounds"]
+        ),
         "would_take": would_take(facts),
         "caveats": caveats(facts),
         "rule": {"text": rule_text(rule, comparison["decision_step"]), "sha256": digest(rule)},
@@ -77,18 +124,29 @@ def recommend(
 
 
 def role_entry(
-    variant: str, runs: Sequence[RunData], row: Any, comparison: dict[str, Any], first: Metric, reasons: list[str]
+    variant: str,
+    runs: Sequence[RunData],
+    row: Any,
+    comparison: dict[str, Any],
+    first: Metric,
+    reasons: list[str],
 ) -> dict[str, Any]:
     """A role: variant, and the checkpoint of its median seed by the rule's first metric (of two middle ones, the better)."""
     step = comparison["decision_step"]
     at_step = [r for r in comparison["curves"] if r["variant"] == variant and r["step"] == step]
-    ordered = sorted(at_step, key=lambda r: (r.get(first.name, 0.0) * (1 if first.lower_is_better else -1), r["seed"]))
+    ordered = sorted(
+        at_step,
+        key=lambda r: (r.get(first.name, 0.0) * (1 if first.lower_is_better else -1), r["seed"]),
+    )
     seed = ordered[(len(ordered) - 1) // 2]["seed"]
     chosen = next(run for run in runs if (run.variant, run.seed) == (variant, seed))
     path = chosen.run.checkpoint(step) if chosen.run else None
     kept = path is not None and path.exists()
     if path is not None and not kept:
-        reasons = [*reasons, f"its checkpoint at step {step} was not kept (see train.checkpoint_steps)"]
+        reasons = [
+            *reasons,
+            f"its checkpoint at step {step} was not kept (see train.checkpoint_steps)",
+        ]
     return {
         "variant": variant,
         "seed": chosen.seed,

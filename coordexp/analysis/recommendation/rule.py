@@ -16,16 +16,28 @@ Values = Mapping[str, Mapping[str, Any]]  # variant -> row of the decision snaps
 BARS = (("coord_mass", "min_coord_mass"), ("text_token_acc", "min_text_token_acc"))
 
 
-def eligibility(runs: Sequence[RunData], audit: dict[str, Any], rows: Values, rule: dict[str, Any]) -> dict[str, list[str]]:
+def eligibility(
+    runs: Sequence[RunData], audit: dict[str, Any], rows: Values, rule: dict[str, Any]
+) -> dict[str, list[str]]:
     """Why each variant may not hold a role; empty if it may. A bar whose metric no log holds is not applied.
 
     A diverged seed is a failure of its variant, and so is one whose audit failed. MAE is held against the best of
     the variants that clear everything else.
     """
-    found = {v: [*failures(v, mine, audit), *below_bars(v, rows, rule)] for v, mine in by_variant(runs).items()}
-    clear = [rows[v]["expected_bin_mae"] for v, reasons in found.items() if not reasons and "expected_bin_mae" in rows[v]]
+    found = {
+        v: [*failures(v, mine, audit), *below_bars(v, rows, rule)]
+        for v, mine in by_variant(runs).items()
+    }
+    clear = [
+        rows[v]["expected_bin_mae"]
+        for v, reasons in found.items()
+        if not reasons and "expected_bin_mae" in rows[v]
+    ]
     for variant, reasons in found.items():
-        mae, bar = rows.get(variant, {}).get("expected_bin_mae"), rule["eligible"]["max_mae_over_best"]
+        mae, bar = (
+            rows.get(variant, {}).get("expected_bin_mae"),
+            rule["eligible"]["max_mae_over_best"],
+        )
         if clear and mae is not None and mae > bar * min(clear):
             reasons.append(f"MAE {mae:.1f} bins is over {bar:g} x the best, {min(clear):.1f}")
     return found
@@ -38,7 +50,9 @@ def failures(variant: str, runs: Sequence[RunData], audit: dict[str, Any]) -> li
     for e in audit["runs"]:
         if e["variant"] == variant and not e["passed"] and e["seed"] not in diverged:
             failed = [f"{c['name']}: {c['detail']}" for c in e["checks"] if c["passed"] is False]
-            reasons.append(f"seed {e['seed']} failed the audit: {'; '.join(failed) or e['verdict'] + ', ' + e['why']}")
+            reasons.append(
+                f"seed {e['seed']} failed the audit: {'; '.join(failed) or e['verdict'] + ', ' + e['why']}"
+            )
     return reasons
 
 
@@ -58,7 +72,9 @@ def shared_metrics(rows: Values, names: Sequence[str]) -> list[Metric]:
     return [metric(name) for name in names if rows and all(name in row for row in rows.values())]
 
 
-def choose_primary(rows: Values, names: Sequence[str]) -> tuple[str | None, dict[str, list[str]], str]:
+def choose_primary(
+    rows: Values, names: Sequence[str]
+) -> tuple[str | None, dict[str, list[str]], str]:
     """Plurality of the shared metrics; ties by the declared order; exact equality gives None.
 
     Returns the variant, the metrics each variant won, and how it was decided.
@@ -78,7 +94,11 @@ def choose_primary(rows: Values, names: Sequence[str]) -> tuple[str | None, dict
     if len(leaders) == 1:
         return leaders[0], won, "plurality"
     first = next(name for name in names if any(name in won[variant] for variant in leaders))
-    return next(v for v in leaders if first in won[v]), won, f"tie in votes, decided by {METRICS[first].label}"
+    return (
+        next(v for v in leaders if first in won[v]),
+        won,
+        f"tie in votes, decided by {METRICS[first].label}",
+    )
 
 
 def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
@@ -96,7 +116,9 @@ def choose_secondary(primary: str | None, rows: Values, names: Sequence[str]) ->
     if primary is None or len(rows) < 2 or measured is None:
         return None
     flat = {variant: value for variant, value in measured[1].items() if variant != primary}
-    smoothest = {variant: rows[variant] for variant, value in flat.items() if value == max(flat.values())}
+    smoothest = {
+        variant: rows[variant] for variant, value in flat.items() if value == max(flat.values())
+    }
     if max(flat.values()) <= measured[1][primary]:
         return None
     return choose_primary(smoothest, names)[0]

@@ -24,7 +24,9 @@ def probe_leads(probe: Mapping[str, Any], variant: str, name: str) -> dict[str, 
     found = {}
     for d in probe["differences"]:
         if d["signal"] == name and variant in (d["first"], d["second"]):
-            sign = (1 if d["second"] == variant else -1) * (-1 if SIGNALS[name].lower_is_better else 1)
+            sign = (1 if d["second"] == variant else -1) * (
+                -1 if SIGNALS[name].lower_is_better else 1
+            )
             rival = d["first"] if d["second"] == variant else d["second"]
             low, high = sorted((sign * d["low"], sign * d["high"]))
             found[rival] = {"lead": sign * d["difference"] + 0.0, "low": low, "high": high}
@@ -36,12 +38,18 @@ def parse_failures(probe: Mapping[str, Any], bar: float) -> dict[str, str]:
     found = {}
     for variant, values in probe["means"].items():
         if values["parse_rate"] < bar:
-            found[variant] = f"parse rate {values['parse_rate']:.2f} of its rollouts is below the bar {bar:g}"
+            found[variant] = (
+                f"parse rate {values['parse_rate']:.2f} of its rollouts is below the bar {bar:g}"
+            )
     return found
 
 
 def reconsider(
-    primary: str | None, rows: Values, family: Sequence[Mapping[str, Any]], probe: Mapping[str, Any], rule: Mapping[str, Any]
+    primary: str | None,
+    rows: Values,
+    family: Sequence[Mapping[str, Any]],
+    probe: Mapping[str, Any],
+    rule: Mapping[str, Any],
 ) -> tuple[str, str] | None:
     """Another primary, and why; None where the probe changes nothing.
 
@@ -61,20 +69,32 @@ def reconsider(
     best = min(behind, key=lambda rival: behind[rival]["lead"])
     lead, verdict = behind[best], stage1.get(best, "inconclusive")
     gap = f"{-lead['lead']:+.3f} [{-lead['high']:+.3f}, {-lead['low']:+.3f}]"
-    return best, f"put before {primary} by the probe: {SIGNALS[name].label} {gap} over images, where Stage-1 is {verdict}"
+    return (
+        best,
+        f"put before {primary} by the probe: {SIGNALS[name].label} {gap} over images, where Stage-1 is {verdict}",
+    )
 
 
 def fitness_verdict(
-    primary: str | None, secondary: str | None, rows: Values, probe: Mapping[str, Any], rule: Mapping[str, Any]
+    primary: str | None,
+    secondary: str | None,
+    rows: Values,
+    probe: Mapping[str, Any],
+    rule: Mapping[str, Any],
 ) -> dict[str, Any] | None:
     """The verdict on the Stage-1 ranking (`primary` is its choice) and on the smoothness hypothesis; None without a probe."""
     if probe["aggregates"]:
         return aggregate_verdict(primary, rows, probe["aggregates"], rule)
     name = rule["probe"]["signal"]
-    ranked = sorted((v for v in probe["means"] if name in probe["means"][v]), key=lambda v: signed(name, probe["means"][v][name]))
+    ranked = sorted(
+        (v for v in probe["means"] if name in probe["means"][v]),
+        key=lambda v: signed(name, probe["means"][v][name]),
+    )
     if primary is None or not ranked:
         return None
-    leads = {rival: lead for rival, lead in probe_leads(probe, primary, name).items() if rival in rows}
+    leads = {
+        rival: lead for rival, lead in probe_leads(probe, primary, name).items() if rival in rows
+    }
     verdict, why = ranking_verdict(primary, leads, rule)
     return {
         "verdict": verdict,
@@ -94,12 +114,18 @@ def signed(name: str, value: float) -> float:
     return value if SIGNALS[name].lower_is_better else -value
 
 
-def ranking_verdict(primary: str, leads: Mapping[str, Mapping[str, float]], rule: Mapping[str, Any]) -> tuple[str, str]:
+def ranking_verdict(
+    primary: str, leads: Mapping[str, Mapping[str, float]], rule: Mapping[str, Any]
+) -> tuple[str, str]:
     label, margin = SIGNALS[rule["probe"]["signal"]].label, rule["probe"]["margin"]
     if not leads:
         return "unresolved", f"no rival of {primary} was probed on the same images"
-    told = {rival: margin_verdict(lead["low"], lead["high"], margin) for rival, lead in leads.items()}
-    shown = ", ".join(f"{leads[rival]['lead']:+.3f} over {rival} ({word})" for rival, word in told.items())
+    told = {
+        rival: margin_verdict(lead["low"], lead["high"], margin) for rival, lead in leads.items()
+    }
+    shown = ", ".join(
+        f"{leads[rival]['lead']:+.3f} over {rival} ({word})" for rival, word in told.items()
+    )
     if any(lead["high"] < 0 for lead in leads.values()):
         return "overturned", f"{label} of {primary} {shown}"
     if all(lead["low"] > 0 for lead in leads.values()):
@@ -125,7 +151,13 @@ def stage1_ranking(primary: str, rows: Values, rule: Mapping[str, Any]) -> list[
     """The primary, then the others by the rule's first metric."""
     first = METRICS[rule["metrics"][0]]
     others = [v for v in rows if v != primary]
-    return [primary, *sorted(others, key=lambda v: rows[v].get(first.name, 0.0) * (1 if first.lower_is_better else -1))]
+    return [
+        primary,
+        *sorted(
+            others,
+            key=lambda v: rows[v].get(first.name, 0.0) * (1 if first.lower_is_better else -1),
+        ),
+    ]
 
 
 def aggregate_verdict(
@@ -153,9 +185,15 @@ def aggregate_verdict(
 def confounds(aggregates: Mapping[str, Any]) -> list[str]:
     """What keeps published aggregates from being evidence of the objective alone."""
     found = [AGGREGATES_ONLY]
-    steps = {v: entry["final_step"] for v, entry in aggregates["variants"].items() if "final_step" in entry}
+    steps = {
+        v: entry["final_step"]
+        for v, entry in aggregates["variants"].items()
+        if "final_step" in entry
+    }
     if len(set(steps.values())) > 1:
-        found.append("different final steps: " + ", ".join(f"{v} {step}" for v, step in steps.items()))
+        found.append(
+            "different final steps: " + ", ".join(f"{v} {step}" for v, step in steps.items())
+        )
     if "images" in aggregates:
         found.append(f"{aggregates['images']} images, resampling error unknown")
     return [*found, *aggregates.get("notes", [])]
@@ -165,13 +203,29 @@ def fitness_grade(verdict: Mapping[str, Any] | None, probe: Mapping[str, Any]) -
     """The grade of Stage-2 fitness and its one reason."""
     if verdict is None and probe["candidates"]:
         ended = any(candidate["status"] == "complete" for candidate in probe["candidates"])
-        reason = "no variant is primary: the probe has no ranking to confirm" if ended else "no probe came to its end"
+        reason = (
+            "no variant is primary: the probe has no ranking to confirm"
+            if ended
+            else "no probe came to its end"
+        )
         return {"grade": "descriptive", "reason": reason}
     if verdict is None:
-        return {"grade": "descriptive", "reason": "no Stage-2 probe has been run: rollouts may rank the variants otherwise"}
+        return {
+            "grade": "descriptive",
+            "reason": "no Stage-2 probe has been run: rollouts may rank the variants otherwise",
+        }
     if verdict["confounds"]:
-        return {"grade": "descriptive", "reason": f"{verdict['verdict']}: {'; '.join(verdict['confounds'])}"}
-    n_seeds = min(sum(c["variant"] == v for c in probe["candidates"]) for v in {c["variant"] for c in probe["candidates"]})
+        return {
+            "grade": "descriptive",
+            "reason": f"{verdict['verdict']}: {'; '.join(verdict['confounds'])}",
+        }
+    n_seeds = min(
+        sum(c["variant"] == v for c in probe["candidates"])
+        for v in {c["variant"] for c in probe["candidates"]}
+    )
     if n_seeds < CROSSED_FROM or verdict["verdict"] == "unresolved":
-        return {"grade": "provisional", "reason": f"{verdict['sentence']}; {n_seeds} seed{'s' * (n_seeds > 1)}"}
+        return {
+            "grade": "provisional",
+            "reason": f"{verdict['sentence']}; {n_seeds} seed{'s' * (n_seeds > 1)}",
+        }
     return {"grade": "supported", "reason": f"{verdict['sentence']}; {n_seeds} seeds x images"}

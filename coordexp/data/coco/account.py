@@ -24,14 +24,20 @@ class Account:
 
     annotated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # instances, by reason
-    objects: Counter[str] = field(default_factory=Counter)  # instances kept: box, polygon, clipped, polygon simplified
+    objects: Counter[str] = field(
+        default_factory=Counter
+    )  # instances kept: box, polygon, clipped, polygon simplified
     boxes_instead: Counter[str] = field(default_factory=Counter)  # of polygons, by reason
-    pictures: Counter[str] = field(default_factory=Counter)  # kept, and of these resized and rendered
+    pictures: Counter[str] = field(
+        default_factory=Counter
+    )  # kept, and of these resized and rendered
     left_out: Counter[str] = field(default_factory=Counter)  # pictures, by reason
     faults: list[str] = field(default_factory=list)  # which pictures could not be used, and why
     per_picture: Counter[int] = field(default_factory=Counter)  # objects
     sides_bins: Counter[int] = field(default_factory=Counter)  # of boxes, both sides
-    characters: Counter[int] = field(default_factory=Counter)  # of a picture's CoordJSON, its coordinate tokens left out
+    characters: Counter[int] = field(
+        default_factory=Counter
+    )  # of a picture's CoordJSON, its coordinate tokens left out
     coord_tokens: Counter[int] = field(default_factory=Counter)  # of a picture's CoordJSON
     names: Counter[str] = field(default_factory=Counter)
 
@@ -58,10 +64,14 @@ class Account:
 
     def keep(self, record: Record, instances: Iterable[Instance], resized: bool) -> None:
         """A picture that became a record, with these instances."""
-        self.pictures.update({"kept": 1, "resized": int(resized), "rendered": int(RENDERED in record.metadata)})
+        self.pictures.update(
+            {"kept": 1, "resized": int(resized), "rendered": int(RENDERED in record.metadata)}
+        )
         for instance in instances:
             self.objects["polygon" if instance.object.kind == "poly" else "box"] += 1
-            self.objects.update({"clipped": int(instance.clipped), "polygon simplified": int(instance.simplified)})
+            self.objects.update(
+                {"clipped": int(instance.clipped), "polygon simplified": int(instance.simplified)}
+            )
             if instance.box_because:
                 self.boxes_instead[instance.box_because] += 1
             self.names[instance.object.desc] += 1
@@ -80,12 +90,25 @@ class Account:
 
     def report(self) -> dict[str, Any]:
         """For conversion.json. Kept and dropped instances are all there are."""
-        assert self.kept + sum(self.dropped.values()) == self.annotated, "an instance is not accounted for"
+        assert self.kept + sum(self.dropped.values()) == self.annotated, (
+            "an instance is not accounted for"
+        )
         edges = SIDE_EDGES_BINS
         return {
-            "instances": {"annotated": self.annotated, "kept": self.kept, "dropped": _by_count(self.dropped)},
-            "objects": {**dict(self.objects), "box instead of polygon": _by_count(self.boxes_instead)},
-            "pictures": {**dict(self.pictures), "left out": _by_count(self.left_out), "faults": self.faults},
+            "instances": {
+                "annotated": self.annotated,
+                "kept": self.kept,
+                "dropped": _by_count(self.dropped),
+            },
+            "objects": {
+                **dict(self.objects),
+                "box instead of polygon": _by_count(self.boxes_instead),
+            },
+            "pictures": {
+                **dict(self.pictures),
+                "left out": _by_count(self.left_out),
+                "faults": self.faults,
+            },
             "names": len(self.names),
             "objects_per_picture": _spread(self.per_picture),
             "box_sides_bins": {
@@ -107,7 +130,13 @@ def _spread(counts: Counter[int]) -> dict[str, float]:
     """Of the values counted."""
     values = np.repeat(list(counts), list(counts.values())) if counts else np.zeros(1)
     p50, p90, p99 = np.quantile(values, [0.5, 0.9, 0.99], method="inverted_cdf").tolist()
-    return {"mean": round(float(values.mean()), 2), "median": p50, "p90": p90, "p99": p99, "max": values.max().item()}
+    return {
+        "mean": round(float(values.mean()), 2),
+        "median": p50,
+        "p90": p90,
+        "p99": p99,
+        "max": values.max().item(),
+    }
 
 
 def summary(split: str, account: Account) -> str:
@@ -119,13 +148,25 @@ def summary(split: str, account: Account) -> str:
         f"  instances dropped: {listed(told['instances']['dropped'])}",
         f"  pictures left out: {listed(told['pictures']['left out'])}",
     ]
-    lines += [f"  boxes instead of polygons: {listed(account.boxes_instead)}"] if account.boxes_instead else []
+    lines += (
+        [f"  boxes instead of polygons: {listed(account.boxes_instead)}"]
+        if account.boxes_instead
+        else []
+    )
     lines += [f"  {fault}" for fault in account.faults]
-    for key, what in (("objects_per_picture", "objects"), ("coordjson_coordinate_tokens", "coordinate tokens")):
+    for key, what in (
+        ("objects_per_picture", "objects"),
+        ("coordjson_coordinate_tokens", "coordinate tokens"),
+    ):
         spread = told[key]
-        lines.append(f"  {what} a picture: median {spread['median']}, p99 {spread['p99']}, at most {spread['max']}")
+        lines.append(
+            f"  {what} a picture: median {spread['median']}, p99 {spread['p99']}, at most {spread['max']}"
+        )
     return "\n".join(lines)
 
 
 def listed(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{n} {reason}" for reason, n in counts.items() if isinstance(n, int) and n) or "none"
+    return (
+        ", ".join(f"{n} {reason}" for reason, n in counts.items() if isinstance(n, int) and n)
+        or "none"
+    )

@@ -23,7 +23,10 @@ from coordexp.errors import UserError
 from coordexp.storage.files import read_json
 
 TOKEN_SPELT = re.compile(r"<\|[^|]*\|>")
-LVIS_LISTS = {"neg_category_ids": "neg_categories", "not_exhaustive_category_ids": "not_exhaustive_categories"}
+LVIS_LISTS = {
+    "neg_category_ids": "neg_categories",
+    "not_exhaustive_category_ids": "not_exhaustive_categories",
+}
 LISTS = ("images", "annotations", "categories")
 MAX_SIDE_PX = 2**31 - 1  # which no picture format exceeds
 
@@ -40,7 +43,9 @@ class CocoImage:
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
     def find(self, root: Path) -> Path | None:
-        return next((root / path for path in self.paths if os.path.isfile(root / path)), None)  # False for an impossible name
+        return next(
+            (root / path for path in self.paths if os.path.isfile(root / path)), None
+        )  # False for an impossible name
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,9 @@ def is_text(value: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _images(raw: list[dict[str, Any]], names: Mapping[Any, str], path: Path) -> dict[Any, CocoImage]:
+def _images(
+    raw: list[dict[str, Any]], names: Mapping[Any, str], path: Path
+) -> dict[Any, CocoImage]:
     """By id. Under another name than its first a picture is looked for only where no other one may lie.
 
     Else, of vid0/1.jpg and vid1/1.jpg, both would be found in a 1.jpg.
@@ -122,13 +129,20 @@ def _images(raw: list[dict[str, Any]], names: Mapping[Any, str], path: Path) -> 
     of_path: dict[str, Any] = {}
     for entry in raw:
         if entry["id"] in images:
-            raise UserError(f"{path}: image {entry['id']!r} is there twice: image ids must be unique")
+            raise UserError(
+                f"{path}: image {entry['id']!r} is there twice: image ids must be unique"
+            )
         images[entry["id"]] = image = _image(entry, names, f"{path}: image {entry['id']!r}")
         if (other := of_path.setdefault(image.paths[0], image.id)) != image.id:
-            raise UserError(f"{path}: images {other!r} and {image.id!r} are the same picture {image.paths[0]!r}")
+            raise UserError(
+                f"{path}: images {other!r} and {image.id!r} are the same picture {image.paths[0]!r}"
+            )
     claims = Counter(place for image in images.values() for place in image.paths)
     return {
-        i: replace(image, paths=(image.paths[0], *(place for place in image.paths[1:] if claims[place] == 1)))
+        i: replace(
+            image,
+            paths=(image.paths[0], *(place for place in image.paths[1:] if claims[place] == 1)),
+        )
         for i, image in images.items()
     }
 
@@ -138,7 +152,9 @@ def _image(image: dict[str, Any], names: Mapping[Any, str], where: str) -> CocoI
     height: Any = image.get("height")
     if not all(type(side) is int and 1 < side <= MAX_SIDE_PX for side in (width, height)):
         found = f"{reprlib.repr(width)} x {reprlib.repr(height)}"
-        raise UserError(f"{where}: width and height must be whole pixels above 1 (and below 2^31), not {found}")
+        raise UserError(
+            f"{where}: width and height must be whole pixels above 1 (and below 2^31), not {found}"
+        )
     metadata = {"image_id": image["id"]}
     for key, readable in LVIS_LISTS.items():
         ids = image.get(key)
@@ -162,7 +178,9 @@ def _paths(image: dict[str, Any], where: str) -> tuple[str, ...]:
         raise UserError(f"{where}: has neither file_name nor coco_url that names a picture")
     for key, path in given.items():
         if path and not _lies_below(path):
-            raise UserError(f"{where}: {key} {image[key]!r} does not lie below the pictures' directory")
+            raise UserError(
+                f"{where}: {key} {image[key]!r} does not lie below the pictures' directory"
+            )
     paths = [str(PurePosixPath(path)) for path in given.values() if path]  # ./1.jpg is 1.jpg
     return tuple(dict.fromkeys([*paths, *(PurePosixPath(path).name for path in paths)]))
 
@@ -172,16 +190,26 @@ def _end_of_url(image: Mapping[str, Any]) -> str:
     try:
         path = urlsplit(image.get("coco_url") or "").path
     except ValueError as error:
-        raise NotCoco(f"image {image['id']!r}: coco_url {expected('a URL', image['coco_url'])}") from error
+        raise NotCoco(
+            f"image {image['id']!r}: coco_url {expected('a URL', image['coco_url'])}"
+        ) from error
     return "/".join([part for part in path.split("/") if part][-2:])
 
 
 def _lies_below(path: str) -> bool:
     parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith("/") and ".." not in parts and "\0" not in path and is_text(path)
+    return (
+        bool(parts)
+        and not path.startswith("/")
+        and ".." not in parts
+        and "\0" not in path
+        and is_text(path)
+    )
 
 
-def _distribute(annotations: list[dict[str, Any]], images: Mapping[Any, CocoImage]) -> list[dict[str, Any]]:
+def _distribute(
+    annotations: list[dict[str, Any]], images: Mapping[Any, CocoImage]
+) -> list[dict[str, Any]]:
     """Hand each picture its annotations; returns those of pictures that the file does not hold."""
     astray: list[dict[str, Any]] = []
     for i, annotation in enumerate(annotations):
@@ -189,9 +217,19 @@ def _distribute(annotations: list[dict[str, Any]], images: Mapping[Any, CocoImag
             image = images.get(annotation["image_id"])
             hash(annotation["category_id"])  # raises where it could be no key of `names`
         except (KeyError, TypeError) as error:
-            where = f"annotation {annotation['id']!r}" if is_id(annotation.get("id")) else f"annotations[{i}]"
-            key = "category_id" if isinstance(annotation.get("image_id", []), Hashable) else "image_id"
-            raise NotCoco(f"{where}: {key} {expected('a number or text', annotation.get(key))}") from error
+            where = (
+                f"annotation {annotation['id']!r}"
+                if is_id(annotation.get("id"))
+                else f"annotations[{i}]"
+            )
+            key = (
+                "category_id"
+                if isinstance(annotation.get("image_id", []), Hashable)
+                else "image_id"
+            )
+            raise NotCoco(
+                f"{where}: {key} {expected('a number or text', annotation.get(key))}"
+            ) from error
         (image.annotations if image else astray).append(annotation)
     return astray
 
@@ -209,10 +247,16 @@ def coco_records(path: Path, root: Path) -> list[Record]:
     records = []
     for image in coco.images:
         if not (root / image.paths[0]).is_file():
-            raise UserError(f"{path}: image {image.id}: the picture {root / image.paths[0]} is missing")
+            raise UserError(
+                f"{path}: image {image.id}: the picture {root / image.paths[0]} is missing"
+            )
         size = (image.width, image.height)
-        objects = [_strictly(coco, annotation, Frame(size, size)) for annotation in image.annotations]
-        records.append(Record(image.paths[0], *size, reading_order(objects), {"image_id": image.id}))
+        objects = [
+            _strictly(coco, annotation, Frame(size, size)) for annotation in image.annotations
+        ]
+        records.append(
+            Record(image.paths[0], *size, reading_order(objects), {"image_id": image.id})
+        )
     return records
 
 
@@ -221,9 +265,13 @@ def _strictly(coco: CocoFile, annotation: dict[str, Any], frame: Frame) -> Recor
         instance = convert_instance(annotation, coco.names, frame)
     except Dropped as dropped:
         shown = f"bbox {annotation.get('bbox')}"
-        raise UserError(f"{_where(coco, annotation)}: {dropped}: {shown}: remove the annotation or mend it") from dropped
+        raise UserError(
+            f"{_where(coco, annotation)}: {dropped}: {shown}: remove the annotation or mend it"
+        ) from dropped
     if instance.clipped:
-        raise UserError(f"{_where(coco, annotation)}: bbox {annotation['bbox']} reaches beyond the picture: mend it")
+        raise UserError(
+            f"{_where(coco, annotation)}: bbox {annotation['bbox']} reaches beyond the picture: mend it"
+        )
     return instance.object
 
 

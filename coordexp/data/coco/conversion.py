@@ -22,7 +22,14 @@ from coordexp.data.coco.account import Account, listed
 from coordexp.data.coco.annotations import CocoImage
 from coordexp.data.coco.instances import Dropped, Frame, Instance, convert_instance, drawn_outlines
 from coordexp.data.coco.parallel import in_parallel, n_cores
-from coordexp.data.coco.pictures import LeftOut, fitted_size, read_picture, rendered, resized, save_picture
+from coordexp.data.coco.pictures import (
+    LeftOut,
+    fitted_size,
+    read_picture,
+    rendered,
+    resized,
+    save_picture,
+)
 from coordexp.data.coco.places import find_pictures
 from coordexp.data.coco.polygons import PolygonLimits
 from coordexp.data.coco.splits import Split, read_splits, source_digests
@@ -49,7 +56,9 @@ class Kept:
     annotation: Mapping[str, Any]
 
 
-def convert_annotations(settings: CocoConfig, out: Path, workers: int | None = None) -> dict[str, Account]:
+def convert_annotations(
+    settings: CocoConfig, out: Path, workers: int | None = None
+) -> dict[str, Account]:
     """Write `out`/{train,val}.jsonl and the pictures they name; returns the account of each split.
 
     Raises:
@@ -61,12 +70,25 @@ def convert_annotations(settings: CocoConfig, out: Path, workers: int | None = N
         if not split.images:
             raise nothing_left(name, split)
     places = find_pictures(splits, settings)
-    keep_pictures_of(digests, out)  # not before the new annotations and their pictures have been looked at
+    keep_pictures_of(
+        digests, out
+    )  # not before the new annotations and their pictures have been looked at
     for name, split in splits.items():
         pairs = zip(split.images, places[name], strict=True)
-        tasks = (Task(image, names_in(image, split.coco.names), place.source, place.written) for image, place in pairs)
-        results = in_parallel(partial(convert_image, settings, out, name), tasks, workers or n_cores())
-        bar = tqdm(results, total=len(split.images), desc=f"{settings.name} {name}", unit="img", mininterval=1.0)
+        tasks = (
+            Task(image, names_in(image, split.coco.names), place.source, place.written)
+            for image, place in pairs
+        )
+        results = in_parallel(
+            partial(convert_image, settings, out, name), tasks, workers or n_cores()
+        )
+        bar = tqdm(
+            results,
+            total=len(split.images),
+            desc=f"{settings.name} {name}",
+            unit="img",
+            mininterval=1.0,
+        )
         write_records(out / f"{name}.jsonl", added_up(bar, split.account))
         if not split.account.pictures["kept"]:
             raise nothing_left(name, split)
@@ -75,7 +97,9 @@ def convert_annotations(settings: CocoConfig, out: Path, workers: int | None = N
 
 def nothing_left(name: str, split: Split) -> UserError:
     pictures, instances = listed(split.account.left_out), listed(split.account.dropped)
-    return UserError(f"{split.coco.path}: no picture is left for {name} (pictures: {pictures}; instances: {instances})")
+    return UserError(
+        f"{split.coco.path}: no picture is left for {name} (pictures: {pictures}; instances: {instances})"
+    )
 
 
 def keep_pictures_of(digests: dict[str, str], out: Path) -> None:
@@ -103,9 +127,16 @@ def added_up(results: Iterable[tuple[Record | None, Account]], total: Account) -
             yield record
 
 
-def convert_image(settings: CocoConfig, out: Path, split: str, task: Task) -> tuple[Record | None, Account]:
+def convert_image(
+    settings: CocoConfig, out: Path, split: str, task: Task
+) -> tuple[Record | None, Account]:
     """One picture: its record, if it becomes one, and its account; the picture is written below `out`."""
-    image, source, frame, account = task.image, task.source, frame_of(task.image, settings), Account()
+    image, source, frame, account = (
+        task.image,
+        task.source,
+        frame_of(task.image, settings),
+        Account(),
+    )
     kept = kept_annotations(task, frame, settings, account)
     try:
         refuse_crowded(kept, settings)
@@ -122,10 +153,14 @@ def convert_image(settings: CocoConfig, out: Path, split: str, task: Task) -> tu
 
 
 def frame_of(image: CocoImage, settings: CocoConfig) -> Frame:
-    return Frame((image.width, image.height), fitted_size(image.width, image.height, settings.pixel_budget))
+    return Frame(
+        (image.width, image.height), fitted_size(image.width, image.height, settings.pixel_budget)
+    )
 
 
-def kept_annotations(task: Task, frame: Frame, settings: CocoConfig, account: Account) -> list[Kept]:
+def kept_annotations(
+    task: Task, frame: Frame, settings: CocoConfig, account: Account
+) -> list[Kept]:
     """The annotations that give objects; `account` counts the others. Of equal objects the first stands."""
     polygons = settings.geometry is Geometry.poly_prefer
     limits = PolygonLimits(settings.max_vertices, settings.min_polygon_iou) if polygons else None
@@ -156,12 +191,20 @@ def read(source: Path, frame: Frame) -> Image.Image:
 
 
 def draw(image: CocoImage, frame: Frame, kept: list[Kept]) -> Image.Image:
-    shapes = [(k.instance.object.desc, drawn_outlines(k.annotation, k.instance.object, frame)) for k in kept]
+    shapes = [
+        (k.instance.object.desc, drawn_outlines(k.annotation, k.instance.object, frame))
+        for k in kept
+    ]
     return rendered(frame.record, shapes, image.paths[0])
 
 
 def record_of(
-    image: CocoImage, picture: str, frame: Frame, kept: list[Kept], settings: CocoConfig, is_drawn: bool = False
+    image: CocoImage,
+    picture: str,
+    frame: Frame,
+    kept: list[Kept],
+    settings: CocoConfig,
+    is_drawn: bool = False,
 ) -> Record:
     """Objects in the order they will be written in; metadata say what leads back to the annotations."""
     objects = reading_order(k.instance.object for k in kept)

@@ -53,7 +53,10 @@ class Instance:
 
 
 def convert_instance(
-    annotation: Mapping[str, Any], names: Mapping[Any, str], frame: Frame, limits: PolygonLimits | None = None
+    annotation: Mapping[str, Any],
+    names: Mapping[Any, str],
+    frame: Frame,
+    limits: PolygonLimits | None = None,
 ) -> Instance:
     """The object of an annotation; without `limits` always its box.
 
@@ -116,7 +119,9 @@ def run_length_box(rle: Mapping[str, Any], picture: tuple[int, int]) -> list[flo
     whole = all(type(run) is int and run >= 0 for run in runs) and sum(runs) == width * height
     if not whole or rle.get("size") != [height, width]:
         raise Dropped("broken mask")
-    return coco_mask.toBbox(coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)).tolist()
+    return coco_mask.toBbox(
+        coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    ).tolist()
 
 
 def decompressed(counts: Any) -> list[int]:
@@ -148,7 +153,9 @@ def box_in_record(box: Box, frame: Frame) -> tuple[float, ...]:
         raise Dropped("outside the picture")
     x1, y1, x2, y2 = pixels = tuple(
         round(min(max(value * scale, 0.0), last), DECIMALS)
-        for value, scale, last in zip(box, (sx, sy, sx, sy), (last_x, last_y, last_x, last_y), strict=True)
+        for value, scale, last in zip(
+            box, (sx, sy, sx, sy), (last_x, last_y, last_x, last_y), strict=True
+        )
     )
     if x1 >= x2 or y1 >= y2:
         raise Dropped("no area")
@@ -175,16 +182,25 @@ def preferred_outline(segmentation: Any, frame: Frame, limits: PolygonLimits) ->
 def polygon_parts(segmentation: Any) -> list[list[float]]:
     """The parts [x1, y1, …] that are polygons; those that are not are left out."""
     parts = segmentation if isinstance(segmentation, list) else []
-    return [part for part in parts if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all_finite(part)]
+    return [
+        part
+        for part in parts
+        if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all_finite(part)
+    ]
 
 
 def outlines_in_record(segmentation: Any, frame: Frame) -> list[Ring]:
     """Its polygons, scaled to the record's picture, not clipped."""
     (sx, sy) = frame.scale
-    return [[(x * sx, y * sy) for x, y in zip(part[0::2], part[1::2], strict=True)] for part in polygon_parts(segmentation)]
+    return [
+        [(x * sx, y * sy) for x, y in zip(part[0::2], part[1::2], strict=True)]
+        for part in polygon_parts(segmentation)
+    ]
 
 
 def drawn_outlines(annotation: Mapping[str, Any], obj: RecordObject, frame: Frame) -> list[Ring]:
     """What is drawn where a picture is missing: the annotated polygons, or the object's own box."""
     x1, y1, x2, y2 = obj.box
-    return outlines_in_record(annotation.get("segmentation"), frame) or [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]]
+    return outlines_in_record(annotation.get("segmentation"), frame) or [
+        [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    ]

@@ -28,7 +28,9 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_parallel(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+def in_parallel(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+) -> Iterator[Result]:
     """`function` of each task, in their order; a generator of tasks is drawn from as results are taken.
 
     Raises:
@@ -48,7 +50,9 @@ def in_parallel(function: Callable[[Task], Result], tasks: Iterable[Task], worke
         while flying:
             yield from flying.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError("a worker process died (out of memory?): start the same command again, it continues") from error
+        raise UserError(
+            "a worker process died (out of memory?): start the same command again, it continues"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

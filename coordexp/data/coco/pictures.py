@@ -26,7 +26,14 @@ ORIENTATION = 0x0112  # the Exif tag
 # What pictures of data sets come in (MPO is JPEG's). Not the forty others that Pillow knows, of which one runs
 # Ghostscript, and some raise on damage whatever comes.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "TIFF", "GIF", "BMP", "PPM")
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, RuntimeError)  # what these raise on broken files
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    RuntimeError,
+)  # what these raise on broken files
 
 
 class LeftOut(Exception):
@@ -72,7 +79,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise LeftOut("picture too large", str(error)) from error
     except UnidentifiedImageError as error:
-        raise LeftOut("picture not readable", f"none of {', '.join(FORMATS)}, or its header is broken") from error
+        raise LeftOut(
+            "picture not readable", f"none of {', '.join(FORMATS)}, or its header is broken"
+        ) from error
     except UNREADABLE as error:
         raise LeftOut("picture not readable", str(error)) from error
 
@@ -98,14 +107,19 @@ def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def of_another_size(picture: Image.Image, size: tuple[int, int]) -> LeftOut:
-    return LeftOut("picture of another size", f"{picture.width} x {picture.height} px, annotated as {size[0]} x {size[1]}")
+    return LeftOut(
+        "picture of another size",
+        f"{picture.width} x {picture.height} px, annotated as {size[0]} x {size[1]}",
+    )
 
 
 def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
 
 
-def rendered(size: tuple[int, int], shapes: Sequence[tuple[str, Sequence[Ring]]], seed: str) -> Image.Image:
+def rendered(
+    size: tuple[int, int], shapes: Sequence[tuple[str, Sequence[Ring]]], seed: str
+) -> Image.Image:
     """Named shapes on a plain ground, large ones first, each name in its own colour. The same every time."""
     shade = 90 + zlib.crc32(seed.encode()) % 101
     picture = Image.new("RGB", size, (shade, shade, shade))
@@ -131,9 +145,13 @@ def colour_of(name: str) -> tuple[int, int, int]:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """As JPEG or PNG by its name, without metadata; renamed when whole. Not fsynced: it can be made again."""
-    temporary = path.with_name(f".{os.getpid()}.tmp")  # one at a time a process; short, because names may be long
+    temporary = path.with_name(
+        f".{os.getpid()}.tmp"
+    )  # one at a time a process; short, because names may be long
     kind = "PNG" if path.suffix == ".png" else "JPEG"
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary, format=kind, quality=JPEG_QUALITY, compress_level=1)  # each takes what is its own
+        picture.save(
+            temporary, format=kind, quality=JPEG_QUALITY, compress_level=1
+        )  # each takes what is its own
         os.replace(temporary, path)

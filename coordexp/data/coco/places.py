@@ -29,7 +29,10 @@ def find_pictures(splits: Mapping[str, Split], settings: CocoConfig) -> dict[str
     Raises:
         UserError: pictures are missing that may not be drawn, or two images are one file or would become one.
     """
-    places = {name: [place_of(image, settings) for image in split.images] for name, split in splits.items()}
+    places = {
+        name: [place_of(image, settings) for image in split.images]
+        for name, split in splits.items()
+    }
     if not settings.render_missing:
         refuse_missing(splits, places, settings)
     refuse_one_file_for_two(splits, places)
@@ -44,7 +47,9 @@ def place_of(image: CocoImage, settings: CocoConfig) -> Place:
 
 def written_name(name: str, is_there: bool) -> str:
     """The source's own, as JPEG; a drawn one is never taken for it. Where that is too long for a file, a digest of it."""
-    ending = ".drawn.png" if not is_there else "" if name.lower().endswith((".jpg", ".jpeg")) else ".jpg"
+    ending = (
+        ".drawn.png" if not is_there else "" if name.lower().endswith((".jpg", ".jpeg")) else ".jpg"
+    )
     written = name + ending
     longest = max(len(part.encode()) for part in written.split("/"))
     if longest <= LONGEST_PART_BYTES and len(written.encode()) <= LONGEST_NAME_BYTES:
@@ -52,7 +57,9 @@ def written_name(name: str, is_there: bool) -> str:
     return hashlib.sha256(name.encode()).hexdigest() + (ending or ".jpg")
 
 
-def refuse_missing(splits: Mapping[str, Split], places: Mapping[str, list[Place]], settings: CocoConfig) -> None:
+def refuse_missing(
+    splits: Mapping[str, Split], places: Mapping[str, list[Place]], settings: CocoConfig
+) -> None:
     if not (root := Path(settings.images or "")).is_dir():
         raise UserError(f"data.images={root}: {'not a' if root.exists() else 'no such'} directory")
     missing = [
@@ -94,5 +101,9 @@ def refuse_one_name_for_two(splits: Mapping[str, Split], places: Mapping[str, li
         for image, place in zip(split.images, places[name], strict=True):
             other = first.setdefault(place.written, image)
             if other is not image:
-                both = f"images {other.id!r} and {image.id!r} ({other.paths[0]!r}, {image.paths[0]!r})"
-                raise UserError(f"{split.coco.path}: {both} would both become images/{name}/{place.written}: rename one")
+                both = (
+                    f"images {other.id!r} and {image.id!r} ({other.paths[0]!r}, {image.paths[0]!r})"
+                )
+                raise UserError(
+                    f"{split.coco.path}: {both} would both become images/{name}/{place.written}: rename one"
+                )

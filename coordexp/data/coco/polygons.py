@@ -28,7 +28,9 @@ class Simplified:
     simplified: bool
 
 
-def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: PolygonLimits, decimals: int) -> Simplified | str:
+def simplify_outline(
+    ring: Ring, last_pixel: tuple[float, float], limits: PolygonLimits, decimals: int
+) -> Simplified | str:
     """The outline within its picture, as it is where its vertices are few, else simplified; or why a box must do.
 
     Simplified by Douglas and Peucker (1973), as GEOS does it without letting an outline cross itself, with the first
@@ -41,7 +43,9 @@ def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: Polygo
     whole = shapely.Polygon(ring)
     if not whole.is_valid:
         return "an outline that crosses itself"
-    inside = whole.intersection(shapely.box(0, 0, *last_pixel)) if _leaves(whole, last_pixel) else whole
+    inside = (
+        whole.intersection(shapely.box(0, 0, *last_pixel)) if _leaves(whole, last_pixel) else whole
+    )
     if not isinstance(inside, shapely.Polygon) or inside.is_empty:
         return "an outline cut apart by the picture's edge"
     if inside.area <= inside.length * 10**-decimals:  # what rounding can make of a line
@@ -58,7 +62,11 @@ def simplify_outline(ring: Ring, last_pixel: tuple[float, float], limits: Polygo
 
 def distinct(ring: Ring) -> Ring:
     """Without a vertex that is where the next one is (the first, for the last): it begins where it began."""
-    return [point for point, following in zip(ring, ring[1:] + ring[:1], strict=True) if point != following]
+    return [
+        point
+        for point, following in zip(ring, ring[1:] + ring[:1], strict=True)
+        if point != following
+    ]
 
 
 def _iou(a: shapely.Polygon, b: shapely.Polygon) -> float:

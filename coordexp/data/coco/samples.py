@@ -22,9 +22,17 @@ def draw_samples(records: Path, path: Path) -> None:
     n_records = sum(1 for _ in iter_records(records))
     n = min(n_records, COLUMNS * ROWS)
     chosen = {i * n_records // n for i in range(n)}
-    tiles = [tile(record, records.parent) for i, record in enumerate(iter_records(records)) if i in chosen]
+    tiles = [
+        tile(record, records.parent)
+        for i, record in enumerate(iter_records(records))
+        if i in chosen
+    ]
     side = TILE_PX + MARGIN_PX
-    sheet = Image.new("RGB", (min(n, COLUMNS) * side + MARGIN_PX, math.ceil(n / COLUMNS) * side + MARGIN_PX), "white")
+    sheet = Image.new(
+        "RGB",
+        (min(n, COLUMNS) * side + MARGIN_PX, math.ceil(n / COLUMNS) * side + MARGIN_PX),
+        "white",
+    )
     for i, picture in enumerate(tiles):
         row, column = divmod(i, COLUMNS)
         sheet.paste(picture, (MARGIN_PX + column * side, MARGIN_PX + row * side))
@@ -37,7 +45,9 @@ def tile(record: Record, root: Path) -> Image.Image:
     with Image.open(root / record.image) as opened:
         picture = opened.convert("RGB")
     scale = TILE_PX / max(picture.size)
-    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    picture = picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    )
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(FONT_PX)
     for obj in record.objects:
@@ -49,7 +59,9 @@ def _draw_object(draw: ImageDraw.ImageDraw, obj: RecordObject, scale: float, fon
     x1, y1, x2, y2 = (value * scale for value in obj.box)
     points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
     if obj.kind == "poly":
-        points = [(x * scale, y * scale) for x, y in zip(obj.pixels[0::2], obj.pixels[1::2], strict=True)]
+        points = [
+            (x * scale, y * scale) for x, y in zip(obj.pixels[0::2], obj.pixels[1::2], strict=True)
+        ]
     colour = colour_of(obj.desc)
     draw.line([*points, points[0]], fill="white", width=3)
     draw.line([*points, points[0]], fill=colour, width=1)

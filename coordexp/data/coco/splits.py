@@ -26,7 +26,11 @@ class Split:
 
 
 def annotation_files(settings: CocoConfig) -> list[Path]:
-    return [Path(path) for path in (settings.annotations, settings.train_annotations, settings.val_annotations) if path]
+    return [
+        Path(path)
+        for path in (settings.annotations, settings.train_annotations, settings.val_annotations)
+        if path
+    ]
 
 
 def source_digests(settings: CocoConfig) -> dict[str, str]:
@@ -48,11 +52,20 @@ def read_splits(settings: CocoConfig) -> dict[str, Split]:
         UserError: not annotation files, fewer than two pictures to split, or a picture that is in both.
     """
     if settings.annotations:
-        train, val = split_file(read_coco(Path(settings.annotations)), settings.val_fraction, settings.seed)
+        train, val = split_file(
+            read_coco(Path(settings.annotations)), settings.val_fraction, settings.seed
+        )
     else:
-        train, val = (read_coco(Path(path or "")) for path in (settings.train_annotations, settings.val_annotations))
-    if both := {image.paths[0] for image in train.images} & {image.paths[0] for image in val.images}:
-        raise UserError(f"{val.path}: {len(both)} of its pictures are in train as well, such as {min(both)}")
+        train, val = (
+            read_coco(Path(path or ""))
+            for path in (settings.train_annotations, settings.val_annotations)
+        )
+    if both := {image.paths[0] for image in train.images} & {
+        image.paths[0] for image in val.images
+    }:
+        raise UserError(
+            f"{val.path}: {len(both)} of its pictures are in train as well, such as {min(both)}"
+        )
     return {
         "train": drawn(train, settings.train_images, settings.seed),
         "val": drawn(val, settings.val_images, settings.seed),
@@ -66,8 +79,13 @@ def split_file(whole: CocoFile, val_fraction: float, seed: int) -> tuple[CocoFil
         raise UserError(f"{whole.path}: a file of {n} pictures cannot be split into train and val")
     n_val = min(n - 1, max(1, round(val_fraction * n)))
     val = set(np.random.default_rng([seed, 0]).permutation(n)[:n_val].tolist())
-    parts = [[image for i, image in enumerate(whole.images) if (i in val) == wanted] for wanted in (False, True)]
-    return CocoFile(whole.path, whole.names, parts[0], whole.astray), CocoFile(whole.path, whole.names, parts[1], [])
+    parts = [
+        [image for i, image in enumerate(whole.images) if (i in val) == wanted]
+        for wanted in (False, True)
+    ]
+    return CocoFile(whole.path, whole.names, parts[0], whole.astray), CocoFile(
+        whole.path, whole.names, parts[1], []
+    )
 
 
 def drawn(coco: CocoFile, at_most: int | None, seed: int) -> Split:
@@ -80,5 +98,8 @@ def drawn(coco: CocoFile, at_most: int | None, seed: int) -> Split:
     images = [annotated[i] for i in sorted(chosen.tolist())]
     if len(images) < len(annotated):
         account.left_out["not drawn"] = len(annotated) - len(images)
-        account.drop("picture not drawn", account.annotated - len(coco.astray) - sum(len(i.annotations) for i in images))
+        account.drop(
+            "picture not drawn",
+            account.annotated - len(coco.astray) - sum(len(i.annotations) for i in images),
+        )
     return Split(coco, images, account)
