@@ -1,0 +1,50 @@
+"""Files whose content has a type: a frozen dataclass each, read and written in one way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from coordexp.errors import UserError
+from coordexp.storage.files import write_json
+
+T = TypeVar("T")
+
+_ADVICE = (
+    "damaged, or written by another version: restore it, or remove its directory and run again"
+)
+
+
+def read_typed(path: Path, kind: type[T]) -> T:
+    """The content of a JSON file as `kind`, a dataclass. Keys that `kind` does not know are ignored.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or lacks a key or has a value of another type;
+            the message names the file and the key.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a directory, not a file") from error
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {error}: {_ADVICE}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}): {_ADVICE}") from error
+
+
+def write_typed(path: Path, value: Any) -> None:
+    """Write a dataclass as JSON, atomically. A NaN is a bug of the caller, and raises ValueError."""
+    write_json(path, msgspec.to_builtins(value))
+
+
+def json_schema(kind: type, title: str) -> dict[str, Any]:
+    """The JSON Schema of a file's type; descriptions are the docstrings of the dataclasses."""
+    (schema,), definitions = msgspec.json.schema_components([kind])
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+    return head | schema | {"$defs": definitions}

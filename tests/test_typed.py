@@ -1,0 +1,80 @@
+"""Files with a type: what was written is read back, and what is wrong is one line that names file and key."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import jsonschema
+import pytest
+
+from coordexp.storage.typed import json_schema, read_typed, write_typed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row."""
+
+    seed: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of rows."""
+
+    name: str
+    rows: list[Row]
+    best: Row | None = None
+
+
+TABLE = Table("a", [Row(0, {"mae": 1.0}), Row(1)])
+
+
+def test_a_written_value_is_read_back(tmp_path):
+    write_typed(tmp_path / "table.json", TABLE)
+    assert read_typed(tmp_path / "table.json", Table) == TABLE
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{}", "name"),
+        ("[]", "array"),
+        ("", "not valid JSON"),
+        ('{"name": "a"}', "rows"),
+        ('{"name": "a", "rows": [{"seed": "x"}]}', "rows[0].seed"),
+        ('{"name": "a", "rows": [{"seed": 0, "values": {"mae": null}}]}', "rows[0].values"),
+        ('{"name": "a", "rows": [', "not valid JSON"),
+        ('{"name": "\udcff"}', "not valid JSON"),
+    ],
+)
+def test_a_wrong_shape_is_one_line_with_file_and_key(tmp_path, refused, content, named):
+    path = tmp_path / "table.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with refused(str(path), named):
+        read_typed(path, Table)
+
+
+def test_a_missing_file_and_a_directory_are_refused(tmp_path, refused):
+    with refused("no such file"):
+        read_typed(tmp_path / "none.json", Table)
+    with refused("a directory"):
+        read_typed(tmp_path, Table)
+
+
+def test_a_nan_is_never_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_typed(tmp_path / "table.json", Table("a", [Row(0, {"mae": math.nan})]))
+    assert not (tmp_path / "table.json").exists()
+
+
+def test_the_schema_accepts_what_is_written_and_no_less(tmp_path):
+    write_typed(tmp_path / "table.json", TABLE)
+    content = json.loads((tmp_path / "table.json").read_text())
+    schema = json_schema(Table, "table.json")
+    jsonschema.validate(content, schema)
+    del content["rows"][0]["seed"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content, schema)
