@@ -28,9 +28,9 @@ from pycocotools.coco import COCO
 
 from coordexp.config.compose import compose
 from coordexp.config.schema import CocoConfig
-from coordexp.data.coco.account import Account
 from coordexp.data.coco.annotations import CocoFile, read_coco
 from coordexp.data.coco.conversion import Task, frame_of, kept_annotations, names_in, record_of
+from coordexp.data.coco.conversion_stats import ConversionStats
 from coordexp.data.records import write_records
 
 PER_PICTURE = 12.5
@@ -75,13 +75,13 @@ def synthetic(path: Path, n_annotations: int) -> Path:
     return path
 
 
-def convert(coco: CocoFile, settings: CocoConfig, out: Path) -> Account:
+def convert(coco: CocoFile, settings: CocoConfig, out: Path) -> ConversionStats:
     """As data/conversion.py does it, but for the pictures."""
-    total = Account()
+    total = ConversionStats()
 
     def records():
         for image in coco.images:
-            frame, account = frame_of(image, settings), Account(len(image.annotations))
+            frame, account = frame_of(image, settings), ConversionStats(len(image.annotations))
             kept = kept_annotations(
                 Task(image, names_in(image, coco.names)), frame, settings, account
             )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from coordexp.data.coco.annotations import read_coco
-from coordexp.data.coco.instances import Dropped, Frame, annotated_box, convert_instance
+from coordexp.data.coco.instances import DroppedError, Frame, annotated_box, convert_instance
 from coordexp.data.coco.polygons import PolygonLimits
 from coordexp.errors import UserError
 
@@ -86,7 +86,7 @@ DROPPED = [
 @pytest.mark.parametrize(("change", "reason"), DROPPED)
 @pytest.mark.parametrize("limits", [None, LIMITS])
 def test_what_gives_no_object_is_dropped_for_one_reason(change, reason, limits):
-    with pytest.raises(Dropped, match=f"^{reason}$"):
+    with pytest.raises(DroppedError, match=f"^{reason}$"):
         convert_instance(annotation(1) | {"segmentation": [SQUARE]} | change, NAMES, FRAME, limits)
 
 
@@ -116,7 +116,7 @@ def test_the_box_of_a_run_length_encoded_mask_is_that_of_its_pixels(width, heigh
             expected = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
             assert annotated_box(entry, (width, height)) == expected
         else:
-            with pytest.raises(Dropped):
+            with pytest.raises(DroppedError):
                 annotated_box(entry, (width, height))
 
 
@@ -125,7 +125,7 @@ def test_the_box_of_a_run_length_encoded_mask_is_that_of_its_pixels(width, heigh
 def test_no_text_of_run_lengths_reaches_beyond_its_mask(counts):
     try:
         x1, y1, x2, y2 = annotated_box({"segmentation": {"size": [7, 5], "counts": counts}}, (5, 7))
-    except Dropped:
+    except DroppedError:
         return
     assert 0 <= x1 < x2 <= 5
     assert 0 <= y1 < y2 <= 7
@@ -355,7 +355,7 @@ def damaged(rng: np.random.Generator) -> dict:
 def test_no_damage_raises_anything_else(tmp_path):
     for seed in range(300):
         (tmp_path / "coco.json").write_text(json.dumps(damaged(np.random.default_rng(seed))))
-        with contextlib.suppress(UserError, Dropped):
+        with contextlib.suppress(UserError, DroppedError):
             found = read_coco(tmp_path / "coco.json")
             for entry in found.images:
                 for a in entry.annotations:

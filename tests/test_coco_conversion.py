@@ -30,10 +30,10 @@ from pycocotools import mask as coco_mask
 from test_pictures import png_header
 
 from coordexp.config.compose import compose
-from coordexp.data.coco.account import Account
 from coordexp.data.coco.conversion import convert_annotations
+from coordexp.data.coco.conversion_stats import ConversionStats
+from coordexp.data.coco.images import colour_of
 from coordexp.data.coco.parallel import CHUNK, CHUNKS_PER_WORKER, in_parallel
-from coordexp.data.coco.pictures import colour_of
 from coordexp.data.prepare import prepare_data
 from coordexp.data.records import read_records
 from coordexp.errors import UserError
@@ -46,15 +46,15 @@ pytestmark = pytest.mark.usefixtures("in_tmp")
 
 
 def convert(*overrides: str, out: str = "out", workers: int = 1, **values):
-    """The rows of both splits, and their accounts."""
-    accounts = convert_annotations(settings(*overrides, **values), Path(out), workers)
-    for account in accounts.values():
-        account.report()  # in which kept and dropped instances are all there are
-    return {split: rows(Path(out) / f"{split}.jsonl") for split in SPLITS}, accounts
+    """The rows of both splits, and their stats_by_split."""
+    stats_by_split = convert_annotations(settings(*overrides, **values), Path(out), workers)
+    for stats in stats_by_split.values():
+        stats.report()  # in which kept and dropped instances are all there are
+    return {split: rows(Path(out) / f"{split}.jsonl") for split in SPLITS}, stats_by_split
 
 
-def total(accounts, name: str) -> Counter:
-    return sum((getattr(account, name) for account in accounts.values()), Counter())
+def total(stats_by_split, name: str) -> Counter:
+    return sum((getattr(stats, name) for stats in stats_by_split.values()), Counter())
 
 
 # --- the LVIS sample ------------------------------------------------------------------------------------------
@@ -79,16 +79,16 @@ def qwens_size(width: int, height: int) -> tuple[int, int]:
 @pytest.mark.parametrize("geometry", ["bbox", "poly_prefer"])
 @pytest.mark.parametrize("max_objects", [60, 1000, 8])
 def test_every_instance_of_the_sample_is_kept_or_dropped_for_a_reason(lvis, geometry, max_objects):
-    _, accounts = convert(
+    _, stats_by_split = convert(
         f"data.geometry={geometry}", annotations=str(LVIS), max_objects=max_objects
     )
-    kept, dropped = sum(a.kept for a in accounts.values()), total(accounts, "dropped")
-    assert kept + sum(dropped.values()) == sum(a.annotated for a in accounts.values()) == 977
+    kept, dropped = sum(a.kept for a in stats_by_split.values()), total(stats_by_split, "dropped")
+    assert kept + sum(dropped.values()) == sum(a.annotated for a in stats_by_split.values()) == 977
     per_image = Counter(a["image_id"] for a in lvis["annotations"])
     crowded = [n for n in per_image.values() if n > max_objects]
     assert dropped == Counter({"more than max_objects": sum(crowded)} if crowded else {})
-    assert total(accounts, "pictures")["kept"] == len(per_image) - len(crowded)
-    assert total(accounts, "left_out")["nothing is annotated"] == len(lvis["images"]) - len(
+    assert total(stats_by_split, "pictures")["kept"] == len(per_image) - len(crowded)
+    assert total(stats_by_split, "left_out")["nothing is annotated"] == len(lvis["images"]) - len(
         per_image
     )
 
@@ -119,7 +119,9 @@ def test_boxes_of_the_sample_equal_an_independent_computation(lvis):
 
 
 def test_polygons_of_the_sample_equal_an_independent_computation(lvis):
-    found, accounts = convert("data.geometry=poly_prefer", annotations=str(LVIS), max_objects=1000)
+    found, stats_by_split = convert(
+        "data.geometry=poly_prefer", annotations=str(LVIS), max_objects=1000
+    )
     single: dict[int, list[np.ndarray]] = {}
     several = n_short = 0
     for i in lvis["images"]:
@@ -147,11 +149,14 @@ def test_polygons_of_the_sample_equal_an_independent_computation(lvis):
             )
             assert max(raster_iou(np.minimum(s, last), polygon, row) for s in shapes) > 0.88
     assert matched == n_short > 300
-    assert several == total(accounts, "boxes_instead")["several parts"] == 98
-    n_single, n_polygons = sum(map(len, single.values())), total(accounts, "objects")["polygon"]
+    assert several == total(stats_by_split, "boxes_instead")["several parts"] == 98
+    n_single, n_polygons = (
+        sum(map(len, single.values())),
+        total(stats_by_split, "objects")["polygon"],
+    )
     assert (
         n_single - n_polygons
-        == total(accounts, "boxes_instead")["an outline of too many vertices"]
+        == total(stats_by_split, "boxes_instead")["an outline of too many vertices"]
         < 50
     )
 
@@ -190,19 +195,19 @@ def test_the_account_names_each_kind_of_fault():
     ]
     write_coco(Path("coco.json"), [image(i) for i in (1, 2, 3)], annotations[:-1])
     write_coco(Path("val.json"), [image(4)], annotations[-1:])
-    found, accounts = convert(
+    found, stats_by_split = convert(
         annotations=None, train_annotations="coco.json", val_annotations="val.json"
     )
-    account = accounts["train"]
-    assert account.dropped == {
+    stats = stats_by_split["train"]
+    assert stats.dropped == {
         "crowd region": 2,
         "unknown category": 1,
         "no area": 1,
         "the same object twice": 1,
         "unknown picture": 1,
     }
-    assert (account.annotated, account.kept, account.objects["clipped"]) == (9, 3, 1)
-    assert account.left_out == {"nothing is annotated": 1, "no object is left": 1}
+    assert (stats.annotated, stats.kept, stats.objects["clipped"]) == (9, 3, 1)
+    assert stats.left_out == {"nothing is annotated": 1, "no object is left": 1}
     assert [o["desc"] for o in found["train"][0]["objects"]] == ["cup", "cup", "bat_(animal)"]
     assert [o["bbox_2d"] for o in found["train"][0]["objects"]] == [
         [8, 8, 24, 24],
@@ -217,8 +222,8 @@ def test_the_report_measures_what_a_model_would_write():
         [image(1), image(2)],
         [annotation(1, 1), annotation(2, 1, category_id=BAT), annotation(3, 2)],
     )
-    _, accounts = convert(val_fraction=0.5)
-    by_size = sorted(accounts.values(), key=lambda account: account.annotated)
+    _, stats_by_split = convert(val_fraction=0.5)
+    by_size = sorted(stats_by_split.values(), key=lambda stats: stats.annotated)
     told = by_size[1].report()
     skeleton = len(
         '{"objects": [{"desc": "cup", "bbox_2d": [, , , ]}, {"desc": "bat_(animal)", "bbox_2d": [, , , ]}]}'
@@ -238,7 +243,9 @@ def test_the_report_measures_what_a_model_would_write():
 
 
 def test_each_side_of_a_box_is_counted_in_one_class():
-    told = Account(sides_bins=Counter((0, 1, 2, 4, 5, 499, 500, 999))).report()["box_sides_bins"]
+    told = ConversionStats(sides_bins=Counter((0, 1, 2, 4, 5, 499, 500, 999))).report()[
+        "box_sides_bins"
+    ]
     expected = {"0": 1, "1": 1, "2 to 4": 2, "5 to 9": 1, "200 to 499": 1, "500 to 999": 2}
     assert {name: n for name, n in told.items() if n} == expected
 
@@ -266,14 +273,14 @@ def test_samples_are_drawn_by_seed_among_what_is_annotated():
     content = json.loads(many(Path("coco.json"), 40).read_text())
     content["images"] += [image(i) for i in range(100, 140)]
     Path("coco.json").write_text(json.dumps(content))
-    found, accounts = convert(train_images=5, val_images=3, val_fraction=0.3)
+    found, stats_by_split = convert(train_images=5, val_images=3, val_fraction=0.3)
     ids = images_of(found)
     assert (len(ids["train"]), len(ids["val"])) == (5, 3)
     assert (
         images_of(convert(out="other", train_images=5, val_images=3, val_fraction=0.3, seed=1)[0])
         != ids
     )
-    assert total(accounts, "left_out") == {"nothing is annotated": 40, "not drawn": 32}
+    assert total(stats_by_split, "left_out") == {"nothing is annotated": 40, "not drawn": 32}
     write_coco(Path("val.json"), [image(500)], [annotation(1, 500)])
     own = {
         "annotations": None,
@@ -282,7 +289,7 @@ def test_samples_are_drawn_by_seed_among_what_is_annotated():
         "train_images": 5,
     }
     assert images_of(convert(out="a", **own)[0]) != images_of(convert(out="b", seed=1, **own)[0])
-    assert total(accounts, "dropped") == {"picture not drawn": 64}
+    assert total(stats_by_split, "dropped") == {"picture not drawn": 64}
 
 
 def test_train_and_val_may_be_files_of_their_own_but_not_overlap(refused):
@@ -353,7 +360,7 @@ def test_pictures_are_resized_and_their_boxes_with_them():
     write_coco(
         Path("coco.json"), images, [annotation(1, 1, (64, 42.7, 320, 213.5)), annotation(2, 2)]
     )
-    found, accounts = convert(
+    found, stats_by_split = convert(
         val_fraction=0.5, images="pictures", render_missing=False, pixel_budget=65536
     )
     row = {row["metadata"]["image_id"]: row for split in SPLITS for row in found[split]}
@@ -362,7 +369,7 @@ def test_pictures_are_resized_and_their_boxes_with_them():
     assert row[2]["images"] == [f"images/{split[2]}/sub/2.png.jpg"]
     assert (row[1]["width"], row[1]["height"]) == (288, 192)
     assert row[1]["objects"][0]["bbox_2d"] == pytest.approx([28.8, 19.2, 172.8, 115.2])
-    assert total(accounts, "pictures") == {"kept": 2, "resized": 1}
+    assert total(stats_by_split, "pictures") == {"kept": 2, "resized": 1}
     for i in row:
         with Image.open(Path("out") / row[i]["images"][0]) as written:
             assert (written.format, written.size) == ("JPEG", (row[i]["width"], row[i]["height"]))
@@ -385,14 +392,14 @@ def test_missing_pictures_end_it_with_one_line_before_any_work(refused):
 def test_only_missing_pictures_are_drawn():
     write_coco(Path("coco.json"), [image(1), image(2)], [annotation(1, 1), annotation(2, 2)])
     picture(Path("pictures/1.jpg"))
-    found, accounts = convert(val_fraction=0.5, images="pictures")
+    found, stats_by_split = convert(val_fraction=0.5, images="pictures")
     drawn = {row["metadata"]["image_id"]: row for split in SPLITS for row in found[split]}
     assert "rendered" not in drawn[1]["metadata"]
     assert drawn[2]["metadata"]["rendered"] is True
     assert drawn[2]["images"][0].endswith("2.jpg.drawn.png")
     with Image.open(Path("out") / drawn[2]["images"][0]) as opened:
         assert opened.getpixel((16, 16)) == colour_of("cup")
-    assert total(accounts, "pictures") == {"kept": 2, "rendered": 1}
+    assert total(stats_by_split, "pictures") == {"kept": 2, "rendered": 1}
     picture(Path("pictures/2.jpg"))  # and once it is there, it is taken
     found, _ = convert(val_fraction=0.5, images="pictures")
     assert not any("rendered" in row["metadata"] for split in SPLITS for row in found[split])
@@ -405,15 +412,15 @@ def test_pictures_that_cannot_be_used_are_left_out_counted_and_named():
     Path("pictures/1.jpg").write_bytes(Path("pictures/1.jpg").read_bytes()[:-200])
     Path("pictures/2.jpg").write_bytes(png_header(10_000, 5_000))
     picture(Path("pictures/3.jpg"), (64, 32))
-    found, accounts = convert(images="pictures", render_missing=False, val_fraction=0.4)
+    found, stats_by_split = convert(images="pictures", render_missing=False, val_fraction=0.4)
     assert sorted(i for ids in images_of(found).values() for i in ids) == [0, 4, 5, 6, 7]
-    assert total(accounts, "left_out") == {
+    assert total(stats_by_split, "left_out") == {
         "picture not readable": 1,
         "picture too large": 1,
         "picture of another size": 1,
     }
-    assert total(accounts, "dropped") == dict.fromkeys(total(accounts, "left_out"), 2)
-    faults = "\n".join(fault for account in accounts.values() for fault in account.faults)
+    assert total(stats_by_split, "dropped") == dict.fromkeys(total(stats_by_split, "left_out"), 2)
+    faults = "\n".join(fault for stats in stats_by_split.values() for fault in stats.faults)
     for words in (
         ("1.jpg", "truncated"),
         ("2.jpg", "10000 x 5000"),

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from coordexp.data.coco.pictures import (
+from coordexp.data.coco.images import (
     CELL_PX,
     MAX_SOURCE_PX,
     ORIENTATION,
-    LeftOut,
+    LeftOutError,
     colour_of,
     fitted_size,
     read_picture,
@@ -102,7 +102,7 @@ def test_the_annotated_size_tells_whether_exif_turns_a_picture(tmp_path, orienta
     if orientation in turns:
         assert (np.asarray(read_picture(path, (32, 64))) == turns[orientation](stored)).all()
     else:
-        with pytest.raises(LeftOut) as left:
+        with pytest.raises(LeftOutError) as left:
             read_picture(path, (32, 64))
         assert left.value.reason == "picture of another size"
 
@@ -124,7 +124,7 @@ def test_a_picture_of_16_bits_is_turned_as_one_of_8(tmp_path, orientation):
     for bits in (8, 16):
         assert (np.asarray(read_picture(tmp_path / f"{bits}.tiff", (32, 64))) == upright).all()
         with pytest.raises(
-            LeftOut, match="32 x 64 px, annotated as 64 x 32"
+            LeftOutError, match="32 x 64 px, annotated as 64 x 32"
         ):  # Pillow hands out upright ones alone
             read_picture(tmp_path / f"{bits}.tiff", (64, 32))
 
@@ -160,7 +160,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch, size):
     (tmp_path / "a.png").write_bytes(png_header(*size))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
-    with pytest.raises(LeftOut, match="pixels") as left:
+    with pytest.raises(LeftOutError, match="pixels") as left:
         read_picture(tmp_path / "a.png", size)
     assert left.value.reason == "picture too large"
     assert size[0] * size[1] > MAX_SOURCE_PX
@@ -178,10 +178,10 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path):
         whole[:3],
     ):
         (tmp_path / "b.jpg").write_bytes(content)
-        with pytest.raises(LeftOut) as left:
+        with pytest.raises(LeftOutError) as left:
             read_picture(tmp_path / "b.jpg", (64, 64))
         assert left.value.reason == "picture not readable"
-    with pytest.raises(LeftOut, match="64 x 64 px, annotated as 64 x 32"):
+    with pytest.raises(LeftOutError, match="64 x 64 px, annotated as 64 x 32"):
         read_picture(tmp_path / "a.jpg", (64, 32))
 
 
@@ -193,7 +193,7 @@ def test_formats_that_data_sets_do_not_come_in_are_left_out(tmp_path, suffix):
         (whole, whole[: len(whole) // 2], whole[:80] + bytes(8) + whole[88:])
     ):
         (tmp_path / f"{n}.jpg").write_bytes(content)
-        with pytest.raises(LeftOut, match="none of JPEG, PNG") as left:
+        with pytest.raises(LeftOutError, match="none of JPEG, PNG") as left:
             read_picture(tmp_path / f"{n}.jpg", (64, 64))
         assert left.value.reason == "picture not readable"
 
@@ -218,7 +218,7 @@ def test_no_damage_raises_anything_else(tmp_path, suffix):
         )
         try:
             assert read_picture(tmp_path / "b", (64, 64)).size == (64, 64)
-        except LeftOut:
+        except LeftOutError:
             continue
 
 

@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from coordexp.config.compose import group_hash, plain
 from coordexp.config.schema import CocoConfig, ScenesConfig
-from coordexp.data.coco.account import summary
 from coordexp.data.coco.annotations import coco_records
 from coordexp.data.coco.conversion import convert_annotations
+from coordexp.data.coco.conversion_stats import summary
 from coordexp.data.coco.samples import draw_samples
 from coordexp.data.coco.splits import SPLITS, annotation_files
 from coordexp.data.records import iter_records, write_records
@@ -58,14 +58,14 @@ def draw_records(scenes: ScenesConfig, out: Path) -> None:
 
 
 def convert_records(settings: CocoConfig, out: Path) -> None:
-    """Records and pictures, conversion.json, which accounts for every instance, and samples.png, to look at."""
-    accounts = convert_annotations(settings, out)
+    """Records and pictures, conversion.json, which stats_by_split for every instance, and samples.png, to look at."""
+    stats_by_split = convert_annotations(settings, out)
     write_json(
-        out / "conversion.json", {split: account.report() for split, account in accounts.items()}
+        out / "conversion.json", {split: stats.report() for split, stats in stats_by_split.items()}
     )
     draw_samples(out / "val.jsonl", out / "samples.png")
     print(
-        "\n".join(summary(split, account) for split, account in accounts.items()), file=sys.stderr
+        "\n".join(summary(split, stats) for split, stats in stats_by_split.items()), file=sys.stderr
     )
 
 

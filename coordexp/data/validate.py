@@ -20,8 +20,8 @@ from typing import Any
 
 from coordexp.coords import LAST_BIN
 from coordexp.data.coco.annotations import TOKEN_SPELT, is_text
+from coordexp.data.coco.images import CELL_PX, LeftOutError, opened
 from coordexp.data.coco.parallel import in_parallel
-from coordexp.data.coco.pictures import CELL_PX, LeftOut, opened
 from coordexp.data.records import (
     KINDS,
     RecordObject,
@@ -153,7 +153,7 @@ def picture_problem(name: str, size: Size | None, root: Path | None) -> str | No
             if size and found.size != size:
                 return f"{picture} has {found.width} x {found.height} px, the record says {size[0]} x {size[1]}"
             found.load()
-    except LeftOut as left:
+    except LeftOutError as left:
         return f"{picture} is {left.reason.removeprefix('picture ')} ({left.found})"
     return None
 

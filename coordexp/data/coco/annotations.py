@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from coordexp.data.coco.instances import Dropped, Frame, convert_instance
+from coordexp.data.coco.instances import DroppedError, Frame, convert_instance
 from coordexp.data.records import Record, RecordObject, all_finite, reading_order
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
@@ -56,7 +56,7 @@ class CocoFile:
     astray: list[dict[str, Any]]  # annotations of pictures that the file does not hold
 
 
-class NotCoco(Exception):
+class NotCocoError(Exception):
     """Which entry of a file does not have COCO's form, in which key, and what is expected."""
 
 
@@ -70,23 +70,25 @@ def read_coco(path: Path) -> CocoFile:
         astray = _distribute(raw["annotations"], images)
     except (OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
-    except NotCoco as fault:
+    except NotCocoError as fault:
         raise UserError(f"{path}: not a COCO annotation file: {fault}") from fault
     return CocoFile(path, names, list(images.values()), astray)
 
 
 def refuse_other_forms(raw: Any) -> None:
-    """Raises NotCoco where the file is no object that holds the three lists, of objects, pictures and categories with ids."""
+    """Raises NotCocoError where the file is no object that holds the three lists, of objects, pictures and categories with ids."""
     if not isinstance(raw, dict):
-        raise NotCoco(f"it {expected('an object with ' + ', '.join(LISTS), raw)}")
+        raise NotCocoError(f"it {expected('an object with ' + ', '.join(LISTS), raw)}")
     for key in LISTS:
         if not isinstance(raw.get(key), list):
-            raise NotCoco(f"{key} {expected('a list', raw.get(key))}")
+            raise NotCocoError(f"{key} {expected('a list', raw.get(key))}")
         for i, entry in enumerate(raw[key]):
             if not isinstance(entry, dict):
-                raise NotCoco(f"{key}[{i}] {expected('an object', entry)}")
+                raise NotCocoError(f"{key}[{i}] {expected('an object', entry)}")
             if key != "annotations" and not is_id(entry.get("id")):
-                raise NotCoco(f"{key}[{i}]: id {expected('a number or text', entry.get('id'))}")
+                raise NotCocoError(
+                    f"{key}[{i}]: id {expected('a number or text', entry.get('id'))}"
+                )
 
 
 def expected(kind: str, found: Any) -> str:
@@ -159,7 +161,9 @@ def _image(image: dict[str, Any], names: Mapping[Any, str], where: str) -> CocoI
     for key, readable in LVIS_LISTS.items():
         ids = image.get(key)
         if not isinstance(ids, list | None) or any(isinstance(i, list | dict) for i in ids or ()):
-            raise NotCoco(f"image {image['id']!r}: {key} {expected('a list of category ids', ids)}")
+            raise NotCocoError(
+                f"image {image['id']!r}: {key} {expected('a list of category ids', ids)}"
+            )
         if ids is not None:
             metadata[readable] = [names[i] for i in ids if i in names]
     return CocoImage(image["id"], _paths(image, where), width, height, metadata)
@@ -172,7 +176,7 @@ def _paths(image: dict[str, Any], where: str) -> tuple[str, ...]:
     """
     for key in ("file_name", "coco_url"):
         if not isinstance(image.get(key), str | None):
-            raise NotCoco(f"image {image['id']!r}: {key} {expected('text', image[key])}")
+            raise NotCocoError(f"image {image['id']!r}: {key} {expected('text', image[key])}")
     given = {"file_name": image.get("file_name"), "coco_url": _end_of_url(image)}
     if not any(given.values()):
         raise UserError(f"{where}: has neither file_name nor coco_url that names a picture")
@@ -190,7 +194,7 @@ def _end_of_url(image: Mapping[str, Any]) -> str:
     try:
         path = urlsplit(image.get("coco_url") or "").path
     except ValueError as error:
-        raise NotCoco(
+        raise NotCocoError(
             f"image {image['id']!r}: coco_url {expected('a URL', image['coco_url'])}"
         ) from error
     return "/".join([part for part in path.split("/") if part][-2:])
@@ -227,7 +231,7 @@ def _distribute(
                 if isinstance(annotation.get("image_id", []), Hashable)
                 else "image_id"
             )
-            raise NotCoco(
+            raise NotCocoError(
                 f"{where}: {key} {expected('a number or text', annotation.get(key))}"
             ) from error
         (image.annotations if image else astray).append(annotation)
@@ -263,7 +267,7 @@ def coco_records(path: Path, root: Path) -> list[Record]:
 def _strictly(coco: CocoFile, annotation: dict[str, Any], frame: Frame) -> RecordObject:
     try:
         instance = convert_instance(annotation, coco.names, frame)
-    except Dropped as dropped:
+    except DroppedError as dropped:
         shown = f"bbox {annotation.get('bbox')}"
         raise UserError(
             f"{_where(coco, annotation)}: {dropped}: {shown}: remove the annotation or mend it"

@@ -1,4 +1,4 @@
-"""Annotation files to record files and pictures, and an account of every instance.
+"""Annotation files to record files and pictures, and an stats of every instance.
 
 A picture that is written already is kept, so a conversion that was killed goes on where it stopped.
 """
@@ -18,19 +18,25 @@ from PIL import Image
 from tqdm import tqdm
 
 from coordexp.config.schema import CocoConfig, Geometry, ObjectOrder
-from coordexp.data.coco.account import Account, listed
 from coordexp.data.coco.annotations import CocoImage
-from coordexp.data.coco.instances import Dropped, Frame, Instance, convert_instance, drawn_outlines
-from coordexp.data.coco.parallel import in_parallel, n_cores
-from coordexp.data.coco.pictures import (
-    LeftOut,
+from coordexp.data.coco.conversion_stats import ConversionStats, listed
+from coordexp.data.coco.image_files import find_image_files
+from coordexp.data.coco.images import (
+    LeftOutError,
     fitted_size,
     read_picture,
     rendered,
     resized,
     save_picture,
 )
-from coordexp.data.coco.places import find_pictures
+from coordexp.data.coco.instances import (
+    DroppedError,
+    Frame,
+    Instance,
+    convert_instance,
+    drawn_outlines,
+)
+from coordexp.data.coco.parallel import in_parallel, n_cores
 from coordexp.data.coco.polygons import PolygonLimits
 from coordexp.data.coco.splits import Split, read_splits, source_digests
 from coordexp.data.records import ORDER, RENDERED, Record, in_order, reading_order, write_records
@@ -58,8 +64,8 @@ class Kept:
 
 def convert_annotations(
     settings: CocoConfig, out: Path, workers: int | None = None
-) -> dict[str, Account]:
-    """Write `out`/{train,val}.jsonl and the pictures they name; returns the account of each split.
+) -> dict[str, ConversionStats]:
+    """Write `out`/{train,val}.jsonl and the pictures they name; returns the stats of each split.
 
     Raises:
         UserError: files that are no COCO annotations, pictures that are not there, or a split without a record.
@@ -69,7 +75,7 @@ def convert_annotations(
     for name, split in splits.items():
         if not split.images:
             raise nothing_left(name, split)
-    places = find_pictures(splits, settings)
+    places = find_image_files(splits, settings)
     keep_pictures_of(
         digests, out
     )  # not before the new annotations and their pictures have been looked at
@@ -89,14 +95,14 @@ def convert_annotations(
             unit="img",
             mininterval=1.0,
         )
-        write_records(out / f"{name}.jsonl", added_up(bar, split.account))
-        if not split.account.pictures["kept"]:
+        write_records(out / f"{name}.jsonl", added_up(bar, split.stats))
+        if not split.stats.pictures["kept"]:
             raise nothing_left(name, split)
-    return {name: split.account for name, split in splits.items()}
+    return {name: split.stats for name, split in splits.items()}
 
 
 def nothing_left(name: str, split: Split) -> UserError:
-    pictures, instances = listed(split.account.left_out), listed(split.account.dropped)
+    pictures, instances = listed(split.stats.left_out), listed(split.stats.dropped)
     return UserError(
         f"{split.coco.path}: no picture is left for {name} (pictures: {pictures}; instances: {instances})"
     )
@@ -119,37 +125,39 @@ def names_in(image: CocoImage, names: Mapping[Any, str]) -> dict[Any, str]:
     return {category: names[category] for category in used if category in names}
 
 
-def added_up(results: Iterable[tuple[Record | None, Account]], total: Account) -> Iterator[Record]:
-    """The records, while their accounts are added to `total`."""
-    for record, account in results:
-        total.add(account)
+def added_up(
+    results: Iterable[tuple[Record | None, ConversionStats]], total: ConversionStats
+) -> Iterator[Record]:
+    """The records, while their stats_by_split are added to `total`."""
+    for record, stats in results:
+        total.add(stats)
         if record is not None:
             yield record
 
 
 def convert_image(
     settings: CocoConfig, out: Path, split: str, task: Task
-) -> tuple[Record | None, Account]:
-    """One picture: its record, if it becomes one, and its account; the picture is written below `out`."""
-    image, source, frame, account = (
+) -> tuple[Record | None, ConversionStats]:
+    """One picture: its record, if it becomes one, and its stats; the picture is written below `out`."""
+    image, source, frame, stats = (
         task.image,
         task.source,
         frame_of(task.image, settings),
-        Account(),
+        ConversionStats(),
     )
-    kept = kept_annotations(task, frame, settings, account)
+    kept = kept_annotations(task, frame, settings, stats)
     try:
         refuse_crowded(kept, settings)
         path = out / "images" / split / task.written
         if not path.exists():
             save_picture(draw(image, frame, kept) if source is None else read(source, frame), path)
-    except LeftOut as reason:
+    except LeftOutError as reason:
         fault = f"{image.paths[0]}: {reason.found}" if reason.found else ""
-        account.leave_out(reason.reason, len(kept), fault)
-        return None, account
+        stats.leave_out(reason.reason, len(kept), fault)
+        return None, stats
     record = record_of(image, str(path.relative_to(out)), frame, kept, settings, source is None)
-    account.keep(record, [k.instance for k in kept], resized=frame.annotated != frame.record)
-    return record, account
+    stats.keep(record, [k.instance for k in kept], resized=frame.annotated != frame.record)
+    return record, stats
 
 
 def frame_of(image: CocoImage, settings: CocoConfig) -> Frame:
@@ -159,31 +167,31 @@ def frame_of(image: CocoImage, settings: CocoConfig) -> Frame:
 
 
 def kept_annotations(
-    task: Task, frame: Frame, settings: CocoConfig, account: Account
+    task: Task, frame: Frame, settings: CocoConfig, stats: ConversionStats
 ) -> list[Kept]:
-    """The annotations that give objects; `account` counts the others. Of equal objects the first stands."""
+    """The annotations that give objects; `stats` counts the others. Of equal objects the first stands."""
     polygons = settings.geometry is Geometry.poly_prefer
     limits = PolygonLimits(settings.max_vertices, settings.min_polygon_iou) if polygons else None
     kept: dict[Any, Kept] = {}
     for annotation in task.image.annotations:
         try:
             instance = convert_instance(annotation, task.names, frame, limits)
-        except Dropped as reason:
-            account.drop(str(reason))
+        except DroppedError as reason:
+            stats.drop(str(reason))
             continue
         if instance.object in kept:
-            account.drop("the same object twice")
+            stats.drop("the same object twice")
         else:
             kept[instance.object] = Kept(instance, annotation)
     return list(kept.values())
 
 
 def refuse_crowded(kept: list[Kept], settings: CocoConfig) -> None:
-    """Raises LeftOut: a picture without objects says nothing, and one with its list cut short something false."""
+    """Raises LeftOutError: a picture without objects says nothing, and one with its list cut short something false."""
     if not kept:
-        raise LeftOut("no object is left")
+        raise LeftOutError("no object is left")
     if len(kept) > settings.max_objects:
-        raise LeftOut("more than max_objects")
+        raise LeftOutError("more than max_objects")
 
 
 def read(source: Path, frame: Frame) -> Image.Image:

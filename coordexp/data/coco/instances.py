@@ -20,11 +20,11 @@ DECIMALS = 4  # of a pixel, in records
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 
-class Dropped(Exception):
+class DroppedError(Exception):
     """Why an annotation gives no object."""
 
 
-class BoxInstead(Exception):
+class BoxInsteadError(Exception):
     """Why an annotation is written as a box where its outline was preferred."""
 
 
@@ -61,11 +61,11 @@ def convert_instance(
     """The object of an annotation; without `limits` always its box.
 
     Raises:
-        Dropped: the annotation gives none, for this reason.
+        DroppedError: the annotation gives none, for this reason.
     """
     name = names.get(annotation["category_id"])
     if name is None:
-        raise Dropped("unknown category")
+        raise DroppedError("unknown category")
     refuse_crowd(annotation.get("iscrowd"))
     x1, y1, x2, y2 = box = annotated_box(annotation, frame.annotated)
     width, height = frame.annotated
@@ -75,17 +75,17 @@ def convert_instance(
         return Instance(RecordObject(name, "bbox_2d", pixels), clipped)
     try:
         outline = preferred_outline(annotation.get("segmentation"), frame, limits)
-    except BoxInstead as reason:
+    except BoxInsteadError as reason:
         return Instance(RecordObject(name, "bbox_2d", pixels), clipped, box_because=str(reason))
     return Instance(RecordObject(name, "poly", outline.pixels), clipped, outline.simplified)
 
 
 def refuse_crowd(iscrowd: Any) -> None:
-    """Raises Dropped where the region stands for many, or does not say in numbers whether it does: "0" is not 0."""
+    """Raises DroppedError where the region stands for many, or does not say in numbers whether it does: "0" is not 0."""
     if not isinstance(iscrowd, int | float | None):
-        raise Dropped("broken iscrowd")
+        raise DroppedError("broken iscrowd")
     if iscrowd:
-        raise Dropped("crowd region")
+        raise DroppedError("crowd region")
 
 
 def annotated_box(annotation: Mapping[str, Any], picture: tuple[int, int]) -> Box:
@@ -94,10 +94,10 @@ def annotated_box(annotation: Mapping[str, Any], picture: tuple[int, int]) -> Bo
     if box is None:
         box = mask_box(annotation.get("segmentation"), picture)
     if not (isinstance(box, Sequence) and len(box) == 4 and all_finite(box)):
-        raise Dropped("broken box")
+        raise DroppedError("broken box")
     x, y, w, h = (float(v) for v in box)
     if w <= 0 or h <= 0:
-        raise Dropped("no area")
+        raise DroppedError("no area")
     return x, y, x + w, y + h
 
 
@@ -107,7 +107,7 @@ def mask_box(segmentation: Any, picture: tuple[int, int]) -> list[float]:
         return run_length_box(segmentation, picture)
     rings = polygon_parts(segmentation)
     if not rings:
-        raise Dropped("no box and no mask")
+        raise DroppedError("no box and no mask")
     xs, ys = [x for ring in rings for x in ring[0::2]], [y for ring in rings for y in ring[1::2]]
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
@@ -118,7 +118,7 @@ def run_length_box(rle: Mapping[str, Any], picture: tuple[int, int]) -> list[flo
     runs = counts if isinstance(counts, list) else decompressed(counts)
     whole = all(type(run) is int and run >= 0 for run in runs) and sum(runs) == width * height
     if not whole or rle.get("size") != [height, width]:
-        raise Dropped("broken mask")
+        raise DroppedError("broken mask")
     return coco_mask.toBbox(
         coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     ).tolist()
@@ -134,7 +134,7 @@ def decompressed(counts: Any) -> list[int]:
     for character in counts if isinstance(counts, str) else "\x00":
         bits = ord(character) - 48
         if not 0 <= bits < 64 or shift > 30:
-            raise Dropped("broken mask")
+            raise DroppedError("broken mask")
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:
@@ -150,7 +150,7 @@ def box_in_record(box: Box, frame: Frame) -> tuple[float, ...]:
     (sx, sy), (last_x, last_y) = frame.scale, frame.last_pixel
     width, height = frame.annotated
     if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
-        raise Dropped("outside the picture")
+        raise DroppedError("outside the picture")
     x1, y1, x2, y2 = pixels = tuple(
         round(min(max(value * scale, 0.0), last), DECIMALS)
         for value, scale, last in zip(
@@ -158,24 +158,24 @@ def box_in_record(box: Box, frame: Frame) -> tuple[float, ...]:
         )
     )
     if x1 >= x2 or y1 >= y2:
-        raise Dropped("no area")
+        raise DroppedError("no area")
     return pixels
 
 
 def preferred_outline(segmentation: Any, frame: Frame, limits: PolygonLimits) -> Simplified:
-    """Raises BoxInstead where the annotation is not one polygon that can be said in few vertices."""
+    """Raises BoxInsteadError where the annotation is not one polygon that can be said in few vertices."""
     if isinstance(segmentation, Mapping):
-        raise BoxInstead("a run-length encoded mask")
+        raise BoxInsteadError("a run-length encoded mask")
     if not isinstance(segmentation, list) or not segmentation:
-        raise BoxInstead("no mask")
+        raise BoxInsteadError("no mask")
     if len(segmentation) > 1:
-        raise BoxInstead("several parts")
+        raise BoxInsteadError("several parts")
     rings = outlines_in_record(segmentation, frame)
     if not rings:
-        raise BoxInstead("a broken polygon")
+        raise BoxInsteadError("a broken polygon")
     found = simplify_outline(rings[0], frame.last_pixel, limits, DECIMALS)
     if isinstance(found, str):
-        raise BoxInstead(found)
+        raise BoxInsteadError(found)
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from coordexp.data.coco.pictures import colour_of
+from coordexp.data.coco.images import colour_of
 from coordexp.data.records import Record, RecordObject, iter_records
 from coordexp.storage.files import replacing
 

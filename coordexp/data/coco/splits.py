@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from coordexp.config.schema import CocoConfig
-from coordexp.data.coco.account import Account
 from coordexp.data.coco.annotations import CocoFile, CocoImage, read_coco
+from coordexp.data.coco.conversion_stats import ConversionStats
 from coordexp.errors import UserError
 from coordexp.storage.files import sha256_file
 
@@ -18,11 +18,11 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures to convert, in the order of their file, and the account of those that are not."""
+    """The pictures to convert, in the order of their file, and the stats of those that are not."""
 
     coco: CocoFile
     images: list[CocoImage]
-    account: Account
+    stats: ConversionStats
 
 
 def annotation_files(settings: CocoConfig) -> list[Path]:
@@ -91,15 +91,15 @@ def split_file(whole: CocoFile, val_fraction: float, seed: int) -> tuple[CocoFil
 def drawn(coco: CocoFile, at_most: int | None, seed: int) -> Split:
     """`at_most` of the pictures in which something is annotated."""
     annotated = [image for image in coco.images if image.annotations]
-    account = Account(sum(len(image.annotations) for image in annotated) + len(coco.astray))
-    account.drop("unknown picture", len(coco.astray))
-    account.left_out.update({"nothing is annotated": len(coco.images) - len(annotated)})
+    stats = ConversionStats(sum(len(image.annotations) for image in annotated) + len(coco.astray))
+    stats.drop("unknown picture", len(coco.astray))
+    stats.left_out.update({"nothing is annotated": len(coco.images) - len(annotated)})
     chosen = np.random.default_rng([seed, 1]).permutation(len(annotated))[:at_most]
     images = [annotated[i] for i in sorted(chosen.tolist())]
     if len(images) < len(annotated):
-        account.left_out["not drawn"] = len(annotated) - len(images)
-        account.drop(
+        stats.left_out["not drawn"] = len(annotated) - len(images)
+        stats.drop(
             "picture not drawn",
-            account.annotated - len(coco.astray) - sum(len(i.annotations) for i in images),
+            stats.annotated - len(coco.astray) - sum(len(i.annotations) for i in images),
         )
-    return Split(coco, images, account)
+    return Split(coco, images, stats)

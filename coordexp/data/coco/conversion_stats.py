@@ -19,8 +19,8 @@ MAX_FAULTS = 100  # pictures named one by one
 
 
 @dataclass
-class Account:
-    """Counts of one split; accounts of single pictures add up to it."""
+class ConversionStats:
+    """Counts of one split; the counts of single pictures add up to it."""
 
     annotated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # instances, by reason
@@ -45,7 +45,7 @@ class Account:
     def kept(self) -> int:
         return self.objects["box"] + self.objects["polygon"]
 
-    def add(self, other: Account) -> None:
+    def add(self, other: ConversionStats) -> None:
         for f in fields(self):
             if isinstance(mine := getattr(self, f.name), Counter):
                 mine.update(getattr(other, f.name))
@@ -139,21 +139,21 @@ def _spread(counts: Counter[int]) -> dict[str, float]:
     }
 
 
-def summary(split: str, account: Account) -> str:
+def summary(split: str, stats: ConversionStats) -> str:
     """A few lines for the terminal."""
-    told = account.report()
+    told = stats.report()
     lines = [
-        f"{split}: {account.pictures['kept']} pictures, {account.kept} objects of {account.annotated} annotated instances",
+        f"{split}: {stats.pictures['kept']} pictures, {stats.kept} objects of {stats.annotated} annotated instances",
         f"  objects: {listed(told['objects'])}",
         f"  instances dropped: {listed(told['instances']['dropped'])}",
         f"  pictures left out: {listed(told['pictures']['left out'])}",
     ]
     lines += (
-        [f"  boxes instead of polygons: {listed(account.boxes_instead)}"]
-        if account.boxes_instead
+        [f"  boxes instead of polygons: {listed(stats.boxes_instead)}"]
+        if stats.boxes_instead
         else []
     )
-    lines += [f"  {fault}" for fault in account.faults]
+    lines += [f"  {fault}" for fault in stats.faults]
     for key, what in (
         ("objects_per_picture", "objects"),
         ("coordjson_coordinate_tokens", "coordinate tokens"),

@@ -18,19 +18,21 @@ LONGEST_NAME_BYTES = 1024  # of a whole name, to leave room for the directory be
 
 
 @dataclass(frozen=True)
-class Place:
+class ImageFile:
     source: Path | None  # None: it is drawn
     written: str  # below images/<split>/
 
 
-def find_pictures(splits: Mapping[str, Split], settings: CocoConfig) -> dict[str, list[Place]]:
+def find_image_files(
+    splits: Mapping[str, Split], settings: CocoConfig
+) -> dict[str, list[ImageFile]]:
     """The place of each image of each split.
 
     Raises:
         UserError: pictures are missing that may not be drawn, or two images are one file or would become one.
     """
     places = {
-        name: [place_of(image, settings) for image in split.images]
+        name: [image_file_of(image, settings) for image in split.images]
         for name, split in splits.items()
     }
     if not settings.render_missing:
@@ -40,9 +42,9 @@ def find_pictures(splits: Mapping[str, Split], settings: CocoConfig) -> dict[str
     return places
 
 
-def place_of(image: CocoImage, settings: CocoConfig) -> Place:
+def image_file_of(image: CocoImage, settings: CocoConfig) -> ImageFile:
     source = image.find(Path(settings.images)) if settings.images else None
-    return Place(source, written_name(image.paths[0], source is not None))
+    return ImageFile(source, written_name(image.paths[0], source is not None))
 
 
 def written_name(name: str, is_there: bool) -> str:
@@ -58,7 +60,7 @@ def written_name(name: str, is_there: bool) -> str:
 
 
 def refuse_missing(
-    splits: Mapping[str, Split], places: Mapping[str, list[Place]], settings: CocoConfig
+    splits: Mapping[str, Split], places: Mapping[str, list[ImageFile]], settings: CocoConfig
 ) -> None:
     if not (root := Path(settings.images or "")).is_dir():
         raise UserError(f"data.images={root}: {'not a' if root.exists() else 'no such'} directory")
@@ -75,7 +77,9 @@ def refuse_missing(
         )
 
 
-def refuse_one_file_for_two(splits: Mapping[str, Split], places: Mapping[str, list[Place]]) -> None:
+def refuse_one_file_for_two(
+    splits: Mapping[str, Split], places: Mapping[str, list[ImageFile]]
+) -> None:
     """Names may differ where the file does not: COCO calls 000000000009.jpg what LVIS calls train2017/000000000009.jpg."""
     first: dict[str, tuple[str, CocoImage]] = {}
     shared: list[Path] = []
@@ -94,7 +98,9 @@ def refuse_one_file_for_two(splits: Mapping[str, Split], places: Mapping[str, li
         raise UserError(f"{splits['val'].coco.path}: {told}: take them out of one")
 
 
-def refuse_one_name_for_two(splits: Mapping[str, Split], places: Mapping[str, list[Place]]) -> None:
+def refuse_one_name_for_two(
+    splits: Mapping[str, Split], places: Mapping[str, list[ImageFile]]
+) -> None:
     """Pictures that are no JPEG get .jpg behind their name, which may be another one's: a.png beside a.png.jpg."""
     for name, split in splits.items():
         first: dict[str, CocoImage] = {}

@@ -36,7 +36,7 @@ UNREADABLE = (
 )  # what these raise on broken files
 
 
-class LeftOut(Exception):
+class LeftOutError(Exception):
     """Why a picture does not become a record: a reason to be counted, and what was found."""
 
     def __init__(self, reason: str, found: str = "") -> None:
@@ -65,7 +65,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """The picture, its header read, to be decoded within.
 
     Raises:
-        LeftOut: too large (known before anything is decoded), or not readable, here or when it is decoded.
+        LeftOutError: too large (known before anything is decoded), or not readable, here or when it is decoded.
     """
     try:
         with warnings.catch_warnings():
@@ -74,16 +74,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
             with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_SOURCE_PX:
                     found = f"{picture.width} x {picture.height} px, more than {MAX_SOURCE_PX // 10**6} megapixels"
-                    raise LeftOut("picture too large", found)
+                    raise LeftOutError("picture too large", found)
                 yield picture
     except Image.DecompressionBombError as error:
-        raise LeftOut("picture too large", str(error)) from error
+        raise LeftOutError("picture too large", str(error)) from error
     except UnidentifiedImageError as error:
-        raise LeftOut(
+        raise LeftOutError(
             "picture not readable", f"none of {', '.join(FORMATS)}, or its header is broken"
         ) from error
     except UNREADABLE as error:
-        raise LeftOut("picture not readable", str(error)) from error
+        raise LeftOutError("picture not readable", str(error)) from error
 
 
 def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
@@ -92,7 +92,7 @@ def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
     The pixels are taken as they are stored, whose size COCO tells, unless only its Exif orientation gives that size.
 
     Raises:
-        LeftOut: too large, not readable, or of another size.
+        LeftOutError: too large, not readable, or of another size.
     """
     with opened(path) as stored:
         turned = stored.getexif().get(ORIENTATION) in (5, 6, 7, 8)
@@ -106,8 +106,8 @@ def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
         return picture.convert("RGB")
 
 
-def of_another_size(picture: Image.Image, size: tuple[int, int]) -> LeftOut:
-    return LeftOut(
+def of_another_size(picture: Image.Image, size: tuple[int, int]) -> LeftOutError:
+    return LeftOutError(
         "picture of another size",
         f"{picture.width} x {picture.height} px, annotated as {size[0]} x {size[1]}",
     )
