@@ -1,6 +1,6 @@
-"""Annotation files to record files and pictures, and an stats of every instance.
+"""Annotation files to record files and pictures; what became of every instance is counted.
 
-A picture that is written already is kept, so a conversion that was killed goes on where it stopped.
+A picture that is already written is kept, so a conversion that was killed continues.
 """
 
 from __future__ import annotations
@@ -68,33 +68,27 @@ def convert_annotations(
     """Write `out`/{train,val}.jsonl and the pictures they name; returns the stats of each split.
 
     Raises:
-        UserError: files that are no COCO annotations, pictures that are not there, or a split without a record.
+        UserError: files that are no COCO annotations, pictures that are missing, or a split
+            without a record.
     """
     digests = source_digests(settings)
     splits = read_splits(settings)
     for name, split in splits.items():
         if not split.images:
             raise nothing_left(name, split)
-    places = find_image_files(splits, settings)
-    keep_pictures_of(
-        digests, out
-    )  # not before the new annotations and their pictures have been looked at
+    files = find_image_files(splits, settings)
+    # Only now, when the new annotations and their pictures have been found sound, is the
+    # earlier conversion removed.
+    keep_pictures_of(digests, out)
     for name, split in splits.items():
-        pairs = zip(split.images, places[name], strict=True)
         tasks = (
-            Task(image, names_in(image, split.coco.names), place.source, place.written)
-            for image, place in pairs
+            Task(image, names_in(image, split.coco.names), file.source, file.written)
+            for image, file in zip(split.images, files[name], strict=True)
         )
-        results = in_parallel(
-            partial(convert_image, settings, out, name), tasks, workers or n_cores()
-        )
-        bar = tqdm(
-            results,
-            total=len(split.images),
-            desc=f"{settings.name} {name}",
-            unit="img",
-            mininterval=1.0,
-        )
+        convert = partial(convert_image, settings, out, name)
+        results = in_parallel(convert, tasks, workers or n_cores())
+        label = f"{settings.name} {name}"
+        bar = tqdm(results, total=len(split.images), desc=label, unit="img", mininterval=1.0)
         write_records(out / f"{name}.jsonl", added_up(bar, split.stats))
         if not split.stats.pictures["kept"]:
             raise nothing_left(name, split)
@@ -104,18 +98,19 @@ def convert_annotations(
 def nothing_left(name: str, split: Split) -> UserError:
     pictures, instances = listed(split.stats.left_out), listed(split.stats.dropped)
     return UserError(
-        f"{split.coco.path}: no picture is left for {name} (pictures: {pictures}; instances: {instances})"
+        f"{split.coco.path}: no picture is left for {name} "
+        f"(pictures: {pictures}; instances: {instances})"
     )
 
 
 def keep_pictures_of(digests: dict[str, str], out: Path) -> None:
-    """Throw away what was made from other bytes of the annotation files, and what a kill has torn."""
+    """Remove pictures made from other annotation files, and half-written files of a killed run."""
     stamp = out / "sources.json"
     if stamp.exists() and read_json(stamp) != digests:
         (out / "data.json").unlink(missing_ok=True)
         shutil.rmtree(out / "images", ignore_errors=True)
     for leftover in [*out.glob(".*.tmp"), *(out / "images").rglob("*.tmp")]:
-        if leftover.is_file():  # a directory has the name that annotations give it
+        if leftover.is_file():  # a directory may be named so by the annotations
             leftover.unlink()
     write_json(stamp, digests)
 
@@ -128,7 +123,7 @@ def names_in(image: CocoImage, names: Mapping[Any, str]) -> dict[Any, str]:
 def added_up(
     results: Iterable[tuple[Record | None, ConversionStats]], total: ConversionStats
 ) -> Iterator[Record]:
-    """The records, while their stats_by_split are added to `total`."""
+    """Pass the records on and add their stats to `total`."""
     for record, stats in results:
         total.add(stats)
         if record is not None:
@@ -138,13 +133,10 @@ def added_up(
 def convert_image(
     settings: CocoConfig, out: Path, split: str, task: Task
 ) -> tuple[Record | None, ConversionStats]:
-    """One picture: its record, if it becomes one, and its stats; the picture is written below `out`."""
-    image, source, frame, stats = (
-        task.image,
-        task.source,
-        frame_of(task.image, settings),
-        ConversionStats(),
-    )
+    """One picture: its record, where it becomes one, and its stats. The picture is written."""
+    image, source = task.image, task.source
+    frame = frame_of(image, settings)
+    stats = ConversionStats()
     kept = kept_annotations(task, frame, settings, stats)
     try:
         refuse_crowded(kept, settings)
@@ -155,21 +147,24 @@ def convert_image(
         fault = f"{image.paths[0]}: {reason.found}" if reason.found else ""
         stats.leave_out(reason.reason, len(kept), fault)
         return None, stats
-    record = record_of(image, str(path.relative_to(out)), frame, kept, settings, source is None)
+    written = str(path.relative_to(out))
+    record = record_of(image, written, frame, kept, settings, is_drawn=source is None)
     stats.keep(record, [k.instance for k in kept], resized=frame.annotated != frame.record)
     return record, stats
 
 
 def frame_of(image: CocoImage, settings: CocoConfig) -> Frame:
-    return Frame(
-        (image.width, image.height), fitted_size(image.width, image.height, settings.pixel_budget)
-    )
+    fitted = fitted_size(image.width, image.height, settings.pixel_budget)
+    return Frame((image.width, image.height), fitted)
 
 
 def kept_annotations(
     task: Task, frame: Frame, settings: CocoConfig, stats: ConversionStats
 ) -> list[Kept]:
-    """The annotations that give objects; `stats` counts the others. Of equal objects the first stands."""
+    """The annotations that give objects; the others are counted in `stats`.
+
+    Of equal objects the first is kept.
+    """
     polygons = settings.geometry is Geometry.poly_prefer
     limits = PolygonLimits(settings.max_vertices, settings.min_polygon_iou) if polygons else None
     kept: dict[Any, Kept] = {}
@@ -187,7 +182,10 @@ def kept_annotations(
 
 
 def refuse_crowded(kept: list[Kept], settings: CocoConfig) -> None:
-    """Raises LeftOutError: a picture without objects says nothing, and one with its list cut short something false."""
+    """Raises LeftOutError for a picture without objects, or with more than `max_objects`.
+
+    A list of objects cut short would teach the model to stop early.
+    """
     if not kept:
         raise LeftOutError("no object is left")
     if len(kept) > settings.max_objects:
@@ -214,7 +212,7 @@ def record_of(
     settings: CocoConfig,
     is_drawn: bool = False,
 ) -> Record:
-    """Objects in the order they will be written in; metadata say what leads back to the annotations."""
+    """The record, its objects in writing order; the metadata lead back to the annotations."""
     objects = reading_order(k.instance.object for k in kept)
     metadata = image.metadata | {"annotated_size_px": list(frame.annotated)}
     if is_drawn:

@@ -1,4 +1,7 @@
-"""Which file each annotated picture is, and the name it is written under: known before anything is converted."""
+"""The file of each annotated picture, and the name it is written under.
+
+Both are known, and checked, before anything is converted.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from coordexp.data.coco.annotations import CocoImage
 from coordexp.data.coco.splits import Split
 from coordexp.errors import UserError
 
-LONGEST_PART_BYTES = 255  # that file systems take, between two slashes
-LONGEST_NAME_BYTES = 1024  # of a whole name, to leave room for the directory before it
+LONGEST_PART_BYTES = 255  # of a name between two slashes, on common file systems
+LONGEST_NAME_BYTES = 1024  # of a relative path; the directory in front needs room too
 
 
 @dataclass(frozen=True)
@@ -26,20 +29,20 @@ class ImageFile:
 def find_image_files(
     splits: Mapping[str, Split], settings: CocoConfig
 ) -> dict[str, list[ImageFile]]:
-    """The place of each image of each split.
+    """The file of each image of each split.
 
     Raises:
-        UserError: pictures are missing that may not be drawn, or two images are one file or would become one.
+        UserError: pictures are missing that may not be drawn, or two images are one file or would
+            become one.
     """
-    places = {
-        name: [image_file_of(image, settings) for image in split.images]
-        for name, split in splits.items()
-    }
+    files = {}
+    for name, split in splits.items():
+        files[name] = [image_file_of(image, settings) for image in split.images]
     if not settings.render_missing:
-        refuse_missing(splits, places, settings)
-    refuse_one_file_for_two(splits, places)
-    refuse_one_name_for_two(splits, places)
-    return places
+        refuse_missing(splits, files, settings)
+    refuse_one_file_for_two(splits, files)
+    refuse_one_name_for_two(splits, files)
+    return files
 
 
 def image_file_of(image: CocoImage, settings: CocoConfig) -> ImageFile:
@@ -48,10 +51,17 @@ def image_file_of(image: CocoImage, settings: CocoConfig) -> ImageFile:
 
 
 def written_name(name: str, is_there: bool) -> str:
-    """The source's own, as JPEG; a drawn one is never taken for it. Where that is too long for a file, a digest of it."""
-    ending = (
-        ".drawn.png" if not is_there else "" if name.lower().endswith((".jpg", ".jpeg")) else ".jpg"
-    )
+    """The name of the written picture: the source's own, as JPEG.
+
+    A drawn picture ends in .drawn.png, so that it is never taken for a real one. A name that is
+    too long for a file becomes its digest.
+    """
+    if not is_there:
+        ending = ".drawn.png"
+    elif name.lower().endswith((".jpg", ".jpeg")):
+        ending = ""
+    else:
+        ending = ".jpg"
     written = name + ending
     longest = max(len(part.encode()) for part in written.split("/"))
     if longest <= LONGEST_PART_BYTES and len(written.encode()) <= LONGEST_NAME_BYTES:
@@ -60,56 +70,62 @@ def written_name(name: str, is_there: bool) -> str:
 
 
 def refuse_missing(
-    splits: Mapping[str, Split], places: Mapping[str, list[ImageFile]], settings: CocoConfig
+    splits: Mapping[str, Split], files: Mapping[str, list[ImageFile]], settings: CocoConfig
 ) -> None:
-    if not (root := Path(settings.images or "")).is_dir():
-        raise UserError(f"data.images={root}: {'not a' if root.exists() else 'no such'} directory")
-    missing = [
-        image
-        for name, split in splits.items()
-        for image, place in zip(split.images, places[name], strict=True)
-        if place.source is None
-    ]
+    root = Path(settings.images or "")
+    if not root.is_dir():
+        problem = "not a" if root.exists() else "no such"
+        raise UserError(f"data.images={root}: {problem} directory")
+    missing = []
+    for name, split in splits.items():
+        for image, file in zip(split.images, files[name], strict=True):
+            if file.source is None:
+                missing.append(image.paths[0])
     if missing:
         raise UserError(
-            f"data.images={settings.images}: {len(missing)} annotated pictures are missing, such as {missing[0].paths[0]!r}: "
-            "complete them, or rehearse with data.render_missing=true"
+            f"data.images={settings.images}: {len(missing)} annotated pictures are missing, "
+            f"such as {missing[0]!r}: complete them, or rehearse with data.render_missing=true"
         )
 
 
 def refuse_one_file_for_two(
-    splits: Mapping[str, Split], places: Mapping[str, list[ImageFile]]
+    splits: Mapping[str, Split], files: Mapping[str, list[ImageFile]]
 ) -> None:
-    """Names may differ where the file does not: COCO calls 000000000009.jpg what LVIS calls train2017/000000000009.jpg."""
+    """Refuse two images that are one file under different names.
+
+    COCO says 000000000009.jpg where LVIS says train2017/000000000009.jpg.
+    """
     first: dict[str, tuple[str, CocoImage]] = {}
     shared: list[Path] = []
     for name, split in splits.items():
-        for image, place in zip(split.images, places[name], strict=True):
-            if place.source is None:
+        for image, file in zip(split.images, files[name], strict=True):
+            if file.source is None:
                 continue
-            other_split, other = first.setdefault(os.path.realpath(place.source), (name, image))
+            other_split, other = first.setdefault(os.path.realpath(file.source), (name, image))
             if other_split != name:
-                shared.append(place.source)
+                shared.append(file.source)
             elif other is not image:
-                both = f"images {other.id!r} and {image.id!r} are one file, {place.source}"
+                both = f"images {other.id!r} and {image.id!r} are one file, {file.source}"
                 raise UserError(f"{split.coco.path}: {both}: annotate it once")
     if shared:
-        told = f"{len(shared)} of its pictures are in train as well, such as {shared[0]}"
-        raise UserError(f"{splits['val'].coco.path}: {told}: take them out of one")
+        problem = f"{len(shared)} of its pictures are in train as well, such as {shared[0]}"
+        raise UserError(f"{splits['val'].coco.path}: {problem}: take them out of one")
 
 
 def refuse_one_name_for_two(
-    splits: Mapping[str, Split], places: Mapping[str, list[ImageFile]]
+    splits: Mapping[str, Split], files: Mapping[str, list[ImageFile]]
 ) -> None:
-    """Pictures that are no JPEG get .jpg behind their name, which may be another one's: a.png beside a.png.jpg."""
+    """Refuse two images that would be written under one name.
+
+    a.png is written as a.png.jpg, which may be another picture's name.
+    """
     for name, split in splits.items():
         first: dict[str, CocoImage] = {}
-        for image, place in zip(split.images, places[name], strict=True):
-            other = first.setdefault(place.written, image)
+        for image, file in zip(split.images, files[name], strict=True):
+            other = first.setdefault(file.written, image)
             if other is not image:
-                both = (
-                    f"images {other.id!r} and {image.id!r} ({other.paths[0]!r}, {image.paths[0]!r})"
-                )
+                names = f"{other.paths[0]!r}, {image.paths[0]!r}"
                 raise UserError(
-                    f"{split.coco.path}: {both} would both become images/{name}/{place.written}: rename one"
+                    f"{split.coco.path}: images {other.id!r} and {image.id!r} ({names}) "
+                    f"would both become images/{name}/{file.written}: rename one"
                 )

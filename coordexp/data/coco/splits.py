@@ -1,4 +1,7 @@
-"""Which annotated pictures are for training and which for validation: a function of the files and the seed."""
+"""Which annotated pictures are for training and which for validation.
+
+The choice is a function of the annotation files and the seed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures to convert, in the order of their file, and the stats of those that are not."""
+    """The pictures to convert, in the order of their file, and the stats of the other ones."""
 
     coco: CocoFile
     images: list[CocoImage]
@@ -26,11 +29,8 @@ class Split:
 
 
 def annotation_files(settings: CocoConfig) -> list[Path]:
-    return [
-        Path(path)
-        for path in (settings.annotations, settings.train_annotations, settings.val_annotations)
-        if path
-    ]
+    given = (settings.annotations, settings.train_annotations, settings.val_annotations)
+    return [Path(path) for path in given if path]
 
 
 def source_digests(settings: CocoConfig) -> dict[str, str]:
@@ -46,60 +46,54 @@ def source_digests(settings: CocoConfig) -> dict[str, str]:
 
 
 def read_splits(settings: CocoConfig) -> dict[str, Split]:
-    """Train and val of the one annotation file, or of their own.
+    """Train and val, from one annotation file that is split, or from one file each.
 
     Raises:
-        UserError: not annotation files, fewer than two pictures to split, or a picture that is in both.
+        UserError: not annotation files, fewer than two pictures to split, or a picture in both.
     """
     if settings.annotations:
-        train, val = split_file(
-            read_coco(Path(settings.annotations)), settings.val_fraction, settings.seed
-        )
+        whole = read_coco(Path(settings.annotations))
+        train, val = split_file(whole, settings.val_fraction, settings.seed)
     else:
-        train, val = (
-            read_coco(Path(path or ""))
-            for path in (settings.train_annotations, settings.val_annotations)
-        )
-    if both := {image.paths[0] for image in train.images} & {
-        image.paths[0] for image in val.images
-    }:
+        train = read_coco(Path(settings.train_annotations or ""))
+        val = read_coco(Path(settings.val_annotations or ""))
+    train_paths = {image.paths[0] for image in train.images}
+    both = train_paths.intersection(image.paths[0] for image in val.images)
+    if both:
         raise UserError(
             f"{val.path}: {len(both)} of its pictures are in train as well, such as {min(both)}"
         )
     return {
-        "train": drawn(train, settings.train_images, settings.seed),
-        "val": drawn(val, settings.val_images, settings.seed),
+        "train": sampled(train, settings.train_images, settings.seed),
+        "val": sampled(val, settings.val_images, settings.seed),
     }
 
 
 def split_file(whole: CocoFile, val_fraction: float, seed: int) -> tuple[CocoFile, CocoFile]:
-    """Train and val; annotations of unknown pictures are train's."""
+    """Train and val; annotations of unknown pictures are counted with train."""
     n = len(whole.images)
     if n < 2:
         raise UserError(f"{whole.path}: a file of {n} pictures cannot be split into train and val")
     n_val = min(n - 1, max(1, round(val_fraction * n)))
-    val = set(np.random.default_rng([seed, 0]).permutation(n)[:n_val].tolist())
-    parts = [
-        [image for i, image in enumerate(whole.images) if (i in val) == wanted]
-        for wanted in (False, True)
-    ]
-    return CocoFile(whole.path, whole.names, parts[0], whole.astray), CocoFile(
-        whole.path, whole.names, parts[1], []
-    )
+    in_val = set(np.random.default_rng([seed, 0]).permutation(n)[:n_val].tolist())
+    train_images, val_images = [], []
+    for i, image in enumerate(whole.images):
+        (val_images if i in in_val else train_images).append(image)
+    train = CocoFile(whole.path, whole.names, train_images, whole.astray)
+    return train, CocoFile(whole.path, whole.names, val_images, [])
 
 
-def drawn(coco: CocoFile, at_most: int | None, seed: int) -> Split:
-    """`at_most` of the pictures in which something is annotated."""
+def sampled(coco: CocoFile, at_most: int | None, seed: int) -> Split:
+    """A random sample of `at_most` pictures (None: all) among those with annotations."""
     annotated = [image for image in coco.images if image.annotations]
-    stats = ConversionStats(sum(len(image.annotations) for image in annotated) + len(coco.astray))
+    n_instances = sum(len(image.annotations) for image in annotated)
+    stats = ConversionStats(n_instances + len(coco.astray))
     stats.drop("unknown picture", len(coco.astray))
-    stats.left_out.update({"nothing is annotated": len(coco.images) - len(annotated)})
+    stats.left_out["nothing is annotated"] += len(coco.images) - len(annotated)
     chosen = np.random.default_rng([seed, 1]).permutation(len(annotated))[:at_most]
     images = [annotated[i] for i in sorted(chosen.tolist())]
     if len(images) < len(annotated):
         stats.left_out["not drawn"] = len(annotated) - len(images)
-        stats.drop(
-            "picture not drawn",
-            stats.annotated - len(coco.astray) - sum(len(i.annotations) for i in images),
-        )
+        n_kept = sum(len(image.annotations) for image in images)
+        stats.drop("picture not drawn", n_instances - n_kept)
     return Split(coco, images, stats)
