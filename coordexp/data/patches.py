@@ -1,4 +1,7 @@
-"""Pictures as the patches the vision tower takes: the numbers of the library's image processor, in half its time."""
+"""Pictures as patches for the vision tower.
+
+The same numbers as the image processor of transformers gives, in half its time.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from PIL import Image
 
 
 def pixel_value_table(images: Any) -> np.ndarray:
-    """What the image processor makes of each byte of a channel, by its own arithmetic  # [3, 256] float32"""
+    """The normalised value of each byte of each channel, by the image processor itself.
+
+    Returns: [3, 256] float32
+    """
     bytes_ = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
     return images.normalize(
         images.rescale(bytes_, images.rescale_factor), images.image_mean, images.image_std
@@ -17,9 +23,22 @@ def pixel_value_table(images: Any) -> np.ndarray:
 
 
 def patches_of(picture: Image.Image, images: Any, table: np.ndarray) -> np.ndarray:
-    """`pixel_values` of one picture, bit for bit the image processor's, which looks at each pixel in float64 instead  # [n, d]"""
+    """`pixel_values` of one picture, bit for bit those of the image processor.
+
+    The image processor normalises each pixel in float64; here each byte is looked up in `table`.
+
+    Args:
+        picture: RGB, [H, W].
+        images: the image processor.
+        table: `pixel_value_table(images)`, [3, 256].
+
+    Returns: [n patches, d]
+    """
     pixels = np.asarray(picture).transpose(2, 0, 1)
-    values = np.stack([of_byte[channel] for of_byte, channel in zip(table, pixels, strict=True)])
+    channels = [
+        value_of_byte[channel] for value_of_byte, channel in zip(table, pixels, strict=True)
+    ]
+    values = np.stack(channels)
     return images.patchify(
         values, images.patch_size, images.merge_size, images.temporal_patch_size
     )[0]

@@ -1,7 +1,7 @@
-"""A COCO or LVIS annotation file: its pictures, the annotations of each, its names.
+"""A COCO or LVIS annotation file: its pictures, the annotations of each, its category names.
 
-A fault of the file ends everything with one line; a fault of one annotation is left to whoever converts it
-(instances.py), who drops and counts it. Generated scenes are read by `coco_records`, which forgives nothing.
+A fault of the file raises an error of one line. A faulty annotation is passed on: the conversion
+(instances.py) drops and counts it. `coco_records` reads generated scenes and accepts no fault.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LVIS_LISTS = {
     "not_exhaustive_category_ids": "not_exhaustive_categories",
 }
 LISTS = ("images", "annotations", "categories")
-MAX_SIDE_PX = 2**31 - 1  # which no picture format exceeds
+MAX_SIDE_PX = 2**31 - 1  # no picture format allows more
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,18 @@ class CocoImage:
     """A picture and what is annotated in it."""
 
     id: Any
-    paths: tuple[str, ...]  # where the picture may lie below the root; the first is its name
+    paths: tuple[str, ...]  # candidates below the root; the first is its name
     width: int
     height: int
     metadata: dict[str, Any]  # of its record
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
     def find(self, root: Path) -> Path | None:
-        return next(
-            (root / path for path in self.paths if os.path.isfile(root / path)), None
-        )  # False for an impossible name
+        """The picture's file below `root`; None where it is missing."""
+        for path in self.paths:
+            if os.path.isfile(root / path):  # False also for a name that no file can have
+                return root / path
+        return None
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,19 @@ class CocoFile:
     path: Path
     names: dict[Any, str]  # of the categories, by id
     images: list[CocoImage]
-    astray: list[dict[str, Any]]  # annotations of pictures that the file does not hold
+    astray: list[dict[str, Any]]  # annotations whose picture is not in the file
 
 
 class NotCocoError(Exception):
-    """Which entry of a file does not have COCO's form, in which key, and what is expected."""
+    """An entry does not have COCO's form; the message names entry, key and expected value."""
 
 
 def read_coco(path: Path) -> CocoFile:
-    """Raises UserError, in one line, where this is no COCO or LVIS annotation file, or one that contradicts itself."""
+    """Read and check an annotation file.
+
+    Raises:
+        UserError: this is no COCO or LVIS annotation file, or it contradicts itself.
+    """
     try:
         raw = read_json(path)
         refuse_other_forms(raw)
@@ -76,7 +82,11 @@ def read_coco(path: Path) -> CocoFile:
 
 
 def refuse_other_forms(raw: Any) -> None:
-    """Raises NotCocoError where the file is no object that holds the three lists, of objects, pictures and categories with ids."""
+    """Check that the file is an object with the three lists, and that their entries have ids.
+
+    Raises:
+        NotCocoError: it is not.
+    """
     if not isinstance(raw, dict):
         raise NotCocoError(f"it {expected('an object with ' + ', '.join(LISTS), raw)}")
     for key in LISTS:
@@ -92,8 +102,10 @@ def refuse_other_forms(raw: Any) -> None:
 
 
 def expected(kind: str, found: Any) -> str:
-    """What should stand in a place, and what does, cut short; None is JSON's null, or a key that is not there."""
-    return f"must be {kind}, {'and is missing' if found is None else f'not {reprlib.repr(found)}'}"
+    """`must be a list, not {'a': 1}`. None stands for JSON's null or a missing key."""
+    if found is None:
+        return f"must be {kind}, and is missing"
+    return f"must be {kind}, not {reprlib.repr(found)}"
 
 
 def is_id(value: Any) -> bool:
@@ -101,7 +113,7 @@ def is_id(value: Any) -> bool:
 
 
 def _names(categories: list[dict[str, Any]], path: Path) -> dict[Any, str]:
-    """Names as they stand, in Unicode's NFC, in which tokenizers write them."""
+    """Category names by id, in Unicode's NFC, in which tokenizers write them."""
     names: dict[Any, str] = {}
     for category in categories:
         where, name = f"{path}: category {category['id']!r}", category.get("name")
@@ -116,16 +128,17 @@ def _names(categories: list[dict[str, Any]], path: Path) -> dict[Any, str]:
 
 
 def is_text(value: str) -> bool:
-    """No half of a surrogate pair, which no file can hold."""
+    """Whether the text holds no half of a surrogate pair, which UTF-8 cannot encode."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _images(
     raw: list[dict[str, Any]], names: Mapping[Any, str], path: Path
 ) -> dict[Any, CocoImage]:
-    """By id. Under another name than its first a picture is looked for only where no other one may lie.
+    """Pictures by id.
 
-    Else, of vid0/1.jpg and vid1/1.jpg, both would be found in a 1.jpg.
+    A candidate path that two pictures share is removed from both: vid0/1.jpg and vid1/1.jpg would
+    otherwise both be found in a file 1.jpg.
     """
     images: dict[Any, CocoImage] = {}
     of_path: dict[str, Any] = {}
@@ -139,14 +152,13 @@ def _images(
             raise UserError(
                 f"{path}: images {other!r} and {image.id!r} are the same picture {image.paths[0]!r}"
             )
-    claims = Counter(place for image in images.values() for place in image.paths)
-    return {
-        i: replace(
-            image,
-            paths=(image.paths[0], *(place for place in image.paths[1:] if claims[place] == 1)),
-        )
-        for i, image in images.items()
-    }
+    n_claims: Counter[str] = Counter()
+    for image in images.values():
+        n_claims.update(image.paths)
+    for image_id, image in images.items():
+        own = [path for path in image.paths[1:] if n_claims[path] == 1]
+        images[image_id] = replace(image, paths=(image.paths[0], *own))
+    return images
 
 
 def _image(image: dict[str, Any], names: Mapping[Any, str], where: str) -> CocoImage:
@@ -170,9 +182,11 @@ def _image(image: dict[str, Any], names: Mapping[Any, str], where: str) -> CocoI
 
 
 def _paths(image: dict[str, Any], where: str) -> tuple[str, ...]:
-    """COCO has `file_name`, relative to the pictures' directory; LVIS a `coco_url` that ends in val2017/000000397133.jpg.
+    """Paths below the pictures' directory under which the picture may lie, likeliest first.
 
-    The picture may lie under either name, or, all in one directory, under the last part of one.
+    COCO has `file_name`, relative to that directory; LVIS has a `coco_url` that ends in
+    val2017/000000397133.jpg. The picture may lie under either, or, where all pictures lie in one
+    directory, under the last part of either.
     """
     for key in ("file_name", "coco_url"):
         if not isinstance(image.get(key), str | None):
@@ -190,7 +204,7 @@ def _paths(image: dict[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _end_of_url(image: Mapping[str, Any]) -> str:
-    """The last two parts of its path, or the one that it has, or none."""
+    """The last two parts of the path of `coco_url`; fewer where it has fewer."""
     try:
         path = urlsplit(image.get("coco_url") or "").path
     except ValueError as error:
@@ -214,36 +228,32 @@ def _lies_below(path: str) -> bool:
 def _distribute(
     annotations: list[dict[str, Any]], images: Mapping[Any, CocoImage]
 ) -> list[dict[str, Any]]:
-    """Hand each picture its annotations; returns those of pictures that the file does not hold."""
+    """Add each annotation to its picture; returns the annotations of unknown pictures."""
     astray: list[dict[str, Any]] = []
     for i, annotation in enumerate(annotations):
         try:
             image = images.get(annotation["image_id"])
             hash(annotation["category_id"])  # raises where it could be no key of `names`
         except (KeyError, TypeError) as error:
-            where = (
-                f"annotation {annotation['id']!r}"
-                if is_id(annotation.get("id"))
-                else f"annotations[{i}]"
-            )
-            key = (
-                "category_id"
-                if isinstance(annotation.get("image_id", []), Hashable)
-                else "image_id"
-            )
-            raise NotCocoError(
-                f"{where}: {key} {expected('a number or text', annotation.get(key))}"
-            ) from error
+            where = f"annotations[{i}]"
+            if is_id(annotation.get("id")):
+                where = f"annotation {annotation['id']!r}"
+            image_id_is_usable = isinstance(annotation.get("image_id", []), Hashable)
+            key = "category_id" if image_id_is_usable else "image_id"
+            problem = expected("a number or text", annotation.get(key))
+            raise NotCocoError(f"{where}: {key} {problem}") from error
         (image.annotations if image else astray).append(annotation)
     return astray
 
 
 def coco_records(path: Path, root: Path) -> list[Record]:
-    """Boxes of an annotation file without a fault, in its order of images. Picture paths are relative to `root`.
+    """Records of an annotation file without faults, boxes only, in its order of pictures.
+
+    Picture paths are relative to `root`.
 
     Raises:
-        UserError: naming file and annotation: an unknown image or category, a box that is not finite, reaches beyond
-            its picture or has no area, a missing picture.
+        UserError: naming file and annotation: an unknown picture or category; a box that is not
+            finite, reaches beyond its picture or has no area; a missing picture.
     """
     coco = read_coco(path)
     for annotation in coco.astray:
@@ -265,6 +275,7 @@ def coco_records(path: Path, root: Path) -> list[Record]:
 
 
 def _strictly(coco: CocoFile, annotation: dict[str, Any], frame: Frame) -> RecordObject:
+    """The object of an annotation; where the conversion would drop or clip it, UserError."""
     try:
         instance = convert_instance(annotation, coco.names, frame)
     except DroppedError as dropped:
@@ -273,9 +284,8 @@ def _strictly(coco: CocoFile, annotation: dict[str, Any], frame: Frame) -> Recor
             f"{_where(coco, annotation)}: {dropped}: {shown}: remove the annotation or mend it"
         ) from dropped
     if instance.clipped:
-        raise UserError(
-            f"{_where(coco, annotation)}: bbox {annotation['bbox']} reaches beyond the picture: mend it"
-        )
+        problem = f"bbox {annotation['bbox']} reaches beyond the picture: mend it"
+        raise UserError(f"{_where(coco, annotation)}: {problem}")
     return instance.object
 
 

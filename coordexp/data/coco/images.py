@@ -1,4 +1,4 @@
-"""Pictures as training wants them: upright, RGB, sides in multiples of 32 px within a budget. And drawn ones."""
+"""Pictures for training: upright, RGB, sides in multiples of 32 px; and drawn ones."""
 
 from __future__ import annotations
 
@@ -23,21 +23,15 @@ MAX_SOURCE_PX = 40_000_000  # a picture whose header claims more is not decoded
 JPEG_QUALITY = 95
 ORIENTATION = 0x0112  # the Exif tag
 
-# What pictures of data sets come in (MPO is JPEG's). Not the forty others that Pillow knows, of which one runs
-# Ghostscript, and some raise on damage whatever comes.
+# The formats of pictures in data sets (JPEG covers MPO). Pillow knows forty others: one of them
+# runs Ghostscript, and some raise unpredictable errors on damaged files.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "TIFF", "GIF", "BMP", "PPM")
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    RuntimeError,
-)  # what these raise on broken files
+# What the decoders of these formats raise on broken files.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, RuntimeError)
 
 
 class LeftOutError(Exception):
-    """Why a picture does not become a record: a reason to be counted, and what was found."""
+    """A picture does not become a record: the counted reason, and what was found."""
 
     def __init__(self, reason: str, found: str = "") -> None:
         super().__init__(reason, found)
@@ -45,35 +39,46 @@ class LeftOutError(Exception):
 
 
 def fitted_size(width: int, height: int, pixel_budget: int) -> tuple[int, int]:
-    """The nearest sides in multiples of 32 px, shrunk in proportion where they exceed the budget (of at least one cell).
+    """The nearest sides in multiples of 32 px; shrunk in proportion where they exceed the budget.
 
-    `smart_resize` of Qwen2-VL's image processor without its lower bound; a picture longer than the budget allows at
-    one cell's height, which that would let through, is shortened.
+    This is `smart_resize` of Qwen2-VL's image processor without its lower bound. That function lets
+    a picture through that is one cell high and longer than the budget; here it is shortened.
+
+    Args:
+        pixel_budget: px of the whole picture, at least one cell (32 x 32).
     """
-    cells = [max(1, round(side / CELL_PX)) for side in (width, height)]
-    budget_cells = pixel_budget // CELL_PX**2
-    if cells[0] * cells[1] * CELL_PX**2 > pixel_budget:
+    columns = max(1, round(width / CELL_PX))
+    rows = max(1, round(height / CELL_PX))
+    if columns * rows * CELL_PX**2 > pixel_budget:
         shrink = math.sqrt(width * height / pixel_budget)
-        cells = [max(1, math.floor(side / shrink / CELL_PX)) for side in (width, height)]
-        if cells[0] * cells[1] > budget_cells:
-            cells = [min(side, budget_cells // min(cells)) for side in cells]
-    return cells[0] * CELL_PX, cells[1] * CELL_PX
+        columns = max(1, math.floor(width / shrink / CELL_PX))
+        rows = max(1, math.floor(height / shrink / CELL_PX))
+        # Rounding a side up to one cell can exceed the budget again: shorten the longer side.
+        budget_cells = pixel_budget // CELL_PX**2
+        if columns * rows > budget_cells:
+            longest = budget_cells // min(columns, rows)
+            columns, rows = min(columns, longest), min(rows, longest)
+    return columns * CELL_PX, rows * CELL_PX
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The picture, its header read, to be decoded within.
+    """Open a picture: the header is read, the pixels are decoded inside the `with` block.
 
     Raises:
-        LeftOutError: too large (known before anything is decoded), or not readable, here or when it is decoded.
+        LeftOutError: too large (known before anything is decoded), or not readable, here or when
+            it is decoded.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata; of size, which is looked at here
-            # from a file, not its name: Pillow maps a TIFF into memory in the size that it has when turned
+            # Pillow warns of odd metadata, and of sizes, which are checked below.
+            warnings.simplefilter("ignore")
+            # Give Pillow a file, not a name: a named TIFF is memory-mapped with the size it has
+            # after its rotation.
             with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_SOURCE_PX:
-                    found = f"{picture.width} x {picture.height} px, more than {MAX_SOURCE_PX // 10**6} megapixels"
+                    limit = f"more than {MAX_SOURCE_PX // 10**6} megapixels"
+                    found = f"{picture.width} x {picture.height} px, {limit}"
                     raise LeftOutError("picture too large", found)
                 yield picture
     except Image.DecompressionBombError as error:
@@ -89,7 +94,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
     """The picture in RGB as it was annotated, at `size`.
 
-    The pixels are taken as they are stored, whose size COCO tells, unless only its Exif orientation gives that size.
+    COCO states the size of the stored pixels, so these are taken. Only where the stored size is the
+    annotated one transposed is the Exif orientation applied.
 
     Raises:
         LeftOutError: too large, not readable, or of another size.
@@ -99,9 +105,9 @@ def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
         if stored.size != size and not (turned and stored.size[::-1] == size):
             raise of_another_size(stored, size)
         picture = stored if stored.size == size else ImageOps.exif_transpose(stored)
-        if picture.size != size:  # a TIFF, which Pillow turns by itself
+        if picture.size != size:  # a TIFF: Pillow rotates it by itself
             raise of_another_size(picture, size)
-        if picture.mode.startswith("I;16"):  # of which Pillow would keep the lower byte
+        if picture.mode.startswith("I;16"):  # convert() would keep the lower byte
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         return picture.convert("RGB")
 
@@ -120,7 +126,7 @@ def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 def rendered(
     size: tuple[int, int], shapes: Sequence[tuple[str, Sequence[Ring]]], seed: str
 ) -> Image.Image:
-    """Named shapes on a plain ground, large ones first, each name in its own colour. The same every time."""
+    """Named shapes on a plain background, large ones first, a colour per name; deterministic."""
     shade = 90 + zlib.crc32(seed.encode()) % 101
     picture = Image.new("RGB", size, (shade, shade, shade))
     draw = ImageDraw.Draw(picture)
@@ -144,14 +150,15 @@ def colour_of(name: str) -> tuple[int, int, int]:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """As JPEG or PNG by its name, without metadata; renamed when whole. Not fsynced: it can be made again."""
-    temporary = path.with_name(
-        f".{os.getpid()}.tmp"
-    )  # one at a time a process; short, because names may be long
+    """Write a JPEG or PNG, by its name, without metadata.
+
+    It is renamed when whole, and not fsynced: it can be made again.
+    """
+    # Short, because the picture's own name may be long; a process writes one at a time.
+    temporary = path.with_name(f".{os.getpid()}.tmp")
     kind = "PNG" if path.suffix == ".png" else "JPEG"
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(
-            temporary, format=kind, quality=JPEG_QUALITY, compress_level=1
-        )  # each takes what is its own
+        # JPEG reads `quality`, PNG reads `compress_level`; each ignores the other's.
+        picture.save(temporary, format=kind, quality=JPEG_QUALITY, compress_level=1)
         os.replace(temporary, path)

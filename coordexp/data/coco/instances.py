@@ -1,7 +1,8 @@
-"""One annotation to one object: its box, or its outline where that is preferred, in pixels of the record's picture.
+"""One annotation to one object: its box, or its outline where polygons are preferred.
 
-COCO measures between the edges of a picture, 0 … W; a record between the centres of its first and last pixel,
-0 … W - 1. What is scaled along is clipped to that, so the last pixel's outer half is given up.
+COCO measures from edge to edge of a picture, 0 … W. A record measures from the centre of the first
+pixel to that of the last, 0 … W - 1. Coordinates are scaled and then clipped to W - 1, so that the
+outer half of the last pixel is lost.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 
 class DroppedError(Exception):
-    """Why an annotation gives no object."""
+    """An annotation gives no object; the message is the counted reason."""
 
 
 class BoxInsteadError(Exception):
-    """Why an annotation is written as a box where its outline was preferred."""
+    """An annotation is written as its box although polygons are preferred; the message says why."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Width and height in px: of the picture that was annotated, and of the one the record is about."""
+    """Width and height in px of the annotated picture, and of the record's picture."""
 
     annotated: tuple[int, int]
     record: tuple[int, int]
@@ -81,7 +82,7 @@ def convert_instance(
 
 
 def refuse_crowd(iscrowd: Any) -> None:
-    """Raises DroppedError where the region stands for many, or does not say in numbers whether it does: "0" is not 0."""
+    """Raises DroppedError for a crowd region, or where `iscrowd` is not a number ("0" is not 0)."""
     if not isinstance(iscrowd, int | float | None):
         raise DroppedError("broken iscrowd")
     if iscrowd:
@@ -89,7 +90,10 @@ def refuse_crowd(iscrowd: Any) -> None:
 
 
 def annotated_box(annotation: Mapping[str, Any], picture: tuple[int, int]) -> Box:
-    """From COCO's [x, y, width, height]; where that is missing, what its mask covers. In px of the annotated picture."""
+    """COCO's [x, y, width, height], or the extent of the mask where that is missing.
+
+    Returns x1, y1, x2, y2 in px of the annotated picture.
+    """
     box = annotation.get("bbox")
     if box is None:
         box = mask_box(annotation.get("segmentation"), picture)
@@ -108,7 +112,11 @@ def mask_box(segmentation: Any, picture: tuple[int, int]) -> list[float]:
     rings = polygon_parts(segmentation)
     if not rings:
         raise DroppedError("no box and no mask")
-    xs, ys = [x for ring in rings for x in ring[0::2]], [y for ring in rings for y in ring[1::2]]
+    xs: list[float] = []
+    ys: list[float] = []
+    for ring in rings:
+        xs += ring[0::2]
+        ys += ring[1::2]
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
@@ -125,9 +133,15 @@ def run_length_box(rle: Mapping[str, Any], picture: tuple[int, int]) -> list[flo
 
 
 def decompressed(counts: Any) -> list[int]:
-    """The run lengths of a compressed mask (5 bits a character, from the third on as differences to the last but one).
+    """The run lengths of a compressed mask.
 
-    pycocotools reads the same (rleFrString), but trusts the text: a cut one sends it beyond its memory.
+    A character holds 5 bits; from the third run on, a run is stored as the difference to the one
+    two before it. pycocotools decodes the same format (rleFrString), but trusts the text: a
+    truncated one makes it read beyond its memory. Returns [-1], which no mask has, where the text
+    is cut.
+
+    Raises:
+        DroppedError: a character outside the alphabet, or a run of too many characters.
     """
     runs: list[int] = []
     value = shift = 0
@@ -146,24 +160,28 @@ def decompressed(counts: Any) -> list[int]:
 
 
 def box_in_record(box: Box, frame: Frame) -> tuple[float, ...]:
-    """Scaled, clipped to the picture, rounded."""
+    """The box in px of the record's picture: scaled, clipped, rounded."""
     (sx, sy), (last_x, last_y) = frame.scale, frame.last_pixel
     width, height = frame.annotated
     if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
         raise DroppedError("outside the picture")
-    x1, y1, x2, y2 = pixels = tuple(
-        round(min(max(value * scale, 0.0), last), DECIMALS)
-        for value, scale, last in zip(
-            box, (sx, sy, sx, sy), (last_x, last_y, last_x, last_y), strict=True
-        )
-    )
+
+    def clipped(value: float, scale: float, last: float) -> float:
+        return round(min(max(value * scale, 0.0), last), DECIMALS)
+
+    x1, y1 = clipped(box[0], sx, last_x), clipped(box[1], sy, last_y)
+    x2, y2 = clipped(box[2], sx, last_x), clipped(box[3], sy, last_y)
     if x1 >= x2 or y1 >= y2:
         raise DroppedError("no area")
-    return pixels
+    return x1, y1, x2, y2
 
 
 def preferred_outline(segmentation: Any, frame: Frame, limits: PolygonLimits) -> Simplified:
-    """Raises BoxInsteadError where the annotation is not one polygon that can be said in few vertices."""
+    """The simplified outline.
+
+    Raises:
+        BoxInsteadError: the annotation is not one polygon, or not one of few vertices.
+    """
     if isinstance(segmentation, Mapping):
         raise BoxInsteadError("a run-length encoded mask")
     if not isinstance(segmentation, list) or not segmentation:
@@ -180,27 +198,29 @@ def preferred_outline(segmentation: Any, frame: Frame, limits: PolygonLimits) ->
 
 
 def polygon_parts(segmentation: Any) -> list[list[float]]:
-    """The parts [x1, y1, …] that are polygons; those that are not are left out."""
-    parts = segmentation if isinstance(segmentation, list) else []
-    return [
-        part
-        for part in parts
-        if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all_finite(part)
-    ]
+    """The valid polygons [x1, y1, …] of a segmentation; other parts are left out."""
+    if not isinstance(segmentation, list):
+        return []
+    return [part for part in segmentation if _is_polygon(part)]
+
+
+def _is_polygon(part: Any) -> bool:
+    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all_finite(part)
 
 
 def outlines_in_record(segmentation: Any, frame: Frame) -> list[Ring]:
     """Its polygons, scaled to the record's picture, not clipped."""
-    (sx, sy) = frame.scale
-    return [
-        [(x * sx, y * sy) for x, y in zip(part[0::2], part[1::2], strict=True)]
-        for part in polygon_parts(segmentation)
-    ]
+    sx, sy = frame.scale
+    rings = []
+    for part in polygon_parts(segmentation):
+        points = zip(part[0::2], part[1::2], strict=True)
+        rings.append([(x * sx, y * sy) for x, y in points])
+    return rings
 
 
 def drawn_outlines(annotation: Mapping[str, Any], obj: RecordObject, frame: Frame) -> list[Ring]:
     """What is drawn where a picture is missing: the annotated polygons, or the object's own box."""
+    if outlines := outlines_in_record(annotation.get("segmentation"), frame):
+        return outlines
     x1, y1, x2, y2 = obj.box
-    return outlines_in_record(annotation.get("segmentation"), frame) or [
-        [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
-    ]
+    return [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]]

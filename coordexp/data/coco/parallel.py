@@ -1,4 +1,4 @@
-"""A function over many tasks on every core, in order, with few of them in flight."""
+"""A function over many tasks on every core; results in order, memory bounded."""
 
 from __future__ import annotations
 
@@ -19,36 +19,38 @@ from coordexp.errors import UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-CHUNK = 16  # tasks that travel together
-CHUNKS_PER_WORKER = 4  # in flight: what bounds the memory
+CHUNK = 16  # tasks sent to a worker together
+CHUNKS_PER_WORKER = 4  # in flight at once: bounds the memory
 
 
 def n_cores() -> int:
-    """Those this process may use, which a batch system may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use; a batch system may allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_parallel(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Iterator[Result]:
-    """`function` of each task, in their order; a generator of tasks is drawn from as results are taken.
+    """`function` of each task, in the order of the tasks, which are read as results are taken.
 
     Raises:
-        UserError: a worker died. What the function raises, it raises here.
+        UserError: a worker died. An exception of `function` is raised here.
     """
     if workers == 1:
         yield from map(function, tasks)
         return
     pool = ProcessPoolExecutor(workers, initializer=_begin_worker)
-    flying: deque[Future[list[Result]]] = deque()
+    pending: deque[Future[list[Result]]] = deque()
     remaining = iter(tasks)
     try:
         while chunk := list(islice(remaining, CHUNK)):
-            flying.append(pool.submit(_apply, function, chunk))
-            if len(flying) == CHUNKS_PER_WORKER * workers:
-                yield from flying.popleft().result()
-        while flying:
-            yield from flying.popleft().result()
+            pending.append(pool.submit(_apply, function, chunk))
+            if len(pending) == CHUNKS_PER_WORKER * workers:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process died (out of memory?): start the same command again, it continues"
@@ -62,7 +64,7 @@ def _apply(function: Callable[[Any], Any], chunk: list[Any]) -> list[Any]:
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, its memory shared, and no orphan behind if it is killed."""
+    """Ignore Ctrl-C (the parent handles it), keep shared memory shared, end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""An annotated outline, said in few vertices."""
+"""An annotated outline, simplified to few vertices."""
 
 from __future__ import annotations
 
@@ -31,11 +31,20 @@ class Simplified:
 def simplify_outline(
     ring: Ring, last_pixel: tuple[float, float], limits: PolygonLimits, decimals: int
 ) -> Simplified | str:
-    """The outline within its picture, as it is where its vertices are few, else simplified; or why a box must do.
+    """The outline clipped to its picture, simplified where it has too many vertices.
 
-    Simplified by Douglas and Peucker (1973), as GEOS does it without letting an outline cross itself, with the first
-    tolerance of 0.25, 0.35, 0.5, … px that leaves `max_vertices`. What then covers another area than was annotated
-    (IoU below `min_iou`: mostly small or ragged things) is better said as a box.
+    Douglas and Peucker (1973), in GEOS's variant that keeps an outline from crossing itself. The
+    tolerance grows by factors of √2 from 0.25 px until at most `max_vertices` are left. Where the
+    result covers another area than the annotation (IoU below `min_iou`: mostly small or ragged
+    objects), a box describes the object better.
+
+    Args:
+        ring: vertices in px of the record's picture.
+        last_pixel: the largest x and y in the picture.
+        decimals: of a pixel, to which vertices are rounded.
+
+    Returns:
+        The outline, or a str: why the object is written as a box instead.
     """
     ring = distinct(ring)
     if len(ring) < 3:
@@ -43,9 +52,9 @@ def simplify_outline(
     whole = shapely.Polygon(ring)
     if not whole.is_valid:
         return "an outline that crosses itself"
-    inside = (
-        whole.intersection(shapely.box(0, 0, *last_pixel)) if _leaves(whole, last_pixel) else whole
-    )
+    inside = whole
+    if _leaves(whole, last_pixel):
+        inside = whole.intersection(shapely.box(0, 0, *last_pixel))
     if not isinstance(inside, shapely.Polygon) or inside.is_empty:
         return "an outline cut apart by the picture's edge"
     if inside.area <= inside.length * 10**-decimals:  # what rounding can make of a line
@@ -61,28 +70,29 @@ def simplify_outline(
 
 
 def distinct(ring: Ring) -> Ring:
-    """Without a vertex that is where the next one is (the first, for the last): it begins where it began."""
-    return [
-        point
-        for point, following in zip(ring, ring[1:] + ring[:1], strict=True)
-        if point != following
-    ]
+    """Drop consecutive duplicate vertices (the ring is cyclic)."""
+    following = ring[1:] + ring[:1]
+    return [point for point, after in zip(ring, following, strict=True) if point != after]
 
 
 def _iou(a: shapely.Polygon, b: shapely.Polygon) -> float:
-    shared = a.intersection(b).area if a is not b else a.area
+    if a is b:
+        return 1.0
+    shared = a.intersection(b).area
     return shared / (a.area + b.area - shared)
 
 
 def _leaves(polygon: shapely.Polygon, last_pixel: tuple[float, float]) -> bool:
+    """Whether the polygon reaches beyond the picture."""
     x1, y1, x2, y2 = polygon.bounds
     return x1 < 0 or y1 < 0 or x2 > last_pixel[0] or y2 > last_pixel[1]
 
 
 def _few_vertices(polygon: shapely.Polygon, max_vertices: int) -> shapely.Polygon | None:
+    """The polygon simplified to `max_vertices`; None where no tolerance below its size does it."""
     found, tolerance_px = polygon, FIRST_TOLERANCE_PX
     x1, y1, x2, y2 = polygon.bounds
-    while shapely.get_num_coordinates(found) - 1 > max_vertices:  # the first is its last again
+    while shapely.get_num_coordinates(found) - 1 > max_vertices:  # GEOS repeats the first
         if tolerance_px > max(x2 - x1, y2 - y1):
             return None
         found = polygon.simplify(tolerance_px, preserve_topology=True)

@@ -1,4 +1,4 @@
-"""One figure of some annotated pictures, to be looked at before anything is trained."""
+"""One figure of some annotated pictures, to look at before anything is trained."""
 
 from __future__ import annotations
 
@@ -22,17 +22,14 @@ def draw_samples(records: Path, path: Path) -> None:
     n_records = sum(1 for _ in iter_records(records))
     n = min(n_records, COLUMNS * ROWS)
     chosen = {i * n_records // n for i in range(n)}
-    tiles = [
-        tile(record, records.parent)
-        for i, record in enumerate(iter_records(records))
-        if i in chosen
-    ]
+    tiles = []
+    for i, record in enumerate(iter_records(records)):
+        if i in chosen:
+            tiles.append(tile(record, records.parent))
     side = TILE_PX + MARGIN_PX
-    sheet = Image.new(
-        "RGB",
-        (min(n, COLUMNS) * side + MARGIN_PX, math.ceil(n / COLUMNS) * side + MARGIN_PX),
-        "white",
-    )
+    width = min(n, COLUMNS) * side + MARGIN_PX
+    height = math.ceil(n / COLUMNS) * side + MARGIN_PX
+    sheet = Image.new("RGB", (width, height), "white")
     for i, picture in enumerate(tiles):
         row, column = divmod(i, COLUMNS)
         sheet.paste(picture, (MARGIN_PX + column * side, MARGIN_PX + row * side))
@@ -41,13 +38,13 @@ def draw_samples(records: Path, path: Path) -> None:
 
 
 def tile(record: Record, root: Path) -> Image.Image:
-    """The picture, shrunk to fit (to a line, where it is very long), its objects outlined and named."""
+    """The picture, scaled to fit a tile, its objects outlined and named."""
     with Image.open(root / record.image) as opened:
         picture = opened.convert("RGB")
     scale = TILE_PX / max(picture.size)
-    picture = picture.resize(
-        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    )
+    # A very long picture may have less than a pixel of height left.
+    width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    picture = picture.resize((width, height))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(FONT_PX)
     for obj in record.objects:
@@ -59,9 +56,8 @@ def _draw_object(draw: ImageDraw.ImageDraw, obj: RecordObject, scale: float, fon
     x1, y1, x2, y2 = (value * scale for value in obj.box)
     points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
     if obj.kind == "poly":
-        points = [
-            (x * scale, y * scale) for x, y in zip(obj.pixels[0::2], obj.pixels[1::2], strict=True)
-        ]
+        vertices = zip(obj.pixels[0::2], obj.pixels[1::2], strict=True)
+        points = [(x * scale, y * scale) for x, y in vertices]
     colour = colour_of(obj.desc)
     draw.line([*points, points[0]], fill="white", width=3)
     draw.line([*points, points[0]], fill=colour, width=1)

@@ -76,7 +76,8 @@ def split_file(whole: CocoFile, val_fraction: float, seed: int) -> tuple[CocoFil
         raise UserError(f"{whole.path}: a file of {n} pictures cannot be split into train and val")
     n_val = min(n - 1, max(1, round(val_fraction * n)))
     in_val = set(np.random.default_rng([seed, 0]).permutation(n)[:n_val].tolist())
-    train_images, val_images = [], []
+    train_images: list[CocoImage] = []
+    val_images: list[CocoImage] = []
     for i, image in enumerate(whole.images):
         (val_images if i in in_val else train_images).append(image)
     train = CocoFile(whole.path, whole.names, train_images, whole.astray)
