@@ -1,14 +1,15 @@
-# Two commands for a fresh clone: `make ablation` (the whole road, to the card) and `make test` (lint and tests).
+# Two commands for a fresh clone: `make ablation` (from data to the decision card) and `make test` (lint and tests).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := 1
 
-.PHONY: ablation test lint
+.PHONY: ablation test lint lock
 
 ablation: $(STAMP)
 	snakemake --cores all stage1_ablation
@@ -21,10 +22,20 @@ lint: $(STAMP)
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-$(STAMP): requirements.txt requirements-dev.txt pyproject.toml
+$(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .[dev]
+	$(BIN)/$(PIP_INSTALL) -c requirements.lock -e .[dev]
 	touch $@
+
+# After a change of the pins: resolve them anew, without the lock, in an environment of its own. Takes minutes.
+lock:
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/$(PIP_INSTALL) -e .[dev]
+	grep '^#' requirements.lock > build/requirements.lock
+	build/lock/bin/pip freeze --exclude-editable | sed 's/+.*//' >> build/requirements.lock
+	mv build/requirements.lock requirements.lock
+	rm -r build/lock

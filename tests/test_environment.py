@@ -1,4 +1,4 @@
-"""One list of pinned dependencies, and a house whose imports go one way."""
+"""The pins and the lock, what imports what, and which modules a run vouches for."""
 
 from __future__ import annotations
 
@@ -6,37 +6,95 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from coordexp.storage.runs import TRAINING_MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def pins(path: Path) -> list[str]:
-    return [
-        line.strip()
-        for line in path.read_text().splitlines()
-        if line.strip() and not line.startswith("#")
-    ]
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_environment_yml_repeats_the_one_list():
+def runtime_pins() -> list[str]:
+    return project()["dependencies"]
+
+
+def development_pins() -> list[str]:
+    return project()["optional-dependencies"]["dev"]
+
+
+def locked_versions() -> dict[str, str]:
+    """Version by normalised name, from requirements.lock."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def installed_dependencies(requirements: list[str]) -> dict[str, str]:
+    """Version by normalised name of what the requirements need here, directly or in turn."""
+    versions: dict[str, str] = {}
+    visited = set()
+    ahead = [Requirement(requirement) for requirement in requirements]
+    while ahead:
+        requirement = ahead.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in visited:
+            continue
+        visited.add((name, extras))
+        found = distribution(name)
+        versions[name] = Version(found.version).public  # without +cpu
+        for needed in map(Requirement, found.requires or ()):
+            environments = [{"extra": extra} for extra in ("", *extras)]
+            if needed.marker is None or any(map(needed.marker.evaluate, environments)):
+                ahead.append(needed)
+    return versions
+
+
+def test_environment_yml_repeats_the_pins():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert pip == pins(ROOT / "requirements.txt")
+    assert pip == runtime_pins()
 
 
-def test_every_dependency_is_pinned_and_justified():
-    told = (ROOT / "docs" / "dependencies.md").read_text()
-    for pin in pins(ROOT / "requirements.txt") + pins(ROOT / "requirements-dev.txt"):
+def test_every_dependency_is_pinned_and_explained():
+    explained = (ROOT / "docs" / "dependencies.md").read_text()
+    for pin in runtime_pins() + development_pins():
         assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9.]+", pin), pin
-        assert f"`{pin.split('==')[0]}`" in told, pin
+        assert f"`{pin.split('==')[0]}`" in explained, pin
 
 
-def test_only_tracking_knows_mlflow():
+def test_lock_holds_the_pins_themselves():
+    locked = locked_versions()
+    for pin in runtime_pins() + development_pins():
+        name, version = pin.split("==")
+        assert locked[canonicalize_name(name)] == version
+
+
+def test_lock_names_each_version_that_is_installed():
+    installed = installed_dependencies(runtime_pins() + development_pins())
+    of_the_interpreter = {"pip", "setuptools", "wheel"}
+    assert len(installed) > 150
+    for name in installed.keys() - of_the_interpreter:
+        assert locked_versions().get(name) == installed[name], name
+
+
+def test_lock_holds_no_hosts_hashes_or_local_versions():
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9a-z.]+", line), line
+        assert "://" not in line
+
+
+def test_mlflow_is_imported_by_tracking_alone():
     knows = [
         p.name
         for p in (ROOT / "coordexp").rglob("*.py")
@@ -45,7 +103,7 @@ def test_only_tracking_knows_mlflow():
     assert knows == ["mlflow_import.py"]
 
 
-def test_only_adapters_knows_peft():
+def test_peft_is_imported_by_adapters_alone():
     knows = [
         p.name
         for p in (ROOT / "coordexp").rglob("*.py")
@@ -54,7 +112,7 @@ def test_only_adapters_knows_peft():
     assert knows == ["adapters.py"]
 
 
-def test_analysis_report_and_planning_do_not_import_torch():
+def test_analysis_and_report_import_no_torch():
     program = (
         "import sys, coordexp.cli, coordexp.study.plan, coordexp.analysis.recommendation.recommend, "
         "coordexp.analysis.comparison.compare, "
@@ -72,6 +130,7 @@ BOOKKEEPING = {
     "errors.py",
     "metrics.py",
     "models/embeddings.py",
+    "package_data.py",
     "storage/files.py",
     "storage/logs.py",
     "storage/runs.py",
@@ -96,7 +155,7 @@ def imported(file: Path) -> set[Path]:
     return {path for name in names if (path := ROOT / f"{name.replace('.', '/')}.py").is_file()}
 
 
-def test_every_module_that_can_change_a_trained_weight_is_vouched_for():
+def test_manifest_digests_every_module_that_trains():
     """All that the trainer imports, but bookkeeping, and what makes the data, whose own bytes have a digest."""
     seen, ahead = set(), [ROOT / "coordexp" / "training" / "train.py"]
     while ahead:

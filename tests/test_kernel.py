@@ -11,7 +11,7 @@ from coordexp.losses import chunk, fused, reference
 
 pytest.importorskip(
     "triton",
-    reason="triton is not installed: it comes with torch's CUDA builds and requirements-dev.txt",
+    reason="triton is not installed: it comes with torch's CUDA builds, and .ci/run installs it",
 )
 kernel = pytest.importorskip("coordexp.losses.kernel")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -34,8 +34,9 @@ from coordexp.config.schema import (
 )
 from coordexp.errors import UserError
 from coordexp.metrics import metric, signal
+from coordexp.package_data import package_data
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+CONF_DIR = package_data("conf")
 
 PATHS = (
     "model.path",

@@ -31,11 +31,12 @@ from coordexp.analysis.recommendation.verdict import (
 )
 from coordexp.config.compose import digest
 from coordexp.metrics import METRICS, Metric
+from coordexp.package_data import package_data
 from coordexp.storage.files import read_json, sha256_directory, write_json, write_text
 from coordexp.study.inputs import RunData
 
 SCHEMA_VERSION = 2
-SCHEMA = Path(__file__).resolve().parents[3] / "workflow" / "schemas" / "recommendation.schema.json"
+SCHEMA = package_data("schemas") / "recommendation.schema.json"
 
 
 def recommend(
