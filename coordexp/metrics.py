@@ -182,6 +182,11 @@ SIGNALS = {
 }
 
 
+def lower_is_better(name: str) -> bool | None:
+    """The better side of a metric or of a signal of the Stage-2 probe; None where neither is."""
+    return (SIGNALS.get(name) or REGISTRY[name]).lower_is_better
+
+
 def signal(name: str) -> Signal:
     """A signal a rule may judge candidates by.
 

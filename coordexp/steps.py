@@ -19,7 +19,8 @@ def preregister_study(settings: str) -> None:
 
 def audit_study(study: Path) -> None:
     """Collect the finished runs of a study (runs.json) and audit them (audit.json, audit.csv)."""
-    from coordexp.analysis.audit.audit import audit, write_audit
+    from coordexp.analysis.audit.audit import audit
+    from coordexp.analysis.audit.findings import write_audit
     from coordexp.study.inputs import collect
 
     write_audit(study, audit(collect(study)))
@@ -27,7 +28,8 @@ def audit_study(study: Path) -> None:
 
 def compare_study(study: Path) -> None:
     """Compare the runs of a study (comparison.json, comparison.csv)."""
-    from coordexp.analysis.comparison.compare import compare, write_comparison
+    from coordexp.analysis.comparison.compare import compare
+    from coordexp.analysis.comparison.findings import write_comparison
     from coordexp.study.inputs import load_runs
 
     plan = read_json(study / "preregistration.json")
@@ -36,13 +38,12 @@ def compare_study(study: Path) -> None:
 
 def fitness_study(study: Path) -> None:
     """Collect the Stage-2 probes of a study's runs (probe.json)."""
+    from coordexp.analysis.comparison.findings import read_comparison
     from coordexp.analysis.comparison.probes import probe_study, read_probes
     from coordexp.study.inputs import load_runs
 
-    step, settings = (
-        read_json(study / "comparison.json")["decision_step"],
-        read_json(study / "preregistration.json")["probe"],
-    )
+    step = read_comparison(study).decision_step
+    settings = read_json(study / "preregistration.json")["probe"]
     runs = load_runs(study)
     write_json(
         study / "probe.json", probe_study(runs, read_probes(runs, step, settings), step, settings)
@@ -51,11 +52,13 @@ def fitness_study(study: Path) -> None:
 
 def recommend_study(study: Path) -> None:
     """Apply the decision rule (recommendation.json, recommendation.md)."""
+    from coordexp.analysis.audit.findings import read_audit
+    from coordexp.analysis.comparison.findings import read_comparison
     from coordexp.analysis.recommendation.recommend import recommend, write_recommendation
     from coordexp.study.inputs import load_runs
 
-    names = ("preregistration", "audit", "comparison", "probe")
-    plan, audit, comparison, probe = (read_json(study / f"{name}.json") for name in names)
+    plan, probe = read_json(study / "preregistration.json"), read_json(study / "probe.json")
+    audit, comparison = read_audit(study), read_comparison(study)
     write_recommendation(study, recommend(plan, load_runs(study), audit, comparison, probe))
 
 

@@ -192,7 +192,7 @@ def comparison_of(
         },
         "winners": {t: {} if bare and t != "1" else best_of(rows) for t in ("1", "own", "fitted")},
         "curves": [
-            {"variant": v, "seed": seed, "step": s, **{m: value(v, seed, s, m) for m in METRICS}}
+            {"variant": v, "seed": seed, "step": s, "values": {m: value(v, seed, s, m) for m in METRICS}}
             for v in variants for seed in range(seeds) for s in own[v]
         ],
         "bands": [
@@ -204,7 +204,7 @@ def comparison_of(
         "drift": [{"metric": m, "between": 0.6, "within": 0.4, "differ": m in LOWER} for m in METRICS if len(variants) > 1],
         "differences": [difference(a, b, m, last, window, seeds if tables else 0) for a, b in pairs for m in METRICS],
         "slices": {v: slices_of(v) for v in variants if tables},
-        "floor": None if bare else {
+        "resolution_limit": None if bare else {
             "best_mae_bins": 23.63, "side_px": [480, 640, 640], "best_mae_px": [11.3, 15.1, 15.1], "cell_px": 32,
             "best_mae_cells": 0.47, "p90_bins": 55.06, "p90_px": 35.2, "sentence": "0.47 of a cell", "test": "a larger image",
         },
@@ -215,13 +215,19 @@ def snapshot_row(variant: str, seeds: int, step: int) -> dict[str, Any]:
     means = {
         m: sum(value(variant, seed, step, m) for seed in range(seeds)) / seeds for m in METRICS
     }
-    return {"variant": variant, "seeds": list(range(seeds)), **means, "text_ce": 0.09, "text_token_acc": 0.97, "coord_mass": 0.99,
-            "entropy": 5.4 - LEVELS[variant][4]}  # fmt: skip
+    beside = {
+        "text_ce": 0.09,
+        "text_token_acc": 0.97,
+        "coord_mass": 0.99,
+        "entropy": 5.4 - LEVELS[variant][4],
+    }
+    return {"variant": variant, "seeds": list(range(seeds)), "values": means | beside}
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {
-        m: (min if m in LOWER else max)(rows, key=lambda row: row[m])["variant"] for m in METRICS
+        m: (min if m in LOWER else max)(rows, key=lambda row: row["values"][m])["variant"]
+        for m in METRICS
     }
 
 
@@ -288,13 +294,11 @@ def recommendation_of(comparison: dict[str, Any], seeds: int, bare: bool) -> dic
         {row["variant"]: row for row in comparison["snapshots"][0]["rows"]},
         comparison["decision_step"],
     )
-    order = sorted(rows, key=lambda v: rows[v]["expected_bin_mae"])
+    order = sorted(rows, key=lambda v: rows[v]["values"]["expected_bin_mae"])
 
     def entry(variant: str, reason: str) -> dict[str, Any]:
         path = f"results/runs/{variant}/s0-0123abcd/checkpoints/step-{step:06d}"
-        metrics = {
-            name: number for name, number in rows[variant].items() if isinstance(number, float)
-        }
+        metrics = rows[variant]["values"]
         return {"variant": variant, "seed": 0, "step": step, "checkpoint": None if bare else path,
                 "sha256": None if bare else "c" * 64, "metrics": metrics, "reasons": [reason]}  # fmt: skip
 

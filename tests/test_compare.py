@@ -10,8 +10,9 @@ import pytest
 from studies import STEPS, eval_row, write_run
 
 from coordexp.analysis.comparison.compare import compare
-from coordexp.analysis.comparison.floor import floor, vision_facts
-from coordexp.analysis.comparison.plateau import collapse_end, drift, plateau, plateaus
+from coordexp.analysis.comparison.findings import Drift, Plateau, SnapshotRow
+from coordexp.analysis.comparison.plateau import collapse_end, drifts, plateaus
+from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
 from coordexp.config.compose import load_rule
 from coordexp.storage.logs import Log, read_log
 from coordexp.storage.runs import read_manifest
@@ -27,6 +28,10 @@ def in_tmp(tmp_path, monkeypatch):
 
 def log_of(curve: dict[int, float], name: str = "coord_diag/expected_bin_mae") -> Log:
     return Log(Path("x"), evals={step: {name: value} for step, value in curve.items()})
+
+
+def plateaus_of(curve: dict[int, float]) -> list[Plateau]:
+    return plateaus([RunData("a", 0, log_of(curve))], "1")
 
 
 def load(run, variant: str, seed: int = 0) -> RunData:
@@ -46,15 +51,16 @@ def test_a_collapse_ends_where_the_curve_settles():
 def test_a_plateau_has_level_spread_and_slope_by_least_squares():
     steps = list(range(40, 721, 40))
     falling = {s: 30 - s / 100 for s in steps}
-    found = plateau(falling)
+    (found,) = plateaus_of(falling)
     tail = [s for s in steps if s > 480]
-    assert found["from_step"] == tail[0]
-    assert found["level"] == pytest.approx(np.mean([falling[s] for s in tail]))
-    assert found["spread"] == pytest.approx(falling[tail[0]] - falling[tail[-1]])
-    assert found["slope_percent_per_100_steps"] == pytest.approx(-1 / found["level"] * 100)
-    assert not found["flat"]
-    assert plateau(dict.fromkeys(steps, 24.0))["flat"]
-    assert plateau({40: 1.0, 80: 1.0}) is None
+    assert found.from_step == tail[0]
+    assert found.level == pytest.approx(np.mean([falling[s] for s in tail]))
+    assert found.spread == pytest.approx(falling[tail[0]] - falling[tail[-1]])
+    assert found.slope_percent_per_100_steps == pytest.approx(-1 / found.level * 100)
+    assert not found.flat
+    (still,) = plateaus_of(dict.fromkeys(steps, 24.0))
+    assert still.flat
+    assert plateaus_of({40: 1.0, 80: 1.0}) == []
 
 
 def test_variants_differ_only_if_farther_apart_than_one_drifts():
@@ -63,17 +69,17 @@ def test_variants_differ_only_if_farther_apart_than_one_drifts():
             v: log_of({s: base + wobble * (s % 80 == 0) for s in range(40, 721, 40)})
             for v, base in (("a", 20), ("b", level))
         }
-        return drift(plateaus([RunData(v, 0, log) for v, log in logs.items()], "1"))
+        return drifts(plateaus([RunData(v, 0, log) for v, log in logs.items()], "1"))
 
     (near,), (far,) = rows(20.5, 1.0), rows(25.0, 1.0)
-    assert near == {
-        "metric": "expected_bin_mae",
-        "between": pytest.approx(0.5),
-        "within": pytest.approx(1.0),
-        "differ": False,
-    }
-    assert far["differ"]
-    assert drift([]) == []
+    assert near.metric == "expected_bin_mae"
+    assert (near.between, near.within) == (pytest.approx(0.5), pytest.approx(1.0))
+    assert (near.differ, far.differ) == (False, True)
+    assert drifts([]) == []
+
+
+def row_of(variant: str, mae: float) -> SnapshotRow:
+    return SnapshotRow(variant, [0], {"expected_bin_mae": mae})
 
 
 @pytest.mark.parametrize(
@@ -85,28 +91,20 @@ def test_variants_differ_only_if_farther_apart_than_one_drifts():
         (80.0, False, "the cell alone does not explain"),
     ],
 )
-def test_the_floor_is_a_hypothesis_that_follows_the_numbers(mae, differ, says):
-    drifts = [{"metric": "expected_bin_mae", "differ": differ}]
-    found = floor(
-        [{"variant": "a", "expected_bin_mae": mae}, {"variant": "b", "expected_bin_mae": mae + 1}],
-        drifts,
-        [480, 640, 800],
-        32,
-    )
-    assert says in found["sentence"]
-    assert found["best_mae_px"] == pytest.approx(
-        [mae / 999 * (side - 1) for side in (480, 640, 800)]
-    )
-    assert found["best_mae_cells"] == pytest.approx(mae / 999 * 639 / 32)
+def test_the_resolution_limit_is_a_hypothesis_that_follows_the_numbers(mae, differ, says):
+    rows = [row_of("a", mae), row_of("b", mae + 1)]
+    drift = Drift("expected_bin_mae", between=1.0, within=1.0, differ=differ)
+    found = resolution_limit(rows, [drift], [480, 640, 800], 32)
+    assert says in found.sentence
+    assert found.best_mae_px == pytest.approx([mae / 999 * (side - 1) for side in (480, 640, 800)])
+    assert found.best_mae_cells == pytest.approx(mae / 999 * 639 / 32)
 
 
-def test_without_image_sizes_there_is_no_floor():
-    rows = [{"variant": "a", "expected_bin_mae": 24.0}]
-    assert floor(rows, [], *vision_facts([], None)) is None
-    assert (
-        floor(rows, [], *vision_facts([], {"side_px": 640, "cell_px": None}))["best_mae_cells"]
-        is None
-    )
+def test_without_image_sizes_there_is_no_resolution_limit():
+    rows = [row_of("a", 24.0)]
+    assert resolution_limit(rows, [], *vision_facts([], None)) is None
+    side_alone = vision_facts([], {"side_px": 640, "cell_px": None})
+    assert resolution_limit(rows, [], *side_alone).best_mae_cells is None
 
 
 def test_sizes_come_from_the_manifest():
@@ -128,22 +126,22 @@ def test_differences_are_those_of_the_shared_seeds_and_their_tables():
         for s, mae in enumerate(finals["b"])
     ]
     comparison = compare(runs, RULE)
-    (found,) = [d for d in comparison["differences"] if d["metric"] == "expected_bin_mae"]
+    (found,) = [d for d in comparison.differences if d.metric == "expected_bin_mae"]
     errors = [
         (t["expected_bin_t1"] - t["gt_bin"]).abs().mean()
         for t in (pd.read_parquet(r.run.table(STEPS[-1])) for r in runs)
     ]
     expected = np.mean(errors[3:]) - np.mean(errors[:2])  # seed 2 of `a` has no partner
-    assert found["difference"] == pytest.approx(expected)
-    assert found["interval"]["method"] == "paired bootstrap over images"
-    assert found["interval"]["low"] < expected < found["interval"]["high"]
-    assert found["window"]["n"] == len(comparison["window"]["steps"]) == 5
-    assert comparison["stability"]["expected_bin_mae"]["last_winner"] == "a"
-    bands = [b for b in comparison["bands"] if b["metric"] == "expected_bin_mae"]
-    assert {b["variant"] for b in bands} == {"a", "b"}
+    assert found.difference == pytest.approx(expected)
+    assert found.interval.method == "paired bootstrap over images"
+    assert found.interval.low < expected < found.interval.high
+    assert found.window.n == len(comparison.window.steps) == 5
+    assert comparison.stability["expected_bin_mae"].last_winner == "a"
+    bands = [b for b in comparison.bands if b.metric == "expected_bin_mae"]
+    assert {b.variant for b in bands} == {"a", "b"}
     for band in bands:
-        mean = np.mean(errors[:3] if band["variant"] == "a" else errors[3:])
-        assert band["low"] < mean < band["high"]
+        mean = np.mean(errors[:3] if band.variant == "a" else errors[3:])
+        assert band.low < mean < band.high
 
 
 def test_other_validation_images_cannot_be_paired():
@@ -155,7 +153,7 @@ def test_other_validation_images_cannot_be_paired():
     table = pd.read_parquet(path)
     table["image_id"] += 1000
     table.to_parquet(path)
-    assert all(d["interval"] is None for d in compare(runs, RULE)["differences"])
+    assert all(d.interval is None for d in compare(runs, RULE).differences)
 
 
 def test_later_steps_that_only_some_share_are_shown_and_decide_nothing():
@@ -163,6 +161,6 @@ def test_later_steps_that_only_some_share_are_shown_and_decide_nothing():
         return RunData(name, 0, log_of(dict.fromkeys(range(40, last + 1, 40), mae)))
 
     found = compare([run("a", 120, 20.0), run("b", 200, 10.0), run("c", 160, 30.0)], RULE)
-    assert found["decision_step"] == 120
-    assert [(s["step"], [r["variant"] for r in s["rows"]]) for s in found["snapshots"]] == [
+    assert found.decision_step == 120
+    assert [(s.step, [r.variant for r in s.rows]) for s in found.snapshots] == [
         (120, ["a", "b", "c"]), (160, ["b", "c"]), (200, ["b"])]  # fmt: skip

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from coordexp.analysis.audit.findings import Audit
+from coordexp.analysis.comparison.findings import (
+    Comparison,
+    Difference,
+    Plateau,
+    Stability,
+    StepWinner,
+    TemperatureRow,
+    Window,
+)
 from coordexp.analysis.comparison.statistics import bootstrap_estimate, crossed_estimate
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
 from coordexp.analysis.recommendation.doubts import alerts, caveats, would_overturn, would_take
@@ -48,24 +58,42 @@ def facts(
     rows = {"best": {"expected_bin_mae": 20.0}} | {
         v: {"expected_bin_mae": 20.0 + lead} for v, lead in leads.items()
     }
-    differences = [
-        {"first": "best", "second": v, "metric": "expected_bin_mae", "difference": lead, "margin": margin,
-         "interval": asdict(estimate(lead, n_seeds, **more.get("spread", {}))) if n_seeds else None}
-        for v, lead in leads.items()
-    ]  # fmt: skip
+    differences = []
+    for v, lead in leads.items():
+        interval = None
+        if n_seeds:
+            interval = estimate(lead, n_seeds, **more.get("spread", {}))
+            interval = replace(interval, n_images=N_IMAGES)
+        differences.append(
+            Difference("best", v, "expected_bin_mae", margin, lead, interval, window=None)
+        )
     runs = [
         RunData(v, seed, Log(None), None, more.get("manifest"))
         for v in rows
         for seed in range(max(n_seeds, 1))
     ]  # type: ignore[arg-type]
-    table = [{"variant": v, **row, "used": [1.0]} for v, row in rows.items()]
-    comparison = {"differences": differences, "temperatures": {"1": table, "own": more.get("own", table)}, "plateau": [],
-                  "stability": more.get("stability", {}), "window": {"share": 0.5, "steps": [40, 80, 120]}}  # fmt: skip
+    table = [TemperatureRow(v, [0], row, [1.0]) for v, row in rows.items()]
+    comparison = Comparison(
+        temperature="1",
+        common_steps=[40, 80, 120],
+        decision_step=120,
+        window=Window(0.5, [40, 80, 120]),
+        snapshots=[],
+        temperatures={"1": table, "own": more.get("own", table)},
+        winners={},
+        curves=[],
+        bands=[],
+        stability=more.get("stability", {}),
+        plateau=more.get("plateau", []),
+        drift=[],
+        differences=differences,
+        slices={},
+        resolution_limit=None,
+    )
     plan = {"rule": rule, "rule_sha256": digest(rule), "earlier_studies": [], "runs": [{"variant": "best", "seed": 0,
             "existing": False, "registered": False}]} | (study or {})  # fmt: skip
-    return Facts(
-        plan, rule, runs, {"differences": more.get("confounds", [])}, comparison, rows, "best"
-    )
+    audit = Audit([], more.get("confounds", []), [])
+    return Facts(plan, rule, runs, audit, comparison, rows, "best")
 
 
 def grade(f: Facts) -> tuple[str, str]:
@@ -117,8 +145,8 @@ def test_holm_counts_every_rival():
 
 
 CAPS = {
-    "temperature": ({"own": [{"variant": "best", "expected_bin_mae": 22.0, "used": []},
-                             {"variant": "a", "expected_bin_mae": 21.0, "used": []}]}, "temperature_sensitive"),
+    "temperature": ({"own": [TemperatureRow("best", [0], {"expected_bin_mae": 22.0}, []),
+                             TemperatureRow("a", [0], {"expected_bin_mae": 21.0}, [])]}, "temperature_sensitive"),
     "confound": ({"confounds": ["optim.lr: best 1, a 2"]}, "differ outside the variant"),
     "post hoc": ({"study": {"runs": [{"variant": "a", "seed": 0, "existing": True, "registered": False}]}}, "post hoc"),
     "changed rule": ({"study": {"runs": [{"variant": "a", "seed": 0, "existing": True, "registered": True}],
@@ -164,7 +192,8 @@ def test_the_lead_is_turned_so_that_positive_means_the_primary_is_better():
     for name in METRICS:
         f = facts({"a": 1.0}, 6)
         f.rule["metrics"] = [name]
-        f.comparison["differences"][0] |= {"metric": name, "margin": 0.5}
+        (difference,) = f.comparison.differences
+        f.comparison.differences[0] = replace(difference, metric=name, margin=0.5)
         (found,) = confirmatory(f)
         sign = 1 if METRICS[name].lower_is_better else -1  # `a` minus `best` is +1
         assert found["lead"] == sign
@@ -191,7 +220,6 @@ def test_one_seed_names_the_seed_sd_that_flips_it_and_what_it_would_take():
         "other seeds: the MAE lead over a is 0.40 bins; if it is the true one, at a seed SD of 0.28 bins"
     )
     assert line.endswith("; the margin is 0.50 bins")
-    f.comparison["differences"][0]["interval"]["n_images"] = N_IMAGES
     (line,) = would_take(f)
     seeds = int(line.split()[0])
     assert 3 < seeds < 20
@@ -201,7 +229,6 @@ def test_one_seed_names_the_seed_sd_that_flips_it_and_what_it_would_take():
 
 def test_where_images_are_the_limit_it_says_how_many():
     f = facts({"a": 0.4}, 1, spread={"image_se": 0.5})
-    f.comparison["differences"][0]["interval"]["n_images"] = N_IMAGES
     (line,) = would_take(f)
     images = int(line.split()[0].replace(",", ""))
     assert images == pytest.approx(N_IMAGES * (1.96 * 0.5 / 0.5) ** 2, rel=0.05)
@@ -218,20 +245,8 @@ def test_several_seeds_give_a_probability_and_a_measured_need():
 
 
 def test_another_stopping_point_is_named():
-    winners = [
-        {"step": 40, "winner": "a"},
-        {"step": 80, "winner": "best"},
-        {"step": 120, "winner": "best"},
-    ]
-    stability = {
-        "expected_bin_mae": {
-            "winners": winners,
-            "last_winner": "best",
-            "settled_from": 80,
-            "leave_one_block_out": [],
-            "share": 0.67,
-        }
-    }
+    winners = [StepWinner(40, "a"), StepWinner(80, "best"), StepWinner(120, "best")]
+    stability = {"expected_bin_mae": Stability(winners, "best", 80, [], 0.67)}
     lines = would_overturn(facts({"a": 1.0}, 1, stability=stability), probed=False)
     assert "another stopping point: at 1 of the last 3 evaluations a led on MAE" in lines
 
@@ -244,14 +259,9 @@ def test_a_rehearsal_on_drawn_pictures_says_so():
 
 
 def test_caveats_group_slopes_by_variant():
-    f = facts({"a": 1.0}, 3)
-    f.comparison["plateau"] = [
-        {
-            "variant": "a",
-            "metric": "expected_bin_mae",
-            "flat": False,
-            "slope_percent_per_100_steps": slope,
-        }
-        for slope in (-3.0, -5.0)
+    plateaus = [
+        Plateau(f"a s{seed}", "a", seed, "expected_bin_mae", 40, 80, 20.0, 1.0, slope, flat=False)
+        for seed, slope in enumerate((-3.0, -5.0))
     ]
+    f = facts({"a": 1.0}, 3, plateau=plateaus)
     assert caveats(f)[-1].endswith("(% per 100 steps: a -5.0 to -3.0)")

@@ -59,7 +59,7 @@ def test_the_entry_in_the_docs_is_all_that_a_new_metric_takes(tmp_path, monkeypa
     comparison = read_json(study / "comparison.json")
     for row, run in zip(comparison["snapshots"][0]["rows"], runs, strict=True):
         table = pd.read_parquet(run.table(comparison["decision_step"]))
-        assert row["within_8_bins"] == pytest.approx(
+        assert row["values"]["within_8_bins"] == pytest.approx(
             ((table["expected_bin_t1"] - table["gt_bin"]).abs() <= 8).mean()
         )
     entry = next(d for d in comparison["differences"] if d["metric"] == "within_8_bins")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from note import NOTE, VARIANTS, published, write_log
 
-from coordexp.analysis.comparison.floor import bins_to_px
+from coordexp.analysis.comparison.resolution_limit import bins_to_px
 from coordexp.cli import main
 
 RULE = "decision_step: '640'\n"
@@ -49,7 +49,7 @@ def test_the_tables_are_the_notes(tmp_path):
     assert [snapshot["step"] for snapshot in comparison["snapshots"]] == [640, 720]
     for snapshot in comparison["snapshots"]:
         rows = {
-            row["variant"]: {name: row[name] for name in NOTE["metrics"]}
+            row["variant"]: {name: row["values"][name] for name in NOTE["metrics"]}
             for row in snapshot["rows"]
         }
         assert rows == published(snapshot["step"])
@@ -109,10 +109,10 @@ def test_logs_alone_never_claim(tmp_path):
 def test_pixels_and_patches(tmp_path):
     assert bins_to_px(24, 640) == pytest.approx(15.4, abs=0.05)
     assert bins_to_px(55, 640) == pytest.approx(35.2, abs=0.05)
-    floor = read(compare(tmp_path), "comparison")["floor"]
-    assert floor["best_mae_px"] == pytest.approx([23.6342 / 999 * 639] * 3)
-    assert floor["best_mae_cells"] == pytest.approx(15.117 / 32, abs=1e-3)  # half a 32-px patch
-    assert "data.image_size" in floor["test"]
+    limit = read(compare(tmp_path), "comparison")["resolution_limit"]
+    assert limit["best_mae_px"] == pytest.approx([23.6342 / 999 * 639] * 3)
+    assert limit["best_mae_cells"] == pytest.approx(15.117 / 32, abs=1e-3)  # half a 32-px patch
+    assert "data.image_size" in limit["test"]
 
 
 def test_ratios_plateau_and_steps_on_synthetic_rows(tmp_path):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from coordexp.analysis.comparison.findings import Difference, WindowSummary
 from coordexp.analysis.comparison.leads import Lead, leads
+from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.report.commands import compare_command, run_commands, study_command
 from coordexp.report.numbers import duration, lead_value, metric_value, moment, number, probability
 from coordexp.report.tables import alike, check_table, plateau_table, spread_of, unchecked
@@ -17,11 +20,21 @@ from coordexp.storage.files import read_json
 from coordexp.study.plan import plan_study
 from coordexp.study.preregistration import preregister
 
-INTERVAL = {"low": 0.1, "high": 0.9, "share_above_0": 0.98, "method": "a method", "seed_var": 0.3, "image_var": 0.5,
-            "interaction_var": 0.2}  # fmt: skip
-WINDOW = {"n": 9, "median": 0.4, "min": -0.2, "max": 0.7, "share_above_0": 0.75}
-WORSE_ERROR = {"first": "a", "second": "b", "metric": "expected_bin_mae", "difference": 0.5, "margin": 0.2, "interval": INTERVAL,
-               "window": WINDOW}  # fmt: skip
+INTERVAL = Estimate(
+    difference=0.5,
+    low=0.1,
+    high=0.9,
+    se=0.2,
+    df=None,
+    share_above_0=0.98,
+    p_value=None,
+    method="a method",
+    seed_var=0.3,
+    image_var=0.5,
+    interaction_var=0.2,
+)
+WINDOW = WindowSummary(n=9, median=0.4, min=-0.2, max=0.7, share_above_0=0.75)
+WORSE_ERROR = Difference("a", "b", "expected_bin_mae", 0.2, 0.5, INTERVAL, WINDOW)
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +43,7 @@ def here(in_tmp: Path) -> Path:
 
 
 def test_a_lead_is_positive_where_the_first_is_better() -> None:
-    worse_accuracy = WORSE_ERROR | {
-        "metric": "coord_token_acc",
-        "difference": -0.5,
-        "interval": None,
-        "window": None,
-    }
+    worse_accuracy = Difference("a", "b", "coord_token_acc", 0.2, -0.5, None, None)
     mae, accuracy = leads([WORSE_ERROR, worse_accuracy], "a")
     assert (mae.first, mae.value, mae.low, mae.high, mae.win_probability) == (
         "a",
@@ -76,20 +84,12 @@ def test_a_lead_is_positive_where_the_first_is_better() -> None:
 
 
 def test_an_empty_window_and_an_unseen_variance_are_nothing() -> None:
-    unseen = INTERVAL | {"seed_var": None, "interaction_var": None}
-    empty = {"n": 0, "median": None, "min": None, "max": None, "share_above_0": None}
-    (lead,) = leads([WORSE_ERROR | {"interval": unseen, "window": empty}], "a")
+    unseen = replace(INTERVAL, seed_var=None, interaction_var=None)
+    empty = WindowSummary(0, None, None, None, None)
+    (lead,) = leads([replace(WORSE_ERROR, interval=unseen, window=empty)], "a")
     assert (lead.seed_share, lead.window) == (None, None)
-    (still,) = leads(
-        [
-            WORSE_ERROR
-            | {
-                "interval": INTERVAL
-                | dict.fromkeys(("seed_var", "image_var", "interaction_var"), 0.0)
-            }
-        ],
-        "a",
-    )
+    no_variance = replace(INTERVAL, seed_var=0.0, image_var=0.0, interaction_var=0.0)
+    (still,) = leads([replace(WORSE_ERROR, interval=no_variance)], "a")
     assert still.seed_share is None
 
 
@@ -109,7 +109,8 @@ def test_an_empty_window_and_an_unseen_variance_are_nothing() -> None:
     ],
 )
 def test_what_is_said_of_a_lead(low, high, margin, verdict, unresolved) -> None:
-    lead = Lead("a", "b", "expected_bin_mae", 0.8, margin, low, high)
+    interval = None if low is None else replace(INTERVAL, low=low, high=high)
+    lead = Lead("a", "b", "expected_bin_mae", 0.8, margin, interval)
     assert (lead.verdict, lead.unresolved) == (verdict, unresolved)
 
 

@@ -128,7 +128,8 @@ def test_every_number_of_the_snapshot_is_there_and_the_best_is_bold() -> None:
     section = found.html[found.html.index('id="snapshots"') : found.html.index('id="curves"')]
     for row in rows:
         for metric in METRICS:
-            shown = f"{row[metric]:.2f}" if metric in METRICS[:3] else f"{row[metric]:.4f}"
+            value = row["values"][metric]
+            shown = f"{value:.2f}" if metric in METRICS[:3] else f"{value:.4f}"
             assert (
                 f'<td class="n{" best" if row["variant"] == "pure_ce" else ""}">{shown}' in section
             )
@@ -259,7 +260,7 @@ def test_temperatures_plateaus_and_the_floor() -> None:
 
 def test_a_floor_without_a_cell_and_of_one_size() -> None:
     study = study_files()
-    change(study, "comparison", lambda c: c["floor"].update(
+    change(study, "comparison", lambda c: c["resolution_limit"].update(
         cell_px=None, best_mae_cells=None, side_px=[640, 640, 640], p90_bins=None, p90_px=None))  # fmt: skip
     plateau = page(study).section("plateau")
     assert "15.1 px on an image side of 640 px (23.63 / 999 · 639 px). What it suggests" in plateau

@@ -15,6 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
+from coordexp.analysis.comparison.findings import Stability, WindowSummary
 from coordexp.analysis.comparison.stability import rank_stability, window_summary
 from coordexp.analysis.comparison.statistics import (
     Estimate,
@@ -428,9 +429,13 @@ A, B = (
 )
 
 
+def winners(found: Stability) -> list[tuple[int, str | None]]:
+    return [(at.step, at.winner) for at in found.winners]
+
+
 def test_rank_stability_by_hand():
     found = rank_stability({"a": A, "b": B}, list(A), lower_is_better=True)
-    assert found.winners == [
+    assert winners(found) == [
         (10, "a"),
         (20, "b"),
         (30, None),
@@ -461,7 +466,7 @@ def test_a_lead_that_hangs_on_one_block_is_shown():
 def test_only_exact_common_finite_steps_count():
     gappy = {s: v for s, v in B.items() if s != 20} | {40: math.nan, 55: 0.0}
     found = rank_stability({"a": A, "b": gappy}, [20, 30, 40, 50, 55, 60], lower_is_better=True)
-    assert found.winners == [(30, None), (50, "a"), (60, "a")]
+    assert winners(found) == [(30, None), (50, "a"), (60, "a")]
     assert rank_stability({"a": A, "b": {}}, list(A), True).last_winner is None
     assert rank_stability({}, [1], True).settled_from is None
 
@@ -477,11 +482,11 @@ def test_rank_stability_against_brute_force(values, lower):
         name: {s: float(row[i]) for s, row in enumerate(values)} for i, name in enumerate("abc")
     }
     found = rank_stability(curves, range(len(values)), lower)
-    for step, winner in found.winners:
+    for step, winner in winners(found):
         beats = [n for n in curves if all(m == n or ((curves[n][step] < curves[m][step]) == lower
                  and curves[n][step] != curves[m][step]) for m in curves)]  # fmt: skip
         assert [winner] == (beats or [None])
-    names = [winner for _, winner in found.winners]
+    names = [winner for _, winner in winners(found)]
     assert found.last_winner == names[-1]
     settled = [s for s in range(len(names)) if names[-1] and set(names[s:]) == {names[-1]}]
     assert found.settled_from == (settled[0] if settled else None)
@@ -490,21 +495,9 @@ def test_rank_stability_against_brute_force(values, lower):
 
 def test_window_summary():
     found = window_summary(A, B, list(A))
-    assert found == {
-        "n": 8,
-        "median": 1.0,
-        "min": -1,
-        "max": 1,
-        "share_above_0": 6.5 / 8,
-    }  # one tie
-    assert window_summary(A, {20: 5.0, 30: math.nan, 31: 9.0}, [20, 30, 31])["n"] == 1
-    assert window_summary(A, B, [999]) == {
-        "n": 0,
-        "median": None,
-        "min": None,
-        "max": None,
-        "share_above_0": None,
-    }
+    assert found == WindowSummary(8, 1.0, -1, 1, 6.5 / 8)  # one tie
+    assert window_summary(A, {20: 5.0, 30: math.nan, 31: 9.0}, [20, 30, 31]).n == 1
+    assert window_summary(A, B, [999]) == WindowSummary(0, None, None, None, None)
 
 
 # ---- calibration, as docs/calibration.md claims it: fewer studies, the same seeds each time ----

@@ -19,8 +19,8 @@ def by_seed(rows: Sequence[Mapping[str, Any]], variant: str, name: str) -> Seeds
     """A variant's curves of a metric; seeds without it have none."""
     found: Seeds = {}
     for row in sorted(rows, key=lambda row: (row["seed"], row["step"])):
-        if row["variant"] == variant and name in row:
-            found.setdefault(row["seed"], {})[row["step"]] = row[name]
+        if row["variant"] == variant and name in row["values"]:
+            found.setdefault(row["seed"], {})[row["step"]] = row["values"][name]
     return found
 
 
@@ -48,7 +48,7 @@ def leads_of(first: Seeds, second: Seeds, lower_is_better: bool) -> Seeds:
 
 def present(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
     """The comparable metrics that any of these rows holds."""
-    return [m for m in METRICS.values() if any(m.name in row for row in rows)]
+    return [m for m in METRICS.values() if any(m.name in row["values"] for row in rows)]
 
 
 def with_unit(m: Metric) -> str:

@@ -92,8 +92,8 @@ def seeds_at(comparison: dict[str, Any], m: Metric) -> dict[str, list[float]]:
     """Each seed's value at the decision step, by variant."""
     found: dict[str, list[float]] = {}
     for row in comparison["curves"]:
-        if row["step"] == comparison["decision_step"] and m.name in row:
-            found.setdefault(row["variant"], []).append(row[m.name])
+        if row["step"] == comparison["decision_step"] and m.name in row["values"]:
+            found.setdefault(row["variant"], []).append(row["values"][m.name])
     return found
 
 
@@ -106,24 +106,25 @@ def values_panel(
     look: dict[str, Look],
 ) -> Iterator[str]:
     """A point a variant with its value over it; its seeds as small ticks."""
-    shown = [row[m.name] for row in rows if m.name in row] + [
+    shown = [row["values"][m.name] for row in rows if m.name in row["values"]] + [
         value for values in seeds.values() for value in values
     ]
     panel = Panel(Scale(*plot.spanning(shown, 0.25), *column), Scale(0, len(rows), *between))
     yield plot.heading(panel, with_unit(m), outdent=0)
     yield from frame(panel)
     for i, row in enumerate(rows):
-        if m.name not in row:
+        if m.name not in row["values"]:
             continue
-        at, style = panel.at(row[m.name], i + 0.5 + 5 / VALUE_ROW), look[row["variant"]]
-        for value in seeds[row["variant"]] if len(seeds[row["variant"]]) > 1 else []:
-            x = panel.x(value)
+        value = row["values"][m.name]
+        at, style = panel.at(value, i + 0.5 + 5 / VALUE_ROW), look[row["variant"]]
+        for of_seed in seeds[row["variant"]] if len(seeds[row["variant"]]) > 1 else []:
+            x = panel.x(of_seed)
             yield path([(x, at[1] - 6), (x, at[1] + 6)], style.colour, width=1.3)
         yield glyph(style, at, 4.2, title=row["variant"])
         yield text(
             at[0],
             at[1] - 9,
-            f"{row[m.name]:.2f}" if m.unit else f"{row[m.name]:.4f}",
+            f"{value:.2f}" if m.unit else f"{value:.4f}",
             "middle",
             11.5,
         )

@@ -8,8 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from msgspec import convert
 
 from coordexp.analysis.audit.ratios import CONSISTENT
+from coordexp.analysis.comparison.findings import Difference
 from coordexp.analysis.comparison.leads import leads
 from coordexp.analysis.recommendation.card import verdict
 from coordexp.metrics import METRICS, SIGNALS
@@ -66,7 +68,7 @@ def page_values(study: dict[str, Any]) -> dict[str, Any]:
     """What the template lays out: the study's files as they are, and the tables made from them."""
     found, comparison, audit = study["recommendation"], study["comparison"], study["audit"]
     primary = found["primary"]["variant"] if found["primary"] else None
-    pairs = leads(comparison["differences"], primary)
+    pairs = leads(convert(comparison["differences"], list[Difference]), primary)
     headline, _, reason = verdict(found).partition(": ")
     roles = [(role, found[role]) for role in ("primary", "secondary") if found[role]]
     roles += [(role, entry) for role in ("optional", "tied") for entry in found[role]]
@@ -84,7 +86,9 @@ def page_values(study: dict[str, Any]) -> dict[str, Any]:
         "roles": roles,
         "role_columns": columns,
         "role_best": {
-            m.name: tables.best_of([{"variant": e["variant"], **e["metrics"]} for _, e in roles], m)
+            m.name: tables.best_of(
+                [{"variant": e["variant"], "values": e["metrics"]} for _, e in roles], m
+            )
             for m in columns
         },
         "grades": GRADES,

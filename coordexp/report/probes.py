@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from coordexp.analysis.comparison.leads import Lead, leads
+from coordexp.analysis.comparison.probes import signal_differences
 from coordexp.metrics import SIGNALS
 from coordexp.report import plot
 from coordexp.report.plot import Panel
@@ -60,26 +62,13 @@ def signal_table(probe: dict[str, Any], primary: str | None) -> dict[str, Any]:
         if s.lower_is_better is not None and len(held) > 1:
             top = (min if s.lower_is_better else max)(held.values())
             best[s.name] = [v for v, value in held.items() if value == top]
-    leads: dict[str, dict[str, dict[str, float]]] = {}
-    for d in probe["differences"]:
-        if (
-            primary in (d["first"], d["second"])
-            and SIGNALS[d["signal"]].lower_is_better is not None
-        ):
-            sign = (1 if d["second"] == primary else -1) * (
-                -1 if SIGNALS[d["signal"]].lower_is_better else 1
-            )
-            rival = d["first"] if d["second"] == primary else d["second"]
-            low, high = sorted((sign * d["low"], sign * d["high"]))
-            leads.setdefault(d["signal"], {})[rival] = {
-                "lead": sign * d["difference"] + 0.0,
-                "low": low,
-                "high": high,
-            }
+    by_signal: dict[str, dict[str, Lead]] = {}
+    for lead in leads(signal_differences(probe), primary) if primary else []:
+        by_signal.setdefault(lead.metric, {})[lead.second] = lead
     return {
         "signals": shown,
         "best": best,
-        "leads": leads,
+        "leads": by_signal,
         "variants": list(means),
         "rivals": [v for v in means if v != primary],
     }

@@ -21,12 +21,12 @@ TEMPERATURES = {"1": "T = 1", "own": "own T", "fitted": "fitted T"}
 
 def shared_columns(rows: Sequence[dict[str, Any]]) -> list[Metric]:
     """The comparable metrics that any of these rows holds."""
-    return [m for m in METRICS.values() if any(m.name in row for row in rows)]
+    return [m for m in METRICS.values() if any(m.name in row["values"] for row in rows)]
 
 
 def best_of(rows: Sequence[dict[str, Any]], m: Metric) -> str | None:
     """Who holds the best value; nobody where there is nobody else to beat, or where several hold it."""
-    values = {row["variant"]: row[m.name] for row in rows if m.name in row}
+    values = {row["variant"]: row["values"][m.name] for row in rows if m.name in row["values"]}
     return m.best(values) if len(values) > 1 else None
 
 
@@ -45,7 +45,7 @@ def beside_columns(snapshots: Sequence[dict[str, Any]]) -> list[Metric]:
     return [
         m
         for m in BESIDE.values()
-        if any(m.name in row for table in snapshots[:1] for row in table["rows"])
+        if any(m.name in row["values"] for table in snapshots[:1] for row in table["rows"])
     ]
 
 

@@ -6,18 +6,9 @@ A ratio near 1 in a log does not prove the gradients; the pre-flight recorded in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from coordexp.analysis.audit.identity import (
-    Validation,
-    identity_checks,
-    not_checked,
-    train_setting,
-    validation_of,
-)
+from coordexp.analysis.audit.findings import Audit, FamilyRatios, RunAudit
 from coordexp.analysis.audit.ratios import (
-    CONSISTENT,
     FAMILIES,
     TERMS,
     family_ratios,
@@ -33,12 +24,16 @@ from coordexp.analysis.audit.rows import (
     other_variant,
     switch,
 )
+from coordexp.analysis.audit.run_consistency import (
+    Validation,
+    consistency_checks,
+    not_checked,
+    train_setting,
+    validation_of,
+)
 from coordexp.config.compose import flatten
-from coordexp.storage.files import write_csv, write_json
 from coordexp.storage.logs import Log
 from coordexp.study.inputs import RunData
-
-__all__ = ["CONSISTENT", "FAMILIES", "audit", "audit_run", "write_audit"]
 
 PASSING = ("consistent", "not identifiable")
 BOOKKEEPING = {
@@ -46,7 +41,7 @@ BOOKKEEPING = {
 }
 
 
-def audit(runs: Sequence[RunData]) -> dict[str, Any]:
+def audit(runs: Sequence[RunData]) -> Audit:
     """The audit of a study.
 
     runs: an entry a run (`audit_run`).  differences: settings outside `variant` that are not the same in every run.
@@ -57,11 +52,11 @@ def audit(runs: Sequence[RunData]) -> dict[str, Any]:
     """
     validation = validation_of(runs)
     entries = [audit_run(run, runs, validation) for run in runs]
-    passed = [f"{e['variant']} s{e['seed']}" for e in entries if e["passed"]]
-    return {"runs": entries, "differences": config_differences(runs), "passed": passed}
+    passed = [entry.name for entry in entries if entry.passed]
+    return Audit(entries, config_differences(runs), passed)
 
 
-def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> dict[str, Any]:
+def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> RunAudit:
     """What is known for and against one run of a study.
 
     grad_accumulation_steps: from the log, else from the configuration; None where neither says.
@@ -78,25 +73,23 @@ def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> 
         if applicable(run.log, family)
     }
     verdict, why = verdict_on(run, families, gas)
-    checks = [*log_checks(run), *identity_checks(run, runs, validation)]
-    return {
-        "variant": run.variant,
-        "seed": run.seed,
-        "grad_accumulation_steps": gas,
-        "families": families,
-        "verdict": verdict,
-        "why": why,
-        "overfit_ratio": overfit_ratio(run.log),
-        "checks": checks,
-        "not_checked": not_checked(run)
-        + (
-            []
-            if declared(run)
-            else [f"{run.variant} has no file in conf/variant: whether the log is of it"]
-        ),
-        "warnings": run.log.warnings,
-        "passed": verdict in PASSING and all(c["passed"] is not False for c in checks),
-    }
+    checks = [*log_checks(run), *consistency_checks(run, runs, validation)]
+    unchecked = not_checked(run)
+    if not declared(run):
+        unchecked.append(f"{run.variant} has no file in conf/variant: whether the log is of it")
+    return RunAudit(
+        variant=run.variant,
+        seed=run.seed,
+        grad_accumulation_steps=gas,
+        families=families,
+        verdict=verdict,
+        why=why,
+        overfit_ratio=overfit_ratio(run.log),
+        checks=checks,
+        not_checked=unchecked,
+        warnings=run.log.warnings,
+        passed=verdict in PASSING and all(check.passed is not False for check in checks),
+    )
 
 
 def accumulation(run: RunData) -> float | None:
@@ -123,7 +116,7 @@ def applicable(log: Log, family: str) -> bool:
 
 
 def verdict_on(
-    run: RunData, families: dict[str, dict[str, Any]], gas: float | None
+    run: RunData, families: dict[str, FamilyRatios], gas: float | None
 ) -> tuple[str, str]:
     """The gravest thing that the log shows, and its reason."""
     if broken := not_finite(run.log):
@@ -169,15 +162,3 @@ def config_differences(runs: Sequence[RunData]) -> list[str]:
                 + ", ".join(f"{' and '.join(names)} {value}" for value, names in holders.items())
             )
     return differences
-
-
-def write_audit(study_dir: Path, found: dict[str, Any]) -> None:
-    """audit.json, and audit.csv with a row a run and family."""
-    rows = [
-        {"variant": e["variant"], "seed": e["seed"], "family": family, "verdict": e["verdict"], "passed": e["passed"],
-         **{key: f[key] for key in ("from_step", "n", "median", "min", "max")}}
-        for e in found["runs"]
-        for family, f in e["families"].items()
-    ]  # fmt: skip
-    write_json(study_dir / "audit.json", found)
-    write_csv(study_dir / "audit.csv", rows)

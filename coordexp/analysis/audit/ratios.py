@@ -13,10 +13,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from coordexp.analysis.audit.findings import FamilyRatios, RatioPair
 from coordexp.storage.logs import Log, Row
 
 FAMILIES = ("loss", "base_ce/loss", "coord_softce_w1/loss")
@@ -89,42 +89,23 @@ class Judged:
     overfit: bool = False  # the ratio is off, and the model, not the scale, is why
 
 
-def family_ratios(log: Log, family: str) -> dict[str, Any]:
-    """Every pair of a family, and the summary of those from `from_step` on.
-
-    pairs: [{step, train_step, ratio, subset_ratio (train over the evaluation of train images, or None)}].
-    n, median, min, max: of the ratios that count; None where there are none.
-    """
+def family_ratios(log: Log, family: str) -> FamilyRatios:
+    """Every pair of a family, and the summary of those from `from_step` on."""
     trained = sorted(step for step, row in log.train.items() if family in row)
-    pairs: list[dict[str, Any]] = []
+    pairs: list[RatioPair] = []
     for step, row in sorted(log.evals.items()):
         before = bisect_right(trained, step)
         train = log.train[trained[before - 1]] if before else {}
         if (ratio := _ratio(train, row, family)) is not None:
             subset = _ratio(train, row, family, SUBSET)
-            pairs.append(
-                {
-                    "step": step,
-                    "train_step": trained[before - 1],
-                    "ratio": ratio,
-                    "subset_ratio": subset,
-                }
-            )
+            pairs.append(RatioPair(step, trained[before - 1], ratio, subset))
     start = from_step(log, family, pairs, trained)
-    ratios: list[float] = [pair["ratio"] for pair in pairs if pair["step"] >= start]
-    found = (
-        {"median": float(np.median(ratios)), "min": min(ratios), "max": max(ratios)}
-        if ratios
-        else {}
+    ratios = [pair.ratio for pair in pairs if pair.step >= start]
+    if not ratios:
+        return FamilyRatios(pairs, start, 0, None, None, None)
+    return FamilyRatios(
+        pairs, start, len(ratios), float(np.median(ratios)), min(ratios), max(ratios)
     )
-    return {
-        "pairs": pairs,
-        "from_step": start,
-        "n": len(ratios),
-        "median": None,
-        "min": None,
-        "max": None,
-    } | found
 
 
 def _ratio(train: Row, evaluated: Row, family: str, prefix: str = "") -> float | None:
@@ -137,19 +118,17 @@ def _ratio(train: Row, evaluated: Row, family: str, prefix: str = "") -> float |
     )
 
 
-def from_step(
-    log: Log, family: str, pairs: Sequence[dict[str, Any]], trained: Sequence[int]
-) -> int:
+def from_step(log: Log, family: str, pairs: Sequence[RatioPair], trained: Sequence[int]) -> int:
     """The first step that counts: from there on the eval value falls by less than LAG over a train row's window.
 
     A window reaches back to the train row before, and at least half way to the evaluation before. Where a value never
     settles, the second half of the run counts.
     """
     if len(pairs) < 2:
-        return pairs[0]["step"] if pairs else 0
-    steps = np.array([pair["step"] for pair in pairs], dtype=float)
-    values = np.log([log.evals[pair["step"]][family] for pair in pairs])
-    rows_before = [trained[max(bisect_right(trained, pair["train_step"]) - 2, 0)] for pair in pairs]
+        return pairs[0].step if pairs else 0
+    steps = np.array([pair.step for pair in pairs], dtype=float)
+    values = np.log([log.evals[pair.step][family] for pair in pairs])
+    rows_before = [trained[max(bisect_right(trained, pair.train_step) - 2, 0)] for pair in pairs]
     window_starts = np.minimum(
         rows_before, steps - np.diff(steps, prepend=2 * steps[0] - steps[1]) / 2
     )
@@ -161,20 +140,19 @@ def from_step(
     return int(steps[min(lagging[-1] + 1, len(pairs) // 2)] if len(lagging) else steps[0])
 
 
-def summarise(pairs: Sequence[dict[str, Any]], start: int, key: str = "ratio") -> Series | None:
-    """Robust level, change and noise of a ratio from step `start` on; None where no pair counts.
+def summarise(points: Sequence[tuple[int, float]], start: int) -> Series | None:
+    """Robust level, change and noise of (step, ratio) from step `start` on; None where none counts.
 
     The line is Theil's and Sen's (the median of pairwise slopes). The noise is the scaled MAD about it, with TYPICAL_NOISE
     as a prior, because a handful of pairs says little about its own spread.
     """
-    known = [pair for pair in pairs if pair[key] is not None]
-    counted = [pair for pair in known if pair["step"] >= start]
+    counted = [(step, ratio) for step, ratio in points if step >= start]
     if not counted:
         return None
-    early = float(np.median(np.log([pair[key] for pair in known[: max(2, len(known) // 3)]])))
-    y = np.log([pair[key] for pair in counted])
-    first, last = counted[0]["step"], counted[-1]["step"]
-    u = (np.array([pair["step"] for pair in counted]) - first) / max(last - first, 1)
+    early = float(np.median(np.log([ratio for _, ratio in points[: max(2, len(points) // 3)]])))
+    y = np.log([ratio for _, ratio in counted])
+    first, last = counted[0][0], counted[-1][0]
+    u = (np.array([step for step, _ in counted]) - first) / max(last - first, 1)
     i, j = np.triu_indices(len(y), 1)
     slope = float(np.median((y[j] - y[i]) / (u[j] - u[i]))) if len(i) else 0.0
     at_first = float(np.median(y - slope * u))
@@ -216,9 +194,9 @@ def judge_series(
     return None, level
 
 
-def judge_family(log: Log, family: str, found: dict[str, Any], gas: float | None) -> Judged:
+def judge_family(log: Log, family: str, found: FamilyRatios, gas: float | None) -> Judged:
     """The verdict on one family's pairs (`family_ratios`), overfitting told from a fault where the log allows it."""
-    series = summarise(found["pairs"], found["from_step"])
+    series = summarise([(pair.step, pair.ratio) for pair in found.pairs], found.from_step)
     if series is None:
         return Judged(family, "missing", "no eval row has a train row before it with this key")
     fault, why = judge_series(series, gas)
@@ -229,7 +207,10 @@ def judge_family(log: Log, family: str, found: dict[str, Any], gas: float | None
     )
     if fault is None or immaterial:
         return Judged(family, None, why)
-    subset = summarise(found["pairs"], found["from_step"], "subset_ratio")
+    over_train_images = [
+        (pair.step, pair.subset_ratio) for pair in found.pairs if pair.subset_ratio is not None
+    ]
+    subset = summarise(over_train_images, found.from_step)
     if subset is not None:
         fault, over_subset = judge_series(subset, gas, SUBSET_TOLERANCE)
         overfit = (
@@ -276,7 +257,7 @@ def overfit_ratio(log: Log) -> float | None:
     return float(np.median(ratios)) if ratios else None
 
 
-def judge(log: Log, families: dict[str, dict[str, Any]], gas: float | None) -> tuple[str, str]:
+def judge(log: Log, families: dict[str, FamilyRatios], gas: float | None) -> tuple[str, str]:
     """The verdict on a run's ratios ({family: `family_ratios`}), and its reason, which names the families that are off.
 
     "consistent", one of FAULTS ("inconsistent" is another factor than GAS), or "not identifiable": nothing is off, but

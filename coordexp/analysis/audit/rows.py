@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from coordexp.analysis.audit.identity import Check, check
+from coordexp.analysis.audit.findings import Check
 from coordexp.analysis.audit.ratios import COORD_TERMS
 from coordexp.config.compose import CONF_DIR
 from coordexp.storage.logs import EVAL, Log, Row
@@ -28,8 +28,8 @@ def log_checks(run: RunData) -> list[Check]:
     """Evaluations, finite values, and the sums that hold inside every row."""
     broken, n_rows = not_finite(run.log), len(run.log.train) + len(run.log.evals)
     return [
-        check("has evaluations", bool(run.log.evals), f"{len(run.log.evals)} eval rows"),
-        check("finite", not broken, f"{broken[0]} is not finite" if broken else f"{n_rows} rows"),
+        Check("has evaluations", bool(run.log.evals), f"{len(run.log.evals)} eval rows"),
+        Check("finite", not broken, f"{broken[0]} is not finite" if broken else f"{n_rows} rows"),
         *row_sums(run),
     ]
 
@@ -131,7 +131,7 @@ def row_sum(name: str, run: RunData, total: str, parts: Sequence[str]) -> Check:
     """
     trained, evaluated = (breaches(rows, total, parts) for rows in (run.log.train, run.log.evals))
     if not trained and not evaluated:
-        return check(name, True, f"{total} = {' + '.join(parts)}")
+        return Check(name, True, f"{total} = {' + '.join(parts)}")
     prefix, step, rows = (
         (EVAL, min(evaluated), run.log.evals) if evaluated else ("", min(trained), run.log.train)
     )
@@ -144,8 +144,8 @@ def row_sum(name: str, run: RunData, total: str, parts: Sequence[str]) -> Check:
     above = sum(error > 0 for error in trained.values())
     other_window = not evaluated and len(trained) > 5 and 0.2 < above / len(trained) < 0.8
     if run.manifest is None and (other_terms or other_window):
-        return check(name, None, f"{detail}: this log accounts for them otherwise")
-    return check(name, False, detail)
+        return Check(name, None, f"{detail}: this log accounts for them otherwise")
+    return Check(name, False, detail)
 
 
 def breaches(rows: Mapping[int, Row], total: str, parts: Sequence[str]) -> dict[int, float]:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from coordexp.analysis.comparison.effects import Tables, bands, differences, read_tables, slices
-from coordexp.analysis.comparison.floor import floor, vision_facts
-from coordexp.analysis.comparison.plateau import drift, plateaus
+from coordexp.analysis.comparison.findings import (
+    Comparison,
+    CurveRow,
+    Snapshot,
+    SnapshotRow,
+    Stability,
+    TemperatureRow,
+    Window,
+)
+from coordexp.analysis.comparison.plateau import drifts, plateaus
+from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
 from coordexp.analysis.comparison.stability import rank_stability
 from coordexp.errors import UserError
 from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, metric, metric_values
-from coordexp.storage.files import write_csv, write_json
 from coordexp.study.inputs import RunData, by_variant
-
-Curves = list[dict[str, Any]]  # a row a variant, seed and eval step
 
 
 def compare(
     runs: Sequence[RunData], rule: dict[str, Any], vision: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The comparison of a study under its rule, ready for comparison.json.
+) -> Comparison:
+    """The comparison of a study under its rule.
 
     `vision` gives `side_px` and `cell_px` where no manifest does.
 
@@ -44,36 +50,36 @@ def compare(
         for t in TEMPERATURE_PREFIX
     }
     mine = curves[rule["temperature"]]
-    later = sorted({row["step"] for row in mine if steps and row["step"] > steps[-1]})
+    later = sorted({row.step for row in mine if steps and row.step > steps[-1]})
     snapshots = [
         snapshot(mine, step) for step in ([decision_step, *later] if decision_step else [])
     ]
     means = {name: mean_curves(mine, name) for name in rule["metrics"]}
     levels = plateaus(finished, rule["temperature"])
-    drifts = drift(levels)
-    return {
-        "temperature": rule["temperature"],
-        "common_steps": steps,
-        "decision_step": decision_step,
-        "window": {"share": rule["window"], "steps": window},
-        "snapshots": snapshots,
-        "temperatures": {
+    level_drifts = drifts(levels)
+    return Comparison(
+        temperature=rule["temperature"],
+        common_steps=steps,
+        decision_step=decision_step,
+        window=Window(rule["window"], window),
+        snapshots=snapshots,
+        temperatures={
             t: temperature_rows(groups, rows, decision_step, t) for t, rows in curves.items()
         },
-        "winners": {
+        winners={
             t: winners(snapshot(rows, decision_step), rule["metrics"]) for t, rows in curves.items()
         },
-        "curves": mine,
-        "bands": bands(groups, tables),
-        "stability": stability(means, steps, window),
-        "plateau": levels,
-        "drift": drifts,
-        "differences": differences(groups, means, tables, decision_step, window, rule),
-        "slices": slices(groups, decision_step, rule["temperature"]),
-        "floor": floor(
-            snapshots[0]["rows"] if snapshots else [], drifts, *vision_facts(finished, vision)
+        curves=mine,
+        bands=bands(groups, tables),
+        stability=stability(means, steps, window),
+        plateau=levels,
+        drift=level_drifts,
+        differences=differences(groups, means, tables, decision_step, window, rule),
+        slices=slices(groups, decision_step, rule["temperature"]),
+        resolution_limit=resolution_limit(
+            snapshots[0].rows if snapshots else [], level_drifts, *vision_facts(finished, vision)
         ),
-    }
+    )
 
 
 def common_steps(runs: Sequence[RunData]) -> list[int]:
@@ -100,64 +106,70 @@ def decide_step(steps: list[int], setting: str) -> int | None:
     return int(setting)
 
 
-def curve_rows(groups: dict[str, list[RunData]], temperature: str, tables: Tables) -> Curves:
+def curve_rows(
+    groups: dict[str, list[RunData]], temperature: str, tables: Tables
+) -> list[CurveRow]:
     """What each run's log says at each eval step; a metric its log lacks comes from its token table."""
     return [
-        {"variant": variant, "seed": run.seed, "step": step}
-        | (tables[run.name, step].values if (run.name, step) in tables else {})
-        | metric_values(row, temperature)
+        CurveRow(
+            variant,
+            run.seed,
+            step,
+            (tables[run.name, step].values if (run.name, step) in tables else {})
+            | metric_values(row, temperature),
+        )
         for variant, runs in groups.items()
         for run in runs
         for step, row in sorted(run.log.evals.items())
     ]
 
 
-def snapshot(curves: Curves, step: int | None) -> dict[str, Any]:
+def snapshot(curves: Sequence[CurveRow], step: int | None) -> Snapshot:
     """The metrics of each variant at a step, averaged over the seeds that have them."""
     rows = []
-    at_step = [row for row in curves if row["step"] == step]
-    for variant in dict.fromkeys(row["variant"] for row in at_step):
-        mine = [row for row in at_step if row["variant"] == variant]
-        columns = {name: [row[name] for row in mine if name in row] for name in (*METRICS, *BESIDE)}
-        means = {
-            name: math.fsum(values) / len(values) for name, values in columns.items() if values
-        }
+    at_step = [row for row in curves if row.step == step]
+    for variant in dict.fromkeys(row.variant for row in at_step):
+        mine = [row for row in at_step if row.variant == variant]
+        means = {}
+        for name in (*METRICS, *BESIDE):
+            values = [row.values[name] for row in mine if name in row.values]
+            if values:
+                means[name] = math.fsum(values) / len(values)
         if means:
-            rows.append({"variant": variant, "seeds": [row["seed"] for row in mine], **means})
-    return {"step": step, "rows": rows}
+            rows.append(SnapshotRow(variant, [row.seed for row in mine], means))
+    return Snapshot(step, rows)
 
 
 def temperature_rows(
-    groups: dict[str, list[RunData]], curves: Curves, step: int | None, name: str
-) -> list[dict[str, Any]]:
+    groups: dict[str, list[RunData]], curves: Sequence[CurveRow], step: int | None, name: str
+) -> list[TemperatureRow]:
     """The decision snapshot at a temperature, and which temperature that was for each seed, where the log names it."""
     key = f"{TEMPERATURE_PREFIX[name]}/temperature"
-    rows = snapshot(curves, step)["rows"]
-    for row in rows:
-        logged = [
-            run.log.evals[step].get(key) for run in groups[row["variant"]] if step in run.log.evals
-        ]
-        row["used"] = (
-            [1.0] * len(logged) if name == "1" else [value for value in logged if value is not None]
-        )
-    return [row for row in rows if any(METRICS[n].has_temperature for n in row if n in METRICS)]
+    rows = []
+    for row in snapshot(curves, step).rows:
+        if not any(METRICS[n].has_temperature for n in row.values if n in METRICS):
+            continue
+        evals = [run.log.evals[step] for run in groups[row.variant] if step in run.log.evals]
+        used = [1.0] * len(evals) if name == "1" else [e[key] for e in evals if key in e]
+        rows.append(TemperatureRow(row.variant, row.seeds, row.values, used))
+    return rows
 
 
-def winners(at_step: dict[str, Any], names: Sequence[str]) -> dict[str, str | None]:
+def winners(at_step: Snapshot, names: Sequence[str]) -> dict[str, str | None]:
     """Who is best on each metric that every variant has; None where several are."""
-    values = {row["variant"]: row for row in at_step["rows"]}
+    values = {row.variant: row.values for row in at_step.rows}
     shared = [name for name in names if values and all(name in row for row in values.values())]
     return {name: metric(name).best({v: row[name] for v, row in values.items()}) for name in shared}
 
 
-def mean_curves(curves: Curves, name: str) -> dict[str, dict[int, float]]:
+def mean_curves(curves: Sequence[CurveRow], name: str) -> dict[str, dict[int, float]]:
     """Each variant's curve of a metric, averaged over its seeds, at the steps that all of its seeds have."""
     found: dict[str, dict[int, float]] = {}
-    for variant in dict.fromkeys(row["variant"] for row in curves):
-        mine = [row for row in curves if row["variant"] == variant]
-        seeds = {row["seed"] for row in mine}
-        for step in dict.fromkeys(row["step"] for row in mine):
-            values = [row[name] for row in mine if row["step"] == step and name in row]
+    for variant in dict.fromkeys(row.variant for row in curves):
+        mine = [row for row in curves if row.variant == variant]
+        seeds = {row.seed for row in mine}
+        for step in dict.fromkeys(row.step for row in mine):
+            values = [row.values[name] for row in mine if row.step == step and name in row.values]
             if len(values) == len(seeds):
                 found.setdefault(variant, {})[step] = math.fsum(values) / len(values)
     return found
@@ -165,7 +177,7 @@ def mean_curves(curves: Curves, name: str) -> dict[str, dict[int, float]]:
 
 def stability(
     means: dict[str, dict[str, dict[int, float]]], steps: Sequence[int], window: Sequence[int]
-) -> dict[str, Any]:
+) -> dict[str, Stability]:
     """Who leads at each common step, since when for good, and whether leaving out a block of the window changes it."""
     found = {}
     for name, curves in means.items():
@@ -179,17 +191,5 @@ def stability(
                 rank_stability(curves, steps, lower),
                 rank_stability(curves, window, lower),
             )
-            found[name] = {
-                "winners": [{"step": step, "winner": winner} for step, winner in whole.winners],
-                "last_winner": inside.last_winner,
-                "settled_from": whole.settled_from,
-                "leave_one_block_out": inside.leave_one_block_out,
-                "share": inside.share,
-            }
+            found[name] = replace(inside, winners=whole.winners, settled_from=whole.settled_from)
     return found
-
-
-def write_comparison(study_dir: Path, found: dict[str, Any]) -> None:
-    """comparison.json, and comparison.csv with the curves."""
-    write_json(study_dir / "comparison.json", found)
-    write_csv(study_dir / "comparison.csv", found["curves"])

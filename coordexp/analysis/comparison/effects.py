@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from coordexp.analysis.comparison.findings import Band, Difference, Slices
 from coordexp.analysis.comparison.stability import window_summary
 from coordexp.analysis.comparison.statistics import (
     Estimate,
@@ -44,7 +45,7 @@ def read_tables(runs: Sequence[RunData], temperature: str) -> Tables:
     }
 
 
-def bands(groups: dict[str, list[RunData]], tables: Tables) -> list[dict[str, Any]]:
+def bands(groups: dict[str, list[RunData]], tables: Tables) -> list[Band]:
     """95 % interval of each variant's value at each eval step of which every seed has the token table."""
     found = []
     for variant, runs in groups.items():
@@ -59,9 +60,7 @@ def bands(groups: dict[str, list[RunData]], tables: Tables) -> list[dict[str, An
                         np.array([t.values[name] for t in sides]),
                         np.stack([t.influence[name] for t in sides]),
                     )
-                    found.append(
-                        {"variant": variant, "step": step, "metric": name, "low": low, "high": high}
-                    )
+                    found.append(Band(variant, step, name, low, high))
     return found
 
 
@@ -80,7 +79,7 @@ def same_images(sides: Sequence[ImageInfluence]) -> bool:
 def differences(
     groups: dict[str, list[RunData]], curves: Mapping[str, dict[str, dict[int, float]]], tables: Tables, step: int | None,
     window: Sequence[int], rule: dict[str, Any],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[Difference]:  # fmt: skip
     """Every pair's difference (second minus first) per metric of the rule at the decision step.
 
     `curves` are the variants' mean curves by metric. Where token tables are there, pairs are compared on the seeds
@@ -99,18 +98,19 @@ def differences(
                 if not all(step in curve for curve in mine):
                     continue
                 estimate = paired_estimate(sides, tables, step, name, draws)
-                entry = {
-                    "first": first,
-                    "second": second,
-                    "metric": name,
-                    "margin": rule["margins"][name],
-                }
-                entry["difference"] = (
-                    estimate.difference if estimate else mine[1][step] - mine[0][step]
+                found.append(
+                    Difference(
+                        first=first,
+                        second=second,
+                        metric=name,
+                        margin=rule["margins"][name],
+                        difference=(
+                            estimate.difference if estimate else mine[1][step] - mine[0][step]
+                        ),
+                        interval=estimate,
+                        window=window_summary(mine[0], mine[1], window),
+                    )
                 )
-                entry["interval"] = asdict(estimate) if estimate else None
-                entry["window"] = window_summary(mine[0], mine[1], window)
-                found.append(entry)
     return found
 
 
@@ -166,9 +166,11 @@ def decision_draws(
     return found
 
 
-def slices(groups: dict[str, list[RunData]], step: int | None, temperature: str) -> dict[str, Any]:
+def slices(
+    groups: dict[str, list[RunData]], step: int | None, temperature: str
+) -> dict[str, Slices]:
     """MAE by slot and by box size, in bins, over the tokens of all seeds. Empty without token tables."""
-    found: dict[str, Any] = {}
+    found: dict[str, Slices] = {}
     mae = METRICS["expected_bin_mae"]
     for variant, runs in groups.items():
         paths = [run.run.table(step) for run in runs if run.run and step is not None]
@@ -183,11 +185,19 @@ def slices(groups: dict[str, list[RunData]], step: int | None, temperature: str)
         )
         by_slot = {str(name): slot == name for name in dict.fromkeys(slot.tolist())}
         by_size = {name: (area >= low) & (area < high) for name, (low, high) in AREA_EDGES.items()}
-        found[variant] = {
-            part: {name: np.asarray(reduce(errors[chosen])).item() for name, chosen in masks.items() if chosen.any()}
-            for part, masks, reduce in (
-                ("by_slot", by_slot, np.mean), ("n_by_slot", by_slot, np.size),
-                ("by_box_size", by_size, np.mean), ("n_by_box_size", by_size, np.size),
-            )
-        }  # fmt: skip
+        found[variant] = Slices(
+            by_slot=mean_of(errors, by_slot),
+            n_by_slot=count_of(by_slot),
+            by_box_size=mean_of(errors, by_size),
+            n_by_box_size=count_of(by_size),
+        )
     return found
+
+
+def mean_of(values: np.ndarray, masks: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean of the values under each mask that holds any  # [C], {name: [C]}"""
+    return {name: float(values[mask].mean()) for name, mask in masks.items() if mask.any()}
+
+
+def count_of(masks: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {name: int(mask.sum()) for name, mask in masks.items() if mask.any()}

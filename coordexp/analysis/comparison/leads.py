@@ -1,17 +1,17 @@
-"""The lead of one variant over another: their difference, turned so that positive means better."""
+"""Leads: a difference between two variants, signed so that positive means the first is better."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from coordexp.analysis.comparison.statistics import margin_verdict
-from coordexp.metrics import METRICS
+from coordexp.analysis.comparison.findings import Difference, WindowSummary
+from coordexp.analysis.comparison.statistics import Estimate, margin_verdict
+from coordexp.metrics import lower_is_better
 
 
 @dataclass(frozen=True)
-class Window:
+class LeadWindow:
     """The same lead at the steps of the declared window."""
 
     n: int
@@ -23,89 +23,126 @@ class Window:
 
 @dataclass(frozen=True)
 class Lead:
-    """How far `first` is ahead of `second` on a metric, in the metric's unit; negative: it is behind."""
+    """How far `first` is ahead of `second` on a metric, or on a signal of the Stage-2 probe.
+
+    value: in the unit of the metric; negative where `first` is behind.
+    margin: a lead of this size or less is too small to matter; None where the rule sets none.
+    estimate: the interval of this lead; None without token tables.
+    window: None where the window has no steps.
+    """
 
     first: str
     second: str
     metric: str
     value: float
-    margin: float | None
-    low: float | None = None  # the interval, None without token tables
-    high: float | None = None
-    win_probability: float | None = (
-        None  # that `first` is better, by the same resampling or t distribution
-    )
-    method: str | None = None
-    seed_share: float | None = None  # of the difference's variance, what changes with the seed
-    window: Window | None = None
+    margin: float | None = None
+    estimate: Estimate | None = None
+    window: LeadWindow | None = None
+
+    @property
+    def low(self) -> float | None:
+        return self.estimate.low if self.estimate else None
+
+    @property
+    def high(self) -> float | None:
+        return self.estimate.high if self.estimate else None
+
+    @property
+    def method(self) -> str | None:
+        return self.estimate.method if self.estimate else None
+
+    @property
+    def win_probability(self) -> float | None:
+        """That `first` is better, by the estimate's resamples or t distribution."""
+        return self.estimate.share_above_0 if self.estimate else None
+
+    @property
+    def seed_share(self) -> float | None:
+        """The seeds' part of the variance; None unless seeds and images were crossed."""
+        e = self.estimate
+        if e is None or e.seed_var is None or e.interaction_var is None:
+            return None
+        total = e.seed_var + e.image_var + e.interaction_var
+        return e.seed_var / total if total > 0 else None
+
+    @property
+    def ahead(self) -> bool:
+        """The whole interval lies above 0."""
+        return self.estimate is not None and self.estimate.low > 0
+
+    @property
+    def behind(self) -> bool:
+        """The whole interval lies below 0."""
+        return self.estimate is not None and self.estimate.high < 0
 
     @property
     def unresolved(self) -> bool:
         """The interval holds 0."""
-        return self.low is not None and self.high is not None and self.low <= 0 <= self.high
+        return self.estimate is not None and not self.ahead and not self.behind
 
     @property
     def verdict(self) -> str | None:
-        """What interval and margin say. A difference without an interval is described, never judged."""
-        if self.low is None or self.high is None:
+        """What the interval says of 0 and of the margin (`margin_verdict`).
+
+        None without an interval: a bare difference is described, never judged.
+        """
+        if self.estimate is None:
             return None
-        if self.margin is None:
-            return "inconclusive" if self.unresolved else "better" if self.low > 0 else "worse"
-        return margin_verdict(self.low, self.high, self.margin)
+        if self.margin is not None:
+            return margin_verdict(self.estimate.low, self.estimate.high, self.margin)
+        if self.unresolved:
+            return "inconclusive"
+        return "better" if self.ahead else "worse"
 
 
-def leads(differences: Sequence[dict[str, Any]], primary: str | None) -> list[Lead]:
-    """The primary's lead over each other variant; every pair's where there is no primary."""
-    chosen = [d for d in differences if primary is None or primary in (d["first"], d["second"])]
-    return [lead(d, swap=primary == d["second"]) for d in chosen]
+def leads(differences: Iterable[Difference], leader: str | None) -> list[Lead]:
+    """The lead of `leader` over each other variant on every metric that has a better side.
+
+    Where `leader` is None, every pair's first over its second.
+    """
+    found = []
+    for difference in differences:
+        if lower_is_better(difference.metric) is None:
+            continue  # neither side is the better one
+        if leader is None or leader == difference.first:
+            found.append(lead(difference, of_second=False))
+        elif leader == difference.second:
+            found.append(lead(difference, of_second=True))
+    return found
 
 
-def lead(difference: dict[str, Any], swap: bool) -> Lead:
-    """`difference` is second minus first; `swap` makes its second the one that leads."""
-    sign = (1 if swap else -1) * (-1 if METRICS[difference["metric"]].lower_is_better else 1)
-    first, second = (
-        (difference["second"], difference["first"])
-        if swap
-        else (difference["first"], difference["second"])
-    )
-    interval, window = difference["interval"], difference["window"]
-    found: dict[str, Any] = {}
-    if interval:
-        low, high = sorted((sign * interval["low"], sign * interval["high"]))
-        found = {
-            "low": low,
-            "high": high,
-            "method": interval["method"],
-            "seed_share": seed_share(interval),
-        }
-        found["win_probability"] = turned(interval["share_above_0"], sign)
-    if window and window["n"]:
-        low, high = sorted((sign * window["min"], sign * window["max"]))
-        found["window"] = Window(
-            window["n"],
-            sign * window["median"] + 0.0,
-            low,
-            high,
-            turned(window["share_above_0"], sign),
-        )
+def lead(difference: Difference, of_second: bool) -> Lead:
+    """The lead of the first of a pair over the second, or the other way round.
+
+    A difference is second minus first. It is already the second's lead where higher is better;
+    one change of side and one of direction each turn its sign.
+    """
+    turn = of_second == lower_is_better(difference.metric)
+    pair = (difference.first, difference.second)
+    first, second = reversed(pair) if of_second else pair
+    value, estimate = difference.difference, difference.interval
+    if turn:
+        value, estimate = -value, estimate.negated() if estimate else None
     return Lead(
-        first,
-        second,
-        difference["metric"],
-        sign * difference["difference"] + 0.0,
-        difference["margin"],
-        **found,
+        first=first,
+        second=second,
+        metric=difference.metric,
+        value=value + 0.0,  # no -0.0
+        margin=difference.margin,
+        estimate=estimate,
+        window=lead_window(difference.window, turn),
     )
 
 
-def turned(share_above_0: float, sign: int) -> float:
-    """The share in which the lead is positive."""
-    return share_above_0 if sign > 0 else 1 - share_above_0
-
-
-def seed_share(interval: dict[str, Any]) -> float | None:
-    """The seeds' part of the variance of a difference, where seeds and images were crossed."""
-    parts = [interval[key] for key in ("seed_var", "image_var", "interaction_var")]
-    if any(part is None for part in parts) or sum(parts) <= 0:
+def lead_window(window: WindowSummary | None, turn: bool) -> LeadWindow | None:
+    """The summary of a difference as that of a lead; `turn` changes the sign."""
+    if window is None or window.n == 0:
         return None
-    return parts[0] / sum(parts)
+    low, median, high, share = window.min, window.median, window.max, window.share_above_0
+    assert low is not None
+    assert median is not None
+    assert high is not None
+    assert share is not None
+    if turn:
+        low, median, high, share = -high, -median, -low, 1 - share
+    return LeadWindow(window.n, median + 0.0, low, high, share)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coordexp.analysis.comparison.effects import CROSSED_FROM, shared_seeds
+from coordexp.analysis.comparison.findings import Difference
 from coordexp.analysis.comparison.statistics import (
+    Estimate,
     bootstrap_estimate,
     crossed_estimate,
     image_weights,
@@ -115,6 +117,25 @@ def differences(runs: Sequence[RunData], probes: Probes) -> list[dict[str, Any]]
             ]
             for name, estimate in paired(*sides).items():
                 found.append({"first": first, "second": second, "signal": name, **asdict(estimate)})
+    return found
+
+
+def signal_differences(probe: Mapping[str, Any]) -> list[Difference]:
+    """The differences of probe.json as those of the comparison; no margin is set for a signal."""
+    found = []
+    for entry in probe["differences"]:
+        estimate = Estimate(**{name: entry[name] for name in Estimate.__dataclass_fields__})
+        found.append(
+            Difference(
+                entry["first"],
+                entry["second"],
+                entry["signal"],
+                None,
+                estimate.difference,
+                estimate,
+                None,
+            )
+        )
     return found
 
 

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Stability:
-    """Who leads over a window of eval steps."""
-
-    winners: list[tuple[int, str | None]]  # (step, best there); None: an exact tie
-    last_winner: str | None
-    settled_from: int | None  # the earliest step from which last_winner is always best
-    leave_one_block_out: list[str | None]  # best by the window's mean, one block of steps left out
-    share: float  # of the window's steps at which last_winner is best
+from coordexp.analysis.comparison.findings import Stability, StepWinner, WindowSummary
 
 
 def rank_stability(
@@ -37,15 +27,17 @@ def rank_stability(
         if curves and all(math.isfinite(c.get(s, math.nan)) for c in curves.values())
     ]
     winners = [
-        (step, _best({name: curve[step] for name, curve in curves.items()}, lower_is_better))
+        StepWinner(
+            step, _best({name: curve[step] for name, curve in curves.items()}, lower_is_better)
+        )
         for step in shared
     ]
-    last_winner = winners[-1][1] if winners else None
+    last_winner = winners[-1].winner if winners else None
     settled_from = None
-    for step, winner in reversed(winners):
-        if winner is None or winner != last_winner:
+    for at in reversed(winners):
+        if at.winner is None or at.winner != last_winner:
             break
-        settled_from = step
+        settled_from = at.step
     without = []
     for block in np.array_split(np.arange(len(shared)), n_blocks):
         left = [step for i, step in enumerate(shared) if i not in block]
@@ -55,7 +47,7 @@ def rank_stability(
                     {n: math.fsum(c[s] for s in left) for n, c in curves.items()}, lower_is_better
                 )
             )
-    share = sum(w == last_winner for _, w in winners) / len(winners) if last_winner else 0.0
+    share = sum(at.winner == last_winner for at in winners) / len(winners) if last_winner else 0.0
     return Stability(winners, last_winner, settled_from, without, share)
 
 
@@ -67,7 +59,7 @@ def _best(values: dict[str, float], lower_is_better: bool) -> str | None:
 
 def window_summary(
     first: dict[int, float], second: dict[int, float], steps: Sequence[int]
-) -> dict[str, float | int | None]:
+) -> WindowSummary:
     """second - first over the window's exact common steps: n, median, min, max, share_above_0 (None where n is 0).
 
     An exact tie counts half, so that the share turns round with the pair.
@@ -75,12 +67,6 @@ def window_summary(
     gaps = [second.get(s, math.nan) - first.get(s, math.nan) for s in steps]
     gaps = [gap for gap in gaps if math.isfinite(gap)]
     if not gaps:
-        return {"n": 0, "median": None, "min": None, "max": None, "share_above_0": None}
+        return WindowSummary(0, None, None, None, None)
     share = sum((gap > 0) + (gap == 0) / 2 for gap in gaps) / len(gaps)
-    return {
-        "n": len(gaps),
-        "median": float(np.median(gaps)),
-        "min": min(gaps),
-        "max": max(gaps),
-        "share_above_0": share,
-    }
+    return WindowSummary(len(gaps), float(np.median(gaps)), min(gaps), max(gaps), share)

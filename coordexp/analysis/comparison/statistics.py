@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -57,6 +57,16 @@ class Estimate:
         float | None
     )  # the part of seed_var that is noise of these images, per one seed
     n_images: int | None = None  # None where only resamples are known
+
+    def negated(self) -> Estimate:
+        """The estimate of first - second."""
+        return replace(
+            self,
+            difference=-self.difference + 0.0,  # no -0.0
+            low=-self.high,
+            high=-self.low,
+            share_above_0=1 - self.share_above_0,
+        )
 
 
 @lru_cache(maxsize=1)

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.comparison.effects import CROSSED_FROM
-from coordexp.analysis.comparison.statistics import LEVEL, holm, margin_verdict
+from coordexp.analysis.comparison.findings import Comparison
+from coordexp.analysis.comparison.leads import Lead, leads
+from coordexp.analysis.comparison.statistics import LEVEL, holm
 from coordexp.analysis.recommendation.rule import Values, choose_primary
 from coordexp.metrics import METRICS
 from coordexp.study.inputs import RunData
@@ -28,57 +31,46 @@ class Facts:
     study: dict[str, Any]  # the preregistration
     rule: dict[str, Any]
     runs: Sequence[RunData]
-    audit: dict[str, Any]
-    comparison: dict[str, Any]
+    audit: Audit
+    comparison: Comparison
     rows: Values  # of the eligible variants, at the decision step
     primary: str | None
 
 
-def leads_of_primary(facts: Facts, name: str) -> list[dict[str, Any]]:
-    """The primary's lead over each other eligible variant on a metric: positive means the primary is better.
-
-    `share_better` is the probability that it is (None without an interval), `interval` the estimate behind it.
-    """
-    found = []
-    for d in facts.comparison["differences"]:
-        pair = (d["first"], d["second"])
-        if (
-            d["metric"] != name
-            or facts.primary not in pair
-            or any(v not in facts.rows for v in pair)
-        ):
-            continue
-        sign = (1 if d["second"] == facts.primary else -1) * (
-            -1 if METRICS[name].lower_is_better else 1
-        )
-        rival = pair[0] if d["second"] == facts.primary else pair[1]
-        lead = {
-            "variant": rival,
-            "metric": name,
-            "lead": sign * d["difference"] + 0.0,
-            "margin": d["margin"],
-            "interval": d["interval"],
-        }
-        if interval := d["interval"]:
-            lead["low"], lead["high"] = sorted((sign * interval["low"], sign * interval["high"]))
-            lead["share_better"] = (
-                interval["share_above_0"] if sign > 0 else 1 - interval["share_above_0"]
-            )
-        found.append(lead)
-    return found
+def leads_of_primary(facts: Facts, name: str) -> list[Lead]:
+    """The primary's lead over each other eligible variant on a metric."""
+    if facts.primary not in facts.rows:
+        return []
+    return [
+        lead
+        for lead in leads(facts.comparison.differences, facts.primary)
+        if lead.metric == name and lead.second in facts.rows
+    ]
 
 
 def confirmatory(facts: Facts) -> list[dict[str, Any]]:
     """The confirmatory family: the rule's first metric, the primary against each rival, p-values after Holm."""
-    pairs = [lead for lead in leads_of_primary(facts, facts.rule["metrics"][0]) if lead["interval"]]
-    p_values = [lead["interval"]["p_value"] for lead in pairs]
+    pairs = [
+        (lead, lead.estimate)
+        for lead in leads_of_primary(facts, facts.rule["metrics"][0])
+        if lead.estimate
+    ]
+    p_values = [estimate.p_value for _, estimate in pairs if estimate.p_value is not None]
     adjusted: Sequence[float | None] = (
-        holm(p_values) if all(p is not None for p in p_values) else [None] * len(pairs)
+        holm(p_values) if len(p_values) == len(pairs) else [None] * len(pairs)
     )
     return [
-        {key: lead[key] for key in ("variant", "metric", "lead", "low", "high", "share_better")}
-        | {"p_holm": p, "verdict": margin_verdict(lead["low"], lead["high"], lead["margin"])}
-        for lead, p in zip(pairs, adjusted, strict=True)
+        {
+            "variant": lead.second,
+            "metric": lead.metric,
+            "lead": lead.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "share_better": estimate.share_above_0,
+            "p_holm": p_holm,
+            "verdict": lead.verdict,
+        }
+        for (lead, estimate), p_holm in zip(pairs, adjusted, strict=True)
     ]
 
 
@@ -153,7 +145,7 @@ def caps(facts: Facts) -> list[str]:
     found = []
     if temperature_sensitive(facts):
         found.append("the winner changes with the temperature (temperature_sensitive)")
-    if facts.audit["differences"]:
+    if facts.audit.differences:
         found.append("the runs differ outside the variant")
     if any(
         earlier["rule_sha256"] != facts.study["rule_sha256"]
@@ -176,8 +168,8 @@ def temperature_sensitive(facts: Facts) -> bool:
 def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
     """Whom the rule's votes would choose among the eligible at each temperature that the logs hold."""
     found: dict[str, str | None] = {}
-    for temperature, table in facts.comparison["temperatures"].items():
-        rows = {row["variant"]: row for row in table if row["variant"] in facts.rows}
+    for temperature, table in facts.comparison.temperatures.items():
+        rows = {row.variant: row.values for row in table if row.variant in facts.rows}
         if len(rows) == len(facts.rows):
             dependent = [name for name in facts.rule["metrics"] if METRICS[name].has_temperature]
             if all(any(name in row for name in dependent) for row in rows.values()):

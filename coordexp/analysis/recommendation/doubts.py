@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import NormalDist
-from typing import Any
 
 from coordexp.analysis.comparison.effects import CROSSED_FROM
-from coordexp.analysis.comparison.statistics import LEVEL, Estimate, flip_seed_sd, seeds_needed
+from coordexp.analysis.comparison.findings import Plateau
+from coordexp.analysis.comparison.leads import Lead
+from coordexp.analysis.comparison.statistics import LEVEL, flip_seed_sd, seeds_needed
 from coordexp.analysis.recommendation.confidence import (
     Facts,
     changed_after_results,
@@ -49,12 +50,12 @@ def would_overturn(facts: Facts, probed: bool) -> list[str]:
     )
 
 
-def closest(facts: Facts) -> tuple[Metric, list[dict[str, Any]]]:
+def closest(facts: Facts) -> tuple[Metric, list[Lead]]:
     """The rule's first metric, and the rival (several where they are exactly as near) with the smallest lead on it."""
     first = METRICS[facts.rule["metrics"][0]]
     leads = leads_of_primary(facts, first.name)
-    smallest = min((lead["lead"] for lead in leads), default=math.nan)
-    return first, [lead for lead in leads if lead["lead"] == smallest]
+    smallest = min((lead.value for lead in leads), default=math.nan)
+    return first, [lead for lead in leads if lead.value == smallest]
 
 
 def amount(m: Metric, value: float) -> str:
@@ -69,9 +70,9 @@ def other_seeds(facts: Facts) -> list[str]:
     m, leads = closest(facts)
     if not leads:
         return []
-    lead, rivals = leads[0], ", ".join(lead["variant"] for lead in leads)
-    size, word = abs(lead["lead"]), "lead over" if lead["lead"] >= 0 else "deficit to"
-    margin, whose = lead["margin"], "" if lead["lead"] >= 0 else f" of {facts.primary}"
+    lead, rivals = leads[0], ", ".join(lead.second for lead in leads)
+    size, word = abs(lead.value), "lead over" if lead.value >= 0 else "deficit to"
+    margin, whose = lead.margin, "" if lead.value >= 0 else f" of {facts.primary}"
     small = f"; the margin is {amount(m, margin)}" if margin and size < margin else ""
     if shared_seeds(facts) < CROSSED_FROM:
         sd = amount(m, flip_seed_sd(size))
@@ -79,8 +80,8 @@ def other_seeds(facts: Facts) -> list[str]:
         return [
             f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}; {flips}{small}"
         ]
-    if lead["interval"]:
-        share = f"{lead['share_better']:.2f} is the probability that {facts.primary} is better on {m.label} than {rivals}"
+    if lead.estimate:
+        share = f"{lead.win_probability:.2f} is the probability that {facts.primary} is better on {m.label} than {rivals}"
         return [f"other seeds and images: {share} ({m.label} {word} it {amount(m, size)}{small})"]
     return [f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}{small}"]
 
@@ -88,16 +89,14 @@ def other_seeds(facts: Facts) -> list[str]:
 def other_stopping_points(facts: Facts) -> list[str]:
     """Whether another step of the window would have put somebody else first on the rule's first metric."""
     m = METRICS[facts.rule["metrics"][0]]
-    found = facts.comparison["stability"].get(m.name)
-    if not found or not found["last_winner"]:
+    found = facts.comparison.stability.get(m.name)
+    if not found or not found.last_winner:
         return []
-    steps = set(facts.comparison["window"]["steps"])
-    others = [
-        w for w in found["winners"] if w["step"] in steps and w["winner"] != found["last_winner"]
-    ]
+    steps = set(facts.comparison.window.steps)
+    others = [w for w in found.winners if w.step in steps and w.winner != found.last_winner]
     if not others:
         return []
-    names = ", ".join(dict.fromkeys(w["winner"] or "nobody" for w in others))
+    names = ", ".join(dict.fromkeys(w.winner or "nobody" for w in others))
     return [
         f"another stopping point: at {len(others)} of the last {len(steps)} evaluations {names} led on {m.label}"
     ]
@@ -106,23 +105,23 @@ def other_stopping_points(facts: Facts) -> list[str]:
 def would_take(facts: Facts) -> list[str]:
     """Seeds (and their measured cost) for an interval as narrow as the margin on the rule's first metric."""
     m, leads = closest(facts)
-    if not leads or not leads[0]["interval"] or not leads[0]["margin"]:
+    if not leads or not leads[0].estimate or not leads[0].margin:
         return []
-    lead, interval, margin = leads[0], leads[0]["interval"], amount(m, leads[0]["margin"])
-    n_seeds, estimate, assumed = shared_seeds(facts), Estimate(**interval), ""
+    lead, estimate, margin = leads[0], leads[0].estimate, amount(m, leads[0].margin)
+    n_seeds, assumed = shared_seeds(facts), ""
     if estimate.seed_var is None:
-        sd = flip_seed_sd(abs(lead["lead"]))
+        sd = flip_seed_sd(abs(lead.value))
         estimate = replace(estimate, seed_var=2 * sd**2, interaction_var=0.0)
         assumed = f" if one seed's SD is {amount(m, sd)} (unmeasured)"
-    if Z * math.sqrt(estimate.image_var) > lead["margin"]:
+    if Z * math.sqrt(estimate.image_var) > leads[0].margin:
         images = math.ceil(
-            (estimate.n_images or 0) * estimate.image_var * (Z / lead["margin"]) ** 2
+            (estimate.n_images or 0) * estimate.image_var * (Z / leads[0].margin) ** 2
         )
         now = f"(now {estimate.n_images}, one seed or many)"
         return [
             f"{images:,} validation images or more {now} for a {m.label} interval of ± {margin}"
         ]
-    needed = seeds_needed(estimate, n_seeds, lead["margin"])
+    needed = seeds_needed(estimate, n_seeds, leads[0].margin)
     if needed is None:
         return [f"more seeds than could be trained for a {m.label} interval of ± {margin}{assumed}"]
     more = f"{needed} seeds a variant for a {m.label} interval of ± {margin}{assumed}"
@@ -161,8 +160,7 @@ def alerts(facts: Facts) -> list[str]:
 def caveats(facts: Facts) -> list[str]:
     """What a careful reader must know: confounds, drawn pictures, results that existed before the rule, curves still falling."""
     lines = [
-        f"runs differ outside the variant: {difference}"
-        for difference in facts.audit["differences"]
+        f"runs differ outside the variant: {difference}" for difference in facts.audit.differences
     ]
     manifests = [run.manifest for run in facts.runs if run.manifest]
     if drawn := [
@@ -180,7 +178,7 @@ def caveats(facts: Facts) -> list[str]:
             f"post hoc for {', '.join(existing)}: results existed when the rule was written down"
         )
     m = METRICS["expected_bin_mae"]
-    moving = [p for p in facts.comparison["plateau"] if p["metric"] == m.name and not p["flat"]]
+    moving = [p for p in facts.comparison.plateau if p.metric == m.name and not p.flat]
     if moving:
         lines.append(
             f"no plateau was reached: {m.label} still moves over the last third (% per 100 steps: {slopes(moving)})"
@@ -188,11 +186,11 @@ def caveats(facts: Facts) -> list[str]:
     return lines
 
 
-def slopes(plateaus: Sequence[dict[str, Any]]) -> str:
+def slopes(plateaus: Sequence[Plateau]) -> str:
     """`mixed -8.6, pure_ce -9.1 to -7.0`: by variant, the range over its seeds."""
     by_variant: dict[str, list[float]] = {}
     for p in plateaus:
-        by_variant.setdefault(p["variant"], []).append(p["slope_percent_per_100_steps"])
+        by_variant.setdefault(p.variant, []).append(p.slope_percent_per_100_steps)
     return ", ".join(
         f"{variant} {min(found):+.1f}" + (f" to {max(found):+.1f}" if len(found) > 1 else "")
         for variant, found in by_variant.items()

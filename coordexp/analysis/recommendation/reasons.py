@@ -129,8 +129,9 @@ def evidence(facts: Facts) -> list[str]:
     for name in facts.rule["metrics"]:
         m = METRICS[name]
         for lead in leads_of_primary(facts, name):
-            line = f"{m.label}: {facts.primary} leads {lead['variant']} by {lead['lead']:+.4g}{' ' + m.unit if m.unit else ''}"
-            if interval := lead["interval"]:
-                line += f", 95 % interval [{lead['low']:+.4g}, {lead['high']:+.4g}] ({interval['method']})"
+            line = f"{m.label}: {facts.primary} leads {lead.second} by {lead.value:+.4g}{' ' + m.unit if m.unit else ''}"
+            if lead.estimate:
+                low, high = lead.estimate.low, lead.estimate.high
+                line += f", 95 % interval [{low:+.4g}, {high:+.4g}] ({lead.method})"
             lines.append(line)
     return lines

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
+from coordexp.analysis.audit.findings import Audit
+from coordexp.analysis.comparison.findings import Comparison
 from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
 from coordexp.analysis.recommendation.doubts import alerts, caveats, would_overturn, would_take
@@ -42,8 +44,8 @@ SCHEMA = package_data("schemas") / "recommendation.schema.json"
 def recommend(
     study: dict[str, Any],
     runs: Sequence[RunData],
-    audit: dict[str, Any],
-    comparison: dict[str, Any],
+    audit: Audit,
+    comparison: Comparison,
     probe: dict[str, Any],
 ) -> dict[str, Any]:
     """The recommendation of a study, ready for recommendation.json.
@@ -53,9 +55,7 @@ def recommend(
     """
     rule = study["rule"]
     names = rule["metrics"]
-    rows: Values = {
-        row["variant"]: row for snapshot in comparison["snapshots"][:1] for row in snapshot["rows"]
-    }
+    rows: Values = {row.variant: row.values for row in comparison.decision_rows}
     verdicts = eligibility(runs, audit, rows, rule)
     for variant, reason in parse_failures(probe, rule["eligible"]["min_parse_rate"]).items():
         verdicts[variant].append(reason)
@@ -77,7 +77,7 @@ def recommend(
     return {
         "schema_version": SCHEMA_VERSION,
         "study": {"name": study["study"], "hash8": study["hash8"], "seeds": study["seeds"]},
-        "decision_step": comparison["decision_step"],
+        "decision_step": comparison.decision_step,
         "confidence": {
             "stage1_ranking": ranking_confidence(facts, family),
             "stage2_fitness": fitness_grade(fitness, probe),
@@ -112,36 +112,39 @@ def recommend(
         "stage2": None if fitness is None else fitness | {"changed_roles": changed is not None},
         "evidence": evidence(facts),
         "audit": {
-            "passed": audit["passed"],
-            "verdicts": {f"{e['variant']} s{e['seed']}": e["verdict"] for e in audit["runs"]},
+            "passed": audit.passed,
+            "verdicts": {entry.name: entry.verdict for entry in audit.runs},
         },
         "would_overturn": would_overturn(
             facts, probed=fitness is not None and not fitness["confounds"]
         ),
         "would_take": would_take(facts),
         "caveats": caveats(facts),
-        "rule": {"text": rule_text(rule, comparison["decision_step"]), "sha256": digest(rule)},
+        "rule": {"text": rule_text(rule, comparison.decision_step), "sha256": digest(rule)},
     }
 
 
 def role_entry(
     variant: str,
     runs: Sequence[RunData],
-    row: Any,
-    comparison: dict[str, Any],
+    row: Mapping[str, float],
+    comparison: Comparison,
     first: Metric,
     reasons: list[str],
 ) -> dict[str, Any]:
     """A role: variant, and the checkpoint of its median seed by the rule's first metric (of two middle ones, the better)."""
-    step = comparison["decision_step"]
-    at_step = [r for r in comparison["curves"] if r["variant"] == variant and r["step"] == step]
+    step = comparison.decision_step
+    at_step = [r for r in comparison.curves if r.variant == variant and r.step == step]
     ordered = sorted(
         at_step,
-        key=lambda r: (r.get(first.name, 0.0) * (1 if first.lower_is_better else -1), r["seed"]),
+        key=lambda r: (
+            r.values.get(first.name, 0.0) * (1 if first.lower_is_better else -1),
+            r.seed,
+        ),
     )
-    seed = ordered[(len(ordered) - 1) // 2]["seed"]
+    seed = ordered[(len(ordered) - 1) // 2].seed
     chosen = next(run for run in runs if (run.variant, run.seed) == (variant, seed))
-    path = chosen.run.checkpoint(step) if chosen.run else None
+    path = chosen.run.checkpoint(step) if chosen.run and step is not None else None
     kept = path is not None and path.exists()
     if path is not None and not kept:
         reasons = [
@@ -154,7 +157,7 @@ def role_entry(
         "step": step,
         "checkpoint": str(path) if kept else None,
         "sha256": sha256_directory(path) if kept and path else None,
-        "metrics": {name: value for name, value in row.items() if isinstance(value, float)},
+        "metrics": dict(row),
         "reasons": reasons,
     }
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coordexp.analysis.audit.findings import Audit
 from coordexp.metrics import METRICS, REGISTRY, Metric, metric
 from coordexp.study.inputs import RunData, by_variant
 
-Values = Mapping[str, Mapping[str, Any]]  # variant -> row of the decision snapshot
+Values = Mapping[str, Mapping[str, float]]  # variant -> its metrics at the decision step
 
 BARS = (("coord_mass", "min_coord_mass"), ("text_token_acc", "min_text_token_acc"))
 
 
 def eligibility(
-    runs: Sequence[RunData], audit: dict[str, Any], rows: Values, rule: dict[str, Any]
+    runs: Sequence[RunData], audit: Audit, rows: Values, rule: dict[str, Any]
 ) -> dict[str, list[str]]:
     """Why each variant may not hold a role; empty if it may. A bar whose metric no log holds is not applied.
 
@@ -43,16 +44,16 @@ def eligibility(
     return found
 
 
-def failures(variant: str, runs: Sequence[RunData], audit: dict[str, Any]) -> list[str]:
+def failures(variant: str, runs: Sequence[RunData], audit: Audit) -> list[str]:
     """Seeds that diverged or failed the audit."""
     diverged = {run.seed: run.manifest["reason"] for run in runs if run.diverged and run.manifest}
     reasons = [f"seed {seed} {reason}" for seed, reason in diverged.items()]
-    for e in audit["runs"]:
-        if e["variant"] == variant and not e["passed"] and e["seed"] not in diverged:
-            failed = [f"{c['name']}: {c['detail']}" for c in e["checks"] if c["passed"] is False]
-            reasons.append(
-                f"seed {e['seed']} failed the audit: {'; '.join(failed) or e['verdict'] + ', ' + e['why']}"
-            )
+    for entry in audit.runs:
+        if entry.variant != variant or entry.passed or entry.seed in diverged:
+            continue
+        failed = [f"{c.name}: {c.detail}" for c in entry.checks if c.passed is False]
+        why = "; ".join(failed) or f"{entry.verdict}, {entry.why}"
+        reasons.append(f"seed {entry.seed} failed the audit: {why}")
     return reasons
 
 

@@ -7,10 +7,12 @@ the margin) and the probe's paired per-image interval can; aggregates without pe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from coordexp.analysis.comparison.effects import CROSSED_FROM
-from coordexp.analysis.comparison.statistics import margin_verdict
+from coordexp.analysis.comparison.leads import Lead, leads
+from coordexp.analysis.comparison.probes import signal_differences
 from coordexp.analysis.recommendation.rule import Values
 from coordexp.metrics import METRICS, SIGNALS
 
@@ -19,18 +21,17 @@ UNTOLD = ("equivalent", "inconclusive", "better, but negligible", "worse, but ne
 AGGREGATES_ONLY = "aggregates without per-image data: no interval"
 
 
-def probe_leads(probe: Mapping[str, Any], variant: str, name: str) -> dict[str, dict[str, float]]:
-    """The lead of a variant over each other probed one on a signal; positive means it is better."""
-    found = {}
-    for d in probe["differences"]:
-        if d["signal"] == name and variant in (d["first"], d["second"]):
-            sign = (1 if d["second"] == variant else -1) * (
-                -1 if SIGNALS[name].lower_is_better else 1
-            )
-            rival = d["first"] if d["second"] == variant else d["second"]
-            low, high = sorted((sign * d["low"], sign * d["high"]))
-            found[rival] = {"lead": sign * d["difference"] + 0.0, "low": low, "high": high}
-    return found
+def probe_leads(probe: Mapping[str, Any], variant: str, name: str) -> dict[str, Lead]:
+    """The lead of a variant over each other probed one on a signal, by rival."""
+    found = leads(signal_differences(probe), variant)
+    return {lead.second: lead for lead in found if lead.metric == name}
+
+
+def of_rival(lead: Lead, decimals: int) -> str:
+    """The rival's side of a lead with its interval: `+0.123 [+0.045, +0.201]`."""
+    assert lead.estimate
+    value, low, high = -lead.value, -lead.estimate.high, -lead.estimate.low
+    return f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
 
 
 def parse_failures(probe: Mapping[str, Any], bar: float) -> dict[str, str]:
@@ -62,13 +63,12 @@ def reconsider(
     behind = {
         rival: lead
         for rival, lead in probe_leads(probe, primary, name).items()
-        if rival in rows and lead["high"] < 0 and stage1.get(rival, "inconclusive") in UNTOLD
+        if rival in rows and lead.behind and stage1.get(rival, "inconclusive") in UNTOLD
     }
     if not behind:
         return None
-    best = min(behind, key=lambda rival: behind[rival]["lead"])
-    lead, verdict = behind[best], stage1.get(best, "inconclusive")
-    gap = f"{-lead['lead']:+.3f} [{-lead['high']:+.3f}, {-lead['low']:+.3f}]"
+    best = min(behind, key=lambda rival: behind[rival].value)
+    gap, verdict = of_rival(behind[best], 3), stage1.get(best, "inconclusive")
     return (
         best,
         f"put before {primary} by the probe: {SIGNALS[name].label} {gap} over images, where Stage-1 is {verdict}",
@@ -92,10 +92,10 @@ def fitness_verdict(
     )
     if primary is None or not ranked:
         return None
-    leads = {
+    over = {
         rival: lead for rival, lead in probe_leads(probe, primary, name).items() if rival in rows
     }
-    verdict, why = ranking_verdict(primary, leads, rule)
+    verdict, why = ranking_verdict(primary, over, rule)
     return {
         "verdict": verdict,
         "sentence": f"the probe {WORDS[verdict]} the Stage-1 ranking: {why}",
@@ -115,20 +115,18 @@ def signed(name: str, value: float) -> float:
 
 
 def ranking_verdict(
-    primary: str, leads: Mapping[str, Mapping[str, float]], rule: Mapping[str, Any]
+    primary: str, leads: Mapping[str, Lead], rule: Mapping[str, Any]
 ) -> tuple[str, str]:
     label, margin = SIGNALS[rule["probe"]["signal"]].label, rule["probe"]["margin"]
     if not leads:
         return "unresolved", f"no rival of {primary} was probed on the same images"
-    told = {
-        rival: margin_verdict(lead["low"], lead["high"], margin) for rival, lead in leads.items()
-    }
     shown = ", ".join(
-        f"{leads[rival]['lead']:+.3f} over {rival} ({word})" for rival, word in told.items()
+        f"{lead.value:+.3f} over {rival} ({replace(lead, margin=margin).verdict})"
+        for rival, lead in leads.items()
     )
-    if any(lead["high"] < 0 for lead in leads.values()):
+    if any(lead.behind for lead in leads.values()):
         return "overturned", f"{label} of {primary} {shown}"
-    if all(lead["low"] > 0 for lead in leads.values()):
+    if all(lead.ahead for lead in leads.values()):
         return "confirmed", f"{label} of {primary} {shown}"
     return "unresolved", f"{label} of {primary} {shown}"
 
@@ -140,10 +138,9 @@ def smoothness_verdict(primary: str, secondary: str | None, probe: Mapping[str, 
     lead = probe_leads(probe, secondary, "geo_loss_after").get(primary)
     if lead is None:
         return None
-    word = "confirmed" if lead["low"] > 0 else "overturned" if lead["high"] < 0 else "unresolved"
+    word = "confirmed" if lead.ahead else "overturned" if lead.behind else "unresolved"
     start, end = (probe["means"][v].get("geo_loss_before") for v in (primary, secondary))
-    interval = f"{-lead['lead']:+.4f} [{-lead['high']:+.4f}, {-lead['low']:+.4f}]"
-    ends = f"after the fine-tune the geometric loss of {secondary} minus that of {primary} is {interval}"
+    ends = f"after the fine-tune the geometric loss of {secondary} minus that of {primary} is {of_rival(lead, 4)}"
     return f"smoothness hypothesis {word}: {ends} (at the start {end:.4f} against {start:.4f})"
 
 

@@ -14,6 +14,7 @@ from studies import eval_row, token_table, write_run
 from synthetic import draws, sound
 
 from coordexp.analysis.audit.audit import audit
+from coordexp.analysis.audit.findings import Audit, RunAudit
 from coordexp.storage.logs import Log, read_log
 from coordexp.storage.runs import RunDirectory, read_manifest
 from coordexp.study.inputs import RunData
@@ -35,15 +36,14 @@ def loaded(run: RunDirectory) -> RunData:
     return RunData(manifest["variant"], manifest["seed"], read_log(run.log), run, manifest, config)
 
 
-def entry_of(run: RunData) -> dict[str, Any]:
-    return audit([run])["runs"][0]
+def entry_of(run: RunData) -> RunAudit:
+    return audit([run]).runs[0]
 
 
-def failed(found: dict[str, Any]) -> dict[str, dict[str, str]]:
+def failed(found: Audit) -> dict[str, dict[str, str]]:
     """{variant: {check: detail}} of the checks that failed."""
     return {
-        e["variant"]: {c["name"]: c["detail"] for c in e["checks"] if c["passed"] is False}
-        for e in found["runs"]
+        e.variant: {c.name: c.detail for c in e.checks if c.passed is False} for e in found.runs
     }
 
 
@@ -67,8 +67,8 @@ ODD = {
 def test_runs_that_differ_in_nothing_but_the_objective_pass():
     found = audit(three())
     assert not any(failed(found).values())
-    assert found["passed"] == [f"{variant} s0" for variant in VARIANTS]
-    judged = {c["name"] for c in found["runs"][0]["checks"] if c["passed"]}
+    assert found.passed == [f"{variant} s0" for variant in VARIANTS]
+    judged = {c.name for c in found.runs[0].checks if c.passed}
     assert judged >= {
         *ODD,
         "same precision",
@@ -78,7 +78,7 @@ def test_runs_that_differ_in_nothing_but_the_objective_pass():
         "complete",
         "log as sealed",
     }
-    assert found["runs"][0]["not_checked"] == []
+    assert found.runs[0].not_checked == []
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -93,7 +93,7 @@ def test_the_majority_decides_who_is_the_odd_one_out(name):
 @pytest.mark.parametrize("name", ODD)
 def test_of_two_runs_that_differ_both_are_in_question(name):
     found = audit(three(ODD[name], n=2))
-    assert found["passed"] == []
+    assert found.passed == []
     assert all("no majority" in checks[name] for checks in failed(found).values())
 
 
@@ -146,7 +146,7 @@ def test_a_log_that_stops_early_or_was_changed_since_fails():
 def test_a_run_directory_under_another_variants_name_is_swapped():
     run = loaded(write_run("mixed", ROW))
     entry = entry_of(replace(run, variant="softce_w1_gate"))
-    assert (entry["verdict"], entry["why"]) == (
+    assert (entry.verdict, entry.why) == (
         "swapped",
         "its configuration is that of mixed, not of softce_w1_gate",
     )
@@ -157,17 +157,17 @@ def test_what_only_records_may_differ():
         loaded(write_run(v, ROW, overrides=("train.audit_images=0",) if v == "mixed" else ()))
         for v in VARIANTS
     ]
-    assert audit(runs)["differences"] == []
+    assert audit(runs).differences == []
 
 
 def test_logs_alone_say_once_what_cannot_be_checked():
     found = audit([sound(np.random.default_rng(9), variant) for variant in VARIANTS])
-    for entry in found["runs"]:
-        assert [line.partition(":")[0] for line in entry["not_checked"]] == [
+    for entry in found.runs:
+        assert [line.partition(":")[0] for line in entry.not_checked] == [
             "no manifest",
             "no token tables",
         ]
-        assert {c["name"] for c in entry["checks"]} <= {
+        assert {c.name for c in entry.checks} <= {
             "has evaluations",
             "finite",
             "loss adds up",
@@ -177,10 +177,10 @@ def test_logs_alone_say_once_what_cannot_be_checked():
 
 
 def test_one_run_alone_is_compared_with_nothing():
-    entry = audit([loaded(write_run("mixed", ROW, tables=True))])["runs"][0]
-    assert entry["passed"]
-    alone = {c["name"]: c for c in entry["checks"] if "no other run" in c["detail"]}
-    assert all(c["passed"] is None for c in alone.values())
+    entry = audit([loaded(write_run("mixed", ROW, tables=True))]).runs[0]
+    assert entry.passed
+    alone = {c.name: c for c in entry.checks if "no other run" in c.detail}
+    assert all(c.passed is None for c in alone.values())
     assert {"same data", "tokens seen", "same validation set"} <= set(alone)
 
 
@@ -291,10 +291,8 @@ def image_means(values: pd.Series, by: pd.Series) -> float:
 
 
 def test_eval_rows_are_recomputed_from_their_tokens(tmp_path):
-    (found,) = [
-        c for c in entry_of(with_table(tmp_path))["checks"] if c["name"] == "eval weighting"
-    ]
-    assert found["passed"]
+    (found,) = [c for c in entry_of(with_table(tmp_path)).checks if c.name == "eval weighting"]
+    assert found.passed
 
 
 def test_a_wrong_weighting_is_diagnosed(tmp_path):
@@ -328,12 +326,10 @@ def test_a_wrong_weighting_is_diagnosed(tmp_path):
     ]
     for changed, says in cases:
         log = replace(run.log, evals={40: run.log.evals[40] | changed})
-        (check,) = [
-            c for c in entry_of(replace(run, log=log))["checks"] if c["name"] == "eval weighting"
-        ]
-        assert check["passed"] is False
-        assert says in check["detail"]
-        assert f"eval_{next(iter(changed))} at step 40" in check["detail"]
+        (check,) = [c for c in entry_of(replace(run, log=log)).checks if c.name == "eval weighting"]
+        assert check.passed is False
+        assert says in check.detail
+        assert f"eval_{next(iter(changed))} at step 40" in check.detail
 
 
 def test_batches_are_those_of_each_process(tmp_path):
@@ -347,8 +343,8 @@ def test_batches_are_those_of_each_process(tmp_path):
     )
     mean = image_means((table["expected_bin_t1"] - 100).abs(), batches)
     run.log.evals[40]["coord_diag/expected_bin_mae"] = mean
-    (found,) = [c for c in entry_of(run)["checks"] if c["name"] == "eval weighting"]
-    assert "it is the mean of means of batches" in found["detail"]
+    (found,) = [c for c in entry_of(run).checks if c.name == "eval weighting"]
+    assert "it is the mean of means of batches" in found.detail
 
 
 def test_a_nearly_equal_number_is_not_equal(tmp_path):
@@ -358,7 +354,5 @@ def test_a_nearly_equal_number_is_not_equal(tmp_path):
         log = replace(
             run.log, evals={40: run.log.evals[40] | {key: run.log.evals[40][key] * (1 + relative)}}
         )
-        (found,) = [
-            c for c in entry_of(replace(run, log=log))["checks"] if c["name"] == "eval weighting"
-        ]
-        assert found["passed"] is passed
+        (found,) = [c for c in entry_of(replace(run, log=log)).checks if c.name == "eval weighting"]
+        assert found.passed is passed

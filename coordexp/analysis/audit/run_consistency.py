@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from coordexp.analysis.audit.findings import Check
 from coordexp.config.compose import digest
 from coordexp.metrics import REGISTRY, Metric, log_key
 from coordexp.storage.files import sha256_file
@@ -22,15 +23,8 @@ from coordexp.storage.runs import preflight_tolerance
 from coordexp.storage.token_tables import read_columns, read_tokens
 from coordexp.study.inputs import RunData
 
-Check = dict[str, Any]  # {name, passed, detail}
-
 TABLE_TOLERANCE = 1e-5  # relative, between an eval row and its token table
 TEMPERATURES = ("1", "own", "fitted")
-
-
-def check(name: str, passed: bool | None, detail: str) -> Check:
-    """A check of a run; `passed` None is something to know that neither passes nor fails."""
-    return {"name": name, "passed": passed, "detail": detail}
 
 
 def train_setting(run: RunData, key: str) -> Any:
@@ -50,7 +44,9 @@ def validation_of(runs: Sequence[RunData]) -> Validation:
     return Validation({run.name: validation_digest(run) for run in runs}, validation_sizes(runs))
 
 
-def identity_checks(run: RunData, runs: Sequence[RunData], validation: Validation) -> list[Check]:
+def consistency_checks(
+    run: RunData, runs: Sequence[RunData], validation: Validation
+) -> list[Check]:
     """Every check that the files of this run allow.
 
     Raises:
@@ -85,14 +81,14 @@ def completeness(run: RunData) -> list[Check]:
     short = f"the log ends at step {last} of {planned}" if planned and last < planned else None
     if run.manifest is None:
         return (
-            [check("complete", None if short else True, short or f"step {last} of {planned}")]
+            [Check("complete", None if short else True, short or f"step {last} of {planned}")]
             if planned
             else []
         )
     m = run.manifest
     reached = m["status"] == "complete" and m["step"] == m["max_steps"]
     checks = [
-        check(
+        Check(
             "complete",
             reached and not short,
             m["reason"] or short or f"step {m['step']} of {m['max_steps']}",
@@ -102,7 +98,7 @@ def completeness(run: RunData) -> list[Check]:
     if sealed and run.run and run.run.log.exists():
         same = sha256_file(run.run.log) == sealed
         checks.append(
-            check(
+            Check(
                 "log as sealed",
                 same,
                 f"logging.jsonl is {'' if same else 'not '}what run.json vouches for",
@@ -133,7 +129,7 @@ def manifest_checks(run: RunData, runs: Sequence[RunData]) -> list[Check | None]
         if r.manifest and schedule(r) == schedule(run)
     }
     return [
-        check("pre-flight", difference is not None and difference <= allowed, agreement),
+        Check("pre-flight", difference is not None and difference <= allowed, agreement),
         same("same data", lambda m: m["inputs_sha256"]["data"]),
         same("same base model", lambda m: m["inputs_sha256"]["base"]),
         common("tokens seen", run, alike),
@@ -166,7 +162,7 @@ def common(name: str, run: RunData, values: dict[str, Any]) -> Check | None:
     if mine is None:
         return None
     if all(value == mine for value in known):
-        return check(
+        return Check(
             name,
             True if len(known) > 1 else None,
             brief(mine) if len(known) > 1 else f"{brief(mine)}; no other run",
@@ -175,9 +171,9 @@ def common(name: str, run: RunData, values: dict[str, Any]) -> Check | None:
     if most > next_most:
         leader = next(value for value in known if digest(value) == first)
         odd = f"{against(mine, leader)} of {most} of {len(known)} runs"
-        return check(name, mine == leader, brief(mine) if mine == leader else odd)
+        return Check(name, mine == leader, brief(mine) if mine == leader else odd)
     other = next(value for value in known if value != mine)
-    return check(
+    return Check(
         name, False, f"{against(mine, other)}; the runs differ and no majority tells which is right"
     )
 
@@ -285,7 +281,7 @@ def eval_weighting(run: RunData) -> list[Check]:
         return []
     said = ", ".join(map(str, chosen))
     return [
-        check(
+        Check(
             "eval weighting",
             not wrong,
             wrong[0] if wrong else f"token tables of steps {said} give the log's values",

@@ -1,0 +1,118 @@
+"""What the audit of a study found: the types of audit.json, its reader and its writer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordexp.storage.files import write_csv
+from coordexp.storage.typed import read_typed, write_typed
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one run. `passed` is None where there is something to know that sets no bar."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class RatioPair:
+    """An eval row and the nearest train row before it, of one loss family.
+
+    ratio: train over eval.
+    subset_ratio: train over the evaluation of train images; None where the log has no such evaluation.
+    """
+
+    step: int
+    train_step: int
+    ratio: float
+    subset_ratio: float | None
+
+
+@dataclass(frozen=True)
+class FamilyRatios:
+    """The train/eval ratios of one loss family.
+
+    n, median, min, max: of the pairs from step `from_step` on; None where there are none.
+    """
+
+    pairs: list[RatioPair]
+    from_step: int
+    n: int
+    median: float | None
+    min: float | None
+    max: float | None
+
+
+@dataclass(frozen=True)
+class RunAudit:
+    """What was found for and against one run.
+
+    grad_accumulation_steps: from the log, else from the configuration; None where neither says.
+    families: the ratios of every loss family that the log holds, by the family's key.
+    verdict, why: "not finite", "swapped" (the log of another variant), "missing", or a verdict on
+        the ratios (`ratios.judge`); and its reason.
+    overfit_ratio: eval loss over that of the audited train images at the end; None without these.
+    not_checked: what could not be judged, and for want of which file.
+    warnings: those of the log's reader.
+    passed: the verdict is sound and no check failed; the run may be recommended.
+    """
+
+    variant: str
+    seed: int
+    grad_accumulation_steps: float | None
+    families: dict[str, FamilyRatios]
+    verdict: str
+    why: str
+    overfit_ratio: float | None
+    checks: list[Check]
+    not_checked: list[str]
+    warnings: list[str]
+    passed: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant} s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit of a study.
+
+    differences: settings outside `variant` that are not the same in every run.
+    passed: the names of the runs that may be recommended.
+    """
+
+    runs: list[RunAudit]
+    differences: list[str]
+    passed: list[str]
+
+
+def read_audit(study_dir: Path) -> Audit:
+    """Raises UserError: audit.json is missing or of another form."""
+    return read_typed(study_dir / "audit.json", Audit)
+
+
+def write_audit(study_dir: Path, audit: Audit) -> None:
+    """Write audit.json, and audit.csv with a row per run and loss family."""
+    rows = [
+        {
+            "variant": run.variant,
+            "seed": run.seed,
+            "family": family,
+            "verdict": run.verdict,
+            "passed": run.passed,
+            "from_step": ratios.from_step,
+            "n": ratios.n,
+            "median": ratios.median,
+            "min": ratios.min,
+            "max": ratios.max,
+        }
+        for run in audit.runs
+        for family, ratios in run.families.items()
+    ]
+    write_typed(study_dir / "audit.json", audit)
+    write_csv(study_dir / "audit.csv", rows)

@@ -1,0 +1,238 @@
+"""What the comparison of a study found: the types of comparison.json, its reader and its writer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordexp.analysis.comparison.statistics import Estimate
+from coordexp.storage.files import write_csv
+from coordexp.storage.typed import read_typed, write_typed
+
+
+@dataclass(frozen=True)
+class Window:
+    """The declared window: the common steps in the last `share` of the way to the decision step."""
+
+    share: float
+    steps: list[int]
+
+
+@dataclass(frozen=True)
+class CurveRow:
+    """The metrics of one run at one eval step, at the rule's temperature."""
+
+    variant: str
+    seed: int
+    step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SnapshotRow:
+    """The metrics of one variant at one step, each averaged over the seeds that have it."""
+
+    variant: str
+    seeds: list[int]
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Every variant at one step; `step` is None where no step is common to all runs."""
+
+    step: int | None
+    rows: list[SnapshotRow]
+
+
+@dataclass(frozen=True)
+class TemperatureRow:
+    """A row of the decision snapshot, read at another temperature.
+
+    used: the softmax temperature of each seed, where its log names it.
+    """
+
+    variant: str
+    seeds: list[int]
+    values: dict[str, float]
+    used: list[float]
+
+
+@dataclass(frozen=True)
+class Band:
+    """The 95 % interval of one variant's metric at one step."""
+
+    variant: str
+    step: int
+    metric: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class StepWinner:
+    """The best variant at one step; None where several are exactly equal."""
+
+    step: int
+    winner: str | None
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Which variant is best on one metric over a window of eval steps.
+
+    settled_from: the earliest step from which `last_winner` is best without a break.
+    leave_one_block_out: the best by the window's mean, with one block of its steps left out.
+    share: of the steps of the window, those at which `last_winner` is best.
+    """
+
+    winners: list[StepWinner]
+    last_winner: str | None
+    settled_from: int | None
+    leave_one_block_out: list[str | None]
+    share: float
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """One metric of one run over the last third of its steps.
+
+    collapse_ends: the step at which the run's MAE has arrived at its final level.
+    from_step: the first step of the last third.
+    level, spread: the mean, and the largest value minus the smallest, in the metric's unit.
+    slope_percent_per_100_steps: of a least-squares line, in % of the level per 100 steps.
+    """
+
+    run: str
+    variant: str
+    seed: int
+    metric: str
+    collapse_ends: int
+    from_step: int
+    level: float
+    spread: float
+    slope_percent_per_100_steps: float
+    flat: bool
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the variants' plateaus lie apart on a metric, and how far one run moves on its own.
+
+    between: the largest difference of the variants' levels, each averaged over its seeds.
+    within: the largest spread of a single run.
+    """
+
+    metric: str
+    between: float
+    within: float
+    differ: bool
+
+
+@dataclass(frozen=True)
+class WindowSummary:
+    """A difference (second minus first) over the common steps of the window; None where n is 0."""
+
+    n: int
+    median: float | None
+    min: float | None
+    max: float | None
+    share_above_0: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first on one metric at the decision step, in the metric's unit.
+
+    interval: None where a token table is missing or the images differ.
+    """
+
+    first: str
+    second: str
+    metric: str
+    margin: float | None
+    difference: float
+    interval: Estimate | None
+    window: WindowSummary | None
+
+
+@dataclass(frozen=True)
+class Slices:
+    """MAE in bins, and the number of tokens, by coordinate slot and by box size."""
+
+    by_slot: dict[str, float]
+    n_by_slot: dict[str, int]
+    by_box_size: dict[str, float]
+    n_by_box_size: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ResolutionLimit:
+    """The best MAE in pixels and in cells of a visual token.
+
+    side_px, best_mae_px: for the smallest, median and largest image side.
+    cell_px: the side of what one visual token covers; None where it is not known.
+    p90_bins, p90_px: of the same variant, on the median side.
+    sentence: what the numbers suggest.  test: an experiment that would test it.
+    """
+
+    best_mae_bins: float
+    side_px: list[float]
+    best_mae_px: list[float]
+    cell_px: int | None
+    best_mae_cells: float | None
+    p90_bins: float | None
+    p90_px: float | None
+    sentence: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The comparison of a study under its rule.
+
+    common_steps: the eval steps that all runs share.
+    decision_step: None where no run has finished with an evaluation.
+    snapshots: at the decision step, then at the later steps that only some runs have.
+    temperatures: the decision snapshot at each temperature ("1", "own", "fitted").
+    winners: the best variant of each metric, by temperature; None where several are equal.
+    curves: at the rule's temperature.
+    stability: by metric.  slices: by variant; empty without token tables.
+    resolution_limit: None where image sizes or MAE are not known.
+    """
+
+    temperature: str
+    common_steps: list[int]
+    decision_step: int | None
+    window: Window
+    snapshots: list[Snapshot]
+    temperatures: dict[str, list[TemperatureRow]]
+    winners: dict[str, dict[str, str | None]]
+    curves: list[CurveRow]
+    bands: list[Band]
+    stability: dict[str, Stability]
+    plateau: list[Plateau]
+    drift: list[Drift]
+    differences: list[Difference]
+    slices: dict[str, Slices]
+    resolution_limit: ResolutionLimit | None
+
+    @property
+    def decision_rows(self) -> list[SnapshotRow]:
+        """The variants at the decision step; empty where there is no such step."""
+        return self.snapshots[0].rows if self.snapshots else []
+
+
+def read_comparison(study_dir: Path) -> Comparison:
+    """Raises UserError: comparison.json is missing or of another form."""
+    return read_typed(study_dir / "comparison.json", Comparison)
+
+
+def write_comparison(study_dir: Path, comparison: Comparison) -> None:
+    """Write comparison.json, and comparison.csv with a row per run and eval step."""
+    rows = [
+        {"variant": row.variant, "seed": row.seed, "step": row.step, **row.values}
+        for row in comparison.curves
+    ]
+    write_typed(study_dir / "comparison.json", comparison)
+    write_csv(study_dir / "comparison.csv", rows)

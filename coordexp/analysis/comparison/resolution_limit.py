@@ -1,0 +1,100 @@
+"""The best MAE in pixels and in cells of a visual token: is the vision model the limit?
+
+A hypothesis, never a finding. Source: note, section "Interpreting the Floor":
+px = bins / 999 * (side - 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coordexp.analysis.comparison.findings import Drift, ResolutionLimit, SnapshotRow
+from coordexp.coords import LAST_BIN
+from coordexp.study.inputs import RunData
+
+NEAR_HALF_A_CELL = (0.35, 0.65)  # of a cell: where an error is said to be about half of one
+EXPERIMENT = (
+    "train the variants on larger pictures (data.image_size of scenes, data.pixel_budget of real "
+    "ones), so that a cell covers less of an object: were the cell the limit, MAE in bins would "
+    "fall in proportion to the side; were it the loss or the training length, it would not"
+)
+
+
+def bins_to_px(bins: float, side_px: float) -> float:
+    return bins / LAST_BIN * (side_px - 1)
+
+
+def resolution_limit(
+    rows: Sequence[SnapshotRow],
+    drifts: Sequence[Drift],
+    sides_px: Sequence[float] | None,
+    cell_px: int | None,
+) -> ResolutionLimit | None:
+    """The best MAE (and its p90) in bins, pixels and cells; None without image sizes or MAE.
+
+    Args:
+        rows: the variants at the decision step.
+        sides_px: the smallest, median and largest image side.
+        cell_px: the side of what one visual token covers.
+    """
+    with_mae = [row for row in rows if "expected_bin_mae" in row.values]
+    if not with_mae or not sides_px:
+        return None
+    best = min(with_mae, key=lambda row: row.values["expected_bin_mae"]).values
+    mae, p90 = best["expected_bin_mae"], best.get("expected_bin_abs_err_p90")
+    median_side = sides_px[1]
+    cells = bins_to_px(mae, median_side) / cell_px if cell_px else None
+    of_mae = [drift for drift in drifts if drift.metric == "expected_bin_mae"]
+    return ResolutionLimit(
+        best_mae_bins=mae,
+        side_px=list(sides_px),
+        best_mae_px=[bins_to_px(mae, side) for side in sides_px],
+        cell_px=cell_px,
+        best_mae_cells=cells,
+        p90_bins=p90,
+        p90_px=None if p90 is None else bins_to_px(p90, median_side),
+        sentence=suggestion(cells, of_mae[0].differ if of_mae else None),
+        test=EXPERIMENT,
+    )
+
+
+def suggestion(cells: float | None, variants_differ: bool | None) -> str:
+    """What the best MAE in cells suggests, in one sentence that claims no cause.
+
+    `variants_differ`: by more than a single run drifts; None where no run has a plateau.
+    """
+    if cells is None:
+        return "the size of a visual cell is not known here, so the error cannot be held against it"
+    low, high = NEAR_HALF_A_CELL
+    size = f"the best MAE is {cells:.2f} of a visual cell"
+    if cells > high:
+        return (
+            f"{size}, well above half of one: the cell alone does not explain an error of this size"
+        )
+    if cells < low:
+        return f"{size}, below half of one: localisation is already finer than the cell, which is then not what limits it"
+    if variants_differ is None:
+        return f"{size}, about half of one; whether the variants have come to rest cannot be said"
+    if variants_differ:
+        return f"{size}, about half of one, but the variants still differ by more than each drifts: a floor of the vision is possible"
+    return f"{size}, and the variants differ by less than each drifts: this looks like a floor of the vision, not of the loss"
+
+
+def vision_facts(
+    runs: Sequence[RunData], given: Mapping[str, Any] | None
+) -> tuple[list[float] | None, int | None]:
+    """Image sides (smallest, median, largest, in px) and the cell's side in px.
+
+    From the first manifest that has them, else as they were given; None where neither knows.
+    """
+    manifests = [run.manifest for run in runs if run.manifest and run.manifest.get("val_sides_px")]
+    if manifests:
+        sides = manifests[0]["val_sides_px"]
+        smallest = min(sides["width"][0], sides["height"][0])
+        median = (sides["width"][1] + sides["height"][1]) / 2
+        largest = max(sides["width"][2], sides["height"][2])
+        return [smallest, median, largest], manifests[0].get("cell_px")
+    if given and given.get("side_px"):
+        return [given["side_px"]] * 3, given.get("cell_px")
+    return None, None
