@@ -190,13 +190,13 @@ def prepare(args: argparse.Namespace) -> None:
 def validate_records(args: argparse.Namespace) -> None:
     """Print every problem of a record file with its line, then what the file holds; exit code 1 where there is one."""
     from coordexp.data.coco.parallel import n_cores
-    from coordexp.data.validate import told, validate
+    from coordexp.data.validate import summary, validate
 
     counts: Counter[str] = Counter()
     workers = 1 if args.no_pictures else n_cores()
     for problem in validate(args.records, counts, not args.no_pictures, workers):
         print(problem)
-    print(f"{args.records}: {told(counts)}")
+    print(f"{args.records}: {summary(counts)}")
     if counts["problems"]:
         sys.exit(1)
 

@@ -1,13 +1,12 @@
-"""Records to batches: what the model sees, what it is supervised on, and what each coordinate token is.
+"""Records to batches: model inputs, supervised targets, and the origin of each coordinate token.
 
-Which images a step takes is a function of (seed, step) alone, so that a resumed run sees what it would have seen. How
-they are cut into micro-batches, padded or laid end to end, changes nothing but time and memory.
+Which images a step takes is a function of (seed, step), so that a resumed run sees what it would
+have seen. How they are cut into micro-batches, padded or packed, changes only time and memory.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,13 +22,12 @@ from transformers import ProcessorMixin
 from coordexp.coords import BOX_SLOTS, coord_token_ids, write_coordjson
 from coordexp.data.packing import cut_by_tokens, text_and_mrope
 from coordexp.data.patches import patches_of, pixel_value_table
-from coordexp.data.records import Record, read_records
+from coordexp.data.records import TOKEN_SPELT, Record, read_records
 from coordexp.errors import UserError
 
 PROMPT = "Detect every object."
-KEPT_BYTES = (
-    256 << 20
-)  # of decoded pictures a dataset keeps: every one of the default study, few of a real one
+# Decoded pictures a dataset keeps in memory: all of the default study, few of a real one.
+KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +46,23 @@ class Sample:
 
     ids: np.ndarray  # [L] int32
     supervised: np.ndarray  # [L] bool
-    image_at: int  # where the picture's tokens begin
+    image_at: int  # index of the first token of the picture
     coord_tokens: tuple[CoordToken, ...]
 
 
 @dataclass
 class Batch:
-    """A micro-batch, padded or packed. B images, L tokens; R supervised rows, C of them coordinates.
+    """A micro-batch, padded or packed: B images, L tokens, R supervised rows, C coordinates.
 
-    A row is a position whose *next* token is supervised, in reading order of the flattened [B, L]. A pack has one row
-    of tokens, B samples end to end, and says by their positions where one begins; it needs no mask.
+    A row is a position whose *next* token is supervised, in the order of the flattened [B, L]. A
+    pack is [1, L]: B samples end to end. Its position_ids start again with each sample, so it needs
+    no mask.
     """
 
-    inputs: dict[
-        str, Tensor
-    ]  # input_ids [B, L]; attention_mask, mm_token_type_ids or position_ids; pixel_values; image_grid_thw
-    rows: Tensor  # [R] flat index of the position that predicts
+    # input_ids [B, L], pixel_values, image_grid_thw; padded: attention_mask and mm_token_type_ids
+    # [B, L]; packed: position_ids [4, 1, L]
+    inputs: dict[str, Tensor]
+    rows: Tensor  # [R] flat index of the predicting position
     targets: Tensor  # [R] token id
     bins: Tensor  # [R] GT bin, or -1 on text
     coord_tokens: list[CoordToken]  # C, in the order of rows with bins >= 0
@@ -84,13 +83,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         inputs = {name: value.to(device) for name, value in self.inputs.items()}
-        return Batch(
-            inputs,
-            self.rows.to(device),
-            self.targets.to(device),
-            self.bins.to(device),
-            self.coord_tokens,
-        )
+        rows, targets, bins = (x.to(device) for x in (self.rows, self.targets, self.bins))
+        return Batch(inputs, rows, targets, bins, self.coord_tokens)
 
 
 class Dataset:
@@ -99,9 +93,8 @@ class Dataset:
     def __init__(self, path: Path, processor: ProcessorMixin) -> None:
         self.path, self.processor = path, processor
         self.records = read_records(path)
-        self.bin_of = {
-            token_id: k for k, token_id in enumerate(coord_token_ids(processor.tokenizer))
-        }
+        ids = coord_token_ids(processor.tokenizer)
+        self.bin_of = {token_id: k for k, token_id in enumerate(ids)}
         self._refuse_names_that_spell_tokens()
         self.encode = lru_cache(maxsize=50_000)(self._encode)
         self._pixel_values = pixel_value_table(processor.image_processor)
@@ -112,17 +105,16 @@ class Dataset:
         return len(self.records)
 
     def _refuse_names_that_spell_tokens(self) -> None:
-        """A name such as `<|coord_5|>` would become that very token, and be learnt as one."""
+        """A name such as `<|coord_5|>` would be tokenized as that token, and learnt as one."""
         added = self.processor.tokenizer.get_added_vocab()
         for record in self.records:
             for obj in record.objects:
-                if spelt := next(
-                    (token for token in re.findall(r"<\|[^|]*\|>", obj.desc) if token in added),
-                    None,
-                ):
-                    raise UserError(
-                        f"{self.path}: {record.image}: the name {obj.desc!r} spells the token {spelt}: rename it"
-                    )
+                for spelt in TOKEN_SPELT.findall(obj.desc):
+                    if spelt in added:
+                        raise UserError(
+                            f"{self.path}: {record.image}: the name {obj.desc!r} spells the token "
+                            f"{spelt}: rename it"
+                        )
 
     def _encode(self, index: int) -> Sample:
         record = self.records[index]
@@ -134,6 +126,8 @@ class Dataset:
             return_assistant_tokens_mask=True,
         )
         ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+        # The chat template writes one image token; the model wants one for each cell of the
+        # picture.
         image_at = ids.index(self.processor.image_token_id)
         n_image = math.prod(self.grid(index))
         ids = ids[:image_at] + [self.processor.image_token_id] * n_image + ids[image_at + 1 :]
@@ -147,33 +141,35 @@ class Dataset:
 
     def grid(self, index: int) -> tuple[int, int]:
         """Rows and columns of the picture's tokens."""
-        record, side = (
-            self.records[index],
-            self.processor.image_processor.patch_size * self.processor.image_processor.merge_size,
-        )
+        record, images = self.records[index], self.processor.image_processor
+        side = images.patch_size * images.merge_size
         if record.width % side or record.height % side:
             raise UserError(
-                f"{self.path.parent / record.image}: {record.width} x {record.height} px is not a multiple of {side}: "
-                "pictures are never resized while training, resize them when preparing the data"
+                f"{self.path.parent / record.image}: {record.width} x {record.height} px is not a "
+                f"multiple of {side}: pictures are never resized while training, "
+                "resize them when preparing the data"
             )
         return record.height // side, record.width // side
 
     def length(self, index: int) -> int:
-        """Tokens of a record, those of its picture included."""
+        """Tokens of a record, including those of its picture."""
         return len(self.encode(index).ids)
 
     def longest(self) -> int:
-        """Tokens of the longest record, among the 32 that a guess without encoding puts first."""
+        """Tokens of the longest record: the longest of the 32 with the largest estimate.
 
-        def looks(index: int) -> int:
-            return math.prod(self.grid(index)) + sum(
-                2 * len(o.pixels) + len(o.desc) for o in self.records[index].objects
-            )
+        Encoding every record would take minutes on a real data set.
+        """
 
-        return max(map(self.length, nlargest(32, range(len(self)), key=looks)))
+        def estimate(index: int) -> int:
+            objects = self.records[index].objects
+            n_text = sum(2 * len(obj.pixels) + len(obj.desc) for obj in objects)
+            return math.prod(self.grid(index)) + n_text
+
+        return max(map(self.length, nlargest(32, range(len(self)), key=estimate)))
 
     def picture(self, index: int) -> Image.Image:
-        """As RGB; decoded once, as long as KEPT_BYTES holds them.
+        """The picture as RGB. It is kept in memory until KEPT_BYTES are used.
 
         Raises:
             UserError: the picture is missing, not a picture, or not of the size the record says.
@@ -201,35 +197,27 @@ class Dataset:
         samples = [self.encode(i) for i in indices]
         shape = (len(samples), max(len(sample.ids) for sample in samples))
         input_ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
-        attention, supervised = (
-            torch.zeros(shape, dtype=torch.long),
-            torch.zeros(shape, dtype=torch.bool),
-        )
+        attention = torch.zeros(shape, dtype=torch.long)
+        supervised = torch.zeros(shape, dtype=torch.bool)
         for b, sample in enumerate(samples):
             input_ids[b, : len(sample.ids)] = torch.from_numpy(sample.ids)
             attention[b, : len(sample.ids)] = 1
             supervised[b, : len(sample.ids)] = torch.from_numpy(sample.supervised)
-        return self._labelled(
-            self._model_inputs(indices, input_ids, attention), supervised, samples
-        )
+        inputs = self._model_inputs(indices, input_ids, attention)
+        return self._labelled(inputs, supervised, samples)
 
     def pack(self, indices: Sequence[int]) -> Batch:
-        """These records end to end; positions begin again with each, so that attention keeps them apart."""
+        """These records end to end. Positions restart with each: attention separates them."""
         samples = [self.encode(i) for i in indices]
-        input_ids = torch.from_numpy(np.concatenate([sample.ids for sample in samples])).long()[
-            None
-        ]
+        ids = np.concatenate([sample.ids for sample in samples])  # [L]
         supervised = torch.from_numpy(np.concatenate([sample.supervised for sample in samples]))
-        grids = [self.grid(i) for i in indices]
-        positions = [
-            text_and_mrope(len(s.ids), s.image_at, grid)
-            for s, grid in zip(samples, grids, strict=True)
-        ]
+        positions = []
+        for i, sample in zip(indices, samples, strict=True):
+            positions.append(text_and_mrope(len(sample.ids), sample.image_at, self.grid(i)))
+        position_ids = torch.from_numpy(np.concatenate(positions, axis=1))  # [4, L]
         inputs = {
-            "input_ids": input_ids,
-            "position_ids": torch.from_numpy(np.concatenate(positions, axis=1))[
-                :, None
-            ],  # [4, 1, L]
+            "input_ids": torch.from_numpy(ids).long()[None],
+            "position_ids": position_ids[:, None],
             **self._pictures(indices),
         }
         return self._labelled(inputs, supervised, samples)
@@ -237,33 +225,30 @@ class Dataset:
     def _labelled(
         self, inputs: dict[str, Tensor], supervised: Tensor, samples: Sequence[Sample]
     ) -> Batch:
-        rows = (
-            supervised.flatten().nonzero()[:, 0] - 1
-        )  # the first token of a sequence is never supervised
+        # The row before a supervised token predicts it; the first token is never supervised.
+        rows = supervised.flatten().nonzero()[:, 0] - 1
         targets = inputs["input_ids"].flatten()[rows + 1]
         bins = torch.tensor([self.bin_of.get(int(t), -1) for t in targets], dtype=torch.long)
-        return Batch(
-            inputs,
-            rows,
-            targets,
-            bins,
-            [token for sample in samples for token in sample.coord_tokens],
-        )
+        origins: list[CoordToken] = []
+        for sample in samples:
+            origins += sample.coord_tokens
+        return Batch(inputs, rows, targets, bins, origins)
 
     def micro_batches(
         self, indices: Sequence[int], ranks: int, rank: int, budget: int, packed: bool
     ) -> list[Batch]:
-        """This rank's share of a step's records, in micro-batches of at most `budget` tokens (see packing.py)."""
-        groups = cut_by_tokens([self.length(i) for i in indices], ranks, budget, packed)[rank]
-        return [
-            (self.pack if packed else self.batch)([int(indices[i]) for i in group])
-            for group in groups
-        ]
+        """This rank's records of a step, in micro-batches of at most `budget` tokens."""
+        lengths = [self.length(i) for i in indices]
+        join = self.pack if packed else self.batch
+        batches = []
+        for group in cut_by_tokens(lengths, ranks, budget, packed)[rank]:
+            batches.append(join([int(indices[i]) for i in group]))
+        return batches
 
     def prompts(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """What stands before the answers, padded on the left, so that every answer begins at the same place.
+        """The prompts of these records, padded on the left so that all answers start in one column.
 
-        The same tensors as `Batch.inputs`, from which an answer is generated.
+        The same tensors as `Batch.inputs`, to generate answers from.
         """
         samples = [self.encode(i) for i in indices]
         prompts = [sample.ids[: sample.supervised.argmax()] for sample in samples]
@@ -298,12 +283,12 @@ class Dataset:
         }
 
     def answer_length(self, index: int) -> int:
-        """Tokens of a record's answer, its end included."""
+        """Tokens of a record's answer, including the end token."""
         return int(self.encode(index).supervised.sum())
 
 
 def conversation(record: Record) -> list[dict]:
-    """One turn: the picture and the prompt, then CoordJSON."""
+    """The picture and the prompt from the user, CoordJSON from the assistant."""
     user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}
     return [user, {"role": "assistant", "content": write_coordjson(record.coord_objects())}]
 
@@ -318,17 +303,19 @@ def coord_tokens(record: Record, image_id: int):
 
 
 def step_indices(n_records: int, images_per_step: int, seed: int, step: int) -> np.ndarray:
-    """Images of optimizer step `step` (from 1): the epochs' permutations, laid end to end  # [images_per_step]"""
+    """Images of optimizer step `step`, counted from 1.
+
+    Every epoch has its own permutation of the records. The epochs are laid end to end, and a step
+    takes the next `images_per_step` of them.
+
+    Returns: [images_per_step]
+    """
     first = (step - 1) * images_per_step
     positions = np.arange(first, first + images_per_step)
     epochs = positions // n_records
-    orders = {
-        epoch: np.random.default_rng([seed, epoch]).permutation(n_records)
-        for epoch in np.unique(epochs)
-    }
-    return np.array(
-        [
-            orders[epoch][position % n_records]
-            for epoch, position in zip(epochs, positions, strict=True)
-        ]
-    )
+    indices = np.empty(images_per_step, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(n_records)
+        in_epoch = epochs == epoch
+        indices[in_epoch] = order[positions[in_epoch] % n_records]
+    return indices

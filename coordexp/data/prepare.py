@@ -30,7 +30,8 @@ def prepare_data(cfg: DictConfig) -> Path:
     """Make the records of `cfg.data`; returns the manifest's path.
 
     Raises:
-        UserError: a setting that cannot be drawn, or pictures and annotations that do not fit the contract.
+        UserError: a setting that cannot be drawn, or pictures and annotations that do not fit the
+        contract.
     """
     out = data_path(cfg)
     settings: ScenesConfig | CocoConfig = OmegaConf.to_object(cfg.data)  # type: ignore[assignment]

@@ -3,9 +3,10 @@
     {"images": ["images/000001.png"], "width": 128, "height": 128,
      "objects": [{"desc": "red circle", "bbox_2d": [x1, y1, x2, y2]}], "metadata": {…}}
 
-Coordinates are pixel floats. An object holds exactly one of `bbox_2d` and `poly` ([x1, y1, …], at least three
-points, clockwise from the top-most, then left-most vertex). Objects are sorted by (y1, x1) in the file; where
-`metadata.order` is [2, 0, 1], the third of them is written first as CoordJSON, then the first, then the second.
+Coordinates are pixel floats. An object holds exactly one of `bbox_2d` and `poly` ([x1, y1, …], at
+least three points, clockwise from the top-most, then left-most vertex). Objects are sorted by (y1,
+x1) in the file. `metadata.order` is the order in CoordJSON: [2, 0, 1] writes the third object
+first, then the first, then the second.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,8 +28,10 @@ from coordexp.storage.files import replacing
 REQUIRED = ("images", "width", "height", "objects")
 KINDS = ("bbox_2d", "poly")
 ORDER = "order"
-RENDERED = "rendered"  # in the metadata of a record whose picture was drawn from its annotations
-FLAT = 1e-9  # of its box: a polygon's area where floating-point numbers, not annotators, leave one
+TOKEN_SPELT = re.compile(r"<\|[^|]*\|>")  # how an added token is written, in a name
+RENDERED = "rendered"  # metadata key: the picture was drawn from its annotations
+# A polygon whose area is below this share of its box has none: the rest is rounding error.
+FLAT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -52,56 +56,60 @@ class Record:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def coord_objects(self) -> list[CoordObject]:
-        return [
-            CoordObject(o.desc, o.kind, tuple(to_bins(o.pixels, self.width, self.height)))
-            for o in self.objects
-        ]
+        """The objects with bins in place of pixels, as they are written."""
+        objects = []
+        for obj in self.objects:
+            bins = tuple(to_bins(obj.pixels, self.width, self.height))
+            objects.append(CoordObject(obj.desc, obj.kind, bins))
+        return objects
 
 
 def reading_order(objects: Iterable[RecordObject]) -> tuple[RecordObject, ...]:
-    """Sorted by (y1, x1); what remains equal keeps its order."""
+    """Sorted by (y1, x1); ties keep their order."""
     return tuple(sorted(objects, key=lambda o: (o.box[1], o.box[0])))
 
 
 def in_order(
     objects: Sequence[RecordObject], order: Sequence[int] | None
 ) -> tuple[RecordObject, ...]:
-    """The objects of a file, put into the order in which they are written as CoordJSON."""
-    return tuple(objects if order is None else (objects[i] for i in order))
+    """The objects of a file in the order in which they are written as CoordJSON."""
+    if order is None:
+        return tuple(objects)
+    return tuple(objects[i] for i in order)
 
 
 def in_file_order(record: Record) -> tuple[RecordObject, ...]:
     """The inverse of `in_order`."""
     order = record.metadata.get(ORDER, range(len(record.objects)))
-    return tuple(
-        o for _, o in sorted(zip(order, record.objects, strict=True), key=lambda pair: pair[0])
-    )
+    pairs = sorted(zip(order, record.objects, strict=True), key=lambda pair: pair[0])
+    return tuple(obj for _, obj in pairs)
 
 
 def clockwise(pixels: Sequence[float]) -> tuple[float, ...]:
-    """The polygon clockwise (as seen, y downwards) from its top-most, then left-most vertex."""
+    """The polygon, clockwise on the screen, from its top-most, then left-most vertex."""
     points = list(zip(pixels[0::2], pixels[1::2], strict=True))
-    points = points if twice_area(points) >= 0 else points[::-1]
+    if twice_area(points) < 0:
+        points.reverse()
     first = min(range(len(points)), key=lambda i: (points[i][1], points[i][0]))
     return tuple(value for point in points[first:] + points[:first] for value in point)
 
 
 def twice_area(points: Sequence[tuple[float, float]]) -> float:
-    """Of a polygon, px²; positive where it is clockwise as seen. Measured from its first vertex, where little cancels."""
+    """Twice the signed area of a polygon, px² (shoelace formula); positive if clockwise."""
+    # Coordinates relative to the first vertex are small, so that little is lost by cancellation.
+    # The closing side ends at 0, 0 and adds nothing.
     x0, y0 = points[0]
     shifted = [(x - x0, y - y0) for x, y in points]
-    return sum(
-        x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(shifted)
-    )  # the last side leads back to 0, 0
+    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(shifted))
 
 
 def all_numbers(values: Iterable[Any]) -> bool:
-    """Whole or floating-point numbers, truth values not among them."""
+    """Whether every value is an int or a float; a bool is neither."""
     return set(map(type, values)) <= {int, float}
 
 
 def all_finite(values: Iterable[Any]) -> bool:
-    """Numbers, none of them NaN, infinite, or whole beyond every float."""
+    """Whether every value is a finite number; an int too large for a float is not."""
     try:
         return all_numbers(values) and all(map(math.isfinite, values))
     except OverflowError:
@@ -109,7 +117,10 @@ def all_finite(values: Iterable[Any]) -> bool:
 
 
 def geometry_problem(kind: str, values: Sequence[Any], may_be_flat: bool = False) -> str | None:
-    """Why no model should learn this box or polygon; None where it may. Bins, being rounded, `may_be_flat`."""
+    """What is wrong with this box or polygon; None where it is sound.
+
+    Boxes of bins are rounded and `may_be_flat`.
+    """
     fault = _geometry_fault(kind, values, may_be_flat)
     return fault and f"{kind} {json.dumps(list(values))} {fault}"
 
@@ -126,29 +137,29 @@ def _geometry_fault(kind: str, values: Sequence[Any], may_be_flat: bool) -> str 
     if min(values) < 0:
         return "has a negative coordinate: clip it to the picture"
     xs, ys = values[0::2], values[1::2]
-    width, height = (
-        (xs[1] - xs[0], ys[1] - ys[0])
-        if kind == "bbox_2d"
-        else (max(xs) - min(xs), max(ys) - min(ys))
-    )
+    if kind == "bbox_2d":  # may be inverted: its sides have a sign
+        width, height = xs[1] - xs[0], ys[1] - ys[0]
+    else:
+        width, height = max(xs) - min(xs), max(ys) - min(ys)
     if min(width, height) < 0:
         return "is inverted: x1, y1 is the upper left corner"
     if may_be_flat:
         return None
-    if min(width, height) == 0 or (
-        kind == "poly" and _is_flat(list(zip(xs, ys, strict=True)), width * height)
-    ):
+    is_flat = min(width, height) == 0
+    if kind == "poly" and not is_flat:
+        is_flat = _is_flat(list(zip(xs, ys, strict=True)), width * height)
+    if is_flat:
         return "has no area: remove the annotation or mend it"
     return None
 
 
 def _is_flat(points: list[tuple[float, float]], box_area: float) -> bool:
-    """All on one line, or crossing itself so that its parts cancel."""
+    """Whether all points lie on one line, or the polygon crosses itself and its parts cancel."""
     return abs(twice_area(points)) <= FLAT * box_area
 
 
 def object_problem(raw: Any) -> str | None:
-    """Why this is no object of a record; None where it is one."""
+    """What keeps this from being an object of a record; None where nothing does."""
     if not isinstance(raw, dict) or not isinstance(raw.get("desc"), str) or not raw["desc"].strip():
         return "needs a desc that is not empty"
     kinds = [kind for kind in KINDS if kind in raw]
@@ -159,13 +170,12 @@ def object_problem(raw: Any) -> str | None:
 
 def frame_problems(raw: Any) -> Iterator[str]:
     """What keeps a line from being a record, its objects left out."""
-    if not isinstance(raw, dict) or (missing := [key for key in REQUIRED if key not in raw]):
-        lacks = (
-            f"it lacks {', '.join(missing)}"
-            if isinstance(raw, dict)
-            else f"it is {type(raw).__name__}"
-        )
-        yield f"not a record ({lacks}): it needs images, width, height and objects"
+    needs = "it needs images, width, height and objects"
+    if not isinstance(raw, dict):
+        yield f"not a record (it is {type(raw).__name__}): {needs}"
+        return
+    if missing := [key for key in REQUIRED if key not in raw]:
+        yield f"not a record (it lacks {', '.join(missing)}): {needs}"
         return
     images, width, height, objects = (raw[key] for key in REQUIRED)
     metadata = raw.get("metadata", {})
@@ -177,32 +187,28 @@ def frame_problems(raw: Any) -> Iterator[str]:
         yield f"objects must be a list, not {objects!r}"
     if not isinstance(metadata, dict):
         yield f"metadata must be an object, not {metadata!r}"
-    elif (
-        isinstance(objects, list)
-        and ORDER in metadata
-        and not is_permutation(metadata[ORDER], len(objects))
-    ):
-        yield f"metadata.{ORDER} must hold each of 0 … {len(objects) - 1} once, not {metadata[ORDER]!r}"
+    elif isinstance(objects, list) and ORDER in metadata:
+        order, last = metadata[ORDER], len(objects) - 1
+        if not is_permutation(order, len(objects)):
+            yield f"metadata.{ORDER} must hold each of 0 … {last} once, not {order!r}"
 
 
 def is_permutation(order: Any, n: int) -> bool:
-    return (
-        isinstance(order, list)
-        and all(type(i) is int for i in order)
-        and sorted(order) == list(range(n))
-    )
+    if not isinstance(order, list) or any(type(i) is not int for i in order):
+        return False
+    return sorted(order) == list(range(n))
 
 
 def shown(name: str) -> str:
-    """In one line: as it is, or quoted where it cannot be printed so."""
+    """The name on one line: quoted where it holds what cannot be printed."""
     return name if name.isprintable() else repr(name)
 
 
 def parse_record(line: str, where: str) -> Record:
-    """One line of a record file; objects and vertices are put into the contract's order.
+    """One line of a record file. Objects and vertices are put into the order of the contract.
 
     Raises:
-        UserError: whatever breaks the contract, after `where` (file and line).
+        UserError: what breaks the contract, after `where` (file and line).
     """
     try:
         raw = json.loads(line)
@@ -236,15 +242,15 @@ def _parse_object(raw: Any, where: str) -> RecordObject:
 
 
 def iter_records(path: Path) -> Iterator[Record]:
-    """The records of a file, one after the other; every picture they name is there.
+    """The records of a file one by one, and whether each one's picture is there.
 
     Raises:
         UserError: naming file and line of the first fault.
     """
     try:
-        with open(
-            path, "rb"
-        ) as lines:  # which end at line feeds alone: a name may hold other kinds of line end
+        # Bytes are split at line feeds only; text would also be split at a line separator in a
+        # name.
+        with open(path, "rb") as lines:
             for n, line in enumerate(lines, start=1):
                 if line.strip():
                     record = parse_record(line.decode("utf-8"), f"{path}:{n}")
@@ -261,7 +267,7 @@ def iter_records(path: Path) -> Iterator[Record]:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All of `iter_records`, at least one.
+    """Every record of a file that holds at least one.
 
     Raises:
         UserError: naming file and line of the first fault.
@@ -273,13 +279,14 @@ def read_records(path: Path) -> list[Record]:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Written as they come, so that a generator of any length takes the memory of one."""
+    """Write records one by one: a generator takes the memory of one record."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as out:
         for record in records:
             out.write(json.dumps(record_row(record), ensure_ascii=False) + "\n")
 
 
 def record_row(record: Record) -> dict[str, Any]:
+    """The record as a line of a record file."""
     return {
         "images": [record.image],
         "width": record.width,

@@ -1,6 +1,6 @@
-"""Generated scenes: anti-aliased shapes on varied backgrounds, as PNG files and a COCO annotation file.
+"""Generated scenes: anti-aliased shapes on varied backgrounds, as PNGs and a COCO annotation file.
 
-Every picture is a function of (seed, split, index): drawing may stop and go on anywhere.
+Every picture is a function of (seed, split, index), so drawing can stop and continue anywhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHAPES = ("circle", "square", "triangle")
 CATEGORIES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 
 _SUPERSAMPLE = 4
-_MAX_OVERLAP = 0.05  # intersection over the smaller box
+_MAX_OVERLAP = 0.05  # intersection over the area of the smaller box
 _PLACEMENT_TRIES = 50
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in px
@@ -50,14 +50,14 @@ class Shape:
 
 
 def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path:
-    """Draw a split's pictures that are not there yet and write its COCO annotation file; returns its path.
+    """Draw the missing pictures of a split and write its COCO annotation file; returns its path.
 
     Raises:
         UserError: sizes or counts that cannot be drawn.
     """
     _check(cfg)
     (out / "images" / split).mkdir(parents=True, exist_ok=True)
-    for leftover in (out / "images" / split).glob("*.tmp"):  # of a drawing that was killed
+    for leftover in (out / "images" / split).glob("*.tmp"):  # of a killed run
         leftover.unlink()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -70,9 +70,8 @@ def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path
         images.append(
             {"id": index, "file_name": file_name, "width": cfg.image_size, "height": cfg.image_size}
         )
-        annotations += [
-            _annotation(len(annotations) + i, index, shape) for i, shape in enumerate(shapes)
-        ]
+        for shape in shapes:
+            annotations.append(_annotation(len(annotations), index, shape))
     path = out / "annotations" / f"{split}.json"
     categories = [{"id": i, "name": name} for i, name in enumerate(CATEGORIES)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
@@ -84,18 +83,20 @@ def _check(cfg: ScenesConfig) -> None:
         raise UserError(f"configuration: data.image_size={cfg.image_size} must be a multiple of 32")
     if not 1 <= cfg.min_objects <= cfg.max_objects:
         raise UserError(
-            f"configuration: data.min_objects={cfg.min_objects} must lie in 1 … data.max_objects={cfg.max_objects}"
+            f"configuration: data.min_objects={cfg.min_objects} must lie in "
+            f"1 … data.max_objects={cfg.max_objects}"
         )
     if not 0 < cfg.min_side <= cfg.max_side < 1:
         raise UserError(
-            f"configuration: data.min_side={cfg.min_side} and data.max_side={cfg.max_side} must grow within (0, 1)"
+            f"configuration: data.min_side={cfg.min_side} and data.max_side={cfg.max_side} "
+            "must grow within (0, 1)"
         )
     if min(cfg.train_images, cfg.val_images) < 1:
         raise UserError("configuration: data.train_images and data.val_images must be at least 1")
 
 
 def place_shapes(cfg: ScenesConfig, rng: np.random.Generator) -> list[Shape]:
-    """Shapes whose boxes hardly overlap; fewer than asked for where the picture is too full."""
+    """Shapes whose boxes hardly overlap; fewer than drawn by lot where the picture is full."""
     shapes: list[Shape] = []
     for _ in range(int(rng.integers(cfg.min_objects, cfg.max_objects + 1))):
         for _ in range(_PLACEMENT_TRIES):
@@ -120,7 +121,7 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 def draw_scene(size: int, shapes: list[Shape], rng: np.random.Generator) -> Image.Image:
-    """The picture: a two-colour gradient with soft noise, the shapes on it, anti-aliased by supersampling."""
+    """The background with the shapes on it, anti-aliased by supersampling."""
     picture = Image.fromarray(_background(size, rng))
     for shape in shapes:
         mask = Image.new("L", (size * _SUPERSAMPLE,) * 2, 0)
@@ -130,6 +131,7 @@ def draw_scene(size: int, shapes: list[Shape], rng: np.random.Generator) -> Imag
 
 
 def _background(size: int, rng: np.random.Generator) -> np.ndarray:
+    """A gradient between two random colours in a random direction, with coarse noise."""
     first, second = rng.uniform(90, 190, 3), rng.uniform(90, 190, 3)
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
@@ -157,7 +159,7 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    """Renamed when whole, so that a kill leaves no torn picture. Not fsynced: it can be drawn again."""
+    """Write a PNG and rename it when whole. Not fsynced: it can be drawn again."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     picture.save(temporary, format="PNG", compress_level=1)
     os.replace(temporary, path)
@@ -166,5 +168,11 @@ def _save(picture: Image.Image, path: Path) -> None:
 def _annotation(annotation_id: int, image_id: int, shape: Shape) -> dict[str, Any]:
     x1, y1, x2, y2 = shape.box
     w, h = round(x2 - x1, 2), round(y2 - y1, 2)
-    return {"id": annotation_id, "image_id": image_id, "category_id": shape.category, "bbox": [x1, y1, w, h],
-            "area": round(w * h, 2), "iscrowd": 0}  # fmt: skip
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": shape.category,
+        "bbox": [x1, y1, w, h],
+        "area": round(w * h, 2),
+        "iscrowd": 0,
+    }

@@ -1,7 +1,7 @@
-"""Every problem of a record file, each with its line: what reading it would refuse, mend silently or not notice.
+"""Every problem of a record file with its line: what a reader would refuse, repair or not notice.
 
-Coordinates are pixels, or bins written as "<|coord_12|>" strings, as the field's public CoordExp files hold them. Bins
-are rounded, so a box of bins may be flat; an inverted one may not.
+Coordinates are pixels, or bins written as strings "<|coord_12|>", as in the field's public CoordExp
+files. Bins are rounded, so a box of bins may be flat. An inverted one is a problem.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.coords import LAST_BIN
-from coordexp.data.coco.annotations import TOKEN_SPELT, is_text
+from coordexp.data.coco.annotations import is_text
 from coordexp.data.coco.images import CELL_PX, LeftOutError, opened
 from coordexp.data.coco.parallel import in_parallel
 from coordexp.data.records import (
     KINDS,
+    TOKEN_SPELT,
     RecordObject,
     clockwise,
     frame_problems,
@@ -41,7 +42,7 @@ Size = tuple[int, int]  # width, height in px
 
 @dataclass(frozen=True)
 class Line:
-    """What one line holds, and what is wrong with it by itself."""
+    """What one line holds, and what is wrong with it without looking at other lines."""
 
     n: int
     picture: str | None
@@ -52,9 +53,10 @@ class Line:
 def validate(
     path: Path, counts: Counter[str], pictures: bool = True, workers: int = 1
 ) -> Iterator[str]:
-    """Problems of the record file `path`, in its order, each beginning with file and line; `counts` what it holds.
+    """Problems of a record file in its order, each beginning with file and line.
 
-    With `pictures`, they must be there, of the size the record says, and be decoded to their end.
+    What the file holds is added to `counts`. With `pictures`, each picture must exist, have the
+    size that the record states, and be decodable to its end.
 
     Raises:
         UserError: one of several workers died.
@@ -63,17 +65,14 @@ def validate(
     try:
         with open(path, "rb") as file:
             lines = ((n, line) for n, line in enumerate(file, start=1) if line.strip())
-            for line in in_parallel(
-                partial(looked_at, path.parent if pictures else None), lines, workers
-            ):
+            check = partial(check_line, path.parent if pictures else None)
+            for line in in_parallel(check, lines, workers):
                 problems = line.problems
-                if (
-                    line.picture is not None
-                    and (first := line_of.setdefault(line.picture, line.n)) != line.n
-                ):
-                    problems.append(
-                        f"the picture {shown(line.picture)} stands in line {first} already"
-                    )
+                if line.picture is not None:
+                    first = line_of.setdefault(line.picture, line.n)
+                    if first != line.n:
+                        name = shown(line.picture)
+                        problems.append(f"the picture {name} stands in line {first} already")
                 counts.update(line.counts)
                 counts.update({"problems": len(problems), "lines with problems": bool(problems)})
                 yield from (f"{path}:{line.n}: {problem}" for problem in problems)
@@ -86,7 +85,8 @@ def validate(
         yield f"{path}: {NO_OBJECT if counts['records'] else 'holds no record'}"
 
 
-def looked_at(root: Path | None, numbered: tuple[int, bytes]) -> Line:
+def check_line(root: Path | None, numbered: tuple[int, bytes]) -> Line:
+    """One line by itself; its picture is looked at where `root` is given."""
     n, line = numbered
     counts = Counter({"records": 1})
     raw, problems = parse_line(line)
@@ -95,7 +95,7 @@ def looked_at(root: Path | None, numbered: tuple[int, bytes]) -> Line:
 
 
 def parse_line(line: bytes) -> tuple[Any, list[str]]:
-    """The value of a line, and what keeps it from being a record (its objects are looked at elsewhere)."""
+    """The value of a line, and what keeps it from being a record, its objects aside."""
     try:
         raw = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -106,22 +106,26 @@ def parse_line(line: bytes) -> tuple[Any, list[str]]:
 
 
 def picture_of(raw: Any) -> str | None:
-    images = raw.get("images") if isinstance(raw, dict) else None
-    return (
-        images[0]
-        if isinstance(images, list) and len(images) == 1 and isinstance(images[0], str)
-        else None
-    )
+    """The one path under `images`; None where there is none."""
+    if not isinstance(raw, dict):
+        return None
+    images = raw.get("images")
+    if isinstance(images, list) and len(images) == 1 and isinstance(images[0], str):
+        return images[0]
+    return None
 
 
 def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterator[str]:
-    """Of the picture (below `root`, if it is to be looked at), of each object, and of their order."""
+    """Problems of the picture (looked at if `root` is given), of the objects and their order."""
     if not isinstance(raw, dict):
         return
     width, height = raw.get("width"), raw.get("height")
     size = (width, height) if type(width) is int and type(height) is int else None
     if size and min(size) > 1 and any(side % CELL_PX for side in size):
-        yield f"{width} x {height} px are not multiples of {CELL_PX}: resize picture and coordinates, training does not"
+        yield (
+            f"{width} x {height} px are not multiples of {CELL_PX}: "
+            "resize picture and coordinates, training does not"
+        )
     if (name := picture_of(raw)) is not None and (problem := picture_problem(name, size, root)):
         yield problem
     objects = raw["objects"] if isinstance(raw.get("objects"), list) else []
@@ -137,10 +141,14 @@ def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterat
                 yield f"object {i}: is object {first} again"
     for (i, corner), (j, following) in pairwise(corners):
         if following < corner:
-            yield f"object {j}: its (y1, x1) comes before that of object {i}: objects are sorted by it"
+            yield (
+                f"object {j}: its (y1, x1) comes before that of object {i}: "
+                "objects are sorted by it"
+            )
 
 
 def picture_problem(name: str, size: Size | None, root: Path | None) -> str | None:
+    """What is wrong with a picture's path or file; the file is looked at where `root` is given."""
     if Path(name).is_absolute() or "\0" in name or not is_text(name):
         return f"the picture's path {name!r} is not relative to the record file"
     if root is None:
@@ -151,7 +159,10 @@ def picture_problem(name: str, size: Size | None, root: Path | None) -> str | No
     try:
         with opened(root / name) as found:
             if size and found.size != size:
-                return f"{picture} has {found.width} x {found.height} px, the record says {size[0]} x {size[1]}"
+                return (
+                    f"{picture} has {found.width} x {found.height} px, "
+                    f"the record says {size[0]} x {size[1]}"
+                )
             found.load()
     except LeftOutError as left:
         return f"{picture} is {left.reason.removeprefix('picture ')} ({left.found})"
@@ -159,7 +170,7 @@ def picture_problem(name: str, size: Size | None, root: Path | None) -> str | No
 
 
 def problems_of_object(raw: Any, size: Size | None, counts: Counter[str]) -> Iterator[str]:
-    """Of its name, its geometry, each by itself. `size` is the picture's, where it is known."""
+    """Problems of an object's name and geometry. `size` is the picture's, where it is known."""
     if problem := object_problem(raw):
         yield problem
     if not isinstance(raw, dict):
@@ -186,7 +197,8 @@ def geometry_problems(kind: str, values: list[Any], size: Size | None) -> Iterat
     strings = [value for value in values if isinstance(value, str)]
     for value in strings:
         if not COORD_TOKEN.fullmatch(value):
-            yield f"{kind} holds {value!r}, which is no coordinate token <|coord_0|> … <|coord_{LAST_BIN}|>"
+            tokens = f"<|coord_0|> … <|coord_{LAST_BIN}|>"
+            yield f"{kind} holds {value!r}, which is no coordinate token {tokens}"
             return
     if strings and len(strings) < len(values):
         yield f"{kind} mixes coordinate tokens and numbers"
@@ -205,40 +217,40 @@ def vertex_problems(numbers: list[Any]) -> Iterator[str]:
     if numbers[:2] == numbers[-2:]:
         yield f"poly {numbers} repeats its first vertex at its end"
         return
-    contracts = list(clockwise(numbers))
-    if contracts == numbers:
+    expected = list(clockwise(numbers))
+    if expected == numbers:
         return
-    turns = (numbers[i:] + numbers[:i] for i in range(0, len(numbers), 2))
-    if contracts in turns:
+    rotations = (numbers[i:] + numbers[:i] for i in range(0, len(numbers), 2))
+    if expected in rotations:
         yield f"poly {numbers} does not begin at its top-most, then left-most vertex"
     else:
         yield f"poly {numbers} is not clockwise"
 
 
 def as_numbers(values: list[Any]) -> list[Any]:
-    """Tokens as their bins; everything else as it is."""
-    return [
-        int(token[1]) if isinstance(v, str) and (token := COORD_TOKEN.fullmatch(v)) else v
-        for v in values
-    ]
+    """Coordinate tokens as their bins; everything else as it is."""
+    numbers = []
+    for value in values:
+        token = COORD_TOKEN.fullmatch(value) if isinstance(value, str) else None
+        numbers.append(value if token is None else int(token[1]))
+    return numbers
 
 
 def sound_object(raw: Any) -> RecordObject | None:
-    """The object, where it can be compared with others."""
+    """The object, where it is sound enough to be compared with others; else None."""
     if object_problem(raw):
         return None
     kind = next(kind for kind in KINDS if kind in raw)
     numbers = as_numbers(raw[kind])
-    return (
-        None
-        if geometry_problem(kind, numbers, may_be_flat=True)
-        else RecordObject(raw["desc"], kind, tuple(numbers))
-    )
+    if geometry_problem(kind, numbers, may_be_flat=True):
+        return None
+    return RecordObject(raw["desc"], kind, tuple(numbers))
 
 
-def told(counts: Counter[str]) -> str:
+def summary(counts: Counter[str]) -> str:
     """The last line: what the file holds."""
     kinds = f"{counts['bbox_2d']} boxes, {counts['poly']} polygons"
-    kinds += f", {counts['with tokens']} in coordinate tokens" if counts["with tokens"] else ""
+    if counts["with tokens"]:
+        kinds += f", {counts['with tokens']} in coordinate tokens"
     found = f"{counts['problems']} problems in {counts['lines with problems']} lines"
     return f"{counts['records']} records, {counts['objects']} objects ({kinds}): {found}"

@@ -7,7 +7,6 @@ A fault of the file raises an error of one line. A faulty annotation is passed o
 from __future__ import annotations
 
 import os
-import re
 import reprlib
 import unicodedata
 from collections import Counter
@@ -18,11 +17,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coordexp.data.coco.instances import DroppedError, Frame, convert_instance
-from coordexp.data.records import Record, RecordObject, all_finite, reading_order
+from coordexp.data.records import (
+    TOKEN_SPELT,
+    Record,
+    RecordObject,
+    all_finite,
+    reading_order,
+)
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
 
-TOKEN_SPELT = re.compile(r"<\|[^|]*\|>")
 LVIS_LISTS = {
     "neg_category_ids": "neg_categories",
     "not_exhaustive_category_ids": "not_exhaustive_categories",
