@@ -1,1 +1,1 @@
-"""From finished runs to a decision: audit, comparison, recommendation. No torch in here."""
+"""From finished runs to a decision: audit, comparison, recommendation. No torch."""

@@ -1,1 +1,1 @@
-"""The typed configuration: its schema, how Hydra composes it, and what is refused."""
+"""The typed configuration: schema, composition by Hydra, limits, digests."""

@@ -1,1 +1,1 @@
-"""Records and what makes them, and the batches that a model is trained on."""
+"""Records, what makes them, and the batches a model is trained on."""

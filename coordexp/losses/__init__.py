@@ -1,1 +1,1 @@
-"""The objective: formulas to be read (reference), the same fast (fused), and coordinate diagnostics."""
+"""The objective: formulas of each term, their fused form and GPU kernel, diagnostics."""

@@ -1,1 +1,1 @@
-"""The vision-language model: base model, checkpoints, adapters, attention, embeddings, processor."""
+"""The vision-language model: base model, checkpoints, adapters, attention, processor."""

@@ -1,1 +1,1 @@
-"""The Stage-2 probe of a checkpoint: rollouts, a short geometric fine-tune, rollouts again."""
+"""The Stage-2 probe of a checkpoint: rollouts, a geometric fine-tune, rollouts again."""

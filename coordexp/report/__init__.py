@@ -1,1 +1,1 @@
-"""Figures and one self-contained HTML page, from the files of a study. No torch in here."""
+"""Figures and one self-contained HTML page, from the files of a study. No torch."""

@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, run directories, logs, token tables; reader and writer side by side."""
+"""Files on disk: run directories, logs and their readers, token tables, atomic writes."""

@@ -1,1 +1,1 @@
-"""Which runs a study consists of, what was written down before training, and where other runs come from."""
+"""Which runs a study has: the plan, its preregistration, and runs that exist already."""

@@ -1,1 +1,1 @@
-"""MLflow: import of runs and studies, and the server. Nothing reads results back from it."""
+"""MLflow: import of runs and studies, and the server. Results are never read back."""

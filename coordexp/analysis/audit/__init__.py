@@ -1,1 +1,1 @@
-"""Can the logs be believed, and did the runs differ in nothing but their objective?"""
+"""Can the logs be believed, and do the runs differ in nothing but their objective?"""

@@ -1,1 +1,1 @@
-"""How large the differences between variants are, and how far each can be trusted."""
+"""How large the differences between variants are, and how far to trust each."""

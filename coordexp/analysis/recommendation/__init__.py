@@ -1,1 +1,1 @@
-"""The decision rule applied to a comparison: roles, reasons, confidence, and the card."""
+"""The decision rule applied: roles, reasons, confidence, and the card's sentences."""
