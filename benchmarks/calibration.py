@@ -1,10 +1,11 @@
-"""How often the intervals of coordexp/analysis/statistics.py hold the truth, in made-up studies whose truth is known.
+"""How often the intervals of the comparison hold the truth, in simulated studies.
 
     python benchmarks/calibration.py [--draws 10000]
 
-runs some minutes on one core and writes the tables of docs/calibration.md; it fails if a claim of that page does.
-Sizes are those of the default study on generated scenes (256 images, 4 to 8 coordinate tokens most of the time, the errors of
-two variants on one token 36 bins apart) and of the note's plateau (MAE 24 and p90 54 bins, .35 to .6 between steps).
+runs some minutes on one core and writes the tables of docs/calibration.md; it fails if a claim of
+that page does. Sizes are those of the default study on generated scenes (256 images, 4 to 8
+coordinate tokens most of the time, the errors of two variants on one token 36 bins apart) and of
+the note's plateau (MAE 24 and p90 54 bins, .35 to .6 between steps).
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def studies(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Blocks of studies of a mean metric: differences [R, S] and influences [R, S, I].
 
-    Image i has n_i tokens and the difference truth + seed + image + both; the latter two are heavy-tailed (t with 6
-    degrees of freedom, the excess kurtosis of 2 to 4 seen in token tables) and shrink with n_i.
+    Image i has n_i tokens and the difference truth + seed + image + both; the latter two are
+    heavy-tailed (t with 6 degrees of freedom, the excess kurtosis of 2 to 4 seen in token tables)
+    and shrink with n_i.
     """
     for first in range(0, draws, BLOCK):
         n_studies = min(BLOCK, draws - first)
@@ -94,7 +96,7 @@ def intervals(differences: np.ndarray, influence: np.ndarray) -> np.ndarray:
 
 
 def shares(low: np.ndarray, high: np.ndarray, truth: float, margin: float) -> dict[str, float]:
-    """Coverage, the share with a lead above 0, the share with a lead beyond the margin, the median half width."""
+    """Coverage, shares of leads above 0 and beyond the margin, median half width."""
     return {
         "coverage": float(np.mean((low <= truth) & (truth <= high))),
         "better": float(np.mean(low > 0)),
@@ -114,7 +116,7 @@ def crossed_world(
 
 
 def curve_world(n_seeds: int, draws: int, crossing: bool) -> dict[str, float]:
-    """Curves at 18 steps: the second variant, 6 margins behind mid-way, is 3 ahead at the end; or it is 3 ahead throughout."""
+    """Curves at 18 steps. The second variant ends 3 margins ahead; `crossing`: it was 6 behind."""
     rng = np.random.default_rng((2, n_seeds, crossing))
     final = 3 * MARGIN["expected_bin_mae"]
     steps = np.arange(40, 721, 40)
@@ -144,7 +146,7 @@ def curve_world(n_seeds: int, draws: int, crossing: bool) -> dict[str, float]:
 
 
 def diverged_world(n_seeds: int, draws: int) -> dict[str, float]:
-    """The second variant is better by 3 margins, and its last seed diverges: by the rule, and had that seed been dropped."""
+    """The second variant is 3 margins better and its last seed diverges, kept and dropped."""
     rng = np.random.default_rng((3, n_seeds))
     lost = RunData(
         "second",
@@ -192,9 +194,10 @@ def claims(differences: np.ndarray, influence: np.ndarray) -> bool:
 def token_study(
     rng: np.random.Generator, n_seeds: int, log_ratio: float, log_seed_sd: float
 ) -> list[list[TokenColumns]]:
-    """Token tables of one study: two variants, the second's errors exp(log_ratio) times the first's  # [2][S]
+    """Token tables of one study; the second's errors are exp(log_ratio) times the first's  # [2][S]
 
-    Half of a token's log variance is its own (a small part its image's), a quarter its variant's, a quarter its seed's.
+    Half of a token's log variance is its own (a small part its image's), a quarter its variant's, a
+    quarter its seed's.
     """
     n = token_counts(rng, N_IMAGES).astype(int)
     index = np.repeat(np.arange(N_IMAGES), n)
@@ -216,7 +219,7 @@ def token_study(
 
 
 def token_world(n_seeds: int, draws: int) -> dict[str, dict[str, float]]:
-    """The second variant is better by the margin of p90 (and by .67 bins of MAE): the interval of crossed influences."""
+    """Crossed influences; the second variant is better by p90's margin (.67 bins of MAE)."""
     rng = np.random.default_rng((4, n_seeds))
     log_seed_sd = SEED_SD / 24.0 / math.sqrt(2)
     mean_of_seed = math.exp(log_seed_sd**2 / 2)
@@ -265,14 +268,14 @@ def one_seed_world(draws: int, resamples: int = 500) -> dict[tuple[str, str], np
 
 
 def one_seed_coverage(interval: np.ndarray, seed_sd: float) -> float:
-    """How often one seed's interval holds the difference between variants, given the SD of one seed's metric."""
+    """How often one seed's interval holds the difference between variants, by seed SD."""
     shift = math.sqrt(2) * seed_sd * np.random.default_rng(6).normal(size=interval.shape[1])
     low, high = interval + shift
     return float(np.mean((low <= 0) & (high >= 0)))
 
 
 def flips(draws: int, known: bool) -> float:
-    """How often a repeat with other seeds, at the SD that flip_seed_sd gives, has the other order (lead 1).
+    """How often a repeat with other seeds, at the SD of flip_seed_sd, has the other order (lead 1).
 
     `known`: the lead is the true one. Else the true one lies around it as one seed leaves it.
     """
@@ -326,7 +329,8 @@ def crossed_table(draws: int) -> str:
                 ]
             )
     return table(
-        "true difference | seeds | interval holds it | lead above 0 | lead beyond the margin | half width (bins)",
+        "true difference | seeds | interval holds it | lead above 0 | "
+        "lead beyond the margin | half width (bins)",
         rows,
     )
 
@@ -354,15 +358,23 @@ def curve_table(draws: int) -> str:
         for label, n, f in found
     ]
     return table(
-        "curves | seeds | interval at the decision step holds the truth | order flagged as unsettled",
+        "curves | seeds | interval at the decision step holds the truth | "
+        "order flagged as unsettled",
         rows,
     )
 
 
 def diverged_table(draws: int) -> str:
     found = {n: diverged_world(n, draws) for n in SEEDS}
-    rows = [[str(n), percent(f["recommended"], (0.0, 0.0)), percent(f["claimed"], (0.0, 0.0)), percent(f["if_dropped"])]
-            for n, f in found.items()]  # fmt: skip
+    rows = [
+        [
+            str(n),
+            percent(f["recommended"], (0.0, 0.0)),
+            percent(f["claimed"], (0.0, 0.0)),
+            percent(f["if_dropped"]),
+        ]
+        for n, f in found.items()
+    ]
     return table(
         "seeds | variant recommended | difference claimed | claimed, had the seed been dropped",
         rows,
@@ -378,10 +390,19 @@ def token_table(draws: int) -> str:
                 if name == "expected_bin_abs_err_p90"
                 else "—"
             )
-            rows.append([METRICS[name].label, str(n_seeds), percent(found["coverage"], BAND), percent(found["better"]), superior,
-                         f"± {found['half_width']:.2f}"])  # fmt: skip
+            rows.append(
+                [
+                    METRICS[name].label,
+                    str(n_seeds),
+                    percent(found["coverage"], BAND),
+                    percent(found["better"]),
+                    superior,
+                    f"± {found['half_width']:.2f}",
+                ]
+            )
     return table(
-        "metric | seeds | interval holds the truth | lead above 0 | lead beyond the margin | half width (bins)",
+        "metric | seeds | interval holds the truth | lead above 0 | "
+        "lead beyond the margin | half width (bins)",
         rows,
     )
 
@@ -405,15 +426,25 @@ def one_seed_table(draws: int) -> str:
 
 
 def flip_table(draws: int) -> str:
-    rows = [["the measured lead is the true one", percent(flips(10 * draws, True), (0.15, 0.17))],
-            ["the true lead is as unknown as one seed leaves it", percent(flips(10 * draws, False), (0.23, 0.25))]]  # fmt: skip
+    rows = [
+        ["the measured lead is the true one", percent(flips(10 * draws, True), (0.15, 0.17))],
+        [
+            "the true lead is as unknown as one seed leaves it",
+            percent(flips(10 * draws, False), (0.23, 0.25)),
+        ],
+    ]
     return table("if | a repeat has the other order", rows)
 
 
 TABLES = {
-    "crossed": crossed_table, "grid": grid_table, "tokens": token_table, "curves": curve_table, "diverged": diverged_table,
-    "one-seed": one_seed_table, "flips": flip_table,
-}  # fmt: skip
+    "crossed": crossed_table,
+    "grid": grid_table,
+    "tokens": token_table,
+    "curves": curve_table,
+    "diverged": diverged_table,
+    "one-seed": one_seed_table,
+    "flips": flip_table,
+}
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
-"""The objective, forward and backward, against the ways it is usually computed: time, peak memory and error, side by side.
+"""The objective against the usual ways to compute it: time, peak memory and error.
 
-    python benchmarks/objective.py                               # CPU, one thread: d 256, V 152,670, N 512 of S 1536
-    python benchmarks/objective.py --device cuda --hidden 2560 --rows 4096 --positions 12288 --dtype bfloat16
+    python benchmarks/objective.py                               # CPU, one thread: d 256, V
+    152,670, N 512 of S 1536 python benchmarks/objective.py --device cuda --hidden 2560 --rows 4096
+    --positions 12288 --dtype bfloat16
 
-Ways are interleaved, a round at a time; medians over the rounds. Times are told as ratios to the fused objective of the same
-variant, memory is the peak beyond the inputs (gradients included). `--write` puts the tables into docs/performance.md and draws
-docs/objective.svg.
+Ways are interleaved, a round at a time; medians over the rounds. Times are told as ratios to the
+fused objective of the same variant, memory is the peak beyond the inputs (gradients included).
+`--write` puts the tables into docs/performance.md and draws docs/objective.svg.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def of_compiled_rows(p: Problem, v: VariantConfig) -> Tensor:
 
 
 def as_published(p: Problem, v: VariantConfig) -> Tensor:
-    """Logits of every position, cross-entropy over all with the others ignored, coordinate terms on what is picked out."""
+    """Logits of every position; unsupervised ones are ignored by the cross-entropy."""
     logits = (p.every @ p.weight.T).float()  # [S, V]
     joint = v.token_groups is TokenGroups.joint
     labels = torch.full((len(logits),), -100, device=logits.device)
@@ -188,7 +189,7 @@ def forward_backward(way: Callable, p: Problem, v: VariantConfig) -> float:
 
 
 def seconds(p: Problem, work: Callable[[], object]) -> float:
-    """On a CPU those of the process: other work on the machine does not count, several threads add up."""
+    """Seconds; on a CPU those of the process, summed over its threads."""
     clock = time.perf_counter if p.every.is_cuda else time.process_time
     synchronise(p)
     started = clock()
@@ -203,7 +204,7 @@ def synchronise(p: Problem) -> None:
 
 
 def matrix_products(p: Problem) -> float:
-    """Seconds for the three products alone, all rows at once: what no way of forming this loss can undercut."""
+    """Seconds for the three products alone, all rows at once: a lower bound for every way."""
     hidden, weight = p.every.detach()[p.supervised], p.weight.detach()
     logits = fused.buffer(len(hidden), len(weight), hidden.device, hidden.dtype).to(hidden.dtype)
 
@@ -262,10 +263,13 @@ def ways_of(letter: str, p: Problem) -> dict[str, Callable]:
     if letter == "B" and hasattr(F, "linear_cross_entropy"):
         found["torch linear_cross_entropy, full logits"] = torch_linear(None)
         found["… chunked, default options"] = torch_linear(torch.nn.LinearCrossEntropyOptions())
-        best = min(CHUNKS, key=lambda c: forward_backward(torch_linear(chunked(c)), p, None))  # type: ignore[arg-type]
-        found[f"… chunked by {best} rows (fastest of {CHUNKS[0]} … {CHUNKS[-1]})"] = torch_linear(
-            chunked(best)
-        )
+
+        def seconds(rows: int) -> float:
+            return forward_backward(torch_linear(chunked(rows)), p, None)  # type: ignore[arg-type]
+
+        best = min(CHUNKS, key=seconds)
+        tried = f"fastest of {CHUNKS[0]} … {CHUNKS[-1]}"
+        found[f"… chunked by {best} rows ({tried})"] = torch_linear(chunked(best))
     if letter == "B" and liger_runs_on(p.every.device.type):
         found["Liger fused linear cross-entropy"] = liger
     return found
@@ -322,21 +326,31 @@ def speed_table(found: dict[tuple[str, str], Measured], products_s: float) -> st
     rows = []
     for (letter, name), one in found.items():
         own = found[letter, "fused"]
-        rows.append([f"{letter} {VARIANTS[letter]}", name, f"{one.median_s / own.median_s:.2f}", f"{one.mb / own.mb:.1f}",
-                     f"{one.mb:,.0f}", f"{100 * products_s / one.median_s:.0f} %", f"{one.error:.1e}"])  # fmt: skip
+        rows.append(
+            [
+                f"{letter} {VARIANTS[letter]}",
+                name,
+                f"{one.median_s / own.median_s:.2f}",
+                f"{one.mb / own.mb:.1f}",
+                f"{one.mb:,.0f}",
+                f"{100 * products_s / one.median_s:.0f} %",
+                f"{one.error:.1e}",
+            ]
+        )
     return table(
         "variant | way | time | peak memory | MB | of the products' rate | error of gradients", rows
     )
 
 
 def shares(found: dict[tuple[str, str], Measured]) -> str:
-    """Which share of the speed-up over the published form comes from leaving out positions that nobody supervises."""
+    """The share of the speed-up that comes from skipping unsupervised positions."""
     lines = []
     for letter, name in VARIANTS.items():
         own, every, rows = (found[letter, way].median_s for way in ("fused", PUBLISHED, ROWS))
         share = math.log(every / rows) / math.log(every / own)
         lines.append(
-            f"- {name}: {every / own:.1f} × as fast as the published form; {100 * share:.0f} % of that (in logarithms) is "
+            f"- {name}: {every / own:.1f} × as fast as the published form; "
+            f"{100 * share:.0f} % of that (in logarithms) is "
             f"skipping unsupervised rows, the rest ({rows / own:.2f} ×) is the pass itself"
         )
     return "\n".join(lines)

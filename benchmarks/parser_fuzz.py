@@ -1,9 +1,10 @@
-"""A million hostile texts through the parser of CoordJSON, each answer checked against a second parser; time and memory at 1 MB.
+"""A million hostile texts through the parser of CoordJSON, checked against a second parser.
 
     python benchmarks/parser_fuzz.py [--texts 1000000] [--seed 0]
 
-About a minute on one core; prints what benchmarks/parser_fuzz.md tells. It fails at the first exception or wrong answer,
-naming the text, and where a megabyte takes more than a second or more than three times what half of it does.
+About a minute on one core; prints what benchmarks/parser_fuzz.md tells. It fails at the first
+exception or wrong answer, naming the text, and where a megabyte takes more than a second or more
+than three times what half of it does.
 """
 
 from __future__ import annotations
@@ -22,14 +23,65 @@ REASONS = {"malformed", "empty_desc", "arity", "inverted_box", "no_list"}
 BOX = f"[{', '.join(COORD_TOKENS[1:5])}]"
 GOOD = f'{{"desc": "cup", "bbox_2d": {BOX}}}'
 NAMES = (
-    "cup", "a ]} b", "}, {", 'say "hi"', "back\\slash", "杯子 🥤", " ", "", "a\u2028\x85b", '{"desc": "', "<|coord_5|>", "\n",
-)  # fmt: skip
+    "cup",
+    "a ]} b",
+    "}, {",
+    'say "hi"',
+    "back\\slash",
+    "杯子 🥤",
+    " ",
+    "",
+    "a\u2028\x85b",
+    '{"desc": "',
+    "<|coord_5|>",
+    "\n",
+)
 PIECES = (
-    "", " ", '"', "'", "\\", "{", "}", "[", "]", ",", ", ", ": ", "]}", "}]}", "}, ", '{"desc": "', ', {"desc": "',
-    '", "bbox_2d": [', '", "poly": [', "<|coord_5|>", "<|coord_999|>", "<|coord_1000|>", "<|coord_05|>", "<|coord_", "|>", "5",
-    "-1", "x", "\n", "\x1f", "\\u0041", "\\ud83e", "\\udd64", "\ud800", "é", "🥤", HEAD, TAIL, GOOD, f"{GOOD}, ",
-    f", {GOOD}]}}", '\\", ', "null", "１",
-)  # fmt: skip
+    "",
+    " ",
+    '"',
+    "'",
+    "\\",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ", ",
+    ": ",
+    "]}",
+    "}]}",
+    "}, ",
+    '{"desc": "',
+    ', {"desc": "',
+    '", "bbox_2d": [',
+    '", "poly": [',
+    "<|coord_5|>",
+    "<|coord_999|>",
+    "<|coord_1000|>",
+    "<|coord_05|>",
+    "<|coord_",
+    "|>",
+    "5",
+    "-1",
+    "x",
+    "\n",
+    "\x1f",
+    "\\u0041",
+    "\\ud83e",
+    "\\udd64",
+    "\ud800",
+    "é",
+    "🥤",
+    HEAD,
+    TAIL,
+    GOOD,
+    f"{GOOD}, ",
+    f", {GOOD}]}}",
+    '\\", ',
+    "null",
+    "１",
+)
 # What stands before, again and again, and at the end: to a megabyte.
 SHAPES = {
     "whole objects": (HEAD, f"{GOOD}, ", ""),
@@ -63,7 +115,7 @@ SHAPES = {
 
 
 def read_strictly(text: str) -> list[CoordObject] | None:
-    """The objects of a text that is CoordJSON to the last character, else None: by hand, sharing nothing with the parser."""
+    """The objects of a text that is wholly CoordJSON, else None; shares no code with the parser."""
     if text == HEAD + TAIL:
         return []
     objects: list[CoordObject] = []
@@ -103,7 +155,7 @@ coordinate = BIN_OF.__getitem__
 
 
 def hostile(rng: Random) -> str:
-    """A text near the grammar: a written one with pieces put in, cut out, doubled or cut off, or a soup of pieces."""
+    """A text near the grammar: a valid one, mutated, or random pieces of the grammar."""
     if rng.random() < 0.2:
         return rng.choice((HEAD, HEAD, "")) + "".join(
             rng.choice(PIECES) for _ in range(rng.randrange(20))
@@ -210,17 +262,20 @@ def main() -> None:
     kinds = fuzz(arguments.texts, arguments.seed)
     told = ", ".join(f"{count:,} {name}" for name, count in kinds.most_common())
     print(
-        f"{arguments.texts:,} texts of seed {arguments.seed} in {time.process_time() - started:.0f} s of CPU: {told}",
+        f"{arguments.texts:,} texts of seed {arguments.seed} in "
+        f"{time.process_time() - started:.0f} s of CPU: {told}",
         end="\n\n",
     )
     print(
-        "| shape | 0.5 MB (ms) | 1 MB (ms) | peak memory at 1 MB (MB) |\n| --- | ---: | ---: | ---: |"
+        "| shape | 0.5 MB (ms) | 1 MB (ms) | peak memory at 1 MB (MB) |\n"
+        "| --- | ---: | ---: | ---: |"
     )
     for name, shape in SHAPES.items():
         half, whole = seconds(shape, 500_000), seconds(shape, 1_000_000)
         assert whole < min(1, 3 * max(half, 2e-3)), f"{name}: {half:.3f} s, then {whole:.3f} s"
         print(
-            f"| {name} | {1000 * half:.0f} | {1000 * whole:.0f} | {peak_mb(shape, 1_000_000):.1f} |",
+            f"| {name} | {1000 * half:.0f} | {1000 * whole:.0f} | "
+            f"{peak_mb(shape, 1_000_000):.1f} |",
             flush=True,
         )
 

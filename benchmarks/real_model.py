@@ -1,15 +1,19 @@
-"""The real study's training step on a GPU: speed, use of the card, memory against its estimate, and that the loss falls.
+"""The real study's training step on a GPU: speed, utilisation, memory, and the loss.
 
-    python benchmarks/real_model.py --release /tmp/release experiment=lvis_4b model.path=/tmp/release \\
-        data.annotations=lvis_val.json data.render_missing=true train.max_steps=20 train.images_per_step=32
+    python benchmarks/real_model.py --release /tmp/release experiment=lvis_4b
+    model.path=/tmp/release \\
+        data.annotations=lvis_val.json data.render_missing=true train.max_steps=20
+        train.images_per_step=32
 
-Takes the overrides of `coordexp-train`, prepares data and base where they are missing, and steps each variant as the trainer
-does, pre-flight first, without evaluations and checkpoints. `--release` first writes a random model with the published sizes
-of Qwen3-VL-4B there, if nothing is there. `--profile` lists the kernels of one micro-batch.
+Takes the overrides of `coordexp-train`, prepares data and base where they are missing, and steps
+each variant as the trainer does, pre-flight first, without evaluations and checkpoints. `--release`
+first writes a random model with the published sizes of Qwen3-VL-4B there, if nothing is there.
+`--profile` lists the kernels of one micro-batch.
 
-Floating-point operations are counted by torch on one forward of the first micro-batch. A step needs them twice (forward, and
-the gradient of activations; those of frozen weights are not formed), and each supervised row a product with the head and its
-gradient. What is computed again under checkpointing does not count as use (MFU), but keeps the card as busy.
+Floating-point operations are counted by torch on one forward of the first micro-batch. A step needs
+them twice (forward, and the gradient of activations; those of frozen weights are not formed), and
+each supervised row a product with the head and its gradient. What is computed again under
+checkpointing does not count as use (MFU), but keeps the card as busy.
 """
 
 from __future__ import annotations
@@ -93,9 +97,10 @@ def needed_flops(t: Training, window: list[Batch], per_token: float) -> float:
 
 
 def start_over(t: Training, variant: str, weights: dict[str, Tensor]) -> None:
-    """The same model in memory as a new run of this variant: its first weights, a fresh optimizer, a pre-flight.
+    """The model in memory as a new run of this variant: first weights, optimizer, pre-flight.
 
-    The accelerator would keep every optimizer that it has prepared, and with it the moments of variants that are done.
+    The accelerator would keep every optimizer that it has prepared, and with it the moments of
+    variants that are done.
     """
     cfg = compose([f"variant={variant}"])
     t.cfg.variant, t.model.variant = cfg.variant, OmegaConf.to_object(cfg.variant)
@@ -183,7 +188,8 @@ def main() -> None:
         parser.error("--budget-gb: torch sees no GPU on this machine")
     if args.release and not args.release.exists():
         print(
-            f"a random 4B release: {seconds(lambda: write_release(args.release, PUBLISHED_4B))[0]:.0f} s",
+            "a random 4B release: "
+            f"{seconds(lambda: write_release(args.release, PUBLISHED_4B))[0]:.0f} s",
             flush=True,
         )
     variants = args.variants.split(",")
@@ -212,7 +218,10 @@ def main() -> None:
         rows.append(row_of(variant, measure(t, variant), rate))
     if args.profile:
         show_kernels(t, load_window(t, 1)[0])
-    columns = "variant | loss, first and last step | tokens/s | step | MFU | peak, GB | micro-batches | padding | pre-flight"
+    columns = (
+        "variant | loss, first and last step | tokens/s | step | MFU | peak, GB | "
+        "micro-batches | padding | pre-flight"
+    )
     print(table(columns, rows))
 
 

@@ -1,9 +1,10 @@
-"""Batched rollouts against `model.generate` image by image: generated tokens a second, on one thread.
+"""Batched rollouts against `model.generate` per image: tokens a second on one thread.
 
     python benchmarks/rollout.py CHECKPOINT RECORDS.jsonl [--images 64] [--rounds 5]
 
-Each round takes every batch size and the reference once, in turn, so that whatever else the machine does meets all of
-them. Prints Markdown: medians over the rounds, as ratios to the reference, and how many texts differ from its texts.
+Each round takes every batch size and the reference once, in turn, so that whatever else the machine
+does meets all of them. Prints Markdown: medians over the rounds, as ratios to the reference, and
+how many texts differ from its texts.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def main() -> None:
 
     medians = {name: float(np.median(values)) for name, values in rates.items()}
     print(
-        f"| {len(images)} images, {arguments.rounds} rounds | tokens a CPU second | ratio | texts that differ |"
+        f"| {len(images)} images, {arguments.rounds} rounds | "
+        "tokens a CPU second | ratio | texts that differ |"
     )
     print("| --- | ---: | ---: | ---: |")
     for name, median in medians.items():

@@ -2,10 +2,12 @@
 
     python benchmarks/step.py [OVERRIDE …]
 
-A whole step: read and encode a window of images, count its tokens, forward and backward of each micro-batch, diagnostics, clip,
-AdamW. The bare one: forward, backward and AdamW over the same micro-batches. Interleaved, in CPU seconds of the whole process
-(reading runs beside the step, but on cores that other variants would use). Pictures and tokens are read anew in the first epoch
-and kept for those after it, so each window is read twice. Data and base model are made where they are missing.
+A whole step: read and encode a window of images, count its tokens, forward and backward of each
+micro-batch, diagnostics, clip, AdamW. The bare one: forward, backward and AdamW over the same
+micro-batches. Interleaved, in CPU seconds of the whole process (reading runs beside the step, but
+on cores that other variants would use). Pictures and tokens are read anew in the first epoch and
+kept for those after it, so each window is read twice. Data and base model are made where they are
+missing.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ def main() -> None:
         rows = [measure(variant, sys.argv[1:], Path(name) / variant) for variant in VARIANTS]
     print(
         table(
-            "variant | whole / bare, first epoch | whole / bare, later epochs | without reading / bare | bare, CPU ms",
+            "variant | whole / bare, first epoch | whole / bare, later epochs | "
+            "without reading / bare | bare, CPU ms",
             rows,
         )
     )

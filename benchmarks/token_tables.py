@@ -1,10 +1,11 @@
-"""Token tables of a large study, reduced in bounded memory: 100 runs x 18 evaluations x 40,000 tokens.
+"""Token tables of a large study in bounded memory: 100 runs x 18 evaluations x 40,000 tokens.
 
     python benchmarks/token_tables.py
 
-Two minutes on one core; writes the tables of benchmarks/README.md. A few distinct files are made in a temporary directory and
-read over and over (50 MB of disk instead of 6 GB), so the page cache is warm for both sides. Each measurement is a process
-of its own; CPU time and peak memory beyond the imports are told as ratios, which other work on the machine disturbs little.
+Two minutes on one core; writes the tables of benchmarks/README.md. A few distinct files are made in
+a temporary directory and read over and over (50 MB of disk instead of 6 GB), so the page cache is
+warm for both sides. Each measurement is a process of its own; CPU time and peak memory beyond the
+imports are told as ratios, which other work on the machine disturbs little.
 """
 
 from __future__ import annotations
@@ -43,10 +44,16 @@ def write_tables(directory: Path, n_rows: int) -> None:
         image = np.arange(n_rows) // TOKENS_PER_IMAGE
         gt = rng.integers(0, 1000, n_rows).astype(np.int16)
         columns = {
-            "image_id": image, "object_index": np.zeros(n_rows, np.int32), "slot": np.array(["x1", "y1", "x2", "y2"])[image % 4],
-            "box_area_px": rng.lognormal(7, 1, n_rows).astype(np.float32), "gt_bin": gt, "argmax_bin": gt,
-            "hit": rng.random(n_rows) < 0.2, "coord_mass": rng.random(n_rows, np.float32), "fit_half": image % 2 == 0,
-        }  # fmt: skip
+            "image_id": image,
+            "object_index": np.zeros(n_rows, np.int32),
+            "slot": np.array(["x1", "y1", "x2", "y2"])[image % 4],
+            "box_area_px": rng.lognormal(7, 1, n_rows).astype(np.float32),
+            "gt_bin": gt,
+            "argmax_bin": gt,
+            "hit": rng.random(n_rows) < 0.2,
+            "coord_mass": rng.random(n_rows, np.float32),
+            "fit_half": image % 2 == 0,
+        }
         for label, name in itertools.product(
             ("t1", "own", "fitted"), ("w1_to_delta", "p_gt", "entropy")
         ):
@@ -59,7 +66,7 @@ def write_tables(directory: Path, n_rows: int) -> None:
 
 
 def streamed(paths: Sequence[Path]) -> float:
-    """This project's way: a table at a time, the columns it needs, metrics and influence of each image. Returns a checksum."""
+    """This project's way: a table at a time, only the needed columns. Returns a checksum."""
     return sum(
         sum(image_influence(read_tokens(path, "1", list(METRICS.values()))).values.values())
         for path in paths
@@ -83,7 +90,7 @@ WAYS = {"streamed": streamed, "all_at_once": all_at_once}
 
 
 def measure(way: str, directory: Path, n_rows: int, n_runs: int) -> dict[str, float]:
-    """In a process of its own: CPU seconds a table, MB of peak memory beyond the imports, the checksum a table."""
+    """In a process of its own: CPU seconds a table, peak MB beyond the imports, checksum."""
     task = json.dumps([way, str(directory), n_rows, n_runs])
     done = subprocess.run(
         [sys.executable, __file__, "--task", task], capture_output=True, text=True, check=True
@@ -112,8 +119,15 @@ def by_runs(directory: Path) -> str:
     one, same = found["streamed", 1], found["all_at_once", 1]
     assert np.isclose(one["checksum"], same["checksum"]), "the two ways disagree"
     labels = {"streamed": "this project", "all_at_once": "pandas, all at once"}
-    rows = [[labels[way], f"{n} × {EVALUATIONS}", f"{f['cpu_s'] / one['cpu_s']:.2f}", f"{f['peak_mb'] / one['peak_mb']:.2f}"]
-            for (way, n), f in found.items()]  # fmt: skip
+    rows = [
+        [
+            labels[way],
+            f"{n} × {EVALUATIONS}",
+            f"{f['cpu_s'] / one['cpu_s']:.2f}",
+            f"{f['peak_mb'] / one['peak_mb']:.2f}",
+        ]
+        for (way, n), f in found.items()
+    ]
     return table(
         f"tables of {n_rows:,} tokens | runs × evaluations | CPU time a table | peak memory", rows
     )
