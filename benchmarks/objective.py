@@ -264,10 +264,10 @@ def ways_of(letter: str, p: Problem) -> dict[str, Callable]:
         found["torch linear_cross_entropy, full logits"] = torch_linear(None)
         found["… chunked, default options"] = torch_linear(torch.nn.LinearCrossEntropyOptions())
 
-        def seconds(rows: int) -> float:
+        def seconds_chunked_by(rows: int) -> float:
             return forward_backward(torch_linear(chunked(rows)), p, None)  # type: ignore[arg-type]
 
-        best = min(CHUNKS, key=seconds)
+        best = min(CHUNKS, key=seconds_chunked_by)
         tried = f"fastest of {CHUNKS[0]} … {CHUNKS[-1]}"
         found[f"… chunked by {best} rows ({tried})"] = torch_linear(chunked(best))
     if letter == "B" and liger_runs_on(p.every.device.type):
