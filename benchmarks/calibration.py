@@ -34,6 +34,7 @@ from coordexp.analysis.comparison.statistics import (
 from coordexp.analysis.recommendation.rule import choose_primary, eligibility
 from coordexp.metrics import METRICS
 from coordexp.storage.logs import Log
+from coordexp.storage.manifest import InputDigests, Preflight, RunManifest
 from coordexp.storage.token_tables import TokenColumns, image_influence
 from coordexp.study.inputs import RunData
 
@@ -145,6 +146,26 @@ def curve_world(n_seeds: int, draws: int, crossing: bool) -> dict[str, float]:
     return {"coverage": float(np.mean(np.concatenate(covered))), "flagged": float(np.mean(flagged))}
 
 
+DIVERGED = RunManifest(
+    status="diverged",
+    reason="diverged",
+    variant="second",
+    seed=0,
+    hash8="",
+    max_steps=1,
+    finished_at="",
+    inputs_sha256=InputDigests(data="", base=""),
+    step=0,
+    tokens_seen=0,
+    train_wall_s=0.0,
+    eval_wall_s=0.0,
+    preflight=Preflight(),
+    modules_sha256={},
+    versions={},
+    artifacts={},
+)
+
+
 def diverged_world(n_seeds: int, draws: int) -> dict[str, float]:
     """The second variant is 3 margins better and its last seed diverges, kept and dropped."""
     rng = np.random.default_rng((3, n_seeds))
@@ -152,7 +173,7 @@ def diverged_world(n_seeds: int, draws: int) -> dict[str, float]:
         "second",
         n_seeds - 1,
         Log(Path("logging.jsonl")),
-        manifest={"status": "diverged", "reason": "diverged"},
+        manifest=DIVERGED,
     )
     recommended, claimed, if_dropped = [], [], []
     for differences, influence in studies(rng, 3 * MARGIN["expected_bin_mae"], n_seeds, draws):

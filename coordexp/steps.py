@@ -9,7 +9,7 @@ from typing import Any
 
 from coordexp.storage.files import point_link, read_json, write_json
 from coordexp.study.plan import plan_study
-from coordexp.study.preregistration import preregister
+from coordexp.study.preregistration import preregister, read_preregistration
 
 
 def preregister_study(settings: str) -> None:
@@ -32,8 +32,8 @@ def compare_study(study: Path) -> None:
     from coordexp.analysis.comparison.findings import write_comparison
     from coordexp.study.inputs import load_runs
 
-    plan = read_json(study / "preregistration.json")
-    write_comparison(study, compare(load_runs(study), plan["rule"], plan["vision"]))
+    plan = read_preregistration(study)
+    write_comparison(study, compare(load_runs(study), plan.rule, plan.vision))
 
 
 def fitness_study(study: Path) -> None:
@@ -43,7 +43,7 @@ def fitness_study(study: Path) -> None:
     from coordexp.study.inputs import load_runs
 
     step = read_comparison(study).decision_step
-    settings = read_json(study / "preregistration.json")["probe"]
+    settings = read_preregistration(study).probe
     runs = load_runs(study)
     write_json(
         study / "probe.json", probe_study(runs, read_probes(runs, step, settings), step, settings)
@@ -57,7 +57,7 @@ def recommend_study(study: Path) -> None:
     from coordexp.analysis.recommendation.recommend import recommend, write_recommendation
     from coordexp.study.inputs import load_runs
 
-    plan, probe = read_json(study / "preregistration.json"), read_json(study / "probe.json")
+    plan, probe = read_preregistration(study), read_json(study / "probe.json")
     audit, comparison = read_audit(study), read_comparison(study)
     write_recommendation(study, recommend(plan, load_runs(study), audit, comparison, probe))
 
@@ -80,7 +80,7 @@ def track_study(study: Path) -> None:
     """Import a study's runs, comparison and recommended checkpoints into MLflow (mlflow.json)."""
     from coordexp.tracking.mlflow_import import import_study
 
-    print(import_study(study)["ui_link"])
+    print(import_study(study).ui_link)
 
 
 def publish_study(study: Path) -> None:

@@ -11,7 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from studies import run_manifest
+
 from coordexp.storage.files import read_json, sha256_file, write_json
+from coordexp.storage.manifest import write_manifest
+from coordexp.storage.runs import RunDirectory
 
 STEPS = tuple(range(40, 721, 40))
 MARGINS = {
@@ -118,7 +122,7 @@ def run_entry(variant: str, seed: int, steps: Sequence[int], bare: bool) -> dict
             "sha256": sha256_file(log),
         }
     (log.parent / "config.yaml").write_text("train: {}\n")
-    write_json(log.parent / "run.json", {"status": "complete", "reason": None})
+    write_manifest(RunDirectory(log.parent), run_manifest(variant=variant, seed=seed))
     return {
         "variant": variant, "seed": seed, "directory": str(log.parent), "log": None, "kind": None, "sha256": None,
         "status": "complete", "reason": None, "hash8": "0123abcd", "step": steps[-1], "max_steps": steps[-1],

@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
 from coordexp.config.compose import compose, digest, plain, run_hash
-from coordexp.storage.files import write_json
-from coordexp.storage.runs import artifact_digests, run_directory
-from coordexp.training.evaluate import write_table
+from coordexp.storage.manifest import RunManifest, artifact_digests, read_manifest, write_manifest
+from coordexp.storage.runs import run_directory
+from coordexp.storage.token_tables import write_table
+from coordexp.storage.typed import write_typed
+from coordexp.study.preregistration import Preregistration
 
 STEPS = (40, 80, 120, 160, 200, 240, 280, 320, 360)
 BARS = {"coord_diag/coord_mass_mean": 0.99, "text_token_acc": 0.97}
@@ -75,15 +78,39 @@ def write_run(variant: str, final: dict[str, float], seed: int = 0, ratio: float
     run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run.checkpoint(STEPS[-1]).mkdir(parents=True, exist_ok=True)
     (run.checkpoint(STEPS[-1]) / "model.safetensors").write_bytes(f"{variant}{seed}".encode())
-    facts: dict[str, Any] = {
-        "status": "complete", "reason": None, "variant": variant, "seed": seed, "hash8": run_hash(cfg), "step": STEPS[-1],
-        "max_steps": STEPS[-1], "inputs_sha256": {"data": "d" * 64, "base": "b" * 64}, "modules_sha256": {"train.py": "m" * 64},
-        "versions": {"python": "3", "torch": "2"}, "tokens_seen": 1000, "preflight": {"relative_difference": 1e-7},
-        "artifacts": artifact_digests(run), "checkpoints": [STEPS[-1]], "token_tables": run.table_steps(),
-        "train_wall_s": 100.0, "eval_wall_s": 10.0, "finished_at": "2026-01-01T00:00:00+00:00",
-    } | manifest  # fmt: skip
-    write_json(run.manifest, facts)
+    facts = {
+        "variant": variant,
+        "seed": seed,
+        "hash8": run_hash(cfg),
+        "artifacts": artifact_digests(run),
+        "checkpoints": [STEPS[-1]],
+        "token_tables": run.table_steps(),
+    }
+    write_manifest(run, run_manifest(**(facts | manifest)))
     return run
+
+
+def run_manifest(**changes: Any) -> RunManifest:
+    """The manifest of a complete run, with these keys changed."""
+    facts: dict[str, Any] = {
+        "status": "complete",
+        "reason": None,
+        "variant": "mixed",
+        "seed": 0,
+        "hash8": "0123abcd",
+        "max_steps": STEPS[-1],
+        "finished_at": "2026-01-01T00:00:00+00:00",
+        "inputs_sha256": {"data": "d" * 64, "base": "b" * 64},
+        "step": STEPS[-1],
+        "tokens_seen": 1000,
+        "train_wall_s": 100.0,
+        "eval_wall_s": 10.0,
+        "preflight": {"relative_difference": 1e-7},
+        "modules_sha256": {"train.py": "m" * 64},
+        "versions": {"python": "3", "torch": "2"},
+        "artifacts": {},
+    }
+    return msgspec.convert(facts | changes, RunManifest)
 
 
 def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict[str, float]:
@@ -123,21 +150,43 @@ def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: i
     """A preregistered study of these run directories, under the default rule with changes."""
     rule = plain(compose().study.rule) | (rule_changes or {})
     path = Path("results/stage1_ablation") / digest([str(r.path) for r in runs] + [rule])[:8]
-    manifests = [json.loads(r.manifest.read_text()) for r in runs]
-    plans = [
-        {key: m[key] for key in ("variant", "seed", "hash8")}
-        | {
-            "directory": str(r.path),
-            "overrides": [],
-            "existing": False,
-            "registered": False,
-            "log": None,
-        }
-        for m, r in zip(manifests, runs, strict=True)
-    ]
-    write_json(path / "preregistration.json", {
-        "study": "stage1_ablation", "hash8": path.name, "written_at": "2026-01-01T00:00:00+00:00", "seeds": seeds,
-        "rule": rule, "rule_sha256": digest(rule), "vision": None,
-        "probe": plain(compose().probe), "runs": plans, "earlier_studies": [],
-    })  # fmt: skip
+    planned = []
+    for run in runs:
+        manifest = read_manifest(run)
+        assert manifest is not None
+        planned.append(
+            {
+                "variant": manifest.variant,
+                "seed": manifest.seed,
+                "hash8": manifest.hash8,
+                "directory": str(run.path),
+                "existing": False,
+            }
+        )
+    write_typed(
+        path / "preregistration.json",
+        registration(
+            hash8=path.name,
+            seeds=seeds,
+            rule=rule,
+            rule_sha256=digest(rule),
+            probe=plain(compose().probe),
+            runs=planned,
+        ),
+    )
     return path
+
+
+def registration(**changes: Any) -> Preregistration:
+    """A registration of one run, with these keys changed."""
+    facts: dict[str, Any] = {
+        "study": "stage1_ablation",
+        "hash8": "0123abcd",
+        "written_at": "2026-01-01T00:00:00+00:00",
+        "seeds": 1,
+        "rule": {},
+        "rule_sha256": digest({}),
+        "runs": [{"variant": "best", "seed": 0, "existing": False}],
+        "earlier_studies": [],
+    }
+    return msgspec.convert(facts | changes, Preregistration)

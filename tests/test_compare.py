@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from studies import STEPS, eval_row, write_run
+from studies import STEPS, eval_row, run_manifest, write_run
 
 from coordexp.analysis.comparison.compare import compare
 from coordexp.analysis.comparison.findings import Drift, Plateau, SnapshotRow
@@ -15,8 +15,9 @@ from coordexp.analysis.comparison.plateau import collapse_end, drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
 from coordexp.config.compose import load_rule
 from coordexp.storage.logs import Log, read_log
-from coordexp.storage.runs import read_manifest
+from coordexp.storage.manifest import read_manifest
 from coordexp.study.inputs import RunData
+from coordexp.study.plan import Vision
 
 RULE = load_rule(None)
 
@@ -103,12 +104,13 @@ def test_the_resolution_limit_is_a_hypothesis_that_follows_the_numbers(mae, diff
 def test_without_image_sizes_there_is_no_resolution_limit():
     rows = [row_of("a", 24.0)]
     assert resolution_limit(rows, [], *vision_facts([], None)) is None
-    side_alone = vision_facts([], {"side_px": 640, "cell_px": None})
+    side_alone = vision_facts([], Vision(640))
     assert resolution_limit(rows, [], *side_alone).best_mae_cells is None
 
 
 def test_sizes_come_from_the_manifest():
-    manifest = {"val_sides_px": {"width": [100, 640, 900], "height": [80, 480, 700]}, "cell_px": 32}
+    sides = {"width": [100, 640, 900], "height": [80, 480, 700]}
+    manifest = run_manifest(val_sides_px=sides, cell_px=32)
     run = RunData("a", 0, Log(Path("x")), None, manifest)
     assert vision_facts([run], None) == ([80, 560, 900], 32)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from studies import registration, run_manifest
 
 from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.comparison.findings import (
@@ -25,6 +26,7 @@ from coordexp.config.compose import digest, load_rule
 from coordexp.metrics import METRICS
 from coordexp.storage.logs import Log
 from coordexp.study.inputs import RunData
+from coordexp.study.preregistration import EarlierStudy, RegisteredRun
 
 RULE = load_rule(None)  # MAE first, margin 0.5 bins
 N_IMAGES = 200
@@ -90,8 +92,7 @@ def facts(
         slices={},
         resolution_limit=None,
     )
-    plan = {"rule": rule, "rule_sha256": digest(rule), "earlier_studies": [], "runs": [{"variant": "best", "seed": 0,
-            "existing": False, "registered": False}]} | (study or {})  # fmt: skip
+    plan = registration(**({"rule": rule, "rule_sha256": digest(rule)} | (study or {})))
     audit = Audit([], more.get("confounds", []), [])
     return Facts(plan, rule, runs, audit, comparison, rows, "best")
 
@@ -150,8 +151,8 @@ CAPS = {
     "confound": ({"confounds": ["optim.lr: best 1, a 2"]}, "differ outside the variant"),
     "post hoc": ({"study": {"runs": [{"variant": "a", "seed": 0, "existing": True, "registered": False}]}}, "post hoc"),
     "changed rule": ({"study": {"runs": [{"variant": "a", "seed": 0, "existing": True, "registered": True}],
-                                "earlier_studies": [{"hash8": "1" * 8, "written_at": "2026-01-01", "rule_sha256": "x",
-                                                     "changed": ["margins 1 (now 2)"]}]}}, "changed after results"),
+                                "earlier_studies": [{"study": "stage1_ablation", "hash8": "1" * 8, "written_at": "2026-01-01",
+                                                     "seeds": 6, "rule_sha256": "x", "changed": ["margins 1 (now 2)"]}]}}, "changed after results"),
 }  # fmt: skip
 
 
@@ -166,16 +167,16 @@ def test_what_keeps_a_conclusive_lead_at_provisional(cap):
 
 def test_more_seeds_under_the_same_rule_are_recorded_and_cap_nothing():
     f = facts({"a": 5.0}, 6)
-    earlier = {
-        "hash8": "1" * 8,
-        "written_at": "2026-01-01",
-        "changed": ["1 seeds a variant (now 6)"],
-        "rule_sha256": f.study["rule_sha256"],
-    }
-    f.study.update(
-        earlier_studies=[earlier],
-        runs=[{"variant": "a", "seed": 0, "existing": True, "registered": True}],
+    earlier = EarlierStudy(
+        study="stage1_ablation",
+        hash8="1" * 8,
+        written_at="2026-01-01",
+        seeds=1,
+        rule_sha256=f.study.rule_sha256,
+        changed=["1 seeds a variant (now 6)"],
     )
+    run = RegisteredRun(variant="a", seed=0, existing=True, registered=True)
+    f = replace(f, study=replace(f.study, earlier_studies=[earlier], runs=[run]))
     assert grade(f)[0] == "conclusive"
     assert alerts(f) == [
         "CHANGED AFTER RESULTS: study 11111111 (2026-01-01) registered these runs with 1 seeds a variant (now 6)"
@@ -213,7 +214,7 @@ def test_a_lead_too_small_for_two_decimals_is_not_told_as_none():
 
 
 def test_one_seed_names_the_seed_sd_that_flips_it_and_what_it_would_take():
-    manifest = {"status": "complete", "train_wall_s": 3000.0, "eval_wall_s": 600.0}
+    manifest = run_manifest(train_wall_s=3000.0, eval_wall_s=600.0)
     f = facts({"a": 0.4}, 1, manifest=manifest, spread={"image_se": 0.05})
     (line,) = [line for line in would_overturn(f, probed=False) if line.startswith("other seeds")]
     assert line.startswith(
@@ -252,10 +253,10 @@ def test_another_stopping_point_is_named():
 
 
 def test_a_rehearsal_on_drawn_pictures_says_so():
-    manifest = {"status": "complete", "val_images": 15, "val_images_rendered": 12}
+    manifest = run_manifest(val_images=15, val_images_rendered=12)
     line = "a rehearsal: 12 of 15 validation pictures are shapes drawn from the annotations"
     assert caveats(facts({"a": 1.0}, 1, manifest=manifest)) == [line]
-    assert caveats(facts({"a": 1.0}, 1, manifest=manifest | {"val_images_rendered": 0})) == []
+    assert caveats(facts({"a": 1.0}, 1, manifest=replace(manifest, val_images_rendered=0))) == []
 
 
 def test_caveats_group_slopes_by_variant():

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from coordexp.storage.runs import TRAINING_MODULES
+from coordexp.storage.manifest import TRAINING_MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -129,13 +129,17 @@ BOOKKEEPING = {
     "config/schema.py",
     "errors.py",
     "metrics.py",
+    "models/base_manifest.py",
     "models/embeddings.py",
     "package_data.py",
     "storage/files.py",
     "storage/logs.py",
+    "storage/manifest.py",
     "storage/runs.py",
     "storage/token_tables.py",
+    "storage/typed.py",
     "training/memory.py",
+    "training/seal.py",
     "training/state.py",
 }
 

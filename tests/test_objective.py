@@ -22,7 +22,7 @@ from coordexp.config.schema import TokenGroups
 from coordexp.data.batches import Batch, Dataset
 from coordexp.losses import fused, reference
 from coordexp.losses.terms import SUMS, loss_values
-from coordexp.storage.runs import PREFLIGHT_TOLERANCE
+from coordexp.storage.manifest import PREFLIGHT_TOLERANCE
 from coordexp.training.evaluate import evaluate
 from coordexp.training.setup import preflight, tell_memory
 from coordexp.training.step import count_tokens, load_window, optimizer_step, train_row

@@ -12,6 +12,8 @@ from reports import METRICS, change, study_files
 
 from coordexp.report.svg import INK, PAPER
 from coordexp.storage.files import read_json
+from coordexp.storage.typed import write_typed
+from coordexp.tracking.files import ImportedStudy
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +81,8 @@ def test_the_card_says_what_the_recommendation_says_and_no_more_where_there_is_n
         "recommendation",
         lambda r: r.update(caveats=["a caveat"], would_take=["five more seeds"]),
     )
-    (study / "mlflow.json").write_text('{"ui_link": "http://127.0.0.1:5000/#/experiments/1"}')
+    imported = ImportedStudy("1", {}, "c", {}, "http://127.0.0.1:5000/#/experiments/1")
+    write_typed(study / "mlflow.json", imported)
     found = read_json(study / "recommendation.json")
     card = page(study).card
     assert "Start Stage-2 from pure_ce (seed 0, step 720)" in card

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from report_readers import SVG, axis, centre, corners, figures
 from reports import METRICS, STEPS, change, study_files
+from studies import run_manifest
 
 from coordexp.report.svg import PAPER
 from coordexp.storage.files import read_json
+from coordexp.storage.manifest import write_manifest
+from coordexp.storage.runs import RunDirectory
 
 
 @pytest.fixture(autouse=True)
@@ -113,9 +116,9 @@ def test_a_scaling_fault_has_a_logarithmic_axis() -> None:
 
 def test_losses_end_with_a_cross_where_a_run_diverged() -> None:
     study = study_files(("pure_ce", "mixed"))
-    manifest = Path("results/runs/mixed/s0-0123abcd/run.json")
-    manifest.write_text('{"status": "diverged", "reason": "loss nan"}')
-    log = manifest.with_name("logging.jsonl")
+    run = RunDirectory(Path("results/runs/mixed/s0-0123abcd"))
+    write_manifest(run, run_manifest(status="diverged", reason="loss nan"))
+    log = run.log
     log.write_text(log.read_text().replace('"loss": 1.', '"loss": NaN, "was": 1.', 5))
     drawing = figures(study)["losses"]
     assert "s0 diverged" in drawing.texts()

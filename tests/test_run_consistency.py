@@ -16,7 +16,8 @@ from synthetic import draws, sound
 from coordexp.analysis.audit.audit import audit
 from coordexp.analysis.audit.findings import Audit, RunAudit
 from coordexp.storage.logs import Log, read_log
-from coordexp.storage.runs import RunDirectory, read_manifest
+from coordexp.storage.manifest import read_manifest
+from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import RunData
 from coordexp.training.evaluate import write_table
 
@@ -31,9 +32,10 @@ VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
 
 
 def loaded(run: RunDirectory) -> RunData:
-    manifest: Any = read_manifest(run)
+    manifest = read_manifest(run)
+    assert manifest is not None
     config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
-    return RunData(manifest["variant"], manifest["seed"], read_log(run.log), run, manifest, config)
+    return RunData(manifest.variant, manifest.seed, read_log(run.log), run, manifest, config)
 
 
 def entry_of(run: RunData) -> RunAudit:

@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from studies import run_manifest
 
 from coordexp.errors import UserError
 from coordexp.storage.files import write_json
 from coordexp.storage.logs import EVAL, STEP_KEY, Log, read_log
+from coordexp.storage.manifest import write_manifest
+from coordexp.storage.runs import RunDirectory
 from coordexp.storage.tensorboard import intact_records, read_events
 from coordexp.study.sources import LOG, RUN_DIRECTORY, TENSORBOARD, parse_sources, read_source
 
@@ -62,7 +65,7 @@ def write_run(
         errors="surrogateescape",
     )
     if finished:
-        write_json(path / "run.json", {"status": "complete"})
+        write_manifest(RunDirectory(path), run_manifest(variant=variant, seed=seed))
     return path
 
 

@@ -23,14 +23,17 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from mlflow.exceptions import MlflowException
+from studies import run_manifest
 
 from coordexp.config.compose import compose
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json, sha256_directory, sha256_file, write_json, write_text
 from coordexp.storage.logs import LogWriter
+from coordexp.storage.manifest import write_manifest
 from coordexp.storage.runs import RunDirectory, run_directory, write_config
 from coordexp.tracking import mlflow_import as tracking
 from coordexp.tracking import server as ui
+from coordexp.tracking.files import read_imported
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAIN = {"loss": 3.0, "coord_diag/expected_bin_mae": 200.0}
@@ -81,10 +84,7 @@ def log(
 def finish(run: RunDirectory, status: str = "complete", reason: str | None = None) -> RunDirectory:
     for step in (4, 8):
         write_text(run.checkpoint(step) / "config.json", f"{run.path} {step}")
-    write_json(
-        run.manifest,
-        {"status": status, "reason": reason, "inputs_sha256": {"data": "d" * 64, "base": "b" * 64}},
-    )
+    write_manifest(run, run_manifest(status=status, reason=reason))
     return run
 
 
@@ -105,7 +105,15 @@ def make_study(
     hash8: str, runs: list[RunDirectory], primary: dict | None, secondary: dict | None
 ) -> Path:
     study = Path("results/stage1_ablation") / hash8
-    write_json(study / "runs.json", {"runs": [{"directory": str(run.path)} for run in runs]})
+    write_json(
+        study / "runs.json",
+        {
+            "runs": [
+                {"variant": run.path.parent.name, "seed": i, "directory": str(run.path)}
+                for i, run in enumerate(runs)
+            ]
+        },
+    )
     write_json(study / "recommendation.json", {"primary": primary, "secondary": secondary})
     write_text(study / "recommendation.md", "# Take pure CE")
     write_text(study / "figures" / "mae.svg", "<svg/>")
@@ -288,14 +296,12 @@ def test_study_twice_adds_nothing() -> None:
     study = make_study("11111111", [first, second, live], role(first, 8), role(second, 4, mae=41.0))
     result = tracking.import_study(study)
     before = counts()
-    assert read_json(study / "mlflow.json") == result
-    assert set(result["runs"]) == {"pure_ce/s0-0badcafe", "mixed/s0-0badcafe"}
-    assert result["models"] == {"primary": 1, "secondary": 2}
-    assert (
-        f"http://127.0.0.1:5000/#/experiments/{result['experiment_id']}/runs?" in result["ui_link"]
-    )
+    assert read_imported(study / "mlflow.json") == result
+    assert set(result.runs) == {"pure_ce/s0-0badcafe", "mixed/s0-0badcafe"}
+    assert result.models == {"primary": 1, "secondary": 2}
+    assert f"http://127.0.0.1:5000/#/experiments/{result.experiment_id}/runs?" in result.ui_link
 
-    comparison = client().get_run(result["comparison_run_id"])
+    comparison = client().get_run(result.comparison_run_id)
     assert (comparison.info.run_name, comparison.info.status) == (
         "stage1_ablation comparison 11111111",
         "FINISHED",
@@ -312,7 +318,7 @@ def test_study_twice_adds_nothing() -> None:
     }
 
     version = client().get_model_version_by_alias(tracking.MODEL, "stage2-primary")
-    assert version.run_id == result["runs"]["pure_ce/s0-0badcafe"]
+    assert version.run_id == result.runs["pure_ce/s0-0badcafe"]
     expected = {
         "variant": "pure_ce",
         "seed": "0",
@@ -335,7 +341,7 @@ def test_aliases_follow_the_study_and_are_removed() -> None:
     latest.symlink_to("22222222")
 
     tracking.import_study(older)
-    assert tracking.import_study(latest)["models"] == {"primary": 3, "secondary": None}
+    assert tracking.import_study(latest).models == {"primary": 3, "secondary": None}
     assert alias_target("primary") == str(second.checkpoint(8).resolve())
     assert alias_target("secondary") is None
     assert query("select name from runs where name like '% comparison %' order by name") == [
@@ -343,7 +349,7 @@ def test_aliases_follow_the_study_and_are_removed() -> None:
         ("stage1_ablation comparison 22222222",),
     ]
 
-    assert tracking.import_study(older)["models"] == {"primary": 1, "secondary": 2}
+    assert tracking.import_study(older).models == {"primary": 1, "secondary": 2}
     assert alias_target("primary") == str(first.checkpoint(8).resolve())
     assert alias_target("secondary") == str(second.checkpoint(4).resolve())
     assert counts()["model_versions"] == 3
@@ -375,8 +381,8 @@ def test_logs_that_were_handed_over_are_imported_once_and_have_no_models() -> No
     }
     write_json(study / "runs.json", {"runs": [log]})
     result = tracking.import_study(study)
-    assert result["models"] == {"primary": None, "secondary": None}
-    ((key, run_id),) = result["runs"].items()
+    assert result.models == {"primary": None, "secondary": None}
+    ((key, run_id),) = result.runs.items()
     assert key == f"logs/pure_ce/s0-{sha256[:8]}"
     imported = client().get_run(run_id)
     assert imported.data.metrics == {"loss": 2.0, "eval_loss": 2.5, "eval_coord_token_acc": 0.25}

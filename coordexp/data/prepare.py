@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,11 +14,31 @@ from coordexp.data.coco.annotations import coco_records
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.coco.conversion_stats import summary
 from coordexp.data.coco.samples import draw_samples
-from coordexp.data.coco.splits import SPLITS, annotation_files
+from coordexp.data.coco.splits import annotation_files
 from coordexp.data.records import iter_records, write_records
 from coordexp.data.scenes import make_scenes
 from coordexp.storage.files import locked, sha256_directory, sha256_file, write_json
 from coordexp.storage.runs import data_directory
+from coordexp.storage.typed import read_typed, write_typed
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """Size and digests of the training or the validation records."""
+
+    images: int
+    objects: int
+    records_sha256: str
+    images_sha256: str  # of the directory of the images
+
+
+@dataclass(frozen=True)
+class DataManifest:
+    """data.json: the settings that records were made from, and what was made."""
+
+    data: dict[str, str | int | float | bool | None]  # the configuration's `data`
+    train: SplitFacts
+    val: SplitFacts
 
 
 def data_path(cfg: DictConfig) -> Path:
@@ -45,9 +65,11 @@ def prepare_data(cfg: DictConfig) -> Path:
             return out / "data.json"
         else:
             convert_records(settings, out)
-        write_json(
+        write_typed(
             out / "data.json",
-            {"data": plain(cfg.data), **{split: counts(out, split) for split in SPLITS}},
+            DataManifest(
+                data=plain(cfg.data), train=split_facts(out, "train"), val=split_facts(out, "val")
+            ),
         )
     return out / "data.json"
 
@@ -70,12 +92,16 @@ def convert_records(settings: CocoConfig, out: Path) -> None:
     )
 
 
-def counts(out: Path, split: str) -> dict[str, Any]:
-    """What the manifest tells of a split."""
+def read_data_manifest(path: Path) -> DataManifest:
+    """Raises UserError: the file is missing or damaged."""
+    return read_typed(path, DataManifest)
+
+
+def split_facts(out: Path, split: str) -> SplitFacts:
     n_objects = [len(record.objects) for record in iter_records(out / f"{split}.jsonl")]
-    return {
-        "images": len(n_objects),
-        "objects": sum(n_objects),
-        "records_sha256": sha256_file(out / f"{split}.jsonl"),
-        "images_sha256": sha256_directory(out / "images" / split),
-    }
+    return SplitFacts(
+        images=len(n_objects),
+        objects=sum(n_objects),
+        records_sha256=sha256_file(out / f"{split}.jsonl"),
+        images_sha256=sha256_directory(out / "images" / split),
+    )

@@ -24,10 +24,11 @@ from coordexp.config.compose import is_missing_directory, plain
 from coordexp.config.schema import CoordInit
 from coordexp.coords import COORD_TOKENS, coord_token_ids
 from coordexp.errors import UserError
+from coordexp.models.base_manifest import BaseManifest, write_base_manifest
 from coordexp.models.checkpoints import save_pretrained
 from coordexp.models.embeddings import set_coordinate_rows, set_position_rows
 from coordexp.models.processor import ImageProcessor, build_processor, build_tokenizer
-from coordexp.storage.files import locked, sha256_directory, write_json
+from coordexp.storage.files import locked, sha256_directory
 from coordexp.storage.runs import base_path
 
 IMAGE_TOKEN = "<|image_pad|>"
@@ -50,14 +51,14 @@ def prepare_base(cfg: DictConfig) -> Path:
             build_tiny(cfg.model) if "init_seed" in cfg.model else grow_pretrained(cfg.model)
         )
         save_pretrained(model, processor, out / "model")
-        write_json(
+        write_base_manifest(
             out / "base.json",
-            {
-                "model": plain(cfg.model),
-                "sha256": sha256_directory(out / "model"),
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "vocabulary": len(processor.tokenizer),
-            },
+            BaseManifest(
+                model=plain(cfg.model),
+                sha256=sha256_directory(out / "model"),
+                parameters=sum(p.numel() for p in model.parameters()),
+                vocabulary=len(processor.tokenizer),
+            ),
         )
     return out / "base.json"
 

@@ -14,7 +14,8 @@ from coordexp.errors import UserError
 from coordexp.models.checkpoints import device_for
 from coordexp.probe.run import run_probe
 from coordexp.storage.files import write_json
-from coordexp.storage.runs import RunDirectory, probe_directory, read_manifest
+from coordexp.storage.manifest import read_manifest
+from coordexp.storage.runs import RunDirectory, probe_directory
 
 
 def own_recipe(run: RunDirectory) -> list[str]:
@@ -35,12 +36,11 @@ def probe_run(run: RunDirectory, step: int | None, cfg: DictConfig) -> Path:
     if manifest is None:
         raise UserError(f"{run.path}: not a finished run: train it first")
     steps = run.checkpoint_steps()
-    at = step if step is not None else max(steps, default=manifest["step"])
+    at = step if step is not None else max(steps, default=manifest.step)
     out = probe_directory(run, at, plain(cfg.probe))
     if at not in steps:
         reason = (
-            manifest["reason"]
-            or f"no checkpoint was kept at step {at} (see train.checkpoint_steps)"
+            manifest.reason or f"no checkpoint was kept at step {at} (see train.checkpoint_steps)"
         )
         write_json(
             out / "probe.json",

@@ -11,14 +11,11 @@ fine-tuned weights are dropped: they only show how well a checkpoint takes to co
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +39,8 @@ from coordexp.storage.files import (
     sha256_file,
     write_json,
 )
-from coordexp.storage.runs import VERSIONED, RunDirectory
+from coordexp.storage.manifest import installed_versions, utc_now
+from coordexp.storage.runs import RunDirectory
 from coordexp.training.evaluate import evenly_spaced
 
 Generator = Callable[
@@ -82,14 +80,10 @@ def run_probe(
         found = probe(
             vlm.to(device), inputs["checkpoint_sha256"], train, val, out, cfg, wall_s, generator
         )
-        finished_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        versions = {"python": platform.python_version()} | {
-            name: version(name) for name in VERSIONED
-        }
         facts = {
             "device": device,
-            "finished_at": finished_at,
-            "versions": versions,
+            "finished_at": utc_now(),
+            "versions": installed_versions(),
             "artifacts": artifacts(out),
         }
         write_json(

@@ -6,20 +6,20 @@ import json
 import shlex
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from coordexp.study.plan import EVERY_VARIANT, launcher
+from coordexp.study.preregistration import Preregistration, RegisteredRun
 
 STUDY_WIDE = ("experiment", "study")
 NAMED_ELSEWHERE = ("variant", "seed")
 
 
-def study_command(preregistration: dict[str, Any]) -> str:
+def study_command(preregistration: Preregistration) -> str:
     """The `snakemake` line whose runs have these overrides."""
-    per_variant = {run["variant"]: run.get("overrides", []) for run in preregistration["runs"]}
+    per_variant = {run.variant: run.overrides for run in preregistration.runs}
     settings = [o for o in next(iter(per_variant.values()), []) if target(o) in STUDY_WIDE]
-    if preregistration["seeds"] > 1:
-        settings.append(f"seeds={preregistration['seeds']}")
+    if preregistration.seeds > 1:
+        settings.append(f"seeds={preregistration.seeds}")
     own = {
         v: [o for o in given if target(o) not in (*STUDY_WIDE, *NAMED_ELSEWHERE)]
         for v, given in per_variant.items()
@@ -47,29 +47,29 @@ def as_value(overrides: list[str]) -> str:
     )
 
 
-def run_commands(preregistration: dict[str, Any]) -> list[str]:
+def run_commands(preregistration: Preregistration) -> list[str]:
     """One line a run that trains it by hand; none for runs that were handed over as logs."""
-    return [train_command(run) for run in preregistration["runs"] if run.get("overrides")]
+    return [train_command(run) for run in preregistration.runs if run.overrides]
 
 
-def train_command(run: dict[str, Any]) -> str:
-    processes = run.get("processes", 1)
+def train_command(run: RegisteredRun) -> str:
+    processes = run.processes or 1
     command = (
         ["coordexp-train"]
         if processes == 1
         else [*launcher(processes).split(), "coordexp.training.train"]
     )
-    return shlex.join([*command, *run["overrides"]])
+    return shlex.join([*command, *run.overrides])
 
 
-def compare_command(preregistration: dict[str, Any], study_dir: Path) -> str:
+def compare_command(preregistration: Preregistration, study_dir: Path) -> str:
     """The `coordexp compare` line that makes a study of these logs again, in an empty directory."""
     runs = sorted(
-        preregistration["runs"], key=lambda run: run["seed"]
+        preregistration.runs, key=lambda run: run.seed
     )  # seeds of logs are their order among equal names
-    named = [f"{run['variant'].replace('/', '-')}={run['directory'] or run['log']}" for run in runs]
-    vision = preregistration["vision"] or {}
-    sizes = [("--image-side", vision.get("side_px")), ("--cell", vision.get("cell_px"))]
+    named = [f"{run.variant.replace('/', '-')}={run.directory or run.log}" for run in runs]
+    vision = preregistration.vision
+    sizes = [("--image-side", vision.side_px), ("--cell", vision.cell_px)] if vision else []
     options = [word for option, value in sizes if value for word in (option, str(value))]
     return shlex.join(["coordexp", "compare", *named, "--out", str(study_dir), *options])
 

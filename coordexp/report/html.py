@@ -23,6 +23,9 @@ from coordexp.report.style import Look, glyph, looks
 from coordexp.report.svg import INK, PAPER, element
 from coordexp.storage.files import read_json, write_text
 from coordexp.study.inputs import RunData, load_runs
+from coordexp.study.preregistration import read_preregistration
+from coordexp.study.study_runs import read_study_runs
+from coordexp.tracking.files import read_imported
 
 GRADES = ("descriptive", "provisional", "supported", "conclusive")
 
@@ -57,10 +60,12 @@ def write_report(study_dir: Path, runs: Sequence[RunData] | None = None) -> Path
 
 def read_study(study_dir: Path) -> dict[str, Any]:
     """The study's files by name. MLflow is filled after the report, or never: its file may be missing."""
-    names = ("audit", "comparison", "probe", "recommendation", "runs", "preregistration")
+    names = ("audit", "comparison", "probe", "recommendation")
     mlflow = study_dir / "mlflow.json"
     return {name: read_json(study_dir / f"{name}.json") for name in names} | {
-        "mlflow": read_json(mlflow) if mlflow.exists() else None
+        "runs": read_study_runs(study_dir),
+        "preregistration": read_preregistration(study_dir),
+        "mlflow": read_imported(mlflow) if mlflow.exists() else None,
     }
 
 
@@ -108,8 +113,8 @@ def page_values(study: dict[str, Any]) -> dict[str, Any]:
             comparison["winners"], comparison["temperature"]
         ),
         "plateaus": tables.plateau_table(comparison["plateau"]),
-        "versions": tables.versions(study["runs"]["runs"]),
-        "looks": looks(run["variant"] for run in study["runs"]["runs"]),
+        "versions": tables.versions(study["runs"]),
+        "looks": looks(run.variant for run in study["runs"]),
         "signal_table": signal_table(study["probe"], stage1_primary(found)),
         "signals": SIGNALS,
         "metrics": METRICS,

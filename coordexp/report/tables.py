@@ -8,6 +8,7 @@ from typing import Any
 from coordexp.analysis.audit.ratios import FAMILIES
 from coordexp.analysis.comparison.leads import Lead
 from coordexp.metrics import BESIDE, METRICS, Metric
+from coordexp.study.study_runs import StudyRun
 
 # How an interval was made, and what it therefore sees.
 METHODS = {
@@ -181,11 +182,11 @@ def ordered(names: Iterable[str]) -> list[str]:
     return [name for name in METRICS if name in found]
 
 
-def versions(runs: Sequence[dict[str, Any]]) -> list[str]:
+def versions(runs: Sequence[StudyRun]) -> list[str]:
     """Each distinct set of versions the runs were trained with."""
     found = [
-        ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+        ", ".join(f"{name} {number}" for name, number in run.versions.items())
         for run in runs
-        if run.get("versions")
+        if run.versions
     ]
     return list(dict.fromkeys(found))

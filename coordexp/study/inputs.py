@@ -10,10 +10,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from coordexp.errors import UserError
-from coordexp.storage.files import read_json, write_json
 from coordexp.storage.logs import Log, read_log
-from coordexp.storage.runs import RunDirectory, read_manifest
+from coordexp.storage.manifest import RunManifest, read_manifest
+from coordexp.storage.runs import RunDirectory
+from coordexp.study.preregistration import RegisteredRun, read_preregistration
 from coordexp.study.sources import Source, read_source, source_sha256
+from coordexp.study.study_runs import StudyRun, read_study_runs, write_study_runs
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class RunData:
     seed: int
     log: Log
     run: RunDirectory | None = None
-    manifest: dict[str, Any] | None = None
+    manifest: RunManifest | None = None
     config: dict[str, Any] | None = None
 
     @property
@@ -33,63 +35,76 @@ class RunData:
 
     @property
     def diverged(self) -> bool:
-        return bool(self.manifest and self.manifest["status"] == "diverged")
+        return self.manifest is not None and self.manifest.status == "diverged"
 
 
 def collect(study_dir: Path) -> list[RunData]:
-    """The runs that the study's preregistration names, noted in `runs.json`.
+    """The runs that the study's preregistration names; they are written to `runs.json`.
 
     Raises:
         UserError: a run that the study trains is not finished, or a log has changed since.
     """
-    entries = []
-    for plan in read_json(study_dir / "preregistration.json")["runs"]:
-        named = {
-            key: plan.get(key) for key in ("variant", "seed", "directory", "log", "kind", "sha256")
-        }
-        manifest = (
-            read_manifest(RunDirectory(Path(plan["directory"]))) if plan["directory"] else None
-        )
-        if manifest is None and plan["log"] is None:
-            raise UserError(
-                f"{plan['directory']}: not finished: run `snakemake --cores all stage1_ablation`"
-            )
-        facts = {
-            key: value
-            for key, value in (manifest or {}).items()
-            if key not in ("artifacts", "modules_sha256")
-        }
-        entries.append(facts | named)
-    write_json(study_dir / "runs.json", {"runs": entries})
+    plan = read_preregistration(study_dir)
+    write_study_runs(study_dir, [study_run(run) for run in plan.runs])
     return load_runs(study_dir)
+
+
+def study_run(run: RegisteredRun) -> StudyRun:
+    """The entry of runs.json for a registered run.
+
+    Raises:
+        UserError: the study trains it, and it is not finished.
+    """
+    entry = StudyRun(
+        variant=run.variant,
+        seed=run.seed,
+        directory=run.directory,
+        log=run.log,
+        kind=run.kind,
+        sha256=run.sha256,
+    )
+    manifest = read_manifest(RunDirectory(Path(run.directory))) if run.directory else None
+    if manifest is not None:
+        return entry.with_manifest(manifest)
+    if run.log is None:
+        raise UserError(
+            f"{run.directory}: not finished: run `snakemake --cores all stage1_ablation`"
+        )
+    return entry
 
 
 def load_runs(study_dir: Path) -> list[RunData]:
     """The runs noted in `runs.json`, with their logs read."""
-    return [load_run(entry) for entry in read_json(study_dir / "runs.json")["runs"]]
+    return [load_run(entry) for entry in read_study_runs(study_dir)]
 
 
-def load_run(entry: dict[str, Any]) -> RunData:
-    if entry["directory"] is None:
-        source = Source(
-            entry["variant"],
-            entry["seed"],
-            Path(entry["log"]),
-            entry["kind"],
-            entry["sha256"],
-            None,
-        )
+def load_run(entry: StudyRun) -> RunData:
+    """Raises UserError: a log that was handed over has changed since, or cannot be read."""
+    if entry.directory is None:
+        source = source_of(entry)
         if source_sha256(source.path, source.kind) != source.sha256:
             raise UserError(
                 f"{source.path}: has changed since the study began: start the same command again"
             )
-        return RunData(entry["variant"], entry["seed"], read_source(source))
-    run = RunDirectory(Path(entry["directory"]))
+        return RunData(entry.variant, entry.seed, read_source(source))
+    run = RunDirectory(Path(entry.directory))
     config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
-    log = (
-        read_log(run.log) if run.log.exists() else Log(run.log)
-    )  # a run may diverge before its first row
-    return RunData(entry["variant"], entry["seed"], log, run, read_manifest(run), config)
+    # A run may diverge before its first row: then there is no log.
+    log = read_log(run.log) if run.log.exists() else Log(run.log)
+    return RunData(entry.variant, entry.seed, log, run, read_manifest(run), config)
+
+
+def source_of(entry: StudyRun) -> Source:
+    """The log that was handed over, and that a study's entry names.
+
+    Raises:
+        UserError: the entry names none.
+    """
+    if entry.log is None or entry.kind is None or entry.sha256 is None:
+        raise UserError(
+            f"runs.json: {entry.variant} s{entry.seed} has no directory, nor log, kind and sha256"
+        )
+    return Source(entry.variant, entry.seed, Path(entry.log), entry.kind, entry.sha256, None)
 
 
 def by_variant(runs: Sequence[RunData]) -> dict[str, list[RunData]]:

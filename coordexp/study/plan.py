@@ -93,6 +93,14 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class Vision:
+    """Sizes that turn bins into pixels, where no manifest says them."""
+
+    side_px: int  # of the validation images
+    cell_px: int | None = None  # side of the square that one visual token covers
+
+
+@dataclass(frozen=True)
 class Study:
     """Runs to train, or sources that exist already, and the rule that decides between them."""
 
@@ -102,7 +110,7 @@ class Study:
     runs: tuple[PlannedRun, ...]
     rule: dict[str, Any]
     sources: tuple[Source, ...] = ()
-    vision: dict[str, Any] | None = None  # side_px and cell_px, where no manifest knows them
+    vision: Vision | None = None  # where no manifest says it
     probe: dict[str, Any] | None = None  # the recipe of the Stage-2 probe
 
     @property
@@ -248,7 +256,7 @@ def plan_comparison(
     logs_read = sorted([s.variant, s.seed, s.sha256] for s in sources)
     identity = {"logs": logs_read, "rule": rule, "vision": [side_px, cell_px], "probe": probe}
     seeds = max(sum(other.variant == s.variant for other in sources) for s in sources)
-    vision = {"side_px": side_px, "cell_px": cell_px} if side_px else None
+    vision = Vision(side_px, cell_px) if side_px else None
     return Study(COMPARE_LOGS, digest(identity)[:8], seeds, (), rule, sources, vision, probe)
 
 

@@ -1,124 +1,192 @@
-"""preregistration.json: runs and rule of a study, written down before training; what is written stays."""
+"""preregistration.json: runs and rule of a study, written before training and never changed."""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from coordexp.config.compose import digest, flatten
 from coordexp.errors import UserError
-from coordexp.storage.files import read_json, write_json
 from coordexp.storage.logs import read_log
+from coordexp.storage.manifest import utc_now
 from coordexp.storage.runs import RESULTS
-from coordexp.study.plan import COMPARE_LOGS, PlannedRun, Study
+from coordexp.storage.typed import read_typed, write_typed
+from coordexp.study.plan import COMPARE_LOGS, PlannedRun, Study, Vision
 from coordexp.study.sources import Source
+
+FILE = "preregistration.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredRun:
+    """A run of a study: one that the study trains, or one that was handed over."""
+
+    variant: str
+    seed: int
+    hash8: str | None = None  # of a run that the study trains
+    directory: str | None = None  # of the run, where it is a run directory
+    log: str | None = None  # of a run that was handed over
+    kind: str | None = None  # of what was handed over: LOG, TENSORBOARD or RUN_DIRECTORY
+    sha256: str | None = None  # of what was handed over
+    overrides: list[str] = field(default_factory=list)  # that train it
+    processes: int | None = None  # that train it
+    existing: bool  # it had results when the registration was written
+    registered: bool = False  # an earlier registration had named it before it had results
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant} s{self.seed}"
+
+
+@dataclass(frozen=True)
+class EarlierStudy:
+    """An earlier registration of a study of the same name, or of some of the same runs."""
+
+    study: str
+    hash8: str
+    written_at: str
+    seeds: int
+    rule_sha256: str
+    changed: list[str]  # what it had registered otherwise; empty where no run is shared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preregistration:
+    """preregistration.json."""
+
+    study: str
+    hash8: str
+    written_at: str  # ISO 8601, UTC
+    seeds: int  # per variant
+    rule: dict[str, Any]
+    rule_sha256: str  # of the rule as it was written
+    vision: Vision | None = None  # where no manifest knows it
+    probe: dict[str, Any] | None = None  # settings of the Stage-2 probe
+    runs: list[RegisteredRun]
+    earlier_studies: list[EarlierStudy] = field(default_factory=list)
+
+    @property
+    def directories(self) -> set[str]:
+        """The run directories among the runs."""
+        return {run.directory for run in self.runs if run.directory}
+
+
+def read_preregistration(study_dir: Path) -> Preregistration:
+    """The registration of the study in this directory.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return read_typed(study_dir / FILE, Preregistration)
 
 
 def preregister(study: Study, study_dir: Path | None = None) -> Path:
-    """Write down runs and rule in the study's directory (or in `study_dir`). Returns the file's path.
+    """Write runs and rule to the study's directory (or to `study_dir`). Returns the file's path.
 
     Raises:
         UserError: another study was registered there.
     """
-    path = (study_dir or study.path) / "preregistration.json"
+    directory = study_dir or study.path
+    path = directory / FILE
     if path.exists():
-        if (there := read_json(path).get("hash8")) != study.hash8:
-            raise UserError(
-                f"{path.parent}: holds another study ({there}): choose another directory, or remove that one"
-            )
+        existing = read_preregistration(directory)
+        if existing.hash8 != study.hash8:
+            advice = "choose another directory, or remove that one"
+            raise UserError(f"{directory}: holds another study ({existing.hash8}): {advice}")
         return path
-    earlier = [e for e in earlier_registrations() if e["hash8"] != study.hash8]
-    mine: dict[str, Any] = {
-        "study": study.name,
-        "hash8": study.hash8,
-        "written_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seeds": study.seeds,
-        "rule": study.rule,
-        "rule_sha256": digest(study.rule),
-        "vision": study.vision,
-        "probe": study.probe,
-        "runs": [planned(run) for run in study.runs]
-        + [handed_over(source) for source in study.sources],
-    }
-    for run in mine["runs"]:
-        run["registered"] = any(registers(e, run, mine["rule_sha256"]) for e in earlier)
-    mine["earlier_studies"] = [
-        {key: e[key] for key in ("study", "hash8", "written_at", "seeds", "rule_sha256")}
-        | {"changed": changes(e, mine)}
-        for e in earlier
-        if e["study"] == study.name or shares_runs(e, mine)
+
+    earlier = [e for e in earlier_registrations() if e.hash8 != study.hash8]
+    rule_sha256 = digest(study.rule)
+    runs = [planned(run) for run in study.runs] + [handed_over(s) for s in study.sources]
+    runs = [
+        replace(run, registered=any(registers(e, run, rule_sha256) for e in earlier))
+        for run in runs
     ]
-    write_json(path, mine)
+    registration = Preregistration(
+        study=study.name,
+        hash8=study.hash8,
+        written_at=utc_now(),
+        seeds=study.seeds,
+        rule=study.rule,
+        rule_sha256=rule_sha256,
+        vision=study.vision,
+        probe=study.probe,
+        runs=runs,
+    )
+    registration = replace(registration, earlier_studies=related(registration, earlier))
+    write_typed(path, registration)
     return path
 
 
-def planned(run: PlannedRun) -> dict[str, Any]:
-    return {
-        "variant": run.variant,
-        "seed": run.seed,
-        "hash8": run.hash8,
-        "directory": str(run.directory.path),
-        "log": None,
-        "overrides": list(run.overrides),
-        "processes": run.processes,
-        "existing": run.directory.log.exists() and bool(read_log(run.directory.log).evals),
-    }
-
-
-def handed_over(source: Source) -> dict[str, Any]:
-    return {
-        "variant": source.variant,
-        "seed": source.seed,
-        "hash8": None,
-        "directory": str(source.run.path) if source.run else None,
-        "log": str(source.run.log if source.run else source.path),
-        "kind": source.kind,
-        "sha256": source.sha256,
-        "overrides": [],
-        "existing": True,
-    }
-
-
-def earlier_registrations() -> list[dict[str, Any]]:
-    """Every registration of a study that trains, oldest first."""
-    paths = [
-        path for path in RESULTS.glob("*/*/preregistration.json") if not path.parent.is_symlink()
-    ]
-    found = [read_json(path) for path in paths]
-    return sorted(
-        (e for e in found if e["study"] != COMPARE_LOGS),
-        key=lambda e: (e["written_at"], e["hash8"]),
+def planned(run: PlannedRun) -> RegisteredRun:
+    log = run.directory.log
+    return RegisteredRun(
+        variant=run.variant,
+        seed=run.seed,
+        hash8=run.hash8,
+        directory=str(run.directory.path),
+        overrides=list(run.overrides),
+        processes=run.processes,
+        existing=log.exists() and bool(read_log(log).evals),
     )
 
 
-def registers(earlier: dict[str, Any], run: dict[str, Any], rule_sha256: str) -> bool:
+def handed_over(source: Source) -> RegisteredRun:
+    return RegisteredRun(
+        variant=source.variant,
+        seed=source.seed,
+        directory=str(source.run.path) if source.run else None,
+        log=str(source.run.log if source.run else source.path),
+        kind=source.kind,
+        sha256=source.sha256,
+        existing=True,
+    )
+
+
+def earlier_registrations() -> list[Preregistration]:
+    """Every registration of a study that trains, oldest first.
+
+    Raises:
+        UserError: one of the files is damaged.
+    """
+    found = []
+    for path in RESULTS.glob(f"*/*/{FILE}"):
+        # The link `latest` leads to a study that is found under its own name.
+        if not path.parent.is_symlink():
+            found.append(read_preregistration(path.parent))
+    trained = [e for e in found if e.study != COMPARE_LOGS]
+    return sorted(trained, key=lambda e: (e.written_at, e.hash8))
+
+
+def registers(earlier: Preregistration, run: RegisteredRun, rule_sha256: str) -> bool:
     """Whether an earlier study named this run, under the same rule, before the run had results."""
-    same = [r for r in earlier["runs"] if r["directory"] and r["directory"] == run["directory"]]
-    return earlier["rule_sha256"] == rule_sha256 and any(not r["existing"] for r in same)
+    if run.directory is None or earlier.rule_sha256 != rule_sha256:
+        return False
+    return any(r.directory == run.directory and not r.existing for r in earlier.runs)
 
 
-def shares_runs(earlier: dict[str, Any], mine: dict[str, Any]) -> bool:
-    return bool(directories(earlier["runs"]) & directories(mine["runs"]))
+def related(mine: Preregistration, earlier: Sequence[Preregistration]) -> list[EarlierStudy]:
+    """Those of the earlier registrations that have the same study name, or share a run."""
+    found = []
+    for e in earlier:
+        shares_runs = bool(e.directories & mine.directories)
+        if shares_runs or e.study == mine.study:
+            changed = changes(e, mine) if shares_runs else []
+            found.append(
+                EarlierStudy(e.study, e.hash8, e.written_at, e.seeds, e.rule_sha256, changed)
+            )
+    return found
 
 
-def directories(runs: Sequence[dict[str, Any]]) -> set[str]:
-    return {run["directory"] for run in runs if run["directory"]}
-
-
-def changes(earlier: dict[str, Any], mine: dict[str, Any]) -> list[str]:
-    """What an earlier study of the same runs had registered otherwise; nothing where no run is shared."""
-    if not shares_runs(earlier, mine):
-        return []
-    before, now = flatten(earlier["rule"]), flatten(mine["rule"])
-    found = [
-        f"{key} {before.get(key)} (now {now.get(key)})"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-    return found + (
-        [f"{earlier['seeds']} seeds a variant (now {mine['seeds']})"]
-        if earlier["seeds"] != mine["seeds"]
-        else []
-    )
+def changes(earlier: Preregistration, mine: Preregistration) -> list[str]:
+    """The settings of the rule, and the number of seeds, that differ between two registrations."""
+    before, now = flatten(earlier.rule), flatten(mine.rule)
+    found = []
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            found.append(f"{key} {before.get(key)} (now {now.get(key)})")
+    if earlier.seeds != mine.seeds:
+        found.append(f"{earlier.seeds} seeds a variant (now {mine.seeds})")
+    return found

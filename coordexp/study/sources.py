@@ -17,10 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from coordexp.errors import UserError
-from coordexp.storage.files import read_json, sha256_file
+from coordexp.storage.files import sha256_file
 from coordexp.storage.logs import Log, read_log
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.tensorboard import event_files, read_events
+from coordexp.study.study_runs import read_study_runs
 
 LOG, TENSORBOARD, RUN_DIRECTORY = "log", "TensorBoard", "run directory"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
@@ -142,27 +143,18 @@ def _claim(variant: str, seed: int | None, path: Path) -> _Claim:
 
 def _study_claims(name: str, study: Path) -> list[_Claim]:
     """A claim for each run that a study's runs.json names."""
-    content = read_json(study / "runs.json")
-    entries = content.get("runs") if isinstance(content, dict) else None
-    if not entries or not isinstance(entries, list):
+    entries = read_study_runs(study)
+    if not entries:
         raise UserError(f"{study / 'runs.json'}: names no runs")
     claims = []
     for number, entry in enumerate(entries, start=1):
-        run = entry if isinstance(entry, dict) else {}
-        variant, seed, place = (
-            run.get("variant"),
-            run.get("seed"),
-            run.get("directory") or run.get("log"),
-        )
-        if (
-            not isinstance(seed, int)
-            or not isinstance(place, str)
-            or not re.fullmatch(rf"{_NAME}(/{_NAME})*", str(variant))
-        ):
+        place = entry.directory or entry.log
+        if place is None or not re.fullmatch(rf"{_NAME}(/{_NAME})*", entry.variant):
             raise UserError(
-                f"{study / 'runs.json'}: run {number} does not say variant, seed, and directory or log"
+                f"{study / 'runs.json'}: run {number} has no directory or log, or no valid variant"
             )
-        claims.append(_claim(f"{name}/{variant}", seed, _beside(study, Path(place))))
+        variant = f"{name}/{entry.variant}"
+        claims.append(_claim(variant, entry.seed, _beside(study, Path(place))))
     return claims
 
 

@@ -27,9 +27,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from coordexp.errors import UserError
-from coordexp.storage.files import locked, read_json, write_json
+from coordexp.storage.files import locked, read_json
 from coordexp.storage.runs import RESULTS, RunDirectory
-from coordexp.tracking.series import NOTE_TAG, Series, run_key, series_of_entry, series_of_run
+from coordexp.storage.typed import write_typed
+from coordexp.study.study_runs import read_study_runs
+from coordexp.tracking.files import Experiment, ImportedStudy
+from coordexp.tracking.metric_series import (
+    NOTE_TAG,
+    Series,
+    run_key,
+    series_of_entry,
+    series_of_run,
+)
 
 ROOT = RESULTS / "mlflow"
 EXPERIMENT = MODEL = "coordexp-stage1"
@@ -54,14 +63,7 @@ def create_database() -> Path:
     """
     path = ROOT / "experiment.json"
     with sink() as (_, experiment_id):
-        write_json(
-            path,
-            {
-                "experiment_id": experiment_id,
-                "tracking_uri": f"sqlite:///{ROOT}/mlflow.db",
-                "name": EXPERIMENT,
-            },
-        )
+        write_typed(path, Experiment(experiment_id, f"sqlite:///{ROOT}/mlflow.db", EXPERIMENT))
     return path
 
 
@@ -113,7 +115,7 @@ def import_series(series: Series) -> str:
     return run_id
 
 
-def import_study(study_dir: Path) -> dict[str, Any]:
+def import_study(study_dir: Path) -> ImportedStudy:
     """Import a study: its finished runs, its comparison, and the checkpoints it recommends.
 
     The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, also when one returns to
@@ -124,8 +126,7 @@ def import_study(study_dir: Path) -> dict[str, Any]:
     """
     study_dir = study_dir.resolve()  # it may be the link `latest`
     card = read_json(study_dir / "recommendation.json")
-    entries = read_json(study_dir / "runs.json")["runs"]
-    every = [series_of_entry(entry) for entry in entries]
+    every = [series_of_entry(entry) for entry in read_study_runs(study_dir)]
     run_ids = {
         series.key: run_id for series in every if series and (run_id := import_series(series))
     }
@@ -134,14 +135,14 @@ def import_study(study_dir: Path) -> dict[str, Any]:
         models = {
             role: point_alias(client, role, card[role], study_dir.name, run_ids) for role in ALIASES
         }
-    result = {
-        "experiment_id": experiment_id,
-        "runs": run_ids,
-        "comparison_run_id": comparison_run_id,
-        "models": models,
-        "ui_link": ui_link(experiment_id),
-    }
-    write_json(study_dir / "mlflow.json", result)
+    result = ImportedStudy(
+        experiment_id=experiment_id,
+        runs=run_ids,
+        comparison_run_id=comparison_run_id,
+        models=models,
+        ui_link=ui_link(experiment_id),
+    )
+    write_typed(study_dir / "mlflow.json", result)
     return result
 
 

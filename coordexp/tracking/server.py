@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.errors import UserError
-from coordexp.storage.files import read_json
 from coordexp.storage.runs import RESULTS, RunDirectory
+from coordexp.tracking.files import read_experiment
 from coordexp.tracking.mlflow_import import HOST, PORT, ROOT, create_database, import_run, ui_link
 
 FOLLOW_EVERY_S, STOP_WITHIN_S = 3, 10
@@ -28,7 +28,7 @@ def serve(port: int = PORT) -> None:
         UserError: the port is taken, or the server ended by itself.
     """
     require_free(port)
-    experiment_id = read_json(create_database())["experiment_id"]
+    experiment_id = read_experiment(create_database()).experiment_id
     for stop in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(stop) is not signal.SIG_IGN:  # as under nohup
             signal.signal(stop, signal.default_int_handler)

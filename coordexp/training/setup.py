@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from coordexp.data.prepare import data_path
 from coordexp.errors import UserError
 from coordexp.losses.terms import loss_values
 from coordexp.models.checkpoints import load_for_training, restore_weights, trained_weights
+from coordexp.storage.manifest import InputDigests, preflight_tolerance
 from coordexp.storage.runs import (
     RunDirectory,
     holds_results,
-    preflight_tolerance,
     set_aside,
     write_config,
 )
@@ -31,7 +32,7 @@ from coordexp.training.step import Progress, Training, count_tokens, load_window
 
 
 def set_up(
-    cfg: DictConfig, run: RunDirectory, digests: dict[str, str], accelerator: Accelerator
+    cfg: DictConfig, run: RunDirectory, digests: InputDigests, accelerator: Accelerator
 ) -> Training:
     """Model, optimizer, data and progress: fresh from the base model, or as the state file left them."""
     hf_logging.disable_progress_bar()
@@ -60,7 +61,7 @@ def set_up(
         tell_memory(t)
     state = load_state(run.state) if run.state.exists() else None
     accelerator.wait_for_everyone()
-    if state is not None and state["digests"] != digests:
+    if state is not None and state["digests"] != asdict(digests):
         state = None
     if state is None and accelerator.is_main_process and holds_results(run):
         set_aside(
@@ -102,7 +103,12 @@ def remember(t: Training) -> None:
     weights, optimizer = trained_weights(t.model.vlm), t.optimizer.state_dict()
     save_state(
         t.run.state,
-        {"digests": t.digests, "progress": progress, "weights": weights, "optimizer": optimizer},
+        {
+            "digests": asdict(t.digests),
+            "progress": progress,
+            "weights": weights,
+            "optimizer": optimizer,
+        },
     )
 
 

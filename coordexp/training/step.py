@@ -16,7 +16,8 @@ from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.losses.terms import SUMS, loss_values, watched_values
 from coordexp.models.attention import takes_packs
 from coordexp.models.processor import ImageProcessor
-from coordexp.storage.runs import RunDirectory, module_digests
+from coordexp.storage.manifest import InputDigests, module_digests
+from coordexp.storage.runs import RunDirectory
 from coordexp.training.optim import learning_rate_factor, step_optimizer
 from coordexp.training.stage1_model import Stage1Model
 
@@ -53,7 +54,7 @@ class Training:
 
     cfg: DictConfig
     run: RunDirectory
-    digests: dict[str, str]
+    digests: InputDigests
     accelerator: Accelerator
     model: Stage1Model
     wrapped: torch.nn.Module  # the same, as the accelerator wraps it for several ranks

@@ -11,13 +11,10 @@ from __future__ import annotations
 import datetime
 import os
 import shlex
-import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -34,20 +31,20 @@ from tqdm import tqdm
 
 from coordexp.config.compose import CONF_DIR, check, compose, digest, run_hash
 from coordexp.data.prepare import data_path
-from coordexp.data.records import RENDERED
 from coordexp.errors import UserError
+from coordexp.models.base_manifest import read_base_manifest
 from coordexp.models.checkpoints import device_for, save_checkpoint
-from coordexp.storage.files import locked, read_json, sha256_file
+from coordexp.storage.files import locked, sha256_file
 from coordexp.storage.logs import LogWriter
+from coordexp.storage.manifest import InputDigests, Status, read_manifest, verify_finished
 from coordexp.storage.runs import (
     RunDirectory,
     base_path,
     remove_leftovers,
     run_directory,
-    verify_finished,
-    write_manifest,
 )
 from coordexp.training.evaluate import average_losses, evaluate, evenly_spaced
+from coordexp.training.seal import seal
 from coordexp.training.setup import remember, set_up
 from coordexp.training.step import Diverged, Training, load_window, optimizer_step, train_row
 
@@ -93,7 +90,7 @@ def train(cfg: DictConfig) -> RunDirectory:
     return run
 
 
-def input_digests(cfg: DictConfig) -> dict[str, str]:
+def input_digests(cfg: DictConfig) -> InputDigests:
     """sha256 of the data (its manifest and the records as they are now) and of the base model.
 
     Raises:
@@ -109,43 +106,22 @@ def input_digests(cfg: DictConfig) -> dict[str, str]:
             raise UserError(
                 f"{needed}: not there yet: make it with `{shlex.join(['coordexp', 'prepare', *choices])}`"
             )
-    return {"data": digest([sha256_file(path) for path in data]), "base": read_json(base)["sha256"]}
+    return InputDigests(
+        data=digest([sha256_file(path) for path in data]), base=read_base_manifest(base).sha256
+    )
 
 
 def train_to_end(t: Training) -> None:
     """Every step that is left, then the manifest; a run that diverges gets one too."""
-    status, reason = "complete", None
+    status: Status = "complete"
+    reason: str | None = None
     try:
         loop(t)
     except Diverged as error:
         status, reason = "diverged", str(error)
         print(f"{t.cfg.variant.name} s{t.cfg.seed}: {reason}", flush=True)
     if t.accelerator.is_main_process:
-        progress = asdict(t.progress)
-        facts = {name: value for name, value in progress.items() if not name.startswith("window_")}
-        facts |= {
-            "processes": t.accelerator.num_processes,
-            "device": str(t.accelerator.device),
-            "modules_sha256": t.modules,
-        }
-        facts |= picture_facts(t)
-        write_manifest(t.run, t.cfg, t.digests, status, reason, facts)
-        shutil.rmtree(t.run.state.parent)
-
-
-def picture_facts(t: Training) -> dict[str, Any]:
-    """What turns bins into pixels and pixels into visual tokens: the side of the square that a token covers, and the
-    sides of the validation pictures as [smallest, median, largest]; and how many of these were drawn from annotations."""
-    images, records = t.processor.image_processor, t.val.records
-    sides = {"width": [r.width for r in records], "height": [r.height for r in records]}
-    return {
-        "cell_px": images.patch_size * images.merge_size,
-        "val_images": len(records),
-        "val_images_rendered": sum(bool(r.metadata.get(RENDERED)) for r in records),
-        "val_sides_px": {
-            side: [min(px), float(np.median(px)), max(px)] for side, px in sides.items()
-        },
-    }
+        seal(t, status, reason)
 
 
 def loop(t: Training) -> None:
@@ -237,7 +213,9 @@ def hydra_main(cfg: DictConfig) -> None:
     except UserError as error:
         sys.exit(f"coordexp-train: {error}")
     if PartialState().is_main_process:
-        print(f"{run.path}: {read_json(run.manifest)['status']}")
+        manifest = read_manifest(run)
+        assert manifest is not None, "a trained run has a manifest"
+        print(f"{run.path}: {manifest.status}")
 
 
 def main() -> None:

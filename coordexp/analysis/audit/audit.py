@@ -100,7 +100,7 @@ def accumulation(run: RunData) -> float | None:
     if logged:
         return logged[0]
     images, micro_batch = (train_setting(run, key) for key in ("images_per_step", "micro_batch"))
-    processes = (run.manifest or {}).get("processes", 1)
+    processes = run.manifest.processes if run.manifest else 1
     return images / (micro_batch * processes) if images and micro_batch else None
 
 

@@ -19,7 +19,7 @@ from coordexp.analysis.audit.findings import Check
 from coordexp.config.compose import digest
 from coordexp.metrics import REGISTRY, Metric, log_key
 from coordexp.storage.files import sha256_file
-from coordexp.storage.runs import preflight_tolerance
+from coordexp.storage.manifest import RunManifest, preflight_tolerance
 from coordexp.storage.token_tables import read_columns, read_tokens
 from coordexp.study.inputs import RunData
 
@@ -86,15 +86,15 @@ def completeness(run: RunData) -> list[Check]:
             else []
         )
     m = run.manifest
-    reached = m["status"] == "complete" and m["step"] == m["max_steps"]
+    reached = m.status == "complete" and m.step == m.max_steps
     checks = [
         Check(
             "complete",
             reached and not short,
-            m["reason"] or short or f"step {m['step']} of {m['max_steps']}",
+            m.reason or short or f"step {m.step} of {m.max_steps}",
         )
     ]
-    sealed = m.get("artifacts", {}).get("logging.jsonl")
+    sealed = m.artifacts.get("logging.jsonl")
     if sealed and run.run and run.run.log.exists():
         same = sha256_file(run.run.log) == sealed
         checks.append(
@@ -113,29 +113,27 @@ def manifest_checks(run: RunData, runs: Sequence[RunData]) -> list[Check | None]
     if mine is None:
         return []
 
-    def same(name: str, pick: Callable[[dict[str, Any]], Any]) -> Check | None:
+    def same(name: str, pick: Callable[[RunManifest], Any]) -> Check | None:
         return common(name, run, {other: pick(manifest) for other, manifest in manifests.items()})
 
     allowed = preflight_tolerance(train_setting(run, "dtype"))
-    difference = mine["preflight"].get("relative_difference")
+    difference = mine.preflight.relative_difference
     agreement = (
         "no pre-flight was recorded"
         if difference is None
         else f"the two paths agree to {difference:.1e}"
     )
     alike = {
-        r.name: r.manifest["tokens_seen"]
-        for r in runs
-        if r.manifest and schedule(r) == schedule(run)
+        r.name: r.manifest.tokens_seen for r in runs if r.manifest and schedule(r) == schedule(run)
     }
     return [
         Check("pre-flight", difference is not None and difference <= allowed, agreement),
-        same("same data", lambda m: m["inputs_sha256"]["data"]),
-        same("same base model", lambda m: m["inputs_sha256"]["base"]),
+        same("same data", lambda m: m.inputs_sha256.data),
+        same("same base model", lambda m: m.inputs_sha256.base),
         common("tokens seen", run, alike),
-        same("same training code", lambda m: m["modules_sha256"]),
+        same("same training code", lambda m: m.modules_sha256),
         common("same precision", run, {r.name: train_setting(r, "dtype") for r in runs}),
-        same("same versions", lambda m: m["versions"]),
+        same("same versions", lambda m: m.versions),
     ]
 
 
@@ -143,12 +141,12 @@ def schedule(run: RunData) -> tuple[Any, ...]:
     """What decides which tokens a run sees: the images a step takes follow from data and seed, their tokens from the base
     model's tokenizer. Only runs alike in all of this must have seen equally many."""
     assert run.manifest is not None
-    inputs = run.manifest["inputs_sha256"]
+    inputs = run.manifest.inputs_sha256
     return (
-        inputs["data"],
-        inputs["base"],
+        inputs.data,
+        inputs.base,
         train_setting(run, "images_per_step"),
-        run.manifest["step"],
+        run.manifest.step,
         run.seed,
     )
 
@@ -326,7 +324,7 @@ def weighting(
     what = "means" if m.quantile is None else f"{100 * m.quantile:.0f} % quantiles"
     groups = {f"per-image {what}": image_ids}
     if batch := train_setting(run, "eval_micro_batch"):
-        ranks = (run.manifest or {}).get("processes", 1)
+        ranks = run.manifest.processes if run.manifest else 1
         groups[f"{what} of batches"] = image_ids // ranks // batch * ranks + image_ids % ranks
     for name, ids in groups.items():
         values = [over_tokens(m, per_token[ids == one]) for one in np.unique(ids)]

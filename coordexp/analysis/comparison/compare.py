@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +23,11 @@ from coordexp.analysis.comparison.stability import rank_stability
 from coordexp.errors import UserError
 from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, metric, metric_values
 from coordexp.study.inputs import RunData, by_variant
+from coordexp.study.plan import Vision
 
 
 def compare(
-    runs: Sequence[RunData], rule: dict[str, Any], vision: Mapping[str, Any] | None = None
+    runs: Sequence[RunData], rule: dict[str, Any], vision: Vision | None = None
 ) -> Comparison:
     """The comparison of a study under its rule.
 

@@ -6,12 +6,12 @@ px = bins / 999 * (side - 1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from coordexp.analysis.comparison.findings import Drift, ResolutionLimit, SnapshotRow
 from coordexp.coords import LAST_BIN
 from coordexp.study.inputs import RunData
+from coordexp.study.plan import Vision
 
 NEAR_HALF_A_CELL = (0.35, 0.65)  # of a cell: where an error is said to be about half of one
 EXPERIMENT = (
@@ -82,19 +82,19 @@ def suggestion(cells: float | None, variants_differ: bool | None) -> str:
 
 
 def vision_facts(
-    runs: Sequence[RunData], given: Mapping[str, Any] | None
+    runs: Sequence[RunData], given: Vision | None
 ) -> tuple[list[float] | None, int | None]:
     """Image sides (smallest, median, largest, in px) and the cell's side in px.
 
     From the first manifest that has them, else as they were given; None where neither knows.
     """
-    manifests = [run.manifest for run in runs if run.manifest and run.manifest.get("val_sides_px")]
-    if manifests:
-        sides = manifests[0]["val_sides_px"]
-        smallest = min(sides["width"][0], sides["height"][0])
-        median = (sides["width"][1] + sides["height"][1]) / 2
-        largest = max(sides["width"][2], sides["height"][2])
-        return [smallest, median, largest], manifests[0].get("cell_px")
-    if given and given.get("side_px"):
-        return [given["side_px"]] * 3, given.get("cell_px")
+    for run in runs:
+        if run.manifest and run.manifest.val_sides_px:
+            sides = run.manifest.val_sides_px
+            smallest = min(sides.width[0], sides.height[0])
+            median = (sides.width[1] + sides.height[1]) / 2
+            largest = max(sides.width[2], sides.height[2])
+            return [smallest, median, largest], run.manifest.cell_px
+    if given:
+        return [given.side_px] * 3, given.cell_px
     return None, None

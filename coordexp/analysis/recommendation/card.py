@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.metrics import METRICS
-from coordexp.storage.files import read_json
+from coordexp.tracking.files import read_imported
 
 COLUMNS = (
     "expected_bin_mae",
@@ -108,6 +108,6 @@ def places(found: dict[str, Any], study_dir: Path) -> list[str]:
             )
     lines.append(f"{'report':20s} {study_dir / 'report.html'}")
     mlflow = study_dir / "mlflow.json"
-    link = read_json(mlflow)["ui_link"] if mlflow.exists() else None
+    link = read_imported(mlflow).ui_link if mlflow.exists() else None
     lines.append(f"{'MLflow':20s} `coordexp ui`" + (f", then {link}" if link else ""))
     return ["```", *lines, "```"]

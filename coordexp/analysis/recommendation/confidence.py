@@ -19,6 +19,7 @@ from coordexp.analysis.comparison.statistics import LEVEL, holm
 from coordexp.analysis.recommendation.rule import Values, choose_primary
 from coordexp.metrics import METRICS
 from coordexp.study.inputs import RunData
+from coordexp.study.preregistration import EarlierStudy, Preregistration
 
 GRADES = ("descriptive", "provisional", "supported", "conclusive")  # in rising order
 CONCLUSIVE_FROM = 6  # seeds
@@ -28,7 +29,7 @@ CONCLUSIVE_FROM = 6  # seeds
 class Facts:
     """What the card's statements about confidence are drawn from."""
 
-    study: dict[str, Any]  # the preregistration
+    study: Preregistration
     rule: dict[str, Any]
     runs: Sequence[RunData]
     audit: Audit
@@ -148,7 +149,7 @@ def caps(facts: Facts) -> list[str]:
     if facts.audit.differences:
         found.append("the runs differ outside the variant")
     if any(
-        earlier["rule_sha256"] != facts.study["rule_sha256"]
+        earlier.rule_sha256 != facts.study.rule_sha256
         for earlier in changed_after_results(facts.study)
     ):
         found.append("the rule was changed after results were known")
@@ -177,16 +178,12 @@ def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
     return found
 
 
-def changed_after_results(study: dict[str, Any]) -> list[dict[str, Any]]:
+def changed_after_results(study: Preregistration) -> list[EarlierStudy]:
     """Earlier registrations of the same runs under another rule or another number of seeds, whose results were known."""
-    known = any(run["existing"] for run in study["runs"])
-    return [earlier for earlier in study["earlier_studies"] if known and earlier["changed"]]
+    known = any(run.existing for run in study.runs)
+    return [earlier for earlier in study.earlier_studies if known and earlier.changed]
 
 
-def unregistered(study: dict[str, Any]) -> list[str]:
+def unregistered(study: Preregistration) -> list[str]:
     """Runs that had results before any registration of this rule named them."""
-    return [
-        f"{run['variant']} s{run['seed']}"
-        for run in study["runs"]
-        if run["existing"] and not run["registered"]
-    ]
+    return [run.name for run in study.runs if run.existing and not run.registered]

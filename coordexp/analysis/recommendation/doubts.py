@@ -131,7 +131,7 @@ def would_take(facts: Facts) -> list[str]:
 def cost(facts: Facts, more_seeds: int) -> str:
     """The measured time of that many more runs of each variant."""
     spent = [
-        run.manifest["train_wall_s"] + run.manifest["eval_wall_s"]
+        run.manifest.train_wall_s + run.manifest.eval_wall_s
         for run in facts.runs
         if run.manifest and not run.diverged
     ]
@@ -145,14 +145,14 @@ def cost(facts: Facts, more_seeds: int) -> str:
 def alerts(facts: Facts) -> list[str]:
     """Loud lines: the rule is not the one that was written down before the results."""
     lines = []
-    if digest(facts.study["rule"]) != facts.study["rule_sha256"]:
+    if digest(facts.study.rule) != facts.study.rule_sha256:
         lines.append(
             "THE RULE WAS EDITED: preregistration.json no longer holds the rule whose digest it names"
         )
     for earlier in changed_after_results(facts.study):
-        changes = "; ".join(earlier["changed"])
+        changes = "; ".join(earlier.changed)
         lines.append(
-            f"CHANGED AFTER RESULTS: study {earlier['hash8']} ({earlier['written_at'][:10]}) registered these runs with {changes}"
+            f"CHANGED AFTER RESULTS: study {earlier.hash8} ({earlier.written_at[:10]}) registered these runs with {changes}"
         )
     return lines
 
@@ -163,11 +163,7 @@ def caveats(facts: Facts) -> list[str]:
         f"runs differ outside the variant: {difference}" for difference in facts.audit.differences
     ]
     manifests = [run.manifest for run in facts.runs if run.manifest]
-    if drawn := [
-        (m["val_images_rendered"], m["val_images"])
-        for m in manifests
-        if m.get("val_images_rendered")
-    ]:
+    if drawn := [(m.val_images_rendered, m.val_images) for m in manifests if m.val_images_rendered]:
         lines.append(
             "a rehearsal: {} of {} validation pictures are shapes drawn from the annotations".format(
                 *max(drawn)

@@ -36,13 +36,14 @@ from coordexp.metrics import METRICS, Metric
 from coordexp.package_data import package_data
 from coordexp.storage.files import read_json, sha256_directory, write_json, write_text
 from coordexp.study.inputs import RunData
+from coordexp.study.preregistration import Preregistration
 
 SCHEMA_VERSION = 2
 SCHEMA = package_data("schemas") / "recommendation.schema.json"
 
 
 def recommend(
-    study: dict[str, Any],
+    study: Preregistration,
     runs: Sequence[RunData],
     audit: Audit,
     comparison: Comparison,
@@ -53,7 +54,7 @@ def recommend(
     `study` is its preregistration. Roles are null where no run may hold them, and the reasons say why. The confirmatory
     family is always that of the Stage-1 choice, also where the probe puts another variant first.
     """
-    rule = study["rule"]
+    rule = study.rule
     names = rule["metrics"]
     rows: Values = {row.variant: row.values for row in comparison.decision_rows}
     verdicts = eligibility(runs, audit, rows, rule)
@@ -76,7 +77,7 @@ def recommend(
 
     return {
         "schema_version": SCHEMA_VERSION,
-        "study": {"name": study["study"], "hash8": study["hash8"], "seeds": study["seeds"]},
+        "study": {"name": study.study, "hash8": study.hash8, "seeds": study.seeds},
         "decision_step": comparison.decision_step,
         "confidence": {
             "stage1_ranking": ranking_confidence(facts, family),

@@ -46,7 +46,7 @@ def eligibility(
 
 def failures(variant: str, runs: Sequence[RunData], audit: Audit) -> list[str]:
     """Seeds that diverged or failed the audit."""
-    diverged = {run.seed: run.manifest["reason"] for run in runs if run.diverged and run.manifest}
+    diverged = {run.seed: run.manifest.reason for run in runs if run.diverged and run.manifest}
     reasons = [f"seed {seed} {reason}" for seed, reason in diverged.items()]
     for entry in audit.runs:
         if entry.variant != variant or entry.passed or entry.seed in diverged:

@@ -16,8 +16,6 @@ from coordexp.data.coco.conversion_stats import ConversionStats
 from coordexp.errors import UserError
 from coordexp.storage.files import sha256_file
 
-SPLITS = ("train", "val")
-
 
 @dataclass(frozen=True)
 class Split:

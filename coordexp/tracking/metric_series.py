@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,8 +12,11 @@ from coordexp import __version__
 from coordexp.config.compose import RUN_IDENTITY, plain
 from coordexp.errors import UserError
 from coordexp.storage.logs import EVAL, Log, read_log
-from coordexp.storage.runs import RunDirectory, read_manifest
-from coordexp.study.sources import LOG, Source, read_source
+from coordexp.storage.manifest import RunManifest, read_manifest
+from coordexp.storage.runs import RunDirectory
+from coordexp.study.inputs import source_of
+from coordexp.study.sources import LOG, read_source
+from coordexp.study.study_runs import StudyRun
 
 NOTED_METRICS = (
     "loss",
@@ -44,12 +46,12 @@ def run_key(run: RunDirectory) -> str:
     return f"{run.path.parent.name}/{run.path.name}"
 
 
-def series_of_entry(entry: dict[str, Any]) -> Series | None:
+def series_of_entry(entry: StudyRun) -> Series | None:
     """An entry of a study's runs.json: a finished run, else the log that was handed over, if one was."""
-    run = RunDirectory(Path(entry["directory"])) if entry["directory"] else None
+    run = RunDirectory(Path(entry.directory)) if entry.directory else None
     if run and run.manifest.exists():
         return series_of_run(run)
-    return series_of_log(entry) if entry.get("log") else None
+    return series_of_log(entry) if entry.log else None
 
 
 def series_of_run(run: RunDirectory) -> Series:
@@ -64,9 +66,7 @@ def series_of_run(run: RunDirectory) -> Series:
         return Series(run_key(run), "", [])
     cfg = read_config(run)
     files = (run.config, run.manifest) if manifest else (run.config,)
-    status = (
-        {"diverged": "FAILED", "complete": "FINISHED"}[manifest["status"]] if manifest else None
-    )
+    status = {"diverged": "FAILED", "complete": "FINISHED"}[manifest.status] if manifest else None
     return Series(
         run_key(run),
         f"{cfg.variant.name} s{cfg.seed}",
@@ -78,14 +78,11 @@ def series_of_run(run: RunDirectory) -> Series:
     )
 
 
-def series_of_log(entry: dict[str, Any]) -> Series:
+def series_of_log(entry: StudyRun) -> Series:
     """A log that was handed over, an entry of a study's runs.json; another content makes another run."""
-    kind = (
-        LOG if entry["directory"] else entry["kind"]
-    )  # of a run directory without a manifest its log
-    source = Source(
-        entry["variant"], entry["seed"], Path(entry["log"]), kind, entry["sha256"], None
-    )
+    source = source_of(entry)
+    if entry.directory:  # a run directory without a manifest: `entry.log` is the log inside it
+        source = replace(source, kind=LOG)
     log = read_source(source)
     note = f"""
 - **{source.variant}**, seed {source.seed}: {source.kind} `{source.path}`
@@ -140,12 +137,14 @@ def run_params(cfg: DictConfig) -> dict[str, str]:
 
 
 def run_tags(
-    run: RunDirectory, cfg: DictConfig, log: Log, manifest: dict[str, Any] | None
+    run: RunDirectory, cfg: DictConfig, log: Log, manifest: RunManifest | None
 ) -> dict[str, str]:
     """Identity, state and a note; digests of the inputs once the manifest vouches for them."""
-    manifest = manifest or {"status": "running", "reason": None, "inputs_sha256": {}}
+    status = manifest.status if manifest else "running"
+    outcome = manifest.reason if manifest and manifest.reason else status
+    inputs = asdict(manifest.inputs_sha256) if manifest else {}
     note = f"""
-- **{cfg.variant.name}**, seed {cfg.seed}: {manifest["reason"] or manifest["status"]}
+- **{cfg.variant.name}**, seed {cfg.seed}: {outcome}
 - last evaluation: step {max(log.evals, default=0)} of {cfg.train.max_steps}: {figures(log)}
 - model `{cfg.model.name}`, data `{cfg.data.name}`; files in `{run.path}`
 """
@@ -153,9 +152,9 @@ def run_tags(
         "variant": cfg.variant.name,
         "seed": str(cfg.seed),
         "hash8": run.path.name.rpartition("-")[2],
-        "status": manifest["status"],
+        "status": status,
         "coordexp_version": __version__,
-        **{f"{name}_sha256": sha256 for name, sha256 in manifest["inputs_sha256"].items()},
+        **{f"{name}_sha256": sha256 for name, sha256 in inputs.items()},
         NOTE_TAG: note.strip(),
     }
 

@@ -1,0 +1,195 @@
+"""run.json, the manifest of a finished run: its type, its reader, its writer, and what verifies it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+import shutil
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from coordexp.errors import UserError
+from coordexp.storage.files import sha256_directory, sha256_file
+from coordexp.storage.runs import RunDirectory, set_aside
+from coordexp.storage.typed import read_typed, write_typed
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+# Every module whose code can change a trained weight or a logged number. Their digests go into the
+# manifest, and the audit compares them between runs.
+TRAINING_MODULES = (
+    "training/train.py",
+    "training/setup.py",
+    "training/step.py",
+    "training/evaluate.py",
+    "training/optim.py",
+    "training/stage1_model.py",
+    "models/checkpoints.py",
+    "models/adapters.py",
+    "models/attention.py",
+    "models/processor.py",
+    "losses/fused.py",
+    "losses/chunk.py",
+    "losses/kernel.py",
+    "losses/slices.py",
+    "losses/terms.py",
+    "losses/reference.py",
+    "losses/diagnostics.py",
+    "data/batches.py",
+    "data/packing.py",
+    "data/patches.py",
+    "data/records.py",
+    "coords.py",
+)
+VERSIONED = ("torch", "transformers", "accelerate", "peft")
+# Relative difference allowed between the loss of the training path and that of the evaluation path.
+PREFLIGHT_TOLERANCE = 1e-5
+# bfloat16 rounds each logit by up to 2^-8, and a mean over thousands of them errs by less. A factor
+# that is missing from the normalisation shows as a difference of 1/2 or so.
+PREFLIGHT_TOLERANCE_BFLOAT16 = 2.0**-8
+
+Status = Literal["complete", "diverged"]
+
+
+@dataclass(frozen=True)
+class InputDigests:
+    """sha256 of what a run was trained on: its records (with data.json), and its base model."""
+
+    data: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Losses of one accumulation window before step 1, by the training and the evaluation path."""
+
+    train_loss: float | None = None
+    eval_loss: float | None = None
+    relative_difference: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageSides:
+    """Sides of the validation images: [smallest, median, largest], in pixels."""
+
+    width: list[float]
+    height: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunManifest:
+    """run.json: how a run ended, what it was trained on and with, and sha256 of its files."""
+
+    status: Status
+    reason: str | None  # of a divergence
+    variant: str
+    seed: int
+    hash8: str  # of the configuration
+    max_steps: int
+    finished_at: str  # ISO 8601, UTC
+    inputs_sha256: InputDigests
+    step: int  # the last one trained
+    tokens_seen: int
+    supervised_seen: int | None = None  # tokens with a loss
+    train_wall_s: float
+    eval_wall_s: float
+    preflight: Preflight
+    processes: int = 1
+    device: str | None = None
+    modules_sha256: dict[str, str]  # of the code, by module
+    cell_px: int | None = None  # side of the square that one visual token covers
+    val_images: int | None = None
+    val_images_rendered: int = 0  # of these, drawn from annotations
+    val_sides_px: ImageSides | None = None
+    checkpoints: list[int] = field(default_factory=list)  # steps
+    token_tables: list[int] = field(default_factory=list)  # steps
+    versions: dict[str, str]
+    artifacts: dict[str, str]  # sha256 by path inside the run directory
+
+
+def read_manifest(run: RunDirectory) -> RunManifest | None:
+    """The manifest of a finished run, or None while it is not finished.
+
+    Raises:
+        UserError: it is damaged; the message names the file and the key.
+    """
+    return read_typed(run.manifest, RunManifest) if run.manifest.exists() else None
+
+
+def write_manifest(run: RunDirectory, manifest: RunManifest) -> None:
+    """Write run.json atomically. From then on the run counts as finished."""
+    write_typed(run.manifest, manifest)
+
+
+def utc_now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        found[name] = version(name)
+    return found
+
+
+def module_digests() -> dict[str, str]:
+    """sha256 of the source of each module in TRAINING_MODULES."""
+    return {
+        name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in TRAINING_MODULES
+    }
+
+
+def preflight_tolerance(dtype: str) -> float:
+    """Allowed relative difference between the losses of the training and the evaluation path.
+
+    The two paths pad differently. In float32 that shows in the eighth digit. In bfloat16 every
+    activation is rounded to eight bits, differently for every shape of a matrix product.
+    """
+    return PREFLIGHT_TOLERANCE_BFLOAT16 if dtype == "bfloat16" else PREFLIGHT_TOLERANCE
+
+
+def artifact_digests(run: RunDirectory) -> dict[str, str]:
+    """sha256 of every file and checkpoint directory that the manifest records, by relative path."""
+    digests = {}
+    for file in (run.config, run.log, *map(run.table, run.table_steps())):
+        if file.exists():
+            digests[str(file.relative_to(run.path))] = sha256_file(file)
+    for checkpoint in map(run.checkpoint, run.checkpoint_steps()):
+        digests[str(checkpoint.relative_to(run.path))] = sha256_directory(checkpoint)
+    return digests
+
+
+def damaged_artifacts(run: RunDirectory, manifest: RunManifest) -> list[str]:
+    """The artifacts that are missing or whose bytes differ from the digest in the manifest."""
+    found = artifact_digests(run)
+    return sorted(name for name, sha256 in manifest.artifacts.items() if found.get(name) != sha256)
+
+
+def verify_finished(run: RunDirectory, inputs: InputDigests) -> bool:
+    """Whether the run is finished. If so, run.json is touched: a workflow then sees a new output.
+
+    A finished run of other data or of another base model (their files changed under the same name)
+    is set aside.
+
+    Raises:
+        UserError: run.json is damaged, or files that it records have changed since.
+    """
+    manifest = read_manifest(run)
+    if manifest is None:
+        return False
+    if manifest.inputs_sha256 != inputs:
+        set_aside(run)
+        return False
+    if damaged := damaged_artifacts(run, manifest):
+        advice = "restore it, or remove the directory to train again"
+        raise UserError(
+            f"{run.path}: {damaged[0]} is not what {run.manifest.name} vouches for: {advice}"
+        )
+    run.manifest.touch()
+    # The trainer may have been killed after it wrote run.json and before it removed the state.
+    shutil.rmtree(run.state.parent, ignore_errors=True)
+    return True
