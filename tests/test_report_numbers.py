@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from studies import registration
 
 from coordexp.analysis.comparison.findings import Difference, WindowSummary
 from coordexp.analysis.comparison.leads import Lead, leads
@@ -16,9 +17,8 @@ from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.report.commands import compare_command, run_commands, study_command
 from coordexp.report.numbers import duration, lead_value, metric_value, moment, number, probability
 from coordexp.report.tables import alike, check_table, plateau_table, spread_of, unchecked
-from coordexp.storage.files import read_json
 from coordexp.study.plan import plan_study
-from coordexp.study.preregistration import preregister
+from coordexp.study.preregistration import preregister, read_preregistration
 
 INTERVAL = Estimate(
     difference=0.5,
@@ -226,7 +226,7 @@ def test_plateaus_are_averaged_over_seeds() -> None:
 )
 def test_the_command_on_the_page_gives_the_same_study(settings: dict[str, Any]) -> None:
     study = plan_study(settings)
-    written = read_json(preregister(study))
+    written = read_preregistration(preregister(study).parent)
     command = shlex.split(study_command(written))
     assert command[:4] == ["snakemake", "--cores", "all", "stage1_ablation"]
     again = {
@@ -234,17 +234,16 @@ def test_the_command_on_the_page_gives_the_same_study(settings: dict[str, Any]) 
     }
     assert plan_study(again).hash8 == study.hash8
     assert [shlex.split(line)[1:] for line in run_commands(written)] == [
-        run["overrides"] for run in written["runs"]
+        run.overrides for run in written.runs
     ]
 
 
 def test_a_run_of_several_processes_is_started_in_several() -> None:
-    written = read_json(
-        preregister(plan_study({"experiment": "smoke", "mixed": "runtime.processes=2"}))
-    )
+    path = preregister(plan_study({"experiment": "smoke", "mixed": "runtime.processes=2"}))
+    written = read_preregistration(path.parent)
     commands = {
-        run["variant"]: shlex.split(line)
-        for run, line in zip(written["runs"], run_commands(written), strict=True)
+        run.variant: shlex.split(line)
+        for run, line in zip(written.runs, run_commands(written), strict=True)
     }
     words = commands["mixed"]
     assert words[:6] == [
@@ -259,34 +258,37 @@ def test_a_run_of_several_processes_is_started_in_several() -> None:
     assert commands["pure_ce"][:2] == ["coordexp-train", "experiment=smoke"]
 
 
+def trained(variant: str, overrides: list[str]) -> dict[str, Any]:
+    """A registered run that these overrides train."""
+    return {"variant": variant, "seed": 0, "existing": False, "overrides": overrides}
+
+
 def test_an_override_with_a_blank_is_written_as_a_list() -> None:
     overrides = ["variant=mixed", "seed=0", "data.classes=[a, b]", "optim.lr=5e-4"]
-    command = shlex.split(
-        study_command({"seeds": 1, "runs": [{"variant": "mixed", "overrides": overrides}]})
-    )
+    command = shlex.split(study_command(registration(runs=[trained("mixed", overrides)])))
     assert yaml.safe_load(command[-1].removeprefix("all=")) == overrides[2:]
     runs = [
-        {"variant": v, "overrides": [f"variant={v}", "optim.lr=1", "variant.gate=2", "seed=0"]}
+        trained(v, [f"variant={v}", "optim.lr=1", "variant.gate=2", "seed=0"])
         for v in ("mixed", "ce_split")
     ]
-    command = shlex.split(study_command({"seeds": 1, "runs": runs}))
+    command = shlex.split(study_command(registration(runs=runs)))
     assert command[-3:] == ["all=optim.lr=1", "mixed=variant.gate=2", "ce_split=variant.gate=2"]
 
 
 def test_a_comparison_of_logs_is_commanded_with_its_seeds_in_order_and_its_sizes() -> None:
     runs = [
-        {"variant": "a/b", "seed": 1, "directory": None, "log": "my logs/second.jsonl"},
-        {"variant": "a/b", "seed": 0, "directory": None, "log": "first.jsonl"},
+        {"variant": "a/b", "seed": 1, "existing": True, "log": "my logs/second.jsonl"},
+        {"variant": "a/b", "seed": 0, "existing": True, "log": "first.jsonl"},
         {
             "variant": "c",
             "seed": 0,
+            "existing": True,
             "directory": "results/runs/c/s0",
             "log": "results/runs/c/s0/logging.jsonl",
         },
     ]
-    command = shlex.split(
-        compare_command({"runs": runs, "vision": {"side_px": 640, "cell_px": None}}, Path("out"))
-    )
+    sized = registration(runs=runs, vision={"side_px": 640})
+    command = shlex.split(compare_command(sized, Path("out")))
     assert command[:5] == [
         "coordexp",
         "compare",
@@ -295,4 +297,4 @@ def test_a_comparison_of_logs_is_commanded_with_its_seeds_in_order_and_its_sizes
         "a-b=my logs/second.jsonl",
     ]
     assert command[5:] == ["--out", "out", "--image-side", "640"]
-    assert "--cell" not in shlex.split(compare_command({"runs": runs, "vision": None}, Path("out")))
+    assert "--cell" not in shlex.split(compare_command(registration(runs=runs), Path("out")))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from studies import registration
 
 from coordexp.analysis.audit.audit import audit
 from coordexp.analysis.comparison.compare import compare
@@ -49,8 +50,7 @@ def decide(
     plans = [
         {"variant": r.variant, "seed": r.seed, "existing": True, "registered": False} for r in runs
     ]
-    study = {"study": "compare_logs", "hash8": "00000000", "written_at": "2026-01-01T00:00:00+00:00", "seeds": 1, "rule": rule,
-             "rule_sha256": digest(rule), "runs": plans, "earlier_studies": []}  # fmt: skip
+    study = registration(study="compare_logs", rule=rule, rule_sha256=digest(rule), runs=plans)
     found = audit(runs)
     return recommend(study, runs, found, compare(runs, rule), probe_study(runs, {}, None, None))
 

@@ -37,6 +37,13 @@ def test_a_written_value_is_read_back(tmp_path):
     assert read_typed(tmp_path / "table.json", Table) == TABLE
 
 
+def test_what_was_read_is_written_with_its_defaults(tmp_path):
+    (tmp_path / "table.json").write_text('{"name": "a", "rows": [{"seed": 0}]}')
+    write_typed(tmp_path / "table.json", read_typed(tmp_path / "table.json", Table))
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert content == {"name": "a", "rows": [{"seed": 0, "values": {}}], "best": None}
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from coordexp.errors import UserError
 from coordexp.storage.files import write_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -38,9 +42,11 @@ def read_typed(path: Path, kind: type[T]) -> T:
         raise UserError(f"{path}: not valid JSON ({error}): {_ADVICE}") from error
 
 
-def write_typed(path: Path, value: Any) -> None:
+def write_typed(path: Path, value: DataclassInstance) -> None:
     """Write a dataclass as JSON, atomically. A NaN is a bug of the caller, and raises ValueError."""
-    write_json(path, msgspec.to_builtins(value))
+    # A value that msgspec decoded keeps its defaults in the class, and `to_builtins` would leave
+    # them out; `asdict` reads every field.
+    write_json(path, msgspec.to_builtins(asdict(value)))
 
 
 def json_schema(kind: type, title: str) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""JSON Schemas of the files of a study and a run, generated from their types.
+
+python -m coordexp.schemas        writes workflow/schemas/<name>.schema.json
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from coordexp.package_data import package_data
+from coordexp.storage.files import write_text
+from coordexp.storage.manifest import RunManifest
+from coordexp.storage.typed import json_schema
+from coordexp.study.preregistration import Preregistration
+from coordexp.study.study_runs import StudyRuns
+
+DIRECTORY = package_data("schemas")
+
+# The type of each file, by the file's name without `.json`.
+TYPES: dict[str, type] = {
+    "run": RunManifest,
+    "preregistration": Preregistration,
+    "runs": StudyRuns,
+}
+
+
+def schema_path(name: str) -> Path:
+    return DIRECTORY / f"{name}.schema.json"
+
+
+def schema_text(name: str) -> str:
+    """The JSON Schema of `<name>.json`, as it is committed."""
+    schema = json_schema(TYPES[name], f"{name}.json")
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    for name in TYPES:
+        write_text(schema_path(name), schema_text(name))
+        print(schema_path(name))
+
+
+if __name__ == "__main__":
+    main()
