@@ -1,4 +1,4 @@
-"""The report of real studies: what the analysis writes, drawn and laid out."""
+"""The report of studies that the analysis has read, compared and decided."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import reports
-from report_readers import Page, page
+from report_readers import Page, page, tables_of
 from studies import eval_row, write_run, write_study
 
 from coordexp.cli import main
@@ -28,6 +28,7 @@ ROWS = {
     "mixed": eval_row(24.3, 56.5, 0.200, 0.104, 41.0, 4.0),
 }
 FIGURES = {"effects", "curves", "ranks", "leads", "ratios", "slices", "losses"}
+PYTHON_VALUES = r"\b(None|Undefined|nan|inf)\b"
 
 
 def decided(runs: list[RunDirectory], **study: Any) -> Path:
@@ -56,7 +57,7 @@ def here(in_tmp: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study with every part there, and its report; absolute, so that tests may stand anywhere."""
+    """The absolute path of a study with every part there, and its report."""
     root = tmp_path_factory.mktemp("whole")
     with chdir(root):
         study = decided([write_run(variant, row, tables=True) for variant, row in ROWS.items()])
@@ -66,7 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`coordexp compare` of the same runs' logs alone; the directory it was called in."""
+    """The directory in which `coordexp compare` was called on the logs of the same runs."""
     root = tmp_path_factory.mktemp("logs")
     with chdir(root):
         named = []
@@ -78,170 +79,129 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def shape(value: Any) -> Any:
-    """The keys of a value, however deep; of a list those of all its entries; names of variants and metrics left out."""
-    if isinstance(value, list):
-        found: dict[str, Any] = {}
-        for one in value:
-            if isinstance(one, dict):
-                for key, below in one.items():
-                    found[key] = found.get(key) or shape(below)
-        return found
-    named = isinstance(value, dict) and any(
-        key in value for key in (*ROWS, *reports.METRICS, *reports.MAIN, "x1", "small")
-    )
-    if isinstance(value, dict):
-        return (
-            shape(list(value.values()))
-            if named
-            else {key: shape(below) for key, below in value.items()}
-        )
-    return None
-
-
-@pytest.mark.parametrize("name", ["audit", "comparison", "recommendation"])
-def test_the_files_that_other_tests_write_by_hand_have_the_keys_of_real_ones(
-    whole: Path, name: str
-) -> None:
-    by_hand = shape(read_json(reports.study_files() / f"{name}.json"))
-    real = shape(read_json(whole / f"{name}.json"))
-
-    def missing(expected: Any, found: Any, where: str) -> list[str]:
-        if not isinstance(expected, dict) or not isinstance(found, dict):
-            return []
-        lost = [f"{where}.{key}" for key in expected.keys() - found.keys()]
-        return lost + [
-            line
-            for key in expected.keys() & found.keys()
-            for line in missing(expected[key], found[key], f"{where}.{key}")
-        ]
-
-    assert missing(by_hand, real, name) == []
-
-
-def test_a_real_study_has_every_figure_and_its_recommendation_on_the_card(whole: Path) -> None:
-    found, text = (
-        read_json(whole / "recommendation.json"),
-        Page((whole / "report.html").read_text()).text,
-    )
+def test_complete_study_has_every_figure_and_table(whole: Path) -> None:
     assert figures_of(whole) == FIGURES
-    assert f"Start Stage-2 from pure_ce (seed 0, step {found['decision_step']})" in text
-    for line in (
-        *found["would_overturn"],
-        *found["would_take"],
-        *found["caveats"],
-        *found["primary"]["reasons"],
-    ):
-        assert line in text
-    assert "paired bootstrap" in text
+    found = Page((whole / "report.html").read_text())
+    assert {"roles", "leads", "claims", "stability", "audit", "checks"} <= found.tables.keys()
+    assert {"temperatures", "plateau", "drift", "votes", "trained"} <= found.tables.keys()
+    assert not re.search(PYTHON_VALUES, found.text)
 
 
-def test_real_logs_give_a_page_and_a_command_that_gives_the_same_study(logs: Path) -> None:
-    text = Page((logs / "out/report.html").read_text()).text
+def test_logs_alone_give_leads_without_intervals(logs: Path) -> None:
+    found = Page((logs / "out/report.html").read_text())
     assert figures_of(logs / "out") == FIGURES - {"slices"}
-    assert "no intervals, and no claim" in text
-    assert not re.search(r"\b(None|Undefined|nan|inf)\b", text)
-    (command,) = re.findall(
-        r"<pre>(coordexp compare .*?)</pre>", (logs / "out/report.html").read_text()
-    )
+    assert tables_of(found.section("evidence")).keys() == {"leads"}, "there are no claims"
+    assert "[" not in found.tables["leads"].cell("pure_ce over mixed", "coord acc").text.split()[0]
+    assert not re.search(PYTHON_VALUES, found.text)
+
+
+def test_compare_command_of_the_page_repeats_the_study(logs: Path) -> None:
+    section = Page((logs / "out/report.html").read_text()).section("again")
+    (command,) = section.all("pre")
+    arguments = shlex.split(command.text.replace("--out out", "--out again"))
     with chdir(logs):
         shutil.rmtree("again", ignore_errors=True)
-        main(shlex.split(command.replace("--out out", "--out again"))[1:])
-        assert (
-            read_json(Path("again/preregistration.json"))["hash8"]
-            == read_json(Path("out/preregistration.json"))["hash8"]
-        )
+        main(arguments[1:])
+        first, second = (read_json(Path(out, "preregistration.json")) for out in ("out", "again"))
+    assert first["hash8"] == second["hash8"]
 
 
-def tied() -> Path:
-    run = write_run("pure_ce", ROWS["pure_ce"], tables=True)
-    return decided([run, renamed(run, "again")])
-
-
-def diverged_at_once() -> Path:
-    """Before the first row: the log is empty, as is the pre-flight."""
-    runs = [write_run(v, row) for v, row in ROWS.items() if v != "mixed"]
-    dead = write_run(
-        "mixed", ROWS["mixed"], status="diverged", reason="diverged at step 1", preflight={}
-    )
-    dead.log.write_text("")
-    return decided([*runs, dead])
-
-
-def all_diverged() -> Path:
-    return decided(
-        [
-            write_run(v, row, status="diverged", reason="diverged at step 3")
-            for v, row in ROWS.items()
-        ]
-    )
-
-
-def five_variants_three_seeds() -> Path:
-    runs = [write_run(v, row, seed=seed) for v, row in ROWS.items() for seed in range(3)]
-    return decided(
-        [*runs, *(renamed(run, f"{run.path.parent.name}_again") for run in (*runs[:3], *runs[6:]))],
-        seeds=3,
-    )
-
-
-def scaling_fault() -> Path:
-    return decided(
-        [write_run(v, row, ratio=1 / 8 if v == "mixed" else 1.0) for v, row in ROWS.items()]
-    )
-
-
-@pytest.mark.parametrize(
-    ("build", "missing", "says"),
-    [
-        (tied, {"leads"}, ["No primary at step 360", "are tied"]),
-        (
-            diverged_at_once,
-            {"slices"},
-            ["Start Stage-2 from pure_ce", "Not eligible", "diverged at step 1", "✗ missing"],
-        ),
-        (
-            all_diverged,
-            FIGURES - {"ratios", "losses"},
-            ["No recommendation", "there are no curves", "nothing to compare"],
-        ),
-        (
-            five_variants_three_seeds,
-            {"slices"},
-            ["3 seeds a variant", "5 variants", "mixed_again s2", "thin: seeds"],
-        ),
-        (scaling_fault, {"slices"}, ["✗ ≈ 1/GAS", "mixed not eligible", "GAS is 8"]),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_a_study_with_parts_missing_has_a_report_that_says_so(build, missing, says) -> None:
-    study = build()
+def readable(study: Path, missing_figures: set[str]) -> Page:
+    """The page of a study with parts missing, which shows no Python values and no other figures."""
     found = page(study)
-    assert figures_of(study) == FIGURES - missing
-    for words in says:
-        assert words in found.text, f"{words!r} is not said"
-    assert not re.search(r"\b(None|Undefined|nan|inf)\b", found.text.replace("(loss nan)", ""))
+    assert figures_of(study) == FIGURES - missing_figures
+    assert not re.search(PYTHON_VALUES, found.text)
+    return found
 
 
-def test_the_same_files_give_the_same_bytes_and_nothing_heavy_is_needed(whole: Path) -> None:
+def headline(found: Page) -> str:
+    (heading,) = found.card.all("h1")
+    return heading.text
+
+
+def test_tied_study_names_no_primary() -> None:
+    run = write_run("pure_ce", ROWS["pure_ce"], tables=True)
+    found = readable(decided([run, renamed(run, "again")]), {"leads"})
+    assert headline(found).startswith("No primary at step 360")
+    assert [row[0].text for row in found.tables["roles"].rows] == ["tied", "tied"]
+
+
+def test_run_that_diverged_at_once_is_not_eligible() -> None:
+    runs = [write_run(v, row) for v, row in ROWS.items() if v != "mixed"]
+    dead = write_run("mixed", ROWS["mixed"], status="diverged", reason="diverged at step 1")
+    dead.log.write_text("")
+    found = readable(decided([*runs, dead]), {"slices"})
+    assert headline(found).startswith("Start Stage-2 from pure_ce")
+    assert "Not eligible" in [heading.text for heading in found.card.all("h3")]
+    assert "diverged at step 1" in found.card.text
+    assert found.tables["audit"].text("mixed s0", "verdict").startswith("✗ missing")
+
+
+def test_study_of_diverged_runs_recommends_nothing() -> None:
+    runs = []
+    for variant, row in ROWS.items():
+        runs.append(write_run(variant, row, status="diverged", reason="diverged at step 3"))
+    found = readable(decided(runs), FIGURES - {"ratios", "losses"})
+    assert headline(found).startswith("No recommendation")
+    assert "there are no curves" in found.section("curves").text
+    assert "nothing to compare" in found.section("evidence").text
+    assert "leads" not in found.tables
+
+
+def test_five_variants_of_three_seeds_are_all_shown() -> None:
+    runs = [write_run(v, row, seed=seed) for v, row in ROWS.items() for seed in range(3)]
+    copied = [*runs[:3], *runs[6:]]
+    runs += [renamed(run, f"{run.path.parent.name}_again") for run in copied]
+    found = readable(decided(runs, seeds=3), {"slices"})
+    (study,) = [node.text for node in found.card.all("p") if "study" in node.classes]
+    assert "3 seeds a variant · 5 variants" in study
+    audited = [row[0].text for row in found.tables["audit"].rows]
+    assert len(audited) == 15
+    assert "mixed_again s2" in audited
+    assert "thin: seeds" in found.html
+
+
+def test_run_with_a_scaling_fault_is_not_eligible() -> None:
+    runs = []
+    for variant, row in ROWS.items():
+        runs.append(write_run(variant, row, ratio=1 / 8 if variant == "mixed" else 1.0))
+    found = readable(decided(runs), {"slices"})
+    assert found.tables["audit"].text("mixed s0", "verdict") == "✗ ≈ 1/GAS"
+    assert "mixed not eligible" in [row[0].text for row in found.tables["step-360"].rows]
+    assert "GAS is 8" in found.section("audit").text
+
+
+def test_same_files_give_the_same_bytes(whole: Path) -> None:
     files = [whole / "report.html", *sorted(whole.glob("figures/*.svg"))]
     before = [path.read_bytes() for path in files]
-    program = (
-        "import sys; from pathlib import Path; from coordexp.report.html import write_report; write_report(Path(sys.argv[1]));"
-        "assert not {'torch', 'transformers', 'mlflow', 'pandas', 'matplotlib'} & set(sys.modules), 'heavy imports'"
-    )
-    root = whole.parents[2]
-    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run(
-        [sys.executable, "-c", program, str(whole.relative_to(root))],
-        cwd=root,
-        env=environment,
-        check=True,
+    run_python(
+        "import sys; from pathlib import Path; from coordexp.report.html import write_report;"
+        "write_report(Path(sys.argv[1]))",
+        whole,
     )
     assert [path.read_bytes() for path in files] == before
 
 
-def test_a_figure_that_is_no_longer_drawn_is_removed() -> None:
+def test_report_imports_nothing_heavy(whole: Path) -> None:
+    run_python(
+        "import sys; from pathlib import Path; from coordexp.report.html import write_report;"
+        "write_report(Path(sys.argv[1]));"
+        "heavy = {'torch', 'transformers', 'mlflow', 'pandas', 'matplotlib'} & set(sys.modules);"
+        "assert not heavy, heavy",
+        whole,
+    )
+
+
+def run_python(program: str, study: Path) -> None:
+    """Run a program in a fresh interpreter, with the study's path as its argument."""
+    root = study.parents[2]
+    repository = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": repository}
+    command = [sys.executable, "-c", program, str(study.relative_to(root))]
+    subprocess.run(command, cwd=root, env=environment, check=True)
+
+
+def test_figure_that_is_no_longer_drawn_is_removed() -> None:
     study = reports.study_files()
     write_report(study)
     assert figures_of(study) == FIGURES

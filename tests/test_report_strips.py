@@ -1,21 +1,20 @@
-"""The strip of winners, and the figures of the raw logs."""
+"""The figure of who is best at each step, and the figures of the raw logs."""
 
 from __future__ import annotations
 
 import itertools
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_readers import SVG, axis, centre, corners, figures
+from report_readers import Drawing, Mark, figures
 from reports import METRICS, STEPS, change, study_files
-from studies import run_manifest
 
-from coordexp.report.svg import PAPER
-from coordexp.storage.files import read_json
-from coordexp.storage.manifest import write_manifest
-from coordexp.storage.runs import RunDirectory
+from coordexp.report.style import looks
+from coordexp.storage.files import read_json, write_json
+
+FAMILIES = ("loss", "base_ce/loss", "coord_softce_w1/loss")
+WINNERS = ["mixed"] * 6 + [None] * 2 + ["pure_ce"] * 10
 
 
 @pytest.fixture(autouse=True)
@@ -23,82 +22,115 @@ def here(in_tmp: Path) -> Path:
     return in_tmp
 
 
-def test_a_cell_a_step_in_the_winners_look_and_hollow_where_tied() -> None:
+def changing_winners() -> Drawing:
+    """The panel of MAE: mixed is best at first, then two steps are tied, then pure_ce is best."""
+    cells = [{"step": s, "winner": winner} for s, winner in zip(STEPS, WINNERS, strict=True)]
+    stability = {
+        "winners": cells,
+        "last_winner": "pure_ce",
+        "settled_from": 360,
+        "leave_one_block_out": ["pure_ce", "mixed", None],
+        "share": 0.75,
+    }
     study = study_files()
-    winners = ["mixed"] * 6 + [None] * 2 + ["pure_ce"] * 10
-    cells = [{"step": step, "winner": winner} for step, winner in zip(STEPS, winners, strict=True)]
-    found = {"winners": cells, "last_winner": "pure_ce", "settled_from": 360, "leave_one_block_out": ["pure_ce", "mixed", None],
-             "share": 0.75}  # fmt: skip
-    change(study, "comparison", lambda c: c.update(stability={"expected_bin_mae": found}))
-    drawing = figures(study)["ranks"]
-    rows = [r for r in drawing.all("rect") if (r.findtext(SVG + "title") or "").startswith("step ")]
-    assert [r.findtext(SVG + "title") for r in rows] == [
-        f"step {s}: {w or 'a tie'}" for s, w in zip(STEPS, winners, strict=True)
-    ]
-    colours = {"mixed": "#009e73", "pure_ce": "#d55e00", None: PAPER}
-    assert [r.get("fill") for r in rows] == [colours[w] for w in winners]
-    assert [r.get("stroke-dasharray") for r in rows] == [None if w else "2 2" for w in winners]
-    xs = [float(r.get("x", "")) for r in rows]
+    change(study, "comparison", lambda c: c.update(stability={"expected_bin_mae": stability}))
+    return figures(study)["ranks"]
+
+
+def test_cells_show_the_best_variant_of_each_step() -> None:
+    cells = changing_winners().panel("expected_bin_mae").marks("cell")
+    assert [cell.data("step") for cell in cells] == [str(step) for step in STEPS]
+    assert [cell.data("winner") or None for cell in cells] == WINNERS
+    colours = {v: look.colour for v, look in looks(["softce_w1_gate", "pure_ce", "mixed"]).items()}
+    for cell, winner in zip(cells, WINNERS, strict=True):
+        assert cell.tooltip == f"step {cell.data('step')}: {winner or 'a tie'}"
+        assert cell.hollow == (winner is None)
+        if winner:
+            assert cell.colour == colours[winner]
+    xs = [cell.centre[0] for cell in cells]
     assert xs == sorted(xs)
-    markers = [
-        m.findtext(SVG + "title")
-        for m in drawing.all("polygon")
-        if m.find(SVG + "title") is not None
-    ]
-    assert markers[:16] == [f"step {s}: {w}" for s, w in zip(STEPS, winners, strict=True) if w], (
-        "colour is not alone"
-    )
-    assert {"step 360", "75 %", "="} <= set(drawing.texts())
-    assert [m.get("fill") for m in drawing.hinted("without block")] == ["#d55e00", "#009e73"]
-    bracket = drawing.all("line", y1="40", y2="40")[0]
-    first_inside = xs[STEPS.index(400)]
-    assert float(bracket.get("x1", "")) == pytest.approx(first_inside, abs=2)
 
 
-def test_many_steps_keep_their_cells_and_lose_their_markers() -> None:
+def test_cells_have_markers_beside_their_colours() -> None:
+    markers = changing_winners().panel("expected_bin_mae").marks("winner")
+    assert [marker.data("winner") for marker in markers] == [w for w in WINNERS if w]
+    assert outline(markers[0]) != outline(markers[-1]), "variants are told apart without colour"
+    assert outline(markers[0]) == outline(markers[1])
+
+
+def outline(marker: Mark) -> set[tuple[float, float]]:
+    """The corners of a marker about its centre."""
+    middle_x, middle_y = marker.centre
+    return {(round(x - middle_x, 1), round(y - middle_y, 1)) for x, y in marker.corners}
+
+
+def test_summary_tells_when_how_often_and_without_which_block() -> None:
+    panel = changing_winners().panel("expected_bin_mae")
+    assert [mark.words for mark in panel.marks("settled")] == ["step 360"]
+    assert [mark.words for mark in panel.marks("share")] == ["75 %"]
+    assert [mark.data("winner") for mark in panel.marks("last-winner")] == ["pure_ce"]
+    blocks = panel.marks("without-block")
+    assert [mark.data("winner") for mark in blocks] == ["pure_ce", "mixed", ""]
+    assert blocks[2].words == "="
+
+
+def test_bracket_spans_the_declared_window() -> None:
+    drawing = changing_winners()
+    cells = drawing.panel("expected_bin_mae").marks("cell")
+    (bracket,) = drawing.marks("window")
+    left, right = (float(bracket.node.get(side, "")) for side in ("x1", "x2"))
+    assert left == pytest.approx(cells[STEPS.index(400)].centre[0], abs=2)
+    last = cells[STEPS.index(720)].node
+    end = float(last.get("x", "")) + float(last.get("width", ""))
+    assert right == pytest.approx(end, abs=2)
+
+
+def test_narrow_cells_have_no_markers_and_spaced_labels() -> None:
     steps = tuple(range(10, 2001, 10))
-    study = study_files(
-        ("pure_ce", "mixed"), steps={"pure_ce": steps, "mixed": steps}, tables=False
-    )
+    both = {"pure_ce": steps, "mixed": steps}
+    study = study_files(("pure_ce", "mixed"), steps=both, tables=False)
     drawing = figures(study)["ranks"]
-    assert len([r for r in drawing.all("rect") if r.find(SVG + "title") is not None]) == 200 * len(
-        METRICS
-    )
-    assert {mark.tag for mark in drawing.hinted("step ")} == {SVG + "rect"}
-    labels = sorted(
-        float(n.get("x", ""))
-        for n in drawing.all("text", text_anchor="middle")
-        if re.fullmatch(r"\d+", n.text or "")
-    )
+    assert len(drawing.marks("cell")) == 200 * len(METRICS)
+    assert not drawing.marks("winner")
+    labels = sorted(label.centre[0] for label in drawing.axis_labels("x"))
     assert min(b - a for a, b in itertools.pairwise(labels)) > 25, "step labels overlap"
 
 
-def test_three_families_whatever_there_are_and_what_lies_before_the_collapse_stays_in_the_panel() -> (
-    None
-):
+def test_ratios_have_a_panel_for_each_family_and_variant() -> None:
+    drawing = figures(study_files(("softce_w1_gate", "pure_ce")))["ratios"]
+    titles = [words for words in drawing.texts() if words in FAMILIES]
+    assert titles == list(FAMILIES)
+    for variant, family in itertools.product(("softce_w1_gate", "pure_ce"), FAMILIES):
+        panel = drawing.panel(family, variant=variant)
+        applicable = (variant, family) != ("pure_ce", "coord_softce_w1/loss")
+        assert len(panel.marks("not-applicable")) == (not applicable)
+        assert len(panel.marks("ratio", step=STEPS[-1])) == applicable
+        assert [label.words for label in panel.axis_labels("y")] == ["0.9", "1", "1.1"]
+
+
+def test_ratios_before_the_collapse_ends_are_faint() -> None:
+    drawing = figures(study_files(("softce_w1_gate", "pure_ce")))["ratios"]
+    before, counted = drawing.marks("before-collapse"), drawing.marks("counted")
+    assert [len(line.corners) for line in before] == [3] * 5
+    assert [len(line.corners) for line in counted] == [len(STEPS) - 3] * 5
+    opacities = [float(line.node.get("stroke-opacity", "")) for line in (before[0], counted[0])]
+    assert opacities[0] < 0.5 * opacities[1]
+    assert not drawing.marks("ratio", step=STEPS[0]), "they have no markers"
+
+
+def test_ratio_outside_its_panel_is_drawn_at_the_edge() -> None:
     study = study_files(("softce_w1_gate", "pure_ce"))
 
     def far(audit: dict[str, Any]) -> None:
-        for entry in audit["runs"]:
-            entry["families"]["loss"]["pairs"][0]["ratio"] = 40.0
+        for run in audit["runs"]:
+            run["families"]["loss"]["pairs"][0]["ratio"] = 40.0
 
     drawing = figures(change(study, "audit", far))["ratios"]
-    assert [words for words in drawing.texts() if "/" in words or words == "loss"] == [
-        "loss",
-        "base_ce/loss",
-        "coord_softce_w1/loss",
-    ]
-    assert drawing.texts().count("not applicable") == 1
-    assert drawing.texts().count("0.9") == 6
-    ys = [y for line in drawing.all("polyline") for _, y in corners(line)]
-    assert min(ys) >= 34
-    faint = drawing.all("polyline", stroke_opacity="0.35")
-    assert [len(corners(line)) for line in faint] == [3] * 5
-    marks = drawing.hinted(f"step {STEPS[-1]}: ")
-    assert len(marks) == 5
+    ys = [y for line in drawing.marks("before-collapse") for _, y in line.corners]
+    assert min(ys) >= 34, "the top of the first panel"
 
 
-def test_a_scaling_fault_has_a_logarithmic_axis() -> None:
+def test_scaling_fault_has_a_logarithmic_axis() -> None:
     study = study_files(("pure_ce", "mixed"))
 
     def eighth(audit: dict[str, Any]) -> None:
@@ -106,31 +138,60 @@ def test_a_scaling_fault_has_a_logarithmic_axis() -> None:
             pair["ratio"] /= 8
 
     drawing = figures(change(study, "audit", eighth))["ratios"]
-    assert "0.9" not in drawing.texts()
     ratio = read_json(study / "audit.json")["runs"][1]["families"]["loss"]["pairs"][-1]["ratio"]
     assert ratio < 0.2
-    (mark,) = drawing.hinted(f"step {STEPS[-1]}: {ratio:.3f}")
-    read = axis(drawing, (100, 200), (130, 230), log=True)
-    assert read(centre(mark)[1]) == pytest.approx(ratio, rel=0.01)
+    panel = drawing.panel("loss", variant="mixed")
+    assert "0.9" not in [label.words for label in panel.axis_labels("y")]
+    (mark,) = panel.marks("ratio", step=STEPS[-1])
+    assert panel.y_axis(log=True)(mark.centre[1]) == pytest.approx(ratio, rel=0.01)
 
 
-def test_losses_end_with_a_cross_where_a_run_diverged() -> None:
+def test_losses_of_a_diverged_run_end_with_a_cross() -> None:
     study = study_files(("pure_ce", "mixed"))
-    run = RunDirectory(Path("results/runs/mixed/s0-0123abcd"))
-    write_manifest(run, run_manifest(status="diverged", reason="loss nan"))
-    log = run.log
+    log = diverge("mixed")
     log.write_text(log.read_text().replace('"loss": 1.', '"loss": NaN, "was": 1.', 5))
     drawing = figures(study)["losses"]
-    assert "s0 diverged" in drawing.texts()
-    assert len(drawing.all("polyline", stroke_width="2")) == 2
-    assert drawing.hinted("pure_ce s0, step 720: eval loss")
-    assert {"pure_ce, nats", "mixed, nats"} <= set(drawing.texts())
+    panel = drawing.panel("mixed")
+    (line,) = panel.marks("train", of="mixed s0")
+    crosses = panel.marks("diverged", of="mixed s0")
+    assert len(crosses) == 2
+    for stroke in crosses:
+        assert stroke.centre == pytest.approx(line.corners[-1], abs=0.1)
+    assert "s0 diverged" in panel.texts()
+    assert not drawing.panel("pure_ce").marks("diverged")
 
 
-def test_slices_say_how_many_tokens_stand_behind_them() -> None:
+def diverge(variant: str) -> Path:
+    """Set the status of a variant's run; returns the path of its log."""
+    manifest = Path(f"results/runs/{variant}/s0-0123abcd/run.json")
+    write_json(manifest, read_json(manifest) | {"status": "diverged", "reason": "loss nan"})
+    return manifest.with_name("logging.jsonl")
+
+
+def test_losses_have_a_panel_for_each_variant() -> None:
+    drawing = figures(study_files(("pure_ce", "mixed")))["losses"]
+    for variant in ("pure_ce", "mixed"):
+        panel = drawing.panel(variant)
+        (point,) = panel.marks("eval", of=f"{variant} s0", step=720)
+        assert point.tooltip.startswith(f"{variant} s0, step 720: eval loss")
+        (line,) = panel.marks("train", of=f"{variant} s0")
+        assert len(line.corners) == len(STEPS)
+
+
+def test_slices_say_how_many_tokens_they_hold() -> None:
     drawing = figures(study_files())["slices"]
-    assert {"n = 764", "n = 1000", "small, < 32² px", "x1"} <= set(drawing.texts())
-    sizes = [
-        centre(drawing.hinted(f"pure_ce, {name}: ")[0])[1] for name in ("small", "medium", "large")
-    ]
-    assert sizes == sorted(sizes), "a smaller error stands lower"
+    slots, sizes = drawing.panel("slots"), drawing.panel("sizes")
+    assert [mark.words for mark in slots.marks("count")] == ["n = 764"] * 4
+    assert [mark.words for mark in sizes.marks("count")] == ["n = 1000"] * 3
+    assert [label.words for label in slots.axis_labels("x")] == ["x1", "y1", "x2", "y2"]
+    assert sizes.axis_labels("x")[0].words == "small, < 32² px"
+
+
+def test_slice_with_a_smaller_error_stands_lower() -> None:
+    study = study_files()
+    panel = figures(study)["slices"].panel("sizes")
+    maes = read_json(study / "comparison.json")["slices"]["pure_ce"]["by_box_size"]
+    read = panel.y_axis()
+    for name, mae in maes.items():
+        (mark,) = panel.marks("point", variant="pure_ce", slice=name)
+        assert read(mark.centre[1]) == pytest.approx(mae, rel=0.01)

@@ -1,77 +1,103 @@
-"""The command lines that give the same study, comparison or run again, from the preregistration."""
+"""The command lines that repeat a study, a comparison or a run, from the preregistration."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from itertools import takewhile
+from collections.abc import Sequence
 from pathlib import Path
 
 from coordexp.study.plan import EVERY_VARIANT, launcher
 from coordexp.study.preregistration import Preregistration, RegisteredRun
 
-STUDY_WIDE = ("experiment", "study")
-NAMED_ELSEWHERE = ("variant", "seed")
+STUDY_WIDE = ("experiment", "study")  # keys of `--config` that hold for the whole study
+NAMED_ELSEWHERE = ("variant", "seed")  # overrides that the study makes itself
 
 
 def study_command(preregistration: Preregistration) -> str:
-    """The `snakemake` line whose runs have these overrides."""
-    per_variant = {run.variant: run.overrides for run in preregistration.runs}
-    settings = [o for o in next(iter(per_variant.values()), []) if target(o) in STUDY_WIDE]
+    """The `snakemake` line that plans runs with the same overrides."""
+    study_wide: list[str] = []
+    per_variant: dict[str, list[str]] = {}
+    for run in preregistration.runs:
+        settings, own = split_overrides(run.overrides)
+        study_wide = study_wide or settings
+        per_variant[run.variant] = own
     if preregistration.seeds > 1:
-        settings.append(f"seeds={preregistration.seeds}")
-    own = {
-        v: [o for o in given if target(o) not in (*STUDY_WIDE, *NAMED_ELSEWHERE)]
-        for v, given in per_variant.items()
-    }
-    alike = [same[0] for same in takewhile(of_all, zip(*own.values(), strict=False))]
-    keys = {EVERY_VARIANT: alike} | {
-        variant: overrides[len(alike) :] for variant, overrides in own.items()
-    }
-    settings += [f"{key}={as_value(overrides)}" for key, overrides in keys.items() if overrides]
-    config = ["--config", *(shlex.quote(setting) for setting in settings)] if settings else []
-    return " ".join(["snakemake --cores all stage1_ablation", *config])
+        study_wide.append(f"seeds={preregistration.seeds}")
+
+    n_shared = shared_prefix(list(per_variant.values()))
+    of_all = next(iter(per_variant.values()), [])[:n_shared]
+    config = list(study_wide)
+    if of_all:
+        config.append(f"{EVERY_VARIANT}={config_value(of_all)}")
+    for variant, overrides in per_variant.items():
+        if overrides[n_shared:]:
+            config.append(f"{variant}={config_value(overrides[n_shared:])}")
+
+    command = "snakemake --cores all stage1_ablation"
+    return f"{command} --config {shlex.join(config)}" if config else command
 
 
-def of_all(overrides: tuple[str, ...]) -> bool:
-    """Whether every variant has this one, and it may be said of all: `variant.…` is held against one variant at a time."""
-    return len(set(overrides)) == 1 and not target(overrides[0]).startswith("variant.")
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides that are keys of `--config` by themselves, and those of the variant."""
+    study_wide, own = [], []
+    for override in overrides:
+        key = target(override)
+        if key in STUDY_WIDE:
+            study_wide.append(override)
+        elif key not in NAMED_ELSEWHERE:
+            own.append(override)
+    return study_wide, own
 
 
-def as_value(overrides: list[str]) -> str:
-    """Of a `--config` key: words, or a list where one holds a blank."""
-    return (
-        json.dumps(overrides, ensure_ascii=False)
-        if any(len(o.split()) > 1 for o in overrides)
-        else " ".join(overrides)
-    )
+def shared_prefix(overrides: Sequence[Sequence[str]]) -> int:
+    """How many overrides from the first on are the same for every variant.
+
+    It ends at an override of `variant.…`: the planner checks such keys against one variant, so
+    they cannot be given for all.
+    """
+    n_shared = 0
+    for of_each in zip(*overrides, strict=False):
+        if len(set(of_each)) > 1 or target(of_each[0]).startswith("variant."):
+            break
+        n_shared += 1
+    return n_shared
+
+
+def config_value(overrides: Sequence[str]) -> str:
+    """The value of a `--config` key: words, or a YAML list where an override holds a blank."""
+    if any(len(override.split()) > 1 for override in overrides):
+        return json.dumps(overrides, ensure_ascii=False)
+    return " ".join(overrides)
 
 
 def run_commands(preregistration: Preregistration) -> list[str]:
-    """One line a run that trains it by hand; none for runs that were handed over as logs."""
+    """For each run the line that trains it by hand; none for runs that were handed over."""
     return [train_command(run) for run in preregistration.runs if run.overrides]
 
 
 def train_command(run: RegisteredRun) -> str:
+    """The line that trains a run, in as many processes as the study trains it in."""
     processes = run.processes or 1
-    command = (
-        ["coordexp-train"]
-        if processes == 1
-        else [*launcher(processes).split(), "coordexp.training.train"]
-    )
+    command = ["coordexp-train"]
+    if processes > 1:
+        command = [*launcher(processes).split(), "coordexp.training.train"]
     return shlex.join([*command, *run.overrides])
 
 
 def compare_command(preregistration: Preregistration, study_dir: Path) -> str:
-    """The `coordexp compare` line that makes a study of these logs again, in an empty directory."""
-    runs = sorted(
-        preregistration.runs, key=lambda run: run.seed
-    )  # seeds of logs are their order among equal names
-    named = [f"{run.variant.replace('/', '-')}={run.directory or run.log}" for run in runs]
+    """The `coordexp compare` line that makes a study of these logs again."""
+    command = ["coordexp", "compare"]
+    # The seed of a log is its place among the logs of the same name, so they are named in order.
+    for run in sorted(preregistration.runs, key=lambda run: run.seed):
+        command.append(f"{run.variant.replace('/', '-')}={run.directory or run.log}")
+    command += ["--out", str(study_dir)]
     vision = preregistration.vision
-    sizes = [("--image-side", vision.side_px), ("--cell", vision.cell_px)] if vision else []
-    options = [word for option, value in sizes if value for word in (option, str(value))]
-    return shlex.join(["coordexp", "compare", *named, "--out", str(study_dir), *options])
+    if vision and vision.side_px:
+        command += ["--image-side", str(vision.side_px)]
+    if vision and vision.cell_px:
+        command += ["--cell", str(vision.cell_px)]
+    return shlex.join(command)
 
 
 def target(override: str) -> str:

@@ -1,188 +1,239 @@
-"""The figure of the decision step: each variant's value, and under it the leads with their intervals and margins."""
+"""The figure of the decision step: each variant's values, and under them the leads.
+
+Leads stand with their intervals over the margin.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
+from coordexp.analysis.comparison.findings import Comparison, SnapshotRow
 from coordexp.analysis.comparison.leads import Lead
 from coordexp.metrics import Metric
 from coordexp.report import plot
-from coordexp.report.curves import present, with_unit
-from coordexp.report.plot import Panel, Scale
+from coordexp.report.labels import metrics_in, with_unit
+from coordexp.report.numbers import metric_value
+from coordexp.report.plot import SMALL, WIDTH, Figure, Panel
+from coordexp.report.scales import Scale, lead_scale, padded_limits
 from coordexp.report.style import Look, glyph
-from coordexp.report.svg import box, fitted, path, rule, text, text_width
+from coordexp.report.svg import Data, fitted, group, path, rule, text, text_width
 
-VALUE_ROW, LEAD_ROW, HOLM = 34.0, 44.0, 12.0  # px; a line of p-values more
-Box = tuple[float, float]  # left, right
+Pair = tuple[str, str]  # (the variant whose lead it is, the other)
+
+VALUES_TOP = 30.0  # px from the top of the figure to the first row
+VALUE_ROW, LEAD_ROW = 34.0, 44.0  # px, the height of a row
+HOLM_LINE = 12.0  # px more in a row with an adjusted p-value
+BETWEEN_PARTS = 60.0  # px from the values down to the leads
+AXIS_ROOM = 26.0  # px under the last row, for the axis
+MAX_LABEL_WIDTH = 215.0  # px of a row's name
+COLUMN_GAP = 18.0  # px
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where rows and columns of the figure stand, in px."""
+
+    label_width: float
+    values_bottom: float
+    lead_row: float  # height
+    height: float
+    columns: list[tuple[float, float]]  # left and right of each metric's panel
+
+    @property
+    def leads_top(self) -> float:
+        return self.values_bottom + BETWEEN_PARTS
 
 
 def effects(
-    comparison: dict[str, Any],
+    comparison: Comparison,
     leads: Sequence[Lead],
-    confirmatory: Sequence[dict[str, Any]],
-    look: dict[str, Look],
-) -> str | None:
-    """Above, the variants at the decision step; below, the leads, positive to the right, with Holm's p where it was taken."""
-    rows = comparison["snapshots"][0]["rows"] if comparison["snapshots"] else []
-    metrics = present(rows)
+    holm: Mapping[tuple[str, str], float],
+    looks: Mapping[str, Look],
+    n_seeds: int,
+) -> Figure | None:
+    """Above, the variants at the decision step; below, the leads, positive to the right.
+
+    Args:
+        comparison: the study's.
+        leads: of the primary; of every pair where there is no primary.
+        holm: the adjusted p-values of the confirmatory claims, by metric and rival.
+        looks: how variants are drawn.
+        n_seeds: seeds per variant.
+
+    None without results at the decision step.
+    """
+    rows = comparison.decision_rows
+    metrics = metrics_in(rows)
     if not metrics:
         return None
     pairs = list(dict.fromkeys((lead.first, lead.second) for lead in leads))
-    names = [pair_name(pair, pairs) for pair in pairs]
-    label_width = min(
-        215.0, 14 + max(text_width(name) for name in [*names, *(row["variant"] for row in rows)])
-    )
-    columns = column_boxes(label_width, len(metrics))
-    row_height = LEAD_ROW + (
-        HOLM if any(claim["p_holm"] is not None for claim in confirmatory) else 0
-    )
-    middle = 30 + VALUE_ROW * len(rows)
-    height = middle + (60 + row_height * len(pairs) if pairs else 0) + 26
+    value_names = [row.variant for row in rows]
+    lead_names = pair_names(pairs)
+    layout = lay_out(value_names, lead_names, len(metrics), holm_line=bool(holm))
 
-    def draw() -> Iterator[str]:
-        for i, row in enumerate(rows):
-            yield fitted(
-                label_width - 10,
-                30 + VALUE_ROW * (i + 0.5) + 9,
-                row["variant"],
-                label_width - 10,
-                "end",
-            )
-        for m, column in zip(metrics, columns, strict=True):
-            yield from values_panel(m, rows, seeds_at(comparison, m), (30, middle), column, look)
-        for i, name in enumerate(names):
-            yield fitted(
-                label_width - 10,
-                middle + 60 + row_height * (i + 0.5) + 5,
-                name,
-                label_width - 10,
-                "end",
-            )
-        for m, column in zip(metrics if pairs else [], columns, strict=False):
-            mine = [lead for lead in leads if lead.metric == m.name]
-            if mine:
-                holm = {
-                    claim["variant"]: claim["p_holm"]
-                    for claim in confirmatory
-                    if claim["metric"] == m.name
-                }
-                yield from leads_panel(
-                    m, pairs, mine, holm, (middle + 60, height - 26), column, look
-                )
-
-    return plot.sheet(height, f"Values and leads at step {comparison['decision_step']}", draw())
+    parts = row_names(value_names, layout.label_width, VALUES_TOP, VALUE_ROW, 9)
+    for metric, column in zip(metrics, layout.columns, strict=True):
+        seeds = seeds_at(comparison, metric.name)
+        panel = values_panel(metric, rows, seeds, (VALUES_TOP, layout.values_bottom), column, looks)
+        parts.append(group({"panel": "values", "metric": metric.name}, panel))
+    parts += row_names(lead_names, layout.label_width, layout.leads_top, layout.lead_row, 5)
+    for metric, column in zip(metrics, layout.columns, strict=True):
+        of_metric = [lead for lead in leads if lead.metric == metric.name]
+        if of_metric:
+            y = Scale(0, len(pairs), layout.leads_top, layout.height - AXIS_ROOM)
+            panel = leads_panel(metric, pairs, of_metric, holm, y, column, looks)
+            parts.append(group({"panel": "leads", "metric": metric.name}, panel))
+    label = f"Values and leads at step {comparison.decision_step}"
+    words = caption(comparison.decision_step, leads, n_seeds)
+    return plot.figure("effects", label, words, layout.height, parts)
 
 
-def pair_name(pair: tuple[str, str], pairs: Sequence[tuple[str, str]]) -> str:
+def caption(step: int | None, leads: Sequence[Lead], n_seeds: int) -> str:
+    """How to read the figure; intervals are explained only where there are some."""
+    words = f"Above: each variant at step {step}"
+    if n_seeds > 1:
+        words += " (ticks: its seeds)"
+    words += ". Below: leads"
+    with_intervals = any(lead.method for lead in leads)
+    if with_intervals:
+        words += " with 95 % intervals"
+    words += "; right of the line the first variant is better, the grey band is the margin"
+    if with_intervals:
+        words += ", a hollow point means that the interval holds 0"
+    return words + "."
+
+
+def lay_out(
+    value_names: Sequence[str], lead_names: Sequence[str], n_columns: int, holm_line: bool
+) -> Layout:
+    """As wide a column of names as the longest needs, and the rest for the panels."""
+    longest = max(text_width(name) for name in (*value_names, *lead_names))
+    label_width = min(MAX_LABEL_WIDTH, 14 + longest)
+    column_width = (WIDTH - label_width) / n_columns
+    columns = []
+    for i in range(n_columns):
+        left = label_width + i * column_width
+        columns.append((left, left + column_width - COLUMN_GAP))
+    lead_row = LEAD_ROW + HOLM_LINE if holm_line else LEAD_ROW
+    values_bottom = VALUES_TOP + VALUE_ROW * len(value_names)
+    height = values_bottom + AXIS_ROOM
+    if lead_names:
+        height += BETWEEN_PARTS + lead_row * len(lead_names)
+    return Layout(label_width, values_bottom, lead_row, height, columns)
+
+
+def pair_names(pairs: Sequence[Pair]) -> list[str]:
     """`over B` where one variant leads every pair, else `A over B`."""
-    return (
-        f"over {pair[1]}"
-        if len({first for first, _ in pairs}) == 1
-        else f"{pair[0]} over {pair[1]}"
-    )
+    one_leads_all = len({first for first, _ in pairs}) == 1
+    if one_leads_all:
+        return [f"over {second}" for _, second in pairs]
+    return [f"{first} over {second}" for first, second in pairs]
 
 
-def column_boxes(left: float, n_columns: int) -> list[Box]:
-    width = (plot.WIDTH - left) / n_columns
-    return [(left + i * width, left + (i + 1) * width - 18) for i in range(n_columns)]
+def row_names(
+    names: Sequence[str], label_width: float, top: float, row_height: float, drop: float
+) -> list[str]:
+    """Names on the left of rows, their baselines `drop` px under the rows' middles."""
+    width = label_width - 10
+    parts = []
+    for i, name in enumerate(names):
+        baseline = top + row_height * (i + 0.5) + drop
+        parts.append(fitted(width, baseline, name, width, "end", data={"mark": "row"}))
+    return parts
 
 
-def seeds_at(comparison: dict[str, Any], m: Metric) -> dict[str, list[float]]:
+def seeds_at(comparison: Comparison, metric: str) -> dict[str, list[float]]:
     """Each seed's value at the decision step, by variant."""
-    found: dict[str, list[float]] = {}
-    for row in comparison["curves"]:
-        if row["step"] == comparison["decision_step"] and m.name in row["values"]:
-            found.setdefault(row["variant"], []).append(row["values"][m.name])
-    return found
+    seeds: dict[str, list[float]] = {}
+    for row in comparison.curves:
+        if row.step == comparison.decision_step and metric in row.values:
+            seeds.setdefault(row.variant, []).append(row.values[metric])
+    return seeds
 
 
 def values_panel(
-    m: Metric,
-    rows: Sequence[dict[str, Any]],
-    seeds: dict[str, list[float]],
-    between: Box,
-    column: Box,
-    look: dict[str, Look],
+    metric: Metric,
+    rows: Sequence[SnapshotRow],
+    seeds: Mapping[str, Sequence[float]],
+    top_and_bottom: tuple[float, float],
+    left_and_right: tuple[float, float],
+    looks: Mapping[str, Look],
 ) -> Iterator[str]:
-    """A point a variant with its value over it; its seeds as small ticks."""
-    shown = [row["values"][m.name] for row in rows if m.name in row["values"]] + [
-        value for values in seeds.values() for value in values
-    ]
-    panel = Panel(Scale(*plot.spanning(shown, 0.25), *column), Scale(0, len(rows), *between))
-    yield plot.heading(panel, with_unit(m), outdent=0)
-    yield from frame(panel)
+    """A point for each variant with its value over it; several seeds as small ticks."""
+    shown = [value for values in seeds.values() for value in values]
+    for row in rows:
+        if metric.name in row.values:
+            shown.append(row.values[metric.name])
+    x = Scale(*padded_limits(shown, 0.25), *left_and_right)
+    panel = Panel(x, Scale(0, len(rows), *top_and_bottom))
+    yield from plot.heading(panel, with_unit(metric), outdent=0)
+    yield from plot.grid_x(panel)
     for i, row in enumerate(rows):
-        if m.name not in row["values"]:
+        if metric.name not in row.values:
             continue
-        value = row["values"][m.name]
-        at, style = panel.at(value, i + 0.5 + 5 / VALUE_ROW), look[row["variant"]]
-        for of_seed in seeds[row["variant"]] if len(seeds[row["variant"]]) > 1 else []:
-            x = panel.x(of_seed)
-            yield path([(x, at[1] - 6), (x, at[1] + 6)], style.colour, width=1.3)
-        yield glyph(style, at, 4.2, title=row["variant"])
-        yield text(
-            at[0],
-            at[1] - 9,
-            f"{value:.2f}" if m.unit else f"{value:.4f}",
-            "middle",
-            11.5,
-        )
+        value, look = row.values[metric.name], looks[row.variant]
+        at_x, at_y = panel.at(value, i + 0.5 + 5 / VALUE_ROW)
+        of_seeds = seeds.get(row.variant, ())
+        if len(of_seeds) > 1:
+            for of_seed in of_seeds:
+                seed_x = panel.x(of_seed)
+                tick = [(seed_x, at_y - 6), (seed_x, at_y + 6)]
+                data: Data = {"mark": "seed", "variant": row.variant}
+                yield path(tick, look.colour, width=1.3, data=data)
+        data = {"mark": "value", "variant": row.variant}
+        yield glyph(look, (at_x, at_y), 4.2, title=row.variant, data=data)
+        words = metric_value(value, metric.unit)
+        data = {"mark": "number", "variant": row.variant}
+        yield text(at_x, at_y - 9, words, "middle", SMALL, data=data)
 
 
 def leads_panel(
-    m: Metric,
-    pairs: Sequence[tuple[str, str]],
+    metric: Metric,
+    pairs: Sequence[Pair],
     leads: Sequence[Lead],
-    holm: Mapping[str, float | None],
-    between: Box,
-    column: Box,
-    look: dict[str, Look],
+    holm: Mapping[tuple[str, str], float],
+    y: Scale,
+    left_and_right: tuple[float, float],
+    looks: Mapping[str, Look],
 ) -> Iterator[str]:
-    """A lead and its interval a pair, over the margin; what they amount to, in words over them."""
+    """The leads in one metric over the margin, one row for each pair."""
+    ends: list[float] = []
+    for lead in leads:
+        ends.append(lead.value)
+        if lead.low is not None and lead.high is not None:
+            ends += [lead.low, lead.high]
     margin = leads[0].margin
-    ends = [end for lead in leads for end in (lead.low, lead.value, lead.high) if end is not None]
-    scale = plot.lead_scale(ends, margin, *column)
-    panel = Panel(scale, Scale(0, len(pairs), *between))
-    yield plot.heading(panel, f"lead{', ' + m.unit if m.unit else ''}", outdent=0)
-    if margin:
-        left, right = panel.x(max(-margin, scale.low)), panel.x(min(margin, scale.high))
-        yield box(
-            left,
-            panel.top,
-            right - left,
-            panel.bottom - panel.top,
-            opacity=0.09,
-            title=f"margin: ±{margin:g}",
-        )
-    yield from frame(panel)
+    panel = Panel(lead_scale(ends, margin, *left_and_right), y)
+    title = f"lead, {metric.unit}" if metric.unit else "lead"
+    yield from plot.heading(panel, title, outdent=0)
+    yield from plot.margin_band_x(panel, margin)
+    yield from plot.grid_x(panel)
     yield rule(panel.at(0, 0), panel.at(0, len(pairs)), 0.7)
     for lead in leads:
-        y = panel.y(pairs.index((lead.first, lead.second)) + 0.5) + 1
-        style, value = look[lead.second], panel.x(lead.value)
-        if lead.low is not None and lead.high is not None:
-            yield path([(panel.x(lead.low), y), (panel.x(lead.high), y)], style.colour, width=2.4)
-        yield glyph(
-            style,
-            (value, y),
-            4.2,
-            hollow=lead.unresolved,
-            title=f"over {lead.second}: {lead.value:+.4g}",
-        )
-        if lead.verdict:
-            yield fitted(
-                (panel.left + panel.right) / 2,
-                y - 12,
-                lead.verdict,
-                panel.right - panel.left + 12,
-                "middle",
-                11,
-            )
-        if (p := holm.get(lead.second)) is not None:
-            yield text((panel.left + panel.right) / 2, y + 16, f"Holm p {p:.2g}", "middle", 10.5)
+        row = pairs.index((lead.first, lead.second))
+        p_holm = holm.get((metric.name, lead.second))
+        yield from lead_row(panel, lead, panel.y(row + 0.5) + 1, p_holm, looks[lead.second])
 
 
-def frame(panel: Panel) -> Iterator[str]:
-    """A few values below, and the axis they stand on."""
-    yield from plot.grid_x(panel, plot.ticks(panel.x, 4))
-    yield rule((panel.left, panel.bottom), (panel.right, panel.bottom), 0.7)
+def lead_row(panel: Panel, lead: Lead, y: float, p_holm: float | None, look: Look) -> Iterator[str]:
+    """One lead with its interval; over it the verdict, under it the adjusted p-value."""
+    data = {"variant": lead.first, "over": lead.second}
+    if lead.low is not None and lead.high is not None:
+        interval = [(panel.x(lead.low), y), (panel.x(lead.high), y)]
+        yield path(interval, look.colour, width=2.4, data={"mark": "interval", **data})
+    yield glyph(
+        look,
+        (panel.x(lead.value), y),
+        4.2,
+        hollow=lead.unresolved,
+        title=f"over {lead.second}: {lead.value:+.4g}",
+        data={"mark": "lead", **data},
+    )
+    if lead.verdict:
+        width = panel.width + 12
+        marked = {"mark": "verdict", **data}
+        yield fitted(panel.middle, y - 12, lead.verdict, width, "middle", 11, data=marked)
+    if p_holm is not None:
+        words = f"Holm p {p_holm:.2g}"
+        yield text(panel.middle, y + 16, words, "middle", 10.5, data={"mark": "p-holm", **data})

@@ -1,51 +1,48 @@
-"""The figures of a report, each a function from the study's numbers to SVG.
-
-A figure whose numbers are not there (logs without token tables, no run that finished) is not drawn.
-"""
+"""All figures of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from coordexp.analysis.comparison.leads import Lead
 from coordexp.report.curves import lead_curves, metric_curves
 from coordexp.report.effects import effects
-from coordexp.report.log_figures import losses, ratios
-from coordexp.report.probes import probe_curves
+from coordexp.report.losses import losses
+from coordexp.report.plot import Figure
+from coordexp.report.probe_curves import probe_curves
 from coordexp.report.ranks import ranks
+from coordexp.report.ratios import ratios
 from coordexp.report.slices import slices
+from coordexp.report.study_files import StudyFiles
 from coordexp.report.style import Look
 from coordexp.study.inputs import RunData
 
 
 def draw(
-    study: dict[str, Any],
-    runs: Sequence[RunData],
-    primary: str | None,
-    leads: Sequence[Lead],
-    look: dict[str, Look],
-) -> dict[str, str]:
-    """Every figure that the numbers allow: name -> SVG."""
-    comparison = study["comparison"]
-    figures = {
-        "effects": effects(comparison, leads, study["recommendation"]["confirmatory"], look),
-        "curves": metric_curves(comparison, look),
-        "ranks": ranks(comparison, look),
-        "leads": lead_curves(comparison, primary, look),
-        "ratios": ratios(study["audit"]["runs"], look),
-        "slices": slices(comparison["slices"], comparison["decision_step"], look),
-        "probe": probe_curves(study["probe"], look),
-        "gallery": pictures(study["probe"], look),
-        "losses": losses(runs, comparison["decision_step"], look),
-    }
-    return {name: figure for name, figure in figures.items() if figure}
+    study: StudyFiles, runs: Sequence[RunData], leads: Sequence[Lead], looks: Mapping[str, Look]
+) -> dict[str, Figure]:
+    """Every figure that the numbers allow, by name.
 
+    `runs` are read for the figure of the losses alone. A figure whose numbers are not there (logs
+    without token tables, no run that finished) is left out.
+    """
+    comparison, candidates = study.comparison, study.probe.candidates
+    holm = {}
+    for claim in study.recommendation.confirmatory:
+        if claim.p_holm is not None:
+            holm[claim.metric, claim.variant] = claim.p_holm
+    drawn = [
+        effects(comparison, leads, holm, looks, study.n_seeds),
+        metric_curves(comparison, looks),
+        ranks(comparison, looks),
+        lead_curves(comparison, study.primary, looks),
+        ratios(study.audit.runs, looks),
+        slices(comparison, looks),
+        losses(runs, comparison.decision_step, looks),
+    ]
+    if candidates:
+        # Imported only here: it needs what reads images and matches boxes, which takes a while.
+        from coordexp.report.gallery import gallery
 
-def pictures(probe: dict[str, Any], look: dict[str, Look]) -> str | None:
-    """The gallery; what reads pictures and matches boxes is imported only where something was probed."""
-    if not probe["candidates"]:
-        return None
-    from coordexp.report.gallery import gallery
-
-    return gallery(probe, look)
+        drawn += [probe_curves(candidates, looks), gallery(candidates, looks)]
+    return {figure.name: figure for figure in drawn if figure}

@@ -1,13 +1,12 @@
-"""Pictures of the validation set with the true boxes and what each candidate wrote, worst and best by F1."""
+"""The gallery: validation images with the true boxes and those each probed candidate wrote."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -15,92 +14,134 @@ from coordexp.coords import CoordObject, parse_coordjson, to_pixels
 from coordexp.data.records import Record, read_records
 from coordexp.detection.matching import THRESHOLDS
 from coordexp.detection.scores import read_rollouts, score_rollouts
+from coordexp.report import svg
+from coordexp.report.decision_files import Candidate
+from coordexp.report.plot import Figure
 from coordexp.report.style import Look
-from coordexp.report.svg import INK, element, fitted, path, picture, text
+from coordexp.report.svg import INK, element, fitted, group, path, text
 
-CELL, GAP, HEAD, FOOT = 150.0, 12.0, 26.0, 34.0  # px
-N_EACH = 3  # worst ones, and best ones
-AT = THRESHOLDS.index(0.5)
+CELL, GAP = 150.0, 12.0  # px: side of an image, room between columns
+TOP, CAPTION_ROOM = 26.0, 34.0  # px: over the first row, under each image
+N_EACH = 3  # images with the lowest F1, and as many with the highest
+AT_50 = THRESHOLDS.index(0.5)
+HALO = "#fefefe"  # under each box, so that it shows on dark images
+CAPTION = (
+    "Validation pictures: the truth, and what each candidate wrote, the three worst and the three "
+    "best by F1@.5 averaged over the candidates. The number is the F1@.5 of that picture."
+)
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One column: what a candidate wrote for each image, and its F1 there."""
+class Column:
+    """What one candidate wrote for each image, and its F1@.5 there."""
 
     variant: str
     texts: dict[int, str]
     f1: dict[int, float]
 
 
-def gallery(probe: dict[str, Any], look: dict[str, Look]) -> str | None:
-    """A row a picture, a column a candidate (its first probed seed); None without a probe or without the pictures."""
-    first = {c["variant"]: c for c in reversed(probe["candidates"])}
-    if not first:
+@dataclass(frozen=True)
+class Validation:
+    """The records of the validation set, and the directory from which they name their images."""
+
+    records: Sequence[Record]
+    root: Path
+
+    def image_file(self, index: int) -> Path:
+        return self.root / self.records[index].image
+
+
+def gallery(candidates: Sequence[Candidate], looks: Mapping[str, Look]) -> Figure | None:
+    """A row for each chosen image, a column for each variant (its first probed seed).
+
+    None without a probe, where candidates were probed on different records, or where records or
+    images are no longer there.
+    """
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(candidate.variant, candidate)
+    records_files = {candidate.records for candidate in first.values()}
+    if len(records_files) != 1:
         return None
-    records_path = Path(next(iter(first.values()))["records"])
-    if not records_path.exists() or len({c["records"] for c in first.values()}) > 1:
+    records_file = Path(records_files.pop())
+    if not records_file.exists():
         return None
-    records = read_records(records_path)
-    candidates = [candidate(first[v], records) for v in look if v in first]
-    chosen = choose(candidates, records, records_path.parent)
+    validation = Validation(read_records(records_file), records_file.parent)
+    columns = [
+        column_of(first[variant], validation.records) for variant in looks if variant in first
+    ]
+    chosen = choose_images(columns, validation)
     if not chosen:
         return None
-    width = (len(candidates) + 1) * (CELL + GAP)
-    height = HEAD + len(chosen) * (CELL + FOOT)
+    width = (len(columns) + 1) * (CELL + GAP)
+    height = TOP + len(chosen) * (CELL + CAPTION_ROOM)
+    parts = [text(0, 16, "truth", bold=True)]
+    for i, column in enumerate(columns, start=1):
+        parts.append(fitted(i * (CELL + GAP), 16, column.variant, CELL, bold=True))
+    for row, index in enumerate(chosen):
+        drawn = image_row(index, TOP + row * (CELL + CAPTION_ROOM), validation, columns, looks)
+        parts.append(group({"panel": "image", "image": index}, drawn))
     label = "Validation pictures with true and predicted boxes"
-    return picture(
-        width, height, label, rows(chosen, records, records_path.parent, candidates, look)
-    )
+    return Figure("gallery", svg.document(width, height, label, parts), CAPTION)
 
 
-def candidate(entry: dict[str, Any], records: Sequence[Record]) -> Candidate:
-    found = read_rollouts(sorted(Path(entry["directory"]).glob("before/rollouts-*.jsonl")))
-    scores = score_rollouts(found, records)
-    total = scores.columns["n_predicted"] + scores.columns["n_truth"]
-    hits = zip(
-        scores.images.tolist(),
-        scores.columns["tp_aware"][:, AT].tolist(),
-        total.tolist(),
-        strict=True,
-    )
-    f1 = {image: 2 * tp / n if n else 1.0 for image, tp, n in hits}
-    return Candidate(entry["variant"], {row["image_id"]: row["text"] for row in found}, f1)
+def column_of(candidate: Candidate, records: Sequence[Record]) -> Column:
+    """A candidate's rollouts before the fine-tune, scored."""
+    files = sorted(Path(candidate.directory).glob("before/rollouts-*.jsonl"))
+    rollouts = read_rollouts(files)
+    scores = score_rollouts(rollouts, records)
+    n_boxes = scores.columns["n_predicted"] + scores.columns["n_truth"]  # [images]
+    matched = scores.columns["tp_aware"][:, AT_50]  # [images]
+    f1 = {}
+    for image, hits, total in zip(
+        scores.images.tolist(), matched.tolist(), n_boxes.tolist(), strict=True
+    ):
+        # An image without objects for which none was written is right.
+        f1[image] = 2 * hits / total if total else 1.0
+    return Column(candidate.variant, {row["image_id"]: row["text"] for row in rollouts}, f1)
 
 
-def choose(candidates: Sequence[Candidate], records: Sequence[Record], root: Path) -> list[int]:
-    """The images with the lowest and the highest F1 averaged over the candidates, of those whose picture is there."""
-    shared = set.intersection(*(set(c.f1) for c in candidates))
-    there = [i for i in shared if records[i].objects and (root / records[i].image).exists()]
-    ranked = sorted(there, key=lambda i: (sum(c.f1[i] for c in candidates), i))
+def choose_images(columns: Sequence[Column], validation: Validation) -> list[int]:
+    """The images with the lowest and the highest F1 averaged over the candidates.
+
+    Images without objects, and those whose file is missing, are left out.
+    """
+    shared = set(columns[0].f1).intersection(*(column.f1 for column in columns))
+    usable = []
+    for index in shared:
+        if validation.records[index].objects and validation.image_file(index).exists():
+            usable.append(index)
+    ranked = sorted(usable, key=lambda index: (sum(c.f1[index] for c in columns), index))
     return list(dict.fromkeys(ranked[:N_EACH] + ranked[-N_EACH:]))
 
 
-def rows(
-    chosen: Sequence[int],
-    records: Sequence[Record],
-    root: Path,
-    candidates: Sequence[Candidate],
-    look: dict[str, Look],
+def image_row(
+    index: int,
+    top: float,
+    validation: Validation,
+    columns: Sequence[Column],
+    looks: Mapping[str, Look],
 ) -> Iterator[str]:
-    yield text(0, 16, "truth", bold=True)
-    for column, c in enumerate(candidates, start=1):
-        yield fitted(column * (CELL + GAP), 16, c.variant, CELL, bold=True)
-    for row, i in enumerate(chosen):
-        record, top = records[i], HEAD + row * (CELL + FOOT)
-        href = thumbnail(root / record.image)
-        truth = record.coord_objects()
-        yield from cell(0, top, href, record, truth, INK, None)
-        yield fitted(0, top + CELL + 14, ", ".join(o.desc for o in truth), CELL, size=11)
-        for column, c in enumerate(candidates, start=1):
-            x, parsed = column * (CELL + GAP), parse_coordjson(c.texts[i])
-            yield from cell(
-                x, top, href, record, parsed.objects, look[c.variant].colour, look[c.variant].dashes
-            )
-            names = ", ".join(o.desc for o in parsed.objects) or "nothing that parses"
-            yield fitted(x, top + CELL + 14, f"{c.f1[i]:.2f} {names}", CELL, size=11)
+    """One image with the true boxes, then with those of each candidate; names under each."""
+    record = validation.records[index]
+    href = thumbnail(validation.image_file(index))
+    below = top + CELL + 14
+    truth = record.coord_objects()
+    yield from image_cell(0, top, href, record, truth, INK, None)
+    yield fitted(0, below, names_of(truth), CELL, size=11)
+    for i, column in enumerate(columns, start=1):
+        x, look = i * (CELL + GAP), looks[column.variant]
+        written = parse_coordjson(column.texts[index]).objects
+        yield from image_cell(x, top, href, record, written, look.colour, look.dashes)
+        words = f"{column.f1[index]:.2f} {names_of(written) or 'nothing that parses'}"
+        yield fitted(x, below, words, CELL, size=11)
 
 
-def cell(
+def names_of(objects: Sequence[CoordObject]) -> str:
+    return ", ".join(obj.desc for obj in objects)
+
+
+def image_cell(
     x: float,
     y: float,
     href: str,
@@ -109,22 +150,22 @@ def cell(
     colour: str,
     dashes: str | None,
 ) -> Iterator[str]:
-    """The picture fitted into a square, and boxes on it (of a polygon the box around it)."""
+    """The image fitted into a square, and boxes on it; a polygon is shown by its bounding box."""
     scale = CELL / max(record.width, record.height)
-    yield element(
-        "image", href=href, x=x, y=y, width=record.width * scale, height=record.height * scale
-    )
+    width, height = record.width * scale, record.height * scale
+    yield element("image", href=href, x=x, y=y, width=width, height=height)
     for obj in objects:
         pixels = to_pixels(obj.bins, record.width, record.height)
-        left, right = (x + edge(pixels[0::2]) * scale for edge in (min, max))
-        upper, lower = (y + edge(pixels[1::2]) * scale for edge in (min, max))
+        xs, ys = pixels[0::2], pixels[1::2]
+        left, right = x + min(xs) * scale, x + max(xs) * scale
+        upper, lower = y + min(ys) * scale, y + max(ys) * scale
         corners = [(left, upper), (right, upper), (right, lower), (left, lower), (left, upper)]
-        yield path(corners, "#fefefe", width=3.2, opacity=0.75)
-        yield path(corners, colour, width=1.8, dashes=dashes)
+        yield path(corners, HALO, width=3.2, opacity=0.75)
+        yield path(corners, colour, width=1.8, dashes=dashes, data={"mark": "box"})
 
 
 def thumbnail(file: Path) -> str:
-    """A picture as a data URI, no larger than it is shown on a dense screen."""
+    """An image as a data URI, at twice the size at which it is shown, for dense screens."""
     with Image.open(file) as opened:
         small = opened.convert("RGB")
     small.thumbnail((2 * int(CELL), 2 * int(CELL)))

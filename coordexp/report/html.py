@@ -1,139 +1,71 @@
-"""The report: one self-contained page, in the order a doubter would ask, and its figures beside it."""
+"""The report of a study: figures/*.svg, and report.html, one file that needs nothing beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from msgspec import convert
 
-from coordexp.analysis.audit.ratios import CONSISTENT
-from coordexp.analysis.comparison.findings import Difference
 from coordexp.analysis.comparison.leads import leads
-from coordexp.analysis.recommendation.card import verdict
-from coordexp.metrics import METRICS, SIGNALS
-from coordexp.report import commands, numbers, tables
+from coordexp.analysis.recommendation.confidence import GRADES
+from coordexp.metrics import METRICS
+from coordexp.report import numbers
 from coordexp.report.figures import draw
-from coordexp.report.log_figures import EXPECTED
-from coordexp.report.probes import signal_table
+from coordexp.report.labels import TEMPERATURES
+from coordexp.report.lead_tables import METHODS, summed_up
+from coordexp.report.page import Page, page_of
+from coordexp.report.plot import Figure
+from coordexp.report.study_files import read_study
 from coordexp.report.style import Look, glyph, looks
 from coordexp.report.svg import INK, PAPER, element
-from coordexp.storage.files import read_json, write_text
+from coordexp.storage.files import write_text
 from coordexp.study.inputs import RunData, load_runs
-from coordexp.study.preregistration import read_preregistration
-from coordexp.study.study_runs import read_study_runs
-from coordexp.tracking.files import read_imported
 
-GRADES = ("descriptive", "provisional", "supported", "conclusive")
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(study_dir: Path, runs: Sequence[RunData] | None = None) -> Path:
-    """Draw the figures and write `report.html`; both depend on the study's files alone. Returns the page's path.
+    """Draw the figures and write report.html; returns its path.
 
-    Logs are read for the figure of the losses and nothing else; whoever holds them already hands them over as `runs`.
+    Both depend on the study's files alone, and on the logs of its runs for the figure of the
+    losses. A caller that has read the logs already hands them over as `runs`.
 
     Raises:
-        UserError: a file of the study, or the log of one of its runs, is missing or broken.
+        UserError: a file of the study, or the log of one of its runs, is missing or damaged.
     """
     study = read_study(study_dir)
-    values = page_values(study)
-    runs = load_runs(study_dir) if runs is None else runs
-    figures = draw(study, runs, values["primary"], values["leads"], values["looks"])
-    (study_dir / "figures").mkdir(exist_ok=True)
-    for stale in {*study_dir.glob("figures/*.svg")} - {
-        study_dir / "figures" / f"{name}.svg" for name in figures
-    }:
-        stale.unlink()
-    for name, svg in figures.items():
-        write_text(study_dir / "figures" / f"{name}.svg", svg)
-    page = (
-        environment()
-        .get_template("report.html")
-        .render(study_dir=study_dir, figures=figures, **values)
-    )
-    write_text(study_dir / "report.html", page)
-    return study_dir / "report.html"
+    if runs is None:
+        runs = load_runs(study_dir)
+    shown = looks(run.variant for run in study.runs)
+    of_primary = summed_up(leads(study.comparison.differences, study.primary))
+    figures = draw(study, runs, of_primary.all, shown)
+    write_figures(study_dir / "figures", figures)
+    path = study_dir / "report.html"
+    write_text(path, render(page_of(study_dir, study, of_primary, figures, shown)))
+    return path
 
 
-def read_study(study_dir: Path) -> dict[str, Any]:
-    """The study's files by name. MLflow is filled after the report, or never: its file may be missing."""
-    names = ("audit", "comparison", "probe", "recommendation")
-    mlflow = study_dir / "mlflow.json"
-    return {name: read_json(study_dir / f"{name}.json") for name in names} | {
-        "runs": read_study_runs(study_dir),
-        "preregistration": read_preregistration(study_dir),
-        "mlflow": read_imported(mlflow) if mlflow.exists() else None,
-    }
+def write_figures(directory: Path, figures: Mapping[str, Figure]) -> None:
+    """Write each figure to a file, and remove those of an earlier report."""
+    directory.mkdir(exist_ok=True)
+    for file in directory.glob("*.svg"):
+        if file.stem not in figures:
+            file.unlink()
+    for figure in figures.values():
+        write_text(directory / f"{figure.name}.svg", figure.svg)
 
 
-def page_values(study: dict[str, Any]) -> dict[str, Any]:
-    """What the template lays out: the study's files as they are, and the tables made from them."""
-    found, comparison, audit = study["recommendation"], study["comparison"], study["audit"]
-    primary = found["primary"]["variant"] if found["primary"] else None
-    pairs = leads(convert(comparison["differences"], list[Difference]), primary)
-    headline, _, reason = verdict(found).partition(": ")
-    roles = [(role, found[role]) for role in ("primary", "secondary") if found[role]]
-    roles += [(role, entry) for role in ("optional", "tied") for entry in found[role]]
-    columns = [
-        m
-        for m in METRICS.values()
-        if roles and all(m.name in entry["metrics"] for _, entry in roles)
-    ]
-    main, terms = tables.family_columns(audit)
-    return {
-        **study,
-        "headline": headline,
-        "headline_reason": reason,
-        "primary": primary,
-        "roles": roles,
-        "role_columns": columns,
-        "role_best": {
-            m.name: tables.best_of(
-                [{"variant": e["variant"], "values": e["metrics"]} for _, e in roles], m
-            )
-            for m in columns
-        },
-        "grades": GRADES,
-        "leads": pairs,
-        "lead_table": tables.lead_table(pairs),
-        "methods": tables.METHODS,
-        "snapshots": tables.snapshot_tables(comparison["snapshots"]),
-        "beside": tables.beside_columns(comparison["snapshots"]),
-        "families": main,
-        "terms": terms,
-        "consistent": CONSISTENT,
-        "expected": EXPECTED,
-        "checks": tables.check_table(audit),
-        "unchecked": tables.unchecked(audit),
-        "temperatures": tables.temperature_tables(comparison),
-        "disagreements": tables.temperature_disagreements(
-            comparison["winners"], comparison["temperature"]
-        ),
-        "plateaus": tables.plateau_table(comparison["plateau"]),
-        "versions": tables.versions(study["runs"]),
-        "looks": looks(run.variant for run in study["runs"]),
-        "signal_table": signal_table(study["probe"], stage1_primary(found)),
-        "signals": SIGNALS,
-        "metrics": METRICS,
-        "commands": commands,
-    }
-
-
-def stage1_primary(found: dict[str, Any]) -> str | None:
-    """Whom Stage-1 put first, also where the probe put another one before it."""
-    if found["stage2"]:
-        return found["stage2"]["stage1_ranking"][0]
-    return found["primary"]["variant"] if found["primary"] else None
+def render(page: Page) -> str:
+    """The page as HTML."""
+    return environment().get_template("report.html").render(vars(page))
 
 
 def environment() -> Environment:
-    """Jinja that escapes everything, refuses names it does not know, and writes numbers as this page does."""
-    here = FileSystemLoader(Path(__file__).parent)
+    """Templates that escape all values, refuse unknown names, and know how numbers are written."""
     env = Environment(
-        loader=here,
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -141,15 +73,17 @@ def environment() -> Environment:
     )
     env.filters |= {
         "metric": numbers.metric_value,
-        "lead": numbers.lead_value,
         "number": numbers.number,
-    }
-    env.filters |= {
-        "probability": numbers.probability,
         "moment": numbers.moment,
-        "duration": numbers.duration,
+        "inline": inline,
+        "swatch": swatch,
     }
-    env.filters |= {"inline": inline, "swatch": swatch}
+    env.globals |= {
+        "METRICS": METRICS,
+        "METHODS": METHODS,
+        "GRADES": GRADES,
+        "TEMPERATURES": TEMPERATURES,
+    }
     return env
 
 
@@ -159,10 +93,7 @@ def inline(svg: str) -> Markup:
 
 
 def swatch(look: Look) -> Markup:
-    """A variant's marker, as large as a letter."""
+    """A variant's marker at the size of a letter."""
     marker = glyph(look, (6, 6), 4.2)
-    return Markup(
-        element(
-            "svg", marker, viewBox="0 0 12 12", width=12, height=12, aria_hidden="true"
-        ).replace(PAPER, "none")
-    )
+    svg = element("svg", marker, viewBox="0 0 12 12", width=12, height=12, aria_hidden="true")
+    return Markup(svg.replace(PAPER, "none"))

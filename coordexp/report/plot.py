@@ -1,50 +1,58 @@
-"""Panels with axes: scales from values to px, the ticks a person would choose, and small multiples with a key."""
+"""Panels with axes, the curves in them, and the layout of panels and key on a figure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from coordexp.report import svg
+from coordexp.report.scales import Scale, step_ticks, ticks
 from coordexp.report.style import Look, glyph
-from coordexp.report.svg import Point, area, box, fitted, path, picture, rule, text
+from coordexp.report.svg import Data, Point, fitted, path, rule, text
 
-WIDTH = 960.0  # the page's column: a px here is a px there
-COLUMNS = 3
-KEY_PITCH = 21.0
+WIDTH = 960.0  # px of a figure: the width of the page's column, so that a px here is a px there
+COLUMNS = 3  # panels in a row
+KEY_PITCH = 21.0  # px from one line of the key to the next
+SMALL = 11.5  # px of the text at axes
 DOTTED = "1.5 2.5"
-
-
-Box = tuple[float, float, float, float]  # left, right, top, bottom
+MARGIN_OPACITY = 0.09
+N_MARKERS = 10  # of a curve, about
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Where values lie: `low` at `start` px, `high` at `end` px."""
+class Figure:
+    """A figure of the report: figures/<name>.svg, and on the page with its caption."""
 
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
+    name: str
+    svg: str
+    caption: str
 
-    def __call__(self, value: float) -> float:
-        if self.log:
-            share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
+
+class Box(NamedTuple):
+    """A rectangle on a figure, in px."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A box with two scales."""
+    """A rectangle with two scales."""
 
     x: Scale
     y: Scale
 
     def at(self, x: float, y: float) -> Point:
+        """Where a pair of values stands, in px."""
         return self.x(x), self.y(y)
+
+    def line(self, values: Mapping[int, float]) -> list[Point]:
+        """Where the points of a curve stand, in px; `values` by step."""
+        return [self.at(step, value) for step, value in values.items()]
 
     @property
     def left(self) -> float:
@@ -62,176 +70,156 @@ class Panel:
     def bottom(self) -> float:
         return max(self.y.start, self.y.end)
 
+    @property
+    def width(self) -> float:
+        return self.right - self.left
 
-def spanning(values: Sequence[float], pad: float = 0.06) -> tuple[float, float]:
-    """Limits around finite values, with room; around a single one, a tenth of it to each side."""
-    low, high = min(values), max(values)
-    room = pad * (high - low) or 0.1 * abs(high) or 1.0
-    return low - room, high + room
-
-
-def y_scale(values: Sequence[float], top: float, bottom: float, from_zero: bool) -> Scale:
-    """From zero for fractions; logarithmic where values span more than a factor of 3, so that collapse and plateau both show."""
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
-    low, high = min(finite), max(finite)
-    if from_zero:
-        return Scale(0.0, 1.08 * high if high > 0 else 1.0, bottom, top)
-    if low > 0 and high / low > 3:
-        return Scale(low / 1.1, high * 1.1, bottom, top, log=True)
-    return Scale(*spanning(finite), bottom, top)
+    @property
+    def middle(self) -> float:
+        return (self.left + self.right) / 2
 
 
-def lead_scale(values: Sequence[float], margin: float | None, start: float, end: float) -> Scale:
-    """Leads with 0 and the margin in sight; a margin far beyond every lead may leave the panel."""
-    reach = max((abs(value) for value in values), default=0.0) or (margin or 1.0)
-    sides = [side * min(margin or 0.0, 3 * reach) for side in (-1, 1)]
-    return Scale(*spanning([*values, 0.0, *sides]), start, end)
+def figure(name: str, label: str, caption: str, height: float, parts: Iterable[str]) -> Figure:
+    """A figure of the page's width; `label` says what it shows to those who do not see it."""
+    return Figure(name, svg.document(WIDTH, height, label, parts), caption)
 
 
-def ticks(scale: Scale, n_most: int) -> list[float]:
-    """At most about `n_most` round values inside a scale."""
-    if scale.log:
-        return log_ticks(scale.low, scale.high, n_most)
-    step = nice_step((scale.high - scale.low) / max(1, n_most))
-    first, last = math.ceil(scale.low / step - 1e-9), math.floor(scale.high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)]
+def small_multiples(
+    n_panels: int, height: float = 168, key_rows: int = 0
+) -> tuple[float, list[Box]]:
+    """The height of a figure of equal panels in rows of three, and the panels' boxes.
+
+    With `key_rows` the last box is not a panel but holds a key of so many lines.
+    """
+    cell, pitch = WIDTH / COLUMNS, height + 62
+    boxes = []
+    for i in range(n_panels):
+        row, column = divmod(i, COLUMNS)
+        top = 30 + row * pitch
+        boxes.append(Box(column * cell + 46, (column + 1) * cell - 10, top, top + height))
+    n_rows = math.ceil(n_panels / COLUMNS)
+    bottom_of_panels = 30 + n_rows * pitch - 34
+    bottom_of_key = boxes[-1].top + key_rows * KEY_PITCH
+    return max(bottom_of_panels, bottom_of_key), boxes
 
 
-def nice_step(rough: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is not below `rough`."""
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * (1 - 1e-9))
-
-
-def log_ticks(low: float, high: float, n_most: int) -> list[float]:
-    """Round values of a logarithmic axis: the finest of a few patterns that is not too many."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        found = [
-            digit * 10.0**decade
-            for decade in decades
-            for digit in digits
-            if low <= digit * 10.0**decade <= high
-        ]
-        if len(found) <= n_most + 1:
-            return found
-    return found[:: -(-len(found) // n_most)]
-
-
-def step_scale(steps: Sequence[int], left: float, right: float) -> Scale:
-    """Optimizer steps, with a little room on both sides."""
-    low, high = min(steps), max(steps)
-    room = 0.03 * (high - low) or 1.0
-    return Scale(low - room, high + room, left, right)
-
-
-def step_ticks(scale: Scale, n_most: int = 5) -> list[int]:
-    """Whole steps only; the one step of an axis that holds no other."""
-    if scale.high - scale.low <= 2:
-        return [round((scale.low + scale.high) / 2)]
-    return [
-        round(value)
-        for value in ticks(scale, n_most)
-        if value >= 0 and abs(value - round(value)) < 1e-6
-    ]
+def heading(panel: Panel, title: str, beside: str = "", outdent: float = 34) -> Iterator[str]:
+    """A panel's title over its top left corner, and on the right how to read it."""
+    left, baseline = panel.left - outdent, panel.top - 12
+    yield fitted(left, baseline, title, panel.right - left, size=13, bold=True)
+    if beside:
+        yield text(panel.right, baseline, beside, "end", SMALL, opacity=0.7)
 
 
 def grid_y(panel: Panel, values: Sequence[float] | None = None) -> Iterator[str]:
-    """Horizontal grid lines with their values on the left; round ones where none are given."""
-    for value in ticks(panel.y, 5) if values is None else values:
+    """Horizontal grid lines with their values on the left; by default round ones."""
+    if values is None:
+        values = ticks(panel.y, 5)
+    for value in values:
         y = panel.y(value)
         yield rule((panel.left, y), (panel.right, y), 0.1)
-        yield text(panel.left - 6, y + 4, short(value), "end", 11.5)
+        yield text(panel.left - 6, y + 4, tick_label(value), "end", SMALL, data={"axis": "y"})
 
 
-def grid_x(panel: Panel, values: Sequence[float]) -> Iterator[str]:
-    """Vertical grid lines with their values below."""
-    for value in values:
+def grid_x(panel: Panel) -> Iterator[str]:
+    """A few vertical grid lines with their values below, and the axis."""
+    for value in ticks(panel.x, 4):
         x = panel.x(value)
         yield rule((x, panel.top), (x, panel.bottom), 0.1)
-        yield text(x, panel.bottom + 15, short(value), "middle", 11.5)
+        below = panel.bottom + 15
+        yield text(x, below, tick_label(value), "middle", SMALL, data={"axis": "x"})
+    yield rule((panel.left, panel.bottom), (panel.right, panel.bottom), 0.7)
 
 
-def short(value: float) -> str:
+def tick_label(value: float) -> str:
     """A tick's value: no trailing zeros, a true minus."""
-    return f"{value:.6g}".replace("-", "−") if abs(value) > 1e-12 else "0"
+    if abs(value) <= 1e-12:
+        return "0"
+    return f"{value:.6g}".replace("-", "−")
 
 
 def steps_axis(
     panel: Panel, decision_step: int | None, window: Sequence[int] = ()
 ) -> Iterator[str]:
     """The step axis: the declared window as a bar on it, the decision step as a dotted line."""
-    yield rule((panel.left, panel.bottom), (panel.right, panel.bottom), 0.7)
-    for value in step_ticks(panel.x):
-        x = panel.x(value)
-        yield rule((x, panel.bottom), (x, panel.bottom + 4), 0.7)
-        yield text(x, panel.bottom + 17, f"{value}", "middle", 11.5)
-    yield text(panel.left - 6, panel.bottom + 17, "step", "end", 11.5, opacity=0.75)
+    bottom = panel.bottom
+    yield rule((panel.left, bottom), (panel.right, bottom), 0.7)
+    for step in step_ticks(panel.x):
+        x = panel.x(step)
+        yield rule((x, bottom), (x, bottom + 4), 0.7)
+        yield text(x, bottom + 17, f"{step}", "middle", SMALL, data={"axis": "x"})
+    yield text(panel.left - 6, bottom + 17, "step", "end", SMALL, opacity=0.75)
     if len(window) > 1:
-        start, end = panel.x(min(window)), panel.x(max(window))
-        yield box(
-            start,
-            panel.bottom - 2,
-            end - start,
-            4,
-            opacity=0.45,
-            title=f"declared window: steps {min(window)} to {max(window)}",
-        )
+        first, last = min(window), max(window)
+        start, end = panel.x(first), panel.x(last)
+        title = f"declared window: steps {first} to {last}"
+        data = {"mark": "window"}
+        yield svg.box(start, bottom - 2, end - start, 4, opacity=0.45, title=title, data=data)
     if decision_step is not None:
         x = panel.x(decision_step)
-        yield rule((x, panel.top), (x, panel.bottom), 0.6, dashes=DOTTED)
+        data = {"mark": "decision-step"}
+        yield rule((x, panel.top), (x, bottom), 0.6, dashes=DOTTED, data=data)
 
 
-def heading(panel: Panel, title: str, beside: str = "", outdent: float = 34) -> str:
-    """A panel's title over its top left corner, and a word on how to read it."""
-    words = fitted(
-        panel.left - outdent,
-        panel.top - 12,
-        title,
-        panel.right - panel.left + outdent,
-        size=13,
-        bold=True,
-    )
-    return words + (
-        text(panel.right, panel.top - 12, beside, "end", 11.5, opacity=0.7) if beside else ""
-    )
+def curve(panel: Panel, points: Mapping[int, float], look: Look, name: str) -> Iterator[str]:
+    """A line with about ten markers, always one at its last point; a marker's tooltip is its value.
 
-
-def curve(
-    panel: Panel, points: Mapping[int, float], look: Look, name: str, form: str = ".4g"
-) -> Iterator[str]:
-    """A line with markers at some of its points, always at the last; each marker says its value."""
+    `points` are values by step; `name` says in the tooltip whose they are.
+    """
     if not points:
         return
-    line = [panel.at(x, y) for x, y in points.items()]
-    yield path(line, look.colour, dashes=look.dashes)
-    every = max(1, math.ceil(len(line) / 10))
-    for i, (x, y) in enumerate(points.items()):
-        if (len(line) - 1 - i) % every == 0:
-            yield glyph(look, line[i], title=f"{name}, step {x}: {y:{form}}")
+    line = panel.line(points)
+    yield path(line, look.colour, dashes=look.dashes, data={"mark": "curve", "of": name})
+    every = max(1, math.ceil(len(line) / N_MARKERS))
+    last = len(line) - 1
+    for i, (step, value) in enumerate(points.items()):
+        if (last - i) % every == 0:
+            title = f"{name}, step {step}: {value:.4g}"
+            data: Data = {"mark": "point", "of": name, "step": step}
+            yield glyph(look, line[i], title=title, data=data)
 
 
-def band(panel: Panel, intervals: Mapping[int, tuple[float, float]], look: Look) -> str:
-    """Intervals (low, high) over the steps as a tinted area; a single one as a bar."""
-    lower = [panel.at(step, low) for step, (low, _) in intervals.items()]
-    upper = [panel.at(step, high) for step, (_, high) in intervals.items()]
-    if len(lower) < 2:
-        return path([*lower, *upper], look.colour, width=5, opacity=0.3) if lower else ""
-    return area([*upper, *reversed(lower)], look.colour, 0.16)
+def band(
+    panel: Panel, intervals: Mapping[int, tuple[float, float]], look: Look, name: str
+) -> Iterator[str]:
+    """Intervals (low, high) by step as a tinted area; a single one as a bar."""
+    lower, upper = [], []
+    for step, (low, high) in intervals.items():
+        lower.append(panel.at(step, low))
+        upper.append(panel.at(step, high))
+    data = {"mark": "interval", "of": name}
+    if len(lower) == 1:
+        yield path([*lower, *upper], look.colour, width=5, opacity=0.3, data=data)
+    elif lower:
+        yield svg.area([*upper, *reversed(lower)], look.colour, 0.16, data=data)
 
 
-def small_multiples(
-    n_panels: int, height: float = 168, key_rows: int = 0
-) -> tuple[float, list[Box]]:
-    """Boxes in rows of three, and the height of it all; the last of them may be a key of so many rows."""
-    cell = WIDTH / COLUMNS
-    boxes: list[Box] = []
-    for i in range(n_panels):
-        row, column = divmod(i, COLUMNS)
-        top = 30 + row * (height + 62)
-        boxes.append((column * cell + 46, (column + 1) * cell - 10, top, top + height))
-    n_rows = -(-n_panels // COLUMNS)
-    return max(30 + n_rows * (height + 62) - 34, boxes[-1][2] + key_rows * KEY_PITCH), boxes
+def margin_band_y(panel: Panel, margin: float | None) -> Iterator[str]:
+    """The leads too small to matter, on the y axis, as far as the panel shows them."""
+    if not margin:
+        return
+    top, bottom = panel.y(min(margin, panel.y.high)), panel.y(max(-margin, panel.y.low))
+    yield _margin_box(Box(panel.left, panel.right, top, bottom), margin)
+
+
+def margin_band_x(panel: Panel, margin: float | None) -> Iterator[str]:
+    """The leads too small to matter, on the x axis, as far as the panel shows them."""
+    if not margin:
+        return
+    left, right = panel.x(max(-margin, panel.x.low)), panel.x(min(margin, panel.x.high))
+    yield _margin_box(Box(left, right, panel.top, panel.bottom), margin)
+
+
+def _margin_box(box: Box, margin: float) -> str:
+    return svg.box(
+        box.left,
+        box.top,
+        box.right - box.left,
+        box.bottom - box.top,
+        opacity=MARGIN_OPACITY,
+        title=f"margin: ±{margin:g}",
+        data={"mark": "margin"},
+    )
 
 
 def key(
@@ -242,17 +230,14 @@ def key(
     notes: Sequence[str],
     lines: bool = True,
 ) -> Iterator[str]:
-    """A sample of each line with its name, then notes on how to read the figure."""
-    for i, (name, look) in enumerate(entries.items()):
-        y = top + i * KEY_PITCH
+    """Each marker (and its line) with its name, then notes on how to read the figure."""
+    y = top
+    for name, look in entries.items():
         if lines:
             yield path([(left, y), (left + 34, y)], look.colour, dashes=look.dashes)
         yield glyph(look, (left + 17, y))
         yield fitted(left + 44, y + 4, name, width - 44)
-    for i, note in enumerate(notes):
-        yield text(left, top + (len(entries) + i) * KEY_PITCH + 8, note, size=11.5, opacity=0.8)
-
-
-def sheet(height: float, label: str, parts: Iterable[str]) -> str:
-    """A figure of the page's width, as a file; `label` says what it shows to those who do not see it."""
-    return picture(WIDTH, height, label, parts)
+        y += KEY_PITCH
+    for note in notes:
+        yield text(left, y + 8, note, size=SMALL, opacity=0.8, data={"mark": "note"})
+        y += KEY_PITCH

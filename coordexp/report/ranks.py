@@ -1,143 +1,179 @@
-"""Who is best at each evaluation: a strip a metric, a cell a common step. The order of variants, without their sizes."""
+"""The figure of who is best at each evaluation: a row for each metric, a cell for each common step.
+
+It shows the order of the variants and not how far they lie apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from coordexp.analysis.comparison.findings import Comparison, Stability, StepWinner
 from coordexp.metrics import METRICS
 from coordexp.report import plot
-from coordexp.report.style import Look, glyph
-from coordexp.report.svg import INK, PAPER, element, hint, rule, text
+from coordexp.report.plot import SMALL, Figure
+from coordexp.report.style import Look, glyph, looks_of
+from coordexp.report.svg import INK, PAPER, Data, box, element, group, rule, text, tooltip
 
-LEFT, RIGHT = 92.0, 660.0  # of the cells
-ROW, CELL = 30.0, 20.0  # heights
-ROOM_FOR_A_MARKER = 11.0
-SETTLED_AT, SHARE_AT, BLOCKS_AT = 680.0, 790.0, 855.0
+CELLS_LEFT, CELLS_RIGHT = 92.0, 660.0  # px
+FIRST_ROW, ROW, CELL = 48.0, 30.0, 20.0  # px: top of the first row, pitch of rows, height of a cell
+MARKER_WIDTH = 11.0  # px that a cell needs for its marker
+LABEL_WIDTH = 46  # px that a step's label needs
+SETTLED_X, SHARE_X, BLOCKS_X = 680.0, 790.0, 855.0  # px: columns right of the cells
+BLOCK_PITCH = 15.0  # px
+HEADINGS = (
+    (CELLS_LEFT, "best at each evaluation"),
+    (SETTLED_X, "the same from"),
+    (SHARE_X, "window"),
+    (BLOCKS_X, "a block left out"),
+)
+CAPTION = (
+    "Who is best at each evaluation that all runs share. Right: since when without a break; at how "
+    "many steps of the window the last one is best; and who is best on the mean over the window "
+    "when one of its blocks of steps is left out."
+)
 
 
-def ranks(comparison: dict[str, Any], look: dict[str, Look]) -> str | None:
-    """For each metric its winner at every common step, from when the last one holds for good, and whether the
-    winner of the window outlives the loss of any block of its steps. A tie is an empty cell."""
-    stability = {
-        name: found for name, found in comparison["stability"].items() if len(found["winners"]) > 1
-    }
-    if not stability:
+def ranks(comparison: Comparison, looks: Mapping[str, Look]) -> Figure | None:
+    """For each metric its best variant at every common step, and how firmly that order holds.
+
+    A tie is an empty cell. None where no two steps can be compared.
+    """
+    by_metric = {}
+    for name, stability in comparison.stability.items():
+        if len(stability.winners) > 1:
+            by_metric[name] = stability
+    if not by_metric:
         return None
-    steps = [cell["step"] for cell in next(iter(stability.values()))["winners"]]
-    width = (RIGHT - LEFT) / len(steps)
-    bottom = 58 + ROW * len(stability)
-    shown = [v for v in look if any(v in leaders(found) for found in stability.values())]
+    steps = [cell.step for cell in next(iter(by_metric.values())).winners]
+    width = (CELLS_RIGHT - CELLS_LEFT) / len(steps)
+    bottom = FIRST_ROW + 10 + ROW * len(by_metric)
 
-    def draw() -> Iterator[str]:
-        for x, words in ((LEFT, "best at each evaluation"), (SETTLED_AT, "the same from"), (SHARE_AT, "window"),
-                         (BLOCKS_AT, "a block left out")):  # fmt: skip
-            yield text(x, 18, words, bold=True, size=12)
-        yield from window_bracket(comparison["window"]["steps"], steps, width)
-        for i, (name, found) in enumerate(stability.items()):
-            y = 48 + i * ROW
-            yield text(LEFT - 10, y + CELL / 2 + 4, METRICS[name].label, "end")
-            for j, cell in enumerate(found["winners"]):
-                yield from winner_cell(cell, LEFT + j * width, y, width, look)
-            yield from summary(found, y + CELL / 2, look)
-        yield from step_labels(steps, width, bottom, comparison["decision_step"])
-        yield from winners_key(shown, bottom + 40, look)
-
-    return plot.sheet(bottom + 50, "The best variant at each evaluation", draw())
+    parts = [text(x, 18, words, bold=True) for x, words in HEADINGS]
+    parts += window_bracket(comparison.window.steps, steps, width)
+    for i, (name, stability) in enumerate(by_metric.items()):
+        row = metric_row(METRICS[name].label, stability, FIRST_ROW + i * ROW, width, looks)
+        parts.append(group({"panel": name}, row))
+    parts += step_labels(steps, width, bottom + 8, comparison.decision_step)
+    parts += winners_key(looks_of(winners_of(by_metric.values()), looks), bottom + 40)
+    label = "The best variant at each evaluation"
+    return plot.figure("ranks", label, CAPTION, bottom + 50, parts)
 
 
-def leaders(found: dict[str, Any]) -> set[str | None]:
-    return {cell["winner"] for cell in found["winners"]} | {
-        found["last_winner"],
-        *found["leave_one_block_out"],
-    }
+def winners_of(rows: Iterable[Stability]) -> set[str | None]:
+    """The variants that are best anywhere in the figure; None where there is a tie."""
+    winners: set[str | None] = set()
+    for row in rows:
+        winners |= {row.last_winner, *row.leave_one_block_out}
+        winners |= {cell.winner for cell in row.winners}
+    return winners
+
+
+def metric_row(
+    label: str, stability: Stability, top: float, width: float, looks: Mapping[str, Look]
+) -> Iterator[str]:
+    """The cells of one metric, `width` px each, and on their right what they amount to."""
+    middle = top + CELL / 2
+    yield text(CELLS_LEFT - 10, middle + 4, label, "end")
+    for i, cell in enumerate(stability.winners):
+        yield from winner_cell(cell, CELLS_LEFT + i * width, top, width, looks)
+    yield from summary(stability, middle, looks)
 
 
 def winner_cell(
-    cell: dict[str, Any], x: float, y: float, width: float, look: dict[str, Look]
+    cell: StepWinner, x: float, y: float, width: float, looks: Mapping[str, Look]
 ) -> Iterator[str]:
-    """A cell in the winner's colour with its marker, where there is room; hollow where several are exactly equal."""
-    winner, gap = cell["winner"], min(1.5, width / 6)
-    words = hint(f"step {cell['step']}: {winner or 'a tie'}")
-    if winner is None:
-        yield element("rect", words, x=x + gap, y=y + 0.5, width=width - 2 * gap, height=CELL - 1, fill=PAPER, stroke_opacity=0.5,
-                      stroke=INK, stroke_dasharray="2 2")  # fmt: skip
+    """A cell in the colour and, where there is room, with the marker of the best variant.
+
+    It is empty and dashed where several variants are exactly equal.
+    """
+    gap = min(1.5, width / 6)
+    title = f"step {cell.step}: {cell.winner or 'a tie'}"
+    data: Data = {"mark": "cell", "step": cell.step, "winner": cell.winner or ""}
+    if cell.winner is None:
+        yield element(
+            "rect",
+            tooltip(title),
+            data,
+            x=x + gap,
+            y=y + 0.5,
+            width=width - 2 * gap,
+            height=CELL - 1,
+            fill=PAPER,
+            stroke_opacity=0.5,
+            stroke=INK,
+            stroke_dasharray="2 2",
+        )
         return
-    yield element(
-        "rect",
-        words,
-        x=x + gap / 2,
-        y=y,
-        width=width - gap,
-        height=CELL,
-        fill=look[winner].colour,
-        fill_opacity=0.3,
-    )
-    if width >= ROOM_FOR_A_MARKER:
-        yield glyph(
-            look[winner], (x + width / 2, y + CELL / 2), 3.6, title=f"step {cell['step']}: {winner}"
-        )
+    look = looks[cell.winner]
+    yield box(x + gap / 2, y, width - gap, CELL, look.colour, 0.3, title, data)
+    if width >= MARKER_WIDTH:
+        data = {"mark": "winner", "step": cell.step, "winner": cell.winner}
+        yield glyph(look, (x + width / 2, y + CELL / 2), title=title, data=data)
 
 
-def summary(found: dict[str, Any], y: float, look: dict[str, Look]) -> Iterator[str]:
-    """What the strip amounts to: since when, how often within the window, and the winner without each block of it."""
-    last, settled = found["last_winner"], found["settled_from"]
-    yield text(SETTLED_AT, y + 4, "not settled" if settled is None else f"step {settled}")
+def summary(stability: Stability, y: float, looks: Mapping[str, Look]) -> Iterator[str]:
+    """Since when, how often within the window, and the best variant without each of its blocks."""
+    settled = "not settled"
+    if stability.settled_from is not None:
+        settled = f"step {stability.settled_from}"
+    yield text(SETTLED_X, y + 4, settled, data={"mark": "settled"})
+    last = stability.last_winner
     if last:
-        yield glyph(look[last], (SHARE_AT + 4, y), 4)
-        yield text(SHARE_AT + 14, y + 4, f"{100 * found['share']:.0f} %")
+        yield glyph(looks[last], (SHARE_X + 4, y), 4, data={"mark": "last-winner", "winner": last})
+        share = f"{100 * stability.share:.0f} %"
+        yield text(SHARE_X + 14, y + 4, share, data={"mark": "share"})
     else:
-        yield text(SHARE_AT, y + 4, "tied")
-    for i, winner in enumerate(found["leave_one_block_out"]):
-        x = BLOCKS_AT + 6 + i * 15
-        yield (
-            glyph(look[winner], (x, y), 4, title=f"without block {i + 1}: {winner}")
-            if winner
-            else text(x, y + 4, "=", "middle")
-        )
+        yield text(SHARE_X, y + 4, "tied", data={"mark": "share"})
+    for i, winner in enumerate(stability.leave_one_block_out):
+        x = BLOCKS_X + 6 + i * BLOCK_PITCH
+        data = {"mark": "without-block", "winner": winner or ""}
+        if winner:
+            title = f"without block {i + 1}: {winner}"
+            yield glyph(looks[winner], (x, y), 4, title=title, data=data)
+        else:
+            yield text(x, y + 4, "=", "middle", data=data)
 
 
-def window_bracket(window: list[int], steps: list[int], width: float) -> Iterator[str]:
-    """A bracket over the declared window's cells."""
+def window_bracket(window: Sequence[int], steps: Sequence[int], width: float) -> Iterator[str]:
+    """A bracket over the cells of the declared window."""
     inside = [i for i, step in enumerate(steps) if step in window]
     if not inside:
         return
-    left, right = LEFT + inside[0] * width + 1, LEFT + (inside[-1] + 1) * width - 1
-    yield rule((left, 40), (right, 40), 0.7)
+    left = CELLS_LEFT + inside[0] * width + 1
+    right = CELLS_LEFT + (inside[-1] + 1) * width - 1
+    yield rule((left, 40), (right, 40), 0.7, data={"mark": "window"})
     for x in (left, right):
         yield rule((x, 40), (x, 44), 0.7)
-    yield text((left + right) / 2, 35, "declared window", "middle", 11.5, opacity=0.75)
+    yield text((left + right) / 2, 35, "declared window", "middle", SMALL, opacity=0.75)
 
 
 def step_labels(
-    steps: list[int], width: float, y: float, decision_step: int | None
+    steps: Sequence[int], width: float, y: float, decision_step: int | None
 ) -> Iterator[str]:
-    """Every so many steps, and the decision step in bold."""
-    every = max(1, -(-46 // int(max(1, width))))
+    """As many steps as there is room for, and the decision step in bold."""
+    every = max(1, math.ceil(LABEL_WIDTH / int(max(1, width))))
     last = len(steps) - 1
+    decided = None
+    if decision_step in steps:
+        decided = steps.index(decision_step)
     for i, step in enumerate(steps):
-        if step == decision_step:
-            yield text(
-                LEFT + (i + 0.5) * width,
-                y + 8,
-                f"{step}",
-                "middle",
-                11.5,
-                bold=True,
-                title="decision step",
-            )
-        elif (last - i) % every == 0 and (
-            decision_step not in steps or abs(i - steps.index(decision_step or 0)) >= every
-        ):
-            yield text(LEFT + (i + 0.5) * width, y + 8, f"{step}", "middle", 11.5)
-    yield text(LEFT - 10, y + 8, "step", "end", 11.5, opacity=0.75)
+        x = CELLS_LEFT + (i + 0.5) * width
+        data: Data = {"axis": "x", "step": step}
+        crowded = decided is not None and abs(i - decided) < every
+        if i == decided:
+            title = "decision step"
+            yield text(x, y, f"{step}", "middle", SMALL, bold=True, title=title, data=data)
+        elif (last - i) % every == 0 and not crowded:
+            yield text(x, y, f"{step}", "middle", SMALL, data=data)
+    yield text(CELLS_LEFT - 10, y, "step", "end", SMALL, opacity=0.75)
 
 
-def winners_key(variants: list[str], y: float, look: dict[str, Look]) -> Iterator[str]:
-    """The markers of whoever wins anywhere."""
-    x = LEFT
-    for variant in variants:
-        yield glyph(look[variant], (x + 4, y), 4)
+def winners_key(looks: Mapping[str, Look], y: float) -> Iterator[str]:
+    """The markers of the variants that are best anywhere."""
+    x = CELLS_LEFT
+    for variant, look in looks.items():
+        yield glyph(look, (x + 4, y), 4)
         yield text(x + 14, y + 4, variant)
         x += 34 + 7 * len(variant)
-    yield text(x, y + 4, "dashed: a tie", opacity=0.75, size=11.5)
+    yield text(x, y + 4, "dashed: a tie", opacity=0.75, size=SMALL)

@@ -1,27 +1,39 @@
-"""One look a variant, the same in every figure and beside its name on the page: colour, marker and dashes say it thrice."""
+"""How each variant is drawn: one colour, marker and dash pattern in all figures and on the page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from coordexp.report.svg import PAPER, Point, element, hint, joined
+from coordexp.report.svg import PAPER, Data, Point, element, joined, tooltip
 
-# Okabe & Ito (2008), without yellow, which is invisible on paper. Line styles and markers say the same in grey.
+# Okabe & Ito (2008), without yellow, which is invisible on paper. Dashes and markers tell variants
+# apart where colours do not: in grey, and for readers who see few colours.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 _DASHES = (None, "9 3", "3 2", "9 3 2 3", "5 2 2 2 2 2", "14 3", "2 2")
-_CROSS = ((-0.4, -1.1), (0.4, -1.1), (0.4, -0.4), (1.1, -0.4), (1.1, 0.4), (0.4, 0.4), (0.4, 1.1), (-0.4, 1.1), (-0.4, 0.4),
-          (-1.1, 0.4), (-1.1, -0.4), (-0.4, -0.4))  # fmt: skip
-# Corners of each marker about its centre, in radii; none: a circle.
+_PLUS = (
+    (-0.4, -1.1),
+    (0.4, -1.1),
+    (0.4, -0.4),
+    (1.1, -0.4),
+    (1.1, 0.4),
+    (0.4, 0.4),
+    (0.4, 1.1),
+    (-0.4, 1.1),
+    (-0.4, 0.4),
+    (-1.1, 0.4),
+    (-1.1, -0.4),
+    (-0.4, -0.4),
+)
+# Corners of each marker about its centre, in radii. The first, without corners, is a circle.
 _MARKERS: tuple[tuple[Point, ...], ...] = (
     (),
-    ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
-    ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
-    ((0, -1.2), (1.2, 0.95), (-1.2, 0.95)),
-    ((0, 1.2), (1.2, -0.95), (-1.2, -0.95)),
-    _CROSS,
-    tuple(((x - y) * 0.71, (x + y) * 0.71) for x, y in _CROSS),
+    ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),  # square
+    ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),  # diamond
+    ((0, -1.2), (1.2, 0.95), (-1.2, 0.95)),  # triangle
+    ((0, 1.2), (1.2, -0.95), (-1.2, -0.95)),  # triangle, upside down
+    _PLUS,
+    tuple(((x - y) * 0.71, (x + y) * 0.71) for x, y in _PLUS),  # a plus turned by 45°: ×
 )
 
 
@@ -30,17 +42,27 @@ class Look:
     """How a variant is drawn."""
 
     colour: str
-    marker: tuple[Point, ...]
-    dashes: str | None
+    marker: tuple[Point, ...]  # corners in radii; none: a circle
+    dashes: str | None  # stroke-dasharray; None: a solid line
 
 
 def looks(variants: Iterable[str]) -> dict[str, Look]:
-    """A look for each variant, in the order the study names them; no two alike among the first 49."""
-    names = list(dict.fromkeys(variants))
-    return {
-        name: Look(_COLOURS[i % 7], _MARKERS[(i + i // 7) % 7], _DASHES[i % 7])
-        for i, name in enumerate(names)
-    }
+    """A look for each variant, in the order the study names them.
+
+    Colours repeat after seven; markers are then shifted by one, so that no two of the first 49
+    variants share both.
+    """
+    found: dict[str, Look] = {}
+    for variant in variants:
+        if variant not in found:
+            i = len(found)
+            found[variant] = Look(_COLOURS[i % 7], _MARKERS[(i + i // 7) % 7], _DASHES[i % 7])
+    return found
+
+
+def looks_of(variants: Collection[str | None], looks: Mapping[str, Look]) -> dict[str, Look]:
+    """The looks of these variants alone, in the study's order."""
+    return {variant: look for variant, look in looks.items() if variant in variants}
 
 
 def glyph(
@@ -50,11 +72,26 @@ def glyph(
     hollow: bool = False,
     edge: str = PAPER,
     title: str = "",
+    data: Data | None = None,
 ) -> str:
-    """A variant's marker, with an edge that parts it from what lies under it; hollow ones are drawn in outline."""
-    fill, stroke, width = (PAPER, look.colour, 1.5) if hollow else (look.colour, edge, 0.8)
-    paint: dict[str, Any] = {"fill": fill, "stroke": stroke, "stroke_width": width}
-    if not look.marker:
-        return element("circle", hint(title), cx=at[0], cy=at[1], r=radius, **paint)
-    corners = [(at[0] + radius * x, at[1] + radius * y) for x, y in look.marker]
-    return element("polygon", hint(title), points=joined(corners), **paint)
+    """A variant's marker, with a thin edge that sets it off from the lines under it.
+
+    `hollow` draws its outline alone; `title` is its tooltip.
+    """
+    fill, stroke, stroke_width = look.colour, edge, 0.8
+    if hollow:
+        fill, stroke, stroke_width = PAPER, look.colour, 1.5
+    shape = "circle"
+    geometry: dict[str, str | float] = {"cx": at[0], "cy": at[1], "r": radius}
+    if look.marker:
+        corners = [(at[0] + radius * x, at[1] + radius * y) for x, y in look.marker]
+        shape, geometry = "polygon", {"points": joined(corners)}
+    return element(
+        shape,
+        tooltip(title),
+        data,
+        **geometry,
+        fill=fill,
+        stroke=stroke,
+        stroke_width=stroke_width,
+    )

@@ -1,69 +1,96 @@
-"""The elements of a drawing: functions from numbers to SVG text, in px, y downwards.
+"""SVG elements: functions from numbers to SVG text, in px, y downwards.
 
-Neutral strokes are INK on PAPER, so that the page can replace both and follow a dark screen. Text stays text
-(searchable, and in the page's own font). The bytes depend on nothing but the numbers.
+Neutral strokes are INK on PAPER, so that the page can replace both and follow a dark screen. Text
+stays text: searchable, and in the page's own font. Equal numbers give equal bytes.
+
+Elements that show a number carry `data-` attributes (`data-mark`, `data-variant`, `data-step`, …),
+by which a script or a test finds them. They change nothing of what is seen.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 INK = "#1b1f24"
 PAPER = "#ffffff"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 CHARACTER_EM = 0.58  # mean width of a character, on the wide side of the fonts above
-CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32)), "�")  # XML has no way to write them
+
+# XML cannot hold these control characters, not even escaped.
+_CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32)), "�")
 
 Point = tuple[float, float]
+Data = Mapping[str, str | int]  # name -> value of `data-` attributes
 
 
-def element(name: str, content: str = "", **attributes: str | float | None) -> str:
-    """`_` in an attribute's name stands for `-`; None leaves it out; `content` is SVG already."""
-    written = "".join(
-        f' {key.replace("_", "-")}="{value_of(value)}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return f"<{name}{written}>{content}</{name}>" if content else f"<{name}{written}/>"
+def element(
+    name: str, content: str = "", data: Data | None = None, **attributes: str | float | None
+) -> str:
+    """One element with its attributes.
+
+    Args:
+        name: the tag.
+        content: what stands inside, SVG already.
+        data: `data-` attributes, named without that prefix.
+        attributes: `_` in a name stands for `-`; None leaves the attribute out.
+    """
+    written = []
+    for key, value in attributes.items():
+        if value is not None:
+            written.append(f' {key.replace("_", "-")}="{_attribute_value(value)}"')
+    for key, datum in (data or {}).items():
+        written.append(f' data-{key}="{quoted(str(datum))}"')
+    opening = name + "".join(written)
+    return f"<{opening}>{content}</{name}>" if content else f"<{opening}/>"
 
 
-def value_of(value: str | float) -> str:
+def _attribute_value(value: str | float) -> str:
     return quoted(value) if isinstance(value, str) else px(value)
 
 
 def quoted(words: str) -> str:
-    return html.escape(words.translate(CONTROLS))
+    """Escaped for text and for attributes."""
+    return html.escape(words.translate(_CONTROLS))
 
 
 def px(value: float) -> str:
-    """To a hundredth of a pixel, as short as can be."""
+    """To a hundredth of a pixel, without trailing zeros."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 
-def picture(width: float, height: float, label: str, parts: Iterable[str]) -> str:
+def document(width: float, height: float, label: str, parts: Iterable[str]) -> str:
     """A whole SVG file; `label` is what a screen reader says of it."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {px(width)} {px(height)}" width="{px(width)}" '
-        f'height="{px(height)}" role="img" aria-label="{quoted(label)}" font-family="{quoted(FONT)}" font-size="12" '
-        f'fill="{INK}">\n<rect width="100%" height="100%" fill="{PAPER}"/>\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {px(width)} {px(height)}" '
+        f'width="{px(width)}" height="{px(height)}" role="img" aria-label="{quoted(label)}" '
+        f'font-family="{quoted(FONT)}" font-size="12" fill="{INK}">\n'
+        f'<rect width="100%" height="100%" fill="{PAPER}"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
 
+def group(data: Data, parts: Iterable[str]) -> str:
+    """Elements that belong together, such as those of one panel."""
+    return element("g", "\n" + "\n".join(parts) + "\n", data)
+
+
 def rule(
-    start: Point, end: Point, opacity: float = 1.0, width: float = 1.0, dashes: str | None = None
+    start: Point,
+    end: Point,
+    opacity: float = 1.0,
+    width: float = 1.0,
+    dashes: str | None = None,
+    data: Data | None = None,
 ) -> str:
     """A straight neutral line."""
-    (x1, y1), (x2, y2) = start, end
     return element(
         "line",
-        x1=x1,
-        y1=y1,
-        x2=x2,
-        y2=y2,
+        data=data,
+        x1=start[0],
+        y1=start[1],
+        x2=end[0],
+        y2=end[1],
         stroke=INK,
         stroke_width=width,
         stroke_opacity=opacity,
@@ -79,9 +106,19 @@ def box(
     fill: str = INK,
     opacity: float = 1.0,
     title: str = "",
+    data: Data | None = None,
 ) -> str:
+    """A filled rectangle; `title` is its tooltip."""
     return element(
-        "rect", hint(title), x=x, y=y, width=width, height=height, fill=fill, fill_opacity=opacity
+        "rect",
+        tooltip(title),
+        data,
+        x=x,
+        y=y,
+        width=width,
+        height=height,
+        fill=fill,
+        fill_opacity=opacity,
     )
 
 
@@ -91,20 +128,29 @@ def path(
     width: float = 1.6,
     dashes: str | None = None,
     opacity: float = 1.0,
+    data: Data | None = None,
 ) -> str:
     """An open line through the points."""
     return element(
-        "polyline", points=joined(points), fill="none", stroke=colour, stroke_width=width, stroke_dasharray=dashes,
-        stroke_opacity=opacity, stroke_linejoin="round",
-    )  # fmt: skip
+        "polyline",
+        data=data,
+        points=joined(points),
+        fill="none",
+        stroke=colour,
+        stroke_width=width,
+        stroke_dasharray=dashes,
+        stroke_opacity=opacity,
+        stroke_linejoin="round",
+    )
 
 
-def area(points: Sequence[Point], colour: str, opacity: float) -> str:
+def area(points: Sequence[Point], colour: str, opacity: float, data: Data | None = None) -> str:
     """A filled polygon without an outline."""
-    return element("polygon", points=joined(points), fill=colour, fill_opacity=opacity)
+    return element("polygon", data=data, points=joined(points), fill=colour, fill_opacity=opacity)
 
 
 def joined(points: Sequence[Point]) -> str:
+    """Points as the attribute `points` of a line or polygon holds them."""
     return " ".join(f"{px(x)},{px(y)}" for x, y in points)
 
 
@@ -117,12 +163,20 @@ def text(
     bold: bool = False,
     opacity: float = 1.0,
     title: str = "",
+    data: Data | None = None,
 ) -> str:
-    """A line of text; `anchor` is start, middle or end, y its baseline."""
-    return element(
-        "text", quoted(words) + hint(title), x=x, y=y, text_anchor=None if anchor == "start" else anchor,
-        font_size=None if size == 12 else size, font_weight=600 if bold else None, fill_opacity=None if opacity == 1 else opacity,
-    )  # fmt: skip
+    """A line of text; `anchor` is start, middle or end, `y` its baseline, `title` its tooltip."""
+    # What a text inherits from the document (start, 12 px, opaque) is not written.
+    attributes: dict[str, str | float] = {"x": x, "y": y}
+    if anchor != "start":
+        attributes["text_anchor"] = anchor
+    if size != 12:
+        attributes["font_size"] = size
+    if bold:
+        attributes["font_weight"] = 600
+    if opacity != 1:
+        attributes["fill_opacity"] = opacity
+    return element("text", quoted(words) + tooltip(title), data, **attributes)
 
 
 def fitted(
@@ -133,20 +187,22 @@ def fitted(
     anchor: str = "start",
     size: float = 12,
     bold: bool = False,
+    data: Data | None = None,
 ) -> str:
-    """A name cut to a width in its middle, whole in its tooltip."""
+    """Text cut in its middle to a width in px; the whole text is then its tooltip."""
     n_characters = max(5, int(width / (CHARACTER_EM * size)))
     if len(words) <= n_characters:
-        return text(x, y, words, anchor, size, bold)
+        return text(x, y, words, anchor, size, bold, data=data)
     half = (n_characters - 1) // 2
-    return text(x, y, f"{words[:half]}…{words[-half:]}", anchor, size, bold, title=words)
+    cut = f"{words[:half]}…{words[-half:]}"
+    return text(x, y, cut, anchor, size, bold, title=words, data=data)
 
 
 def text_width(words: str, size: float = 12) -> float:
-    """About how wide a line of text is."""
+    """About how wide a line of text is, in px."""
     return CHARACTER_EM * size * len(words)
 
 
-def hint(words: str) -> str:
+def tooltip(words: str) -> str:
     """A tooltip, as the content of an element; nothing for no words."""
     return element("title", quoted(words)) if words else ""

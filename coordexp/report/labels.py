@@ -1,0 +1,30 @@
+"""How metrics and temperatures are named on the page and in the figures, and which are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from coordexp.metrics import METRICS, Metric
+
+TEMPERATURES = {"1": "T = 1", "own": "own T", "fitted": "fitted T"}
+
+
+class HasValues(Protocol):
+    """A row of metrics."""
+
+    @property
+    def values(self) -> Mapping[str, float]: ...
+
+
+def with_unit(metric: Metric) -> str:
+    """`MAE, bins`; a fraction has no unit."""
+    return f"{metric.label}, {metric.unit}" if metric.unit else metric.label
+
+
+def metrics_in(rows: Iterable[HasValues], metrics: Mapping[str, Metric] = METRICS) -> list[Metric]:
+    """The metrics that any of these rows holds, in the order of the registry."""
+    names: set[str] = set()
+    for row in rows:
+        names.update(row.values)
+    return [metric for name, metric in metrics.items() if name in names]

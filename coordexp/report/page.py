@@ -1,0 +1,153 @@
+"""What the templates lay out: the study's files, the tables and sentences made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordexp.report import (
+    commands,
+    curve_tables,
+    lead_tables,
+    log_tables,
+    probe_tables,
+    result_tables,
+    run_tables,
+)
+from coordexp.report.decision_files import Recommendation, Role
+from coordexp.report.lead_tables import Leads
+from coordexp.report.log_tables import Statement
+from coordexp.report.plot import Figure
+from coordexp.report.study_files import StudyFiles
+from coordexp.report.style import Look
+from coordexp.report.table import Table
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Every table of the page; None where its numbers are not there."""
+
+    roles: Table | None
+    leads: Table | None
+    window: Table | None
+    claims: Table | None
+    snapshots: list[Table]
+    beside: Table | None
+    stability: Table | None
+    audit: Table
+    terms: Table | None
+    checks: Table
+    temperatures: Table | None
+    plateau: Table | None
+    drift: Table | None
+    rankings: Table | None
+    signals: Table | None
+    votes: Table
+    earlier: Table | None
+    trained: Table | None
+    logs: Table | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """The values of the templates.
+
+    headline, headline_reason: the verdict of the card, in two parts.
+    roles: the title of each role, with who holds it.
+    has_preflights: some run checked its gradients before its first step.
+    temperatures: those at which the logs hold metrics.
+    disagreements: metrics whose best variant depends on the temperature.
+    """
+
+    study_dir: Path
+    study: StudyFiles
+    looks: Mapping[str, Look]
+    figures: Mapping[str, Figure]
+    tables: Tables
+    headline: str
+    headline_reason: str
+    roles: list[tuple[str, Role]]
+    leads: Leads
+    has_preflights: bool
+    not_checked: list[Statement]
+    temperatures: list[str]
+    disagreements: list[str]
+    versions: list[str]
+    study_command: str
+    run_commands: list[str]
+    compare_command: str
+
+
+def page_of(
+    study_dir: Path,
+    study: StudyFiles,
+    of_primary: Leads,
+    figures: Mapping[str, Figure],
+    looks: Mapping[str, Look],
+) -> Page:
+    """The page of a study; `of_primary` are the leads of its primary, or of every pair."""
+    recommendation, comparison = study.recommendation, study.comparison
+    headline, _, reason = study.verdict.partition(": ")
+    roles = roles_of(recommendation)
+    has_preflights = any(run.preflight is not None for run in study.runs)
+    return Page(
+        study_dir=study_dir,
+        study=study,
+        looks=looks,
+        figures=figures,
+        tables=tables_of(study, roles, of_primary, has_preflights),
+        headline=headline,
+        headline_reason=reason,
+        roles=roles,
+        leads=of_primary,
+        has_preflights=has_preflights,
+        not_checked=log_tables.not_checked(study.audit),
+        temperatures=curve_tables.temperatures_read(comparison),
+        disagreements=curve_tables.temperature_disagreements(comparison),
+        versions=run_tables.versions(study.runs),
+        study_command=commands.study_command(study.preregistration),
+        run_commands=commands.run_commands(study.preregistration),
+        compare_command=commands.compare_command(study.preregistration, study_dir),
+    )
+
+
+def tables_of(
+    study: StudyFiles, roles: list[tuple[str, Role]], of_primary: Leads, has_preflights: bool
+) -> Tables:
+    """Every table of the page."""
+    recommendation, comparison, audit = study.recommendation, study.comparison, study.audit
+    ineligible, n_seeds = recommendation.ineligible, study.n_seeds
+    return Tables(
+        roles=result_tables.role_table(roles),
+        leads=lead_tables.lead_table(of_primary, ineligible),
+        window=lead_tables.window_table(of_primary),
+        claims=lead_tables.claim_table(recommendation.confirmatory),
+        snapshots=result_tables.snapshot_tables(comparison.snapshots, ineligible, n_seeds),
+        beside=result_tables.beside_table(comparison),
+        stability=curve_tables.stability_table(comparison),
+        audit=log_tables.audit_table(audit),
+        terms=log_tables.term_table(audit),
+        checks=log_tables.check_table(audit, has_preflights),
+        temperatures=curve_tables.temperature_table(comparison),
+        plateau=curve_tables.plateau_table(comparison.plateau, n_seeds),
+        drift=curve_tables.drift_table(comparison.drift),
+        rankings=probe_tables.ranking_table(recommendation.stage2),
+        signals=probe_tables.signal_table(study.probe, study.stage1_primary),
+        votes=run_tables.vote_table(study.preregistration),
+        earlier=run_tables.earlier_table(study.preregistration),
+        trained=run_tables.trained_table(study.runs),
+        logs=run_tables.log_table(study.runs),
+    )
+
+
+def roles_of(recommendation: Recommendation) -> list[tuple[str, Role]]:
+    """The roles that somebody holds, in order of rank."""
+    roles = []
+    if recommendation.primary:
+        roles.append(("primary", recommendation.primary))
+    if recommendation.secondary:
+        roles.append(("secondary", recommendation.secondary))
+    roles += [("optional", role) for role in recommendation.optional]
+    roles += [("tied", role) for role in recommendation.tied]
+    return roles

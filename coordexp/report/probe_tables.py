@@ -1,0 +1,102 @@
+"""Tables of the Stage-2 probe: the two rankings, and the signals of each candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from coordexp.analysis.comparison.leads import Lead, leads
+from coordexp.metrics import SIGNALS, Signal
+from coordexp.report.decision_files import ProbeFinding, StudyProbe
+from coordexp.report.numbers import number
+from coordexp.report.result_tables import direction
+from coordexp.report.table import (
+    Cell,
+    Line,
+    Table,
+    cell,
+    column,
+    empty,
+    name,
+    small,
+    words,
+)
+
+
+def ranking_table(finding: ProbeFinding | None) -> Table | None:
+    """The candidates in the order of Stage-1, and in that of the probe's signal."""
+    if finding is None:
+        return None
+    places = [str(i + 1) for i in range(len(finding.stage1_ranking))]
+    table = Table("rankings", words("ranking", *places))
+    signal = SIGNALS[finding.signal].label
+    table.add(cell("Stage-1"), *[cell(name(variant)) for variant in finding.stage1_ranking])
+    by_probe = [cell(name(variant)) for variant in finding.probe_ranking]
+    table.add(cell(f"probe, by {signal}"), *by_probe)
+    return table
+
+
+def signal_table(probe: StudyProbe, primary: str | None) -> Table | None:
+    """Each candidate's signals, and the Stage-1 primary's lead over each other candidate.
+
+    Leads are shown where there are intervals. None where nothing was probed.
+    """
+    if not probe.candidates:
+        return None
+    of_primary = [] if primary is None else leads(probe.differences, primary)
+    by_signal: dict[str, dict[str, Lead]] = {}
+    for lead in of_primary:
+        by_signal.setdefault(lead.metric, {})[lead.second] = lead
+    rivals = [variant for variant in probe.means if variant != primary] if by_signal else []
+
+    caption = "Signals of each candidate"
+    if by_signal:
+        caption += (
+            ", and the Stage-1 primary's lead over each other one with its 95 % interval "
+            "(positive: better)"
+        )
+    columns = words("signal")
+    columns += [column(name(variant), numeric=True) for variant in probe.means]
+    columns += [column(("over ", name(rival)), numeric=True) for rival in rivals]
+    table = Table("signals", columns, caption=caption)
+    for signal in SIGNALS.values():
+        if any(signal.name in values for values in probe.means.values()):
+            over = by_signal.get(signal.name, {})
+            table.add(
+                cell(signal_heading(signal)),
+                *signal_cells(probe.means, signal),
+                *[lead_cell(over.get(rival)) for rival in rivals],
+            )
+    return table
+
+
+def signal_heading(signal: Signal) -> Line:
+    """The name of a signal, with an arrow to the better side where one side is better."""
+    if signal.lower_is_better is None:
+        return signal.label
+    return f"{signal.label} ", direction(signal.lower_is_better)
+
+
+def signal_cells(means: Mapping[str, Mapping[str, float]], signal: Signal) -> list[Cell]:
+    """A signal of each candidate; the best are bold, several where they are equal."""
+    values = [of_variant.get(signal.name) for of_variant in means.values()]
+    best = best_value(signal, [value for value in values if value is not None])
+    cells = []
+    for value in values:
+        tone = "best" if value is not None and value == best else ""
+        cells.append(cell(number(value, ".3f"), tone=tone))
+    return cells
+
+
+def best_value(signal: Signal, values: Sequence[float]) -> float | None:
+    """None where no side is better, or nobody else is there to be better than."""
+    if signal.lower_is_better is None or len(values) < 2:
+        return None
+    return min(values) if signal.lower_is_better else max(values)
+
+
+def lead_cell(lead: Lead | None) -> Cell:
+    """A lead in a signal, under it its interval."""
+    if lead is None:
+        return empty()
+    interval = f"[{number(lead.low, '+.3f')}, {number(lead.high, '+.3f')}]"
+    return cell(number(lead.value, "+.3f"), small(interval))

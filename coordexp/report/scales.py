@@ -1,0 +1,109 @@
+"""Scales from values to px, their limits, and the round numbers that label an axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values to px: `low` to `start`, `high` to `end`, linearly or logarithmically."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        if self.log:
+            share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+
+def padded_limits(values: Sequence[float], pad: float = 0.06) -> tuple[float, float]:
+    """Limits around finite values, with `pad` of their range to each side.
+
+    Around a single value the padding is a tenth of it, or 1 where it is 0.
+    """
+    low, high = min(values), max(values)
+    room = pad * (high - low) or 0.1 * abs(high) or 1.0
+    return low - room, high + room
+
+
+def y_scale(values: Sequence[float], top: float, bottom: float, from_zero: bool) -> Scale:
+    """The y axis of a panel.
+
+    It begins at 0 where `from_zero` is set. Else it is logarithmic where values span more than a
+    factor of 3, so that the collapse at the start of a run and its plateau are both visible.
+    """
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
+    if from_zero:
+        return Scale(0.0, 1.08 * high if high > 0 else 1.0, bottom, top)
+    if low > 0 and high / low > 3:
+        return Scale(low / 1.1, high * 1.1, bottom, top, log=True)
+    return Scale(*padded_limits(finite), bottom, top)
+
+
+def lead_scale(values: Sequence[float], margin: float | None, start: float, end: float) -> Scale:
+    """An axis of leads that shows 0 and the margin.
+
+    A margin more than 3 times the largest lead is not shown whole: leads would shrink to nothing.
+    """
+    margin = margin or 0.0
+    largest = max((abs(value) for value in values), default=0.0) or margin or 1.0
+    shown_margin = min(margin, 3 * largest)
+    return Scale(*padded_limits([*values, 0.0, -shown_margin, shown_margin]), start, end)
+
+
+def step_scale(steps: Sequence[int], left: float, right: float) -> Scale:
+    """Optimizer steps, with a little room on both sides."""
+    low, high = min(steps), max(steps)
+    room = 0.03 * (high - low) or 1.0
+    return Scale(low - room, high + room, left, right)
+
+
+def ticks(scale: Scale, n_most: int) -> list[float]:
+    """At most about `n_most` round values inside a scale."""
+    if scale.log:
+        return log_ticks(scale.low, scale.high, n_most)
+    step = round_up((scale.high - scale.low) / max(1, n_most))
+    first = math.ceil(scale.low / step - 1e-9)
+    last = math.floor(scale.high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def round_up(distance: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is not below a distance."""
+    power = 10.0 ** math.floor(math.log10(distance))
+    # 1e-9: a distance of 2 + rounding error is 2, not 5.
+    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= distance * (1 - 1e-9))
+
+
+def log_ticks(low: float, high: float, n_most: int) -> list[float]:
+    """Round values of a logarithmic axis: the finest of a few patterns that is not too many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inside: list[float] = []
+    for digits in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        candidates = [digit * 10.0**decade for decade in decades for digit in digits]
+        inside = [value for value in candidates if low <= value <= high]
+        if len(inside) <= n_most + 1:
+            return inside
+    # Even powers of ten alone are too many: take every second, third, … of them.
+    return inside[:: math.ceil(len(inside) / n_most)]
+
+
+def step_ticks(scale: Scale, n_most: int = 5) -> list[int]:
+    """Whole steps only; the one step of an axis that holds no other."""
+    if scale.high - scale.low <= 2:
+        return [round((scale.low + scale.high) / 2)]
+    whole = []
+    for value in ticks(scale, n_most):
+        if value >= 0 and abs(value - round(value)) < 1e-6:
+            whole.append(round(value))
+    return whole

@@ -1,0 +1,73 @@
+"""What a report is made from: the typed files of a study directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordexp.analysis.audit.findings import Audit, read_audit
+from coordexp.analysis.comparison.findings import Comparison, read_comparison
+from coordexp.report.decision_files import (
+    Recommendation,
+    StudyProbe,
+    read_recommendation,
+    read_study_probe,
+    read_verdict,
+)
+from coordexp.study.preregistration import Preregistration, read_preregistration
+from coordexp.study.study_runs import StudyRun, read_study_runs
+from coordexp.tracking.files import ImportedStudy, read_imported
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """The files of a study.
+
+    verdict: the one sentence of the card.
+    mlflow: None before the study's import into MLflow, which comes after the report.
+    """
+
+    audit: Audit
+    comparison: Comparison
+    probe: StudyProbe
+    recommendation: Recommendation
+    verdict: str
+    runs: list[StudyRun]
+    preregistration: Preregistration
+    mlflow: ImportedStudy | None
+
+    @property
+    def primary(self) -> str | None:
+        """The recommended variant."""
+        return self.recommendation.primary.variant if self.recommendation.primary else None
+
+    @property
+    def stage1_primary(self) -> str | None:
+        """The variant that Stage-1 put first, also where the probe put another one before it."""
+        if self.recommendation.stage2:
+            return self.recommendation.stage2.stage1_ranking[0]
+        return self.primary
+
+    @property
+    def n_seeds(self) -> int:
+        """Seeds per variant."""
+        return self.recommendation.study.seeds
+
+
+def read_study(study_dir: Path) -> StudyFiles:
+    """Read the files of a study.
+
+    Raises:
+        UserError: one of them is missing or damaged.
+    """
+    mlflow = study_dir / "mlflow.json"
+    return StudyFiles(
+        audit=read_audit(study_dir),
+        comparison=read_comparison(study_dir),
+        probe=read_study_probe(study_dir),
+        recommendation=read_recommendation(study_dir),
+        verdict=read_verdict(study_dir),
+        runs=read_study_runs(study_dir),
+        preregistration=read_preregistration(study_dir),
+        mlflow=read_imported(mlflow) if mlflow.exists() else None,
+    )
