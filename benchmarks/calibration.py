@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from coordexp.analysis.comparison.image_influence import image_influence
 from coordexp.analysis.comparison.stability import rank_stability
 from coordexp.analysis.comparison.statistics import (
     LEVEL,
@@ -33,9 +34,9 @@ from coordexp.analysis.comparison.statistics import (
 )
 from coordexp.analysis.recommendation.rule import choose_primary, eligibility
 from coordexp.metrics import METRICS
-from coordexp.storage.logs import Log
+from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import InputDigests, Preflight, RunManifest
-from coordexp.storage.token_tables import TokenColumns, image_influence
+from coordexp.storage.token_tables import TokenColumns
 from coordexp.study.inputs import RunData
 
 PAGE = Path(__file__).parents[1] / "docs" / "calibration.md"

@@ -25,8 +25,9 @@ import numpy as np
 import pandas as pd
 from calibration import table, write_between
 
+from coordexp.analysis.comparison.image_influence import image_influence
 from coordexp.metrics import METRICS
-from coordexp.storage.token_tables import image_influence, read_tokens
+from coordexp.storage.token_tables import read_tokens
 
 PAGE = Path(__file__).with_name("README.md")
 N_FILES = 4

@@ -142,7 +142,7 @@ def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict
         values |= {f"{prefix}/expected_bin_mae": float(judged.mean()), f"{prefix}/w1_to_delta": float(judged.mean()),
                    f"{prefix}/expected_bin_abs_err_p90": float(np.quantile(judged, 0.9))}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(pd.DataFrame(columns), path, {"own_temperature": 1.0, "fitted_temperature": 1.0})
+    write_table(pd.DataFrame(columns), path, own_temperature=1.0, fitted_temperature=1.0)
     return values
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from coordexp.analysis.audit.ratios import SUBSET
-from coordexp.storage.logs import Log
+from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 
 N_DRAWS = 200

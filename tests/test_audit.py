@@ -25,7 +25,7 @@ from coordexp.analysis.audit.findings import (
 )
 from coordexp.analysis.audit.ratios import family_ratios
 from coordexp.config.compose import compose
-from coordexp.storage.logs import Log
+from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import read_manifest
 from coordexp.study.inputs import RunData
 

@@ -24,7 +24,7 @@ from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ran
 from coordexp.analysis.recommendation.doubts import alerts, caveats, would_overturn, would_take
 from coordexp.config.compose import digest, load_rule
 from coordexp.metrics import METRICS
-from coordexp.storage.logs import Log
+from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 from coordexp.study.preregistration import EarlierStudy, RegisteredRun
 

@@ -14,7 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordexp.errors import UserError
-from coordexp.storage.logs import EVAL, STEP_KEY, Log, LogWriter, read_log
+from coordexp.storage.logs.jsonl import STEP_KEY, read_log
+from coordexp.storage.logs.log import EVAL, Log
+from coordexp.storage.logs.writer import LogWriter
 
 STEPS = range(10, 90, 10)
 METRICS = (
@@ -360,14 +362,15 @@ def test_the_last_of_repeated_steps_wins(tmp_path):
     log = read(tmp_path, *rows)
     assert log.train == {40: {"loss": 3.0}, 80: {"loss": 2.0}}
     assert log.evals == {40: {"loss": 30.0}, 80: {"loss": 20.0}}
-    assert (log.rows, log.repeated_steps) == (3, 1)
+    assert log.rows == 3
+    assert "step 40 was logged more than once" in log.warnings[0]
 
 
 def test_a_restart_is_said_and_so_is_what_stays_from_before_it(tmp_path):
     rows = [{STEP_KEY: f"{step}/80", "loss": float(step)} for step in (10, 20, 30, 40, 20, 30)]
     behind, caught_up = read(tmp_path, *rows), read(tmp_path, *rows, rows[3])
-    assert (behind.repeated_steps, caught_up.repeated_steps) == (2, 3)
     assert "2 steps from 20 to 30" in behind.warnings[0]
+    assert "3 steps from 20 to 40" in caught_up.warnings[0]
     assert "ends at step 30" in behind.warnings[1]
     assert "step 40" in behind.warnings[1]
     assert len(caught_up.warnings) == 1
@@ -381,7 +384,7 @@ def test_two_eval_rows_of_one_step_with_other_keys_are_no_restart(tmp_path):
         {"step": 1, "loss": 3.0},
     )
     assert log.evals == {1: {"lvis_loss": 1.0, "coco_loss": 2.0}}
-    assert (log.repeated_steps, log.warnings) == (0, [])
+    assert log.warnings == []
 
 
 def test_ms_swift_extras_are_tolerated(tmp_path):

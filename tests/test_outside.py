@@ -14,7 +14,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from coordexp.cli import main, parse
 from coordexp.config.compose import compose, plain
 from coordexp.storage.files import read_json
-from coordexp.storage.logs import read_log
+from coordexp.storage.logs.jsonl import read_log
 
 SMALL = (
     "probe.images=4",

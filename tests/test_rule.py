@@ -20,7 +20,7 @@ from coordexp.analysis.recommendation.rule import choose_primary, choose_seconda
 from coordexp.config.compose import digest, load_rule
 from coordexp.errors import UserError
 from coordexp.metrics import METRICS, REGISTRY, log_key, metric
-from coordexp.storage.logs import Log
+from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 
 NAMES = tuple(METRICS)

@@ -15,11 +15,12 @@ from synthetic import draws, sound
 
 from coordexp.analysis.audit.audit import audit
 from coordexp.analysis.audit.findings import Audit, RunAudit
-from coordexp.storage.logs import Log, read_log
+from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import read_manifest
 from coordexp.storage.runs import RunDirectory
+from coordexp.storage.token_tables import write_table
 from coordexp.study.inputs import RunData
-from coordexp.training.evaluate import write_table
 
 
 @pytest.fixture(autouse=True)
@@ -198,9 +199,8 @@ def test_a_different_validation_set_is_found_by_its_table(tmp_path):
             changes[-1].loc[len(table) - 1 - row, column] += 1
     for directory, changed in zip(directories[1:], changes, strict=True):
         directory.table(40).parent.mkdir(parents=True)
-        write_table(
-            changed.assign(expected_bin_t1=0.0), directory.table(40), {}
-        )  # what the model made of it is no matter
+        # What the model made of the tokens does not matter.
+        write_table(changed.assign(expected_bin_t1=0.0), directory.table(40), 1.0, 1.0)
 
     def drawn(rng: np.random.Generator) -> bool:
         common, odd = rng.choice(9, 2, replace=False)
@@ -257,7 +257,7 @@ def with_table(tmp_path: Path, batch: int = 32, **logged: float) -> RunData:
     image = np.repeat(np.arange(100), rng.integers(1, 10, 100))
     error = rng.exponential(10 * (1 + image % 7)).round(3)
     table = pd.DataFrame({"image_id": image, "object_index": 0, "slot": "x1", "gt_bin": 100, "fit_half": image % 2 == 0,
-                          "hit": rng.random(len(image)) < 0.3, "coord_mass": 0.9})  # fmt: skip
+                          "hit": rng.random(len(image)) < 0.3, "coord_mass": 0.9, "argmax_bin": 0, "box_area_px": 1.0})  # fmt: skip
     for label in ("t1", "own", "fitted"):
         values = {
             "expected_bin": 100 + error,
@@ -267,7 +267,7 @@ def with_table(tmp_path: Path, batch: int = 32, **logged: float) -> RunData:
         }
         table = table.assign(**{f"{name}_{label}": column for name, column in values.items()})
     run.table(40).parent.mkdir(parents=True)
-    write_table(table, run.table(40), {})
+    write_table(table, run.table(40), 1.0, 1.0)
     row = {
         "coord_token_acc": table["hit"].mean(),
         "coord_diag_fitted_t/expected_bin_mae": error[image % 2 == 1].mean(),

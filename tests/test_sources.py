@@ -20,10 +20,11 @@ from studies import run_manifest
 
 from coordexp.errors import UserError
 from coordexp.storage.files import write_json
-from coordexp.storage.logs import EVAL, STEP_KEY, Log, read_log
+from coordexp.storage.logs.jsonl import STEP_KEY, read_log
+from coordexp.storage.logs.log import EVAL, Log
+from coordexp.storage.logs.tensorboard import intact_records, read_events
 from coordexp.storage.manifest import write_manifest
 from coordexp.storage.runs import RunDirectory
-from coordexp.storage.tensorboard import intact_records, read_events
 from coordexp.study.sources import LOG, RUN_DIRECTORY, TENSORBOARD, parse_sources, read_source
 
 ROWS = [
@@ -219,14 +220,13 @@ def test_of_several_event_files_the_one_opened_last_wins(tmp_path):
     assert [log.train[step]["loss"] for step in (20, 30)] == [5.0, 5.0]
     assert [log.evals[step]["loss"] for step in (20, 30)] == [9.0, 9.0]
     assert in_float32(log)[0][40] == in_float32(read_log(write_log(tmp_path / "log")))[0][40]
-    assert log.repeated_steps == 2
     assert "2 steps from 20 to 30" in log.warnings[0]
     assert "ends at step 30" in log.warnings[1]
 
 
 def test_epochs_written_with_train_and_eval_rows_are_no_restart(tmp_path):
     write_events(tmp_path, ROWS)
-    assert read_events(tmp_path).repeated_steps == 0
+    assert read_events(tmp_path).warnings == []
 
 
 def test_values_under_other_tags_or_negative_steps_are_counted(tmp_path):

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import expon
 
+from coordexp.analysis.comparison.image_influence import image_influence, quantile_influence
 from coordexp.analysis.comparison.statistics import bootstrap_draws, image_weights
-from coordexp.metrics import METRICS, REGISTRY
+from coordexp.metrics import METRICS, REGISTRY, TEMPERATURE_LABEL
 from coordexp.storage.token_tables import (
     TokenColumns,
-    image_influence,
-    quantile_influence,
+    column_names,
     read_tokens,
+    write_table,
 )
 
 MAE, P90, ACC = (
@@ -235,3 +236,18 @@ def test_in_a_small_table_the_density_is_taken_over_what_there_is():
     value, influence = quantile_influence(errors, np.repeat(np.arange(3), counts), counts, 0.9)
     assert value == pytest.approx(0.9)
     assert influence == pytest.approx((0.9 * counts - [2, 3, 0]) / 6)
+
+
+def test_every_metric_reads_columns_that_are_written():
+    known = set(column_names())
+    for m in REGISTRY.values():
+        for label in TEMPERATURE_LABEL.values():
+            assert m.per_token is None or set(m.per_token.columns(label)) <= known, m.name
+
+
+def test_a_table_with_other_columns_is_not_written(tmp_path):
+    table = frame().assign(object_index=0, argmax_bin=0)
+    write_table(table, tmp_path / "whole.parquet", 1.0, 1.0)
+    with pytest.raises(ValueError, match="gt_bin"):
+        write_table(table.drop(columns="gt_bin"), tmp_path / "cut.parquet", 1.0, 1.0)
+    assert not (tmp_path / "cut.parquet").exists()

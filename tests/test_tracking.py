@@ -28,7 +28,7 @@ from studies import run_manifest
 from coordexp.config.compose import compose
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json, sha256_directory, sha256_file, write_json, write_text
-from coordexp.storage.logs import LogWriter
+from coordexp.storage.logs.writer import LogWriter
 from coordexp.storage.manifest import write_manifest
 from coordexp.storage.runs import RunDirectory, run_directory, write_config
 from coordexp.tracking import mlflow_import as tracking

@@ -24,7 +24,7 @@ from coordexp.models.checkpoints import device_for, load_base, save_pretrained
 from coordexp.models.processor import ImageProcessor, build_processor
 from coordexp.probe.run import run_probe
 from coordexp.storage.files import locked, sha256_directory, sha256_file, write_text
-from coordexp.storage.logs import LogWriter
+from coordexp.storage.logs.writer import LogWriter
 from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory
 from coordexp.training.evaluate import evaluate
 from coordexp.training.stage1_model import Stage1Model

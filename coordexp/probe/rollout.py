@@ -38,7 +38,7 @@ from coordexp.storage.files import (
     sha256_file,
     write_json,
 )
-from coordexp.storage.logs import cut_torn_line
+from coordexp.storage.logs.writer import cut_torn_line
 from coordexp.training.evaluate import evenly_spaced
 
 

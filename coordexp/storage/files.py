@@ -1,4 +1,7 @@
-"""Files that survive a kill: written to a temporary name, fsynced, renamed. And one lock a directory."""
+"""Files that survive a kill, because they are written to a temporary name, fsynced and renamed.
+
+Also digests of files, and the lock that lets one process at a time write to a directory.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from safetensors import SafetensorError
 
 from coordexp.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def sync(path: Path) -> None:
@@ -34,10 +37,13 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; on a clean exit it is fsynced and renamed to `path`, else removed.
+    """A temporary name beside `path`.
+
+    If the block ends without an error, the file is fsynced and renamed to `path`; else it is
+    removed, and what was at `path` before is untouched.
 
     Raises:
-        UserError: the disk is full. What lay at `path` before is untouched.
+        UserError: the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -53,7 +59,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """A full disk while writing `path` becomes one line; libraries in Rust and C++ say it in words, not in errno.
+    """Turn the error of a full disk while writing `path` into one line.
+
+    Libraries written in Rust and C++ report a full disk in their message, not by errno.
 
     Raises:
         UserError: the disk is full.
@@ -61,10 +69,9 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if getattr(error, "errno", None) in FULL or "No space left" in str(error):
-            advice = (
-                "free some space and start the same command again, it continues where it stopped"
-            )
+        if getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error):
+            advice = "free some space and start the same command again, "
+            advice += "it continues where it stopped"
             raise UserError(f"{path}: the disk is full: {advice}") from error
         raise
 
@@ -79,23 +86,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Strict JSON: a NaN is a bug of the caller, and raises."""
+    """Write strict JSON. A NaN is a bug of the caller, and raises ValueError."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A column a key, in order of appearance; a row without the key has an empty cell."""
+    """Write a column for each key, in order of appearance. A row without the key has an empty cell."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    table = csv.DictWriter(
-        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
-    )
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     write_text(path, text.getvalue())
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError, naming the file, if it is missing or not JSON."""
+    """The content of a JSON file.
+
+    Raises:
+        UserError: the file is missing or not JSON.
+    """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
@@ -121,7 +131,13 @@ def sha256_directory(path: Path) -> str:
 
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path`; on a clean exit every file is fsynced and it takes the name `path`."""
+    """A temporary directory beside `path`.
+
+    If the block ends without an error, every file is fsynced and the directory replaces `path`.
+
+    Raises:
+        UserError: the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -149,23 +165,25 @@ def point_link(link: Path, target: Path) -> None:
 
 @contextmanager
 def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`; the kernel lets go of it when the process dies, however it dies.
+    """Hold the lock file `path`. The kernel releases it when the process dies, however it dies.
 
-    `lockf`, not `flock`: worker processes do not inherit it. The file is never unlinked. With `wait`, another
-    holder is waited for.
+    The lock is taken by `lockf`, because worker processes would inherit a lock taken by `flock`. The
+    file is never unlinked. With `wait`, wait until another holder releases the lock.
 
     Raises:
         UserError: another process holds it (unless `wait`), naming its pid.
     """
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "a+b", buffering=0)  # noqa: SIM115 a failed write must not be tried again on closing
+        # Unbuffered: a buffer that a full disk refused would be written again on closing.
+        handle = open(path, "a+b", buffering=0)  # noqa: SIM115
     with handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             handle.seek(0)
-            busy = f"{path.parent}: {what} by process {handle.read().decode().strip() or 'unknown'} already"
+            pid = handle.read().decode().strip() or "unknown"
+            busy = f"{path.parent}: {what} by process {pid} already"
             if not wait:
                 raise UserError(f"{busy}: wait for it, or stop it, and start again") from error
             print(f"{busy}: waiting for it", file=sys.stderr, flush=True)

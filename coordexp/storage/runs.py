@@ -1,7 +1,7 @@
 """The run directory: the one interface between training and everything after it.
 
 config.yaml                 resolved configuration
-logging.jsonl               flat rows (see logs.py)
+logging.jsonl               flat rows (see logs/)
 eval/step-000040.parquet    token table: a row per supervised coordinate token of the validation set
 checkpoints/step-000720/    a complete Hugging Face directory
 state/                      resumable trainer state, gone when the run is finished

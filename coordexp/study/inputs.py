@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from coordexp.errors import UserError
-from coordexp.storage.logs import Log, read_log
+from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.preregistration import RegisteredRun, read_preregistration

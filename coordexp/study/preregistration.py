@@ -9,7 +9,7 @@ from typing import Any
 
 from coordexp.config.compose import digest, flatten
 from coordexp.errors import UserError
-from coordexp.storage.logs import read_log
+from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.manifest import utc_now
 from coordexp.storage.runs import RESULTS
 from coordexp.storage.typed import read_typed, write_typed

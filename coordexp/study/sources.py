@@ -18,9 +18,10 @@ from yaml import YAMLError
 
 from coordexp.errors import UserError
 from coordexp.storage.files import sha256_file
-from coordexp.storage.logs import Log, read_log
+from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.logs.log import Log
+from coordexp.storage.logs.tensorboard import event_files, read_events
 from coordexp.storage.runs import RunDirectory
-from coordexp.storage.tensorboard import event_files, read_events
 from coordexp.study.study_runs import read_study_runs
 
 LOG, TENSORBOARD, RUN_DIRECTORY = "log", "TensorBoard", "run directory"

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from coordexp import __version__
 from coordexp.config.compose import RUN_IDENTITY, plain
 from coordexp.errors import UserError
-from coordexp.storage.logs import EVAL, Log, read_log
+from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import source_of

@@ -87,7 +87,8 @@ def evaluate(
     write_table(
         table,
         table_path,
-        {"own_temperature": model.variant.temperature, "fitted_temperature": fitted},
+        own_temperature=model.variant.temperature,
+        fitted_temperature=fitted,
     )
     return {
         **loss_values(sums, model.variant),

@@ -35,7 +35,7 @@ from coordexp.errors import UserError
 from coordexp.models.base_manifest import read_base_manifest
 from coordexp.models.checkpoints import device_for, save_checkpoint
 from coordexp.storage.files import locked, sha256_file
-from coordexp.storage.logs import LogWriter
+from coordexp.storage.logs.writer import LogWriter
 from coordexp.storage.manifest import InputDigests, Status, read_manifest, verify_finished
 from coordexp.storage.runs import (
     RunDirectory,

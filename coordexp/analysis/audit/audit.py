@@ -32,7 +32,7 @@ from coordexp.analysis.audit.run_consistency import (
     validation_of,
 )
 from coordexp.config.compose import flatten
-from coordexp.storage.logs import Log
+from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 
 PASSING = ("consistent", "not identifiable")

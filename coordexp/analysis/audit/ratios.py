@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordexp.analysis.audit.findings import FamilyRatios, RatioPair
-from coordexp.storage.logs import Log, Row
+from coordexp.storage.logs.log import Log, Row
 
 FAMILIES = ("loss", "base_ce/loss", "coord_softce_w1/loss")
 COORD_TERMS = ("soft_ce", "w1", "gate", "ce")

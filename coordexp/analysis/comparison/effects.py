@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from coordexp.analysis.comparison.findings import Band, Difference, Slices
+from coordexp.analysis.comparison.image_influence import ImageInfluence, image_influence
 from coordexp.analysis.comparison.stability import window_summary
 from coordexp.analysis.comparison.statistics import (
     Estimate,
@@ -20,7 +21,7 @@ from coordexp.analysis.comparison.statistics import (
     influence_estimate,
 )
 from coordexp.metrics import METRICS, REGISTRY
-from coordexp.storage.token_tables import ImageInfluence, image_influence, read_tokens
+from coordexp.storage.token_tables import read_tokens
 from coordexp.study.inputs import RunData
 
 CROSSED_FROM = 3  # seeds; with fewer there is no variance between seeds to speak of

@@ -9,7 +9,7 @@ import numpy as np
 
 from coordexp.analysis.comparison.findings import Drift, Plateau
 from coordexp.metrics import METRICS, log_key
-from coordexp.storage.logs import Log
+from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 
 MAE_KEY = log_key("expected_bin_mae", "1")

@@ -1,0 +1,181 @@
+"""Reading logging.jsonl, as this project and ms-swift write it.
+
+ms-swift's files have extra keys, steps as strings, train and eval values in one row or in two, and
+repeated steps after a restart. What the reader leaves out is counted and becomes a warning.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coordexp.errors import UserError
+from coordexp.storage.logs.log import EVAL, SUMMARY_KEYS, Log, Row, warn_of_repeats
+
+STEP_KEY = "global_step/max_steps"
+# The key of the step as ms-swift, trainer states and Megatron-SWIFT write it; the first one counts.
+STEP_KEYS = (STEP_KEY, "global_step", "step", "iteration")
+LEFT_OUT = {
+    "no step": "carries no step",
+    "bad step": "carries a step that is not a whole number",
+    "no values": "carries neither a numeric loss nor eval_ values",
+}
+NOT_A_LOG = {
+    b"\x1f\x8b": "is gzip'ed: unpack it first",
+    codecs.BOM_UTF16_LE: "is UTF-16: save it as UTF-8",
+    codecs.BOM_UTF16_BE: "is UTF-16: save it as UTF-8",
+}
+_STEP = re.compile(r"\s*(\d{1,15})\s*(?:/\s*(-?\d{1,15})\s*)?", re.ASCII)
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?|NaN|nan|-?(Infinity|inf)", re.ASCII)
+
+
+def read_log(path: Path) -> Log:
+    """Read a log written by this project or by ms-swift.
+
+    A last line without a line end that is not JSON is dropped with a warning. A row is left out if
+    it has no step, a step that is not a whole number, or neither a numeric loss nor an `eval_`
+    value: it is counted in `dropped`, and each reason gives one warning. The summary rows at the
+    end of a log are counted only. If rows repeat a step, or a row repeats a key, the last value of
+    each key counts. Numbers written as strings ("0.53") are numbers; other values ("1h 2m", "25%",
+    null) are left out.
+
+    Raises:
+        UserError: the file cannot be read, or a line before the last is broken (the message names
+            the line).
+    """
+    log = Log(path)
+    repeated: set[int] = set()
+    left_out: dict[str, list[int]] = {}  # reason -> line numbers
+    last_step = 0
+    for number, row in _rows(path, log.warnings):
+        train, evals = _split(row)
+        step, max_steps = _step_of(row)
+        has_values = bool(train or evals)
+        if step is None or not has_values:
+            left_out.setdefault(_why_left_out(row, has_values), []).append(number)
+            continue
+        last_step = step
+        log.max_steps = max_steps or log.max_steps
+        log.rows += 1
+        for rows, values in ((log.train, train), (log.evals, evals)):
+            if values:
+                known = rows.setdefault(step, {})
+                if not known.keys().isdisjoint(values):
+                    repeated.add(step)
+                known.update(values)
+    for reason, numbers in left_out.items():
+        log.dropped[reason] = len(numbers)
+        if reason in LEFT_OUT:
+            log.warnings.append(_warning(LEFT_OUT[reason], numbers))
+    warn_of_repeats(log, repeated, last_step)
+    return log
+
+
+def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a log with their line numbers; a torn last line becomes a warning."""
+    lines = _content(path).split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _parse(line)
+        except ValueError as error:
+            # Only the last element of the split has no line end behind it.
+            if number < len(lines):
+                raise UserError(
+                    f"{path}: line {number} is broken ({error}): mend or remove that line"
+                ) from error
+            warnings.append(f"line {number} is torn (no line end) and was dropped")
+        else:
+            yield number, row
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    for magic, what in NOT_A_LOG.items():
+        if content.startswith(magic):
+            raise UserError(f"{path}: {what}")
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """The object of a line. Raises ValueError, saying in a few words what is wrong with it."""
+    try:
+        text = line.decode()
+        row = json.loads(text)
+        if "\\u" in text and isinstance(row, dict):
+            # An escape can name half a surrogate pair, which no file or terminal can take.
+            "".join(row).encode()
+    except UnicodeError as error:
+        raise ValueError("not valid Unicode") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg}, column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        raise ValueError("a whole number of thousands of digits") from error
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    return row
+
+
+def _split(row: dict[str, Any]) -> tuple[Row, Row]:
+    """The train and the eval values of a row.
+
+    Without a loss there are no train values: eval rows repeat a few train keys.
+    """
+    train: Row = {}
+    evals: Row = {}
+    for key, value in row.items():
+        number = _number(value)
+        if number is None or key in STEP_KEYS or key == EVAL:
+            continue
+        if key.startswith(EVAL):
+            evals[key.removeprefix(EVAL)] = number
+        else:
+            train[key] = number
+    if "loss" not in train:
+        train = {}
+    return train, evals
+
+
+def _why_left_out(row: dict[str, Any], has_values: bool) -> str:
+    if not has_values:
+        return "no values" if SUMMARY_KEYS.isdisjoint(row) else "summary"
+    return "no step" if all(row.get(key) is None for key in STEP_KEYS) else "bad step"
+
+
+def _step_of(row: dict[str, Any]) -> tuple[int | None, int | None]:
+    """(step, planned steps) from `640/720`, from `640` or from a number."""
+    value = next((row[key] for key in STEP_KEYS if row.get(key) is not None), None)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    match = _STEP.fullmatch(str(value)) if isinstance(value, int | str) else None
+    if match is None:
+        return None, None
+    planned = int(match[2] or 0)  # a trainer that does not know writes -1
+    return int(match[1]), planned if planned > 0 else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, float):
+        return value
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value) else None
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300:
+        return float(value)
+    return None
+
+
+def _warning(what: str, numbers: list[int]) -> str:
+    warning = f"line {numbers[0]} {what} and was left out"
+    if len(numbers) > 1:
+        warning += f", and so were {len(numbers) - 1} rows more like it"
+    return warning

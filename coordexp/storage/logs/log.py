@@ -1,0 +1,51 @@
+"""What every reader makes of a log: rows of numbers by step, and what it had to leave out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+EVAL = "eval_"  # stands before each key of an eval row
+# A row with one of these keys and without a loss sums up the whole run: Hugging Face and ms-swift
+# end every log with some.
+SUMMARY_KEYS = {
+    "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos",
+    "last_model_checkpoint", "best_model_checkpoint", "model_parameter_info", "log_history",
+}  # fmt: skip
+
+Row = dict[str, float]
+
+
+@dataclass
+class Log:
+    """Rows by step, numbers only. Train keys are as written, eval keys without `eval_`."""
+
+    path: Path
+    train: dict[int, Row] = field(default_factory=dict)
+    evals: dict[int, Row] = field(default_factory=dict)
+    max_steps: int | None = None  # planned
+    warnings: list[str] = field(default_factory=list)  # one for each reason
+    rows: int = 0  # lines that were taken
+    # Lines left out, by reason: a key of the reader's LEFT_OUT, or "summary".
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def warn_of_repeats(log: Log, repeated: set[int], last_step: int) -> None:
+    """Add warnings about steps that were logged more than once, as a restarted run does.
+
+    `last_step` is the step of the last row. If it is not the highest step of the log, the run was
+    restarted and stopped early, and the rows after it are from before the restart.
+    """
+    if not repeated:
+        return
+    if len(repeated) == 1:
+        which = f"step {min(repeated)} was"
+    else:
+        which = f"{len(repeated)} steps from {min(repeated)} to {max(repeated)} were"
+    log.warnings.append(f"{which} logged more than once: the last values count")
+    newest = max([*log.train, *log.evals])
+    if last_step < newest:
+        log.warnings.append(
+            f"the log ends at step {last_step}: "
+            f"what it holds up to step {newest} is from before a restart"
+        )
