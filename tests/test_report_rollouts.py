@@ -1,0 +1,170 @@
+"""The Stage-2 probe in the report: rankings, the table of signals, the curves of the fine-tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_readers import figures, page, tables_of
+from reports import change, study_files
+
+from coordexp.metrics import SIGNALS
+
+VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
+F1 = {"softce_w1_gate": 0.4, "pure_ce": 0.6, "mixed": 0.4}
+LOSS = {"softce_w1_gate": 0.3, "pure_ce": 0.2, "mixed": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def here(in_tmp: Path) -> Path:
+    return in_tmp
+
+
+def probed_study() -> Path:
+    """A study in which the probe confirms pure_ce, the primary."""
+    study = study_files(VARIANTS)
+    change(study, "probe", fill_probe)
+    return change(study, "recommendation", confirm)
+
+
+def fill_probe(probe: dict[str, Any]) -> None:
+    probe["step"] = 720
+    probe["settings"] = {"images": 256, "steps": 3, "temperature": 1.0, "adapter_rank": 0}
+    for variant in VARIANTS:
+        probe["candidates"].append(candidate(variant))
+        probe["means"][variant] = {"f1_50_after": F1[variant], "geo_loss_after": LOSS[variant]}
+        probe["means"][variant]["count_ratio"] = 0.9
+    for first, second in (("softce_w1_gate", "pure_ce"), ("pure_ce", "mixed")):
+        for signal, values in (("f1_50_after", F1), ("geo_loss_after", LOSS)):
+            probe["differences"].append(difference(first, second, signal, values))
+
+
+def candidate(variant: str) -> dict[str, Any]:
+    curve = []
+    for step in (1, 2, 3):
+        loss = LOSS[variant] + 0.1 / step
+        terms = {"geo_loss": loss, "l1": loss / 3, "giou_loss": loss / 2, "text_ce": 0.1}
+        curve.append({"step": step, "loss": loss, "grad_norm": 1.0, **terms})
+    return {
+        "variant": variant,
+        "seed": 0,
+        "status": "complete",
+        "reason": None,
+        "directory": f"results/runs/{variant}/s0-0123abcd/stage2/step-000720-0123abcd",
+        "records": "results/data/scenes-0123abcd/val.jsonl",
+        "images": 256,
+        "figures": {},
+        "dropped": {},
+        "wall_s": {},
+        "curve": curve,
+    }
+
+
+def difference(first: str, second: str, signal: str, values: dict[str, float]) -> dict[str, Any]:
+    """Second minus first, with an interval of 0.05 to each side."""
+    gap = values[second] - values[first]
+    return {
+        "first": first,
+        "second": second,
+        "signal": signal,
+        "difference": gap,
+        "low": gap - 0.05,
+        "high": gap + 0.05,
+        "se": 0.025,
+        "df": None,
+        "share_above_0": 0.9,
+        "p_value": None,
+        "method": "paired bootstrap over images",
+        "seed_var": None,
+        "image_var": 0.001,
+        "interaction_var": None,
+        "n_images": 256,
+    }
+
+
+def confirm(recommendation: dict[str, Any]) -> None:
+    recommendation["stage2"] = {
+        "verdict": "confirmed",
+        "sentence": "the probe confirms pure_ce",
+        "smoothness": None,
+        "stage1_ranking": ["pure_ce", "mixed", "softce_w1_gate"],
+        "probe_ranking": ["pure_ce", "softce_w1_gate", "mixed"],
+        "signal": "f1_50_after",
+        "confounds": [],
+        "changed_roles": False,
+    }
+
+
+def test_rankings_of_stage1_and_probe_stand_side_by_side() -> None:
+    table = page(probed_study()).tables["rankings"]
+    assert table.headings == ["ranking", "1", "2", "3"]
+    assert table.row("Stage-1") == ["pure_ce", "mixed", "softce_w1_gate"]
+    assert table.row("probe, by F1@.5, end") == ["pure_ce", "softce_w1_gate", "mixed"]
+
+
+def test_signal_table_has_values_with_the_best_bold() -> None:
+    table = page(probed_study()).tables["signals"]
+    for variant in VARIANTS:
+        f1 = table.cell("F1@.5, end ↑", variant)
+        assert f1.text == f"{F1[variant]:.3f}"
+        assert ("best" in f1.classes) == (variant == "pure_ce")
+        loss = table.cell("geometric loss, end ↓", variant)
+        assert ("best" in loss.classes) == (variant != "softce_w1_gate"), "two are equal"
+        assert "best" not in table.cell("count ratio", variant).classes, "no side is better"
+
+
+def test_signal_table_has_leads_of_the_stage1_primary() -> None:
+    table = page(probed_study()).tables["signals"]
+    over_mixed = table.text("F1@.5, end ↑", "over mixed")
+    assert over_mixed == "+0.200 [+0.150, +0.250]"
+    over_softce = table.text("F1@.5, end ↑", "over softce_w1_gate")
+    assert over_softce == "+0.200 [+0.150, +0.250]"
+    loss = table.text("geometric loss, end ↓", "over softce_w1_gate")
+    assert loss == "+0.100 [+0.050, +0.150]", "the lower loss leads"
+    assert table.text("count ratio", "over mixed") == "–"
+
+
+def test_signal_table_without_intervals_has_no_leads() -> None:
+    study = change(probed_study(), "probe", lambda probe: probe.update(differences=[]))
+    table = page(study).tables["signals"]
+    assert table.headings == ["signal", *VARIANTS]
+    assert table.caption == "Signals of each candidate"
+
+
+def test_signals_that_no_candidate_has_are_left_out() -> None:
+    table = page(probed_study()).tables["signals"]
+    shown = [row[0].text.rstrip(" ↑↓") for row in table.rows]
+    names = ("count_ratio", "geo_loss_after", "f1_50_after")
+    assert shown == [SIGNALS[name].label for name in names]
+
+
+def test_study_without_a_probe_has_no_probe_tables() -> None:
+    found = page(study_files())
+    assert not tables_of(found.section("rollouts"))
+    assert "No candidate was probed" in found.section("rollouts").text
+
+
+def test_fine_tune_has_a_panel_for_each_loss() -> None:
+    drawing = figures(probed_study())["probe"]
+    for term, factor in (("geo_loss", 1), ("l1", 1 / 3), ("giou_loss", 1 / 2)):
+        panel = drawing.panel(term)
+        read = panel.y_axis()
+        for variant in VARIANTS:
+            (point,) = panel.marks("point", of=f"{variant} s0", step=3)
+            loss = (LOSS[variant] + 0.1 / 3) * factor
+            assert read(point.centre[1]) == pytest.approx(loss, rel=0.01)
+    assert drawing.panel("text_ce").marks("curve")
+
+
+def test_candidate_without_a_fine_tune_has_no_curve() -> None:
+    def drop(probe: dict[str, Any]) -> None:
+        probe["candidates"][0]["curve"] = []
+
+    panel = figures(change(probed_study(), "probe", drop))["probe"].panel("geo_loss")
+    curves = {mark.data("of") for mark in panel.marks("curve")}
+    assert curves == {"pure_ce s0", "mixed s0"}
+
+
+def test_gallery_needs_the_records_of_the_probe() -> None:
+    assert "gallery" not in figures(probed_study())
