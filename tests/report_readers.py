@@ -33,7 +33,8 @@ class Mark:
 
     @property
     def words(self) -> str:
-        return self.node.text or ""
+        """Of a text; the whole text where it is cut."""
+        return self.tooltip if "…" in (self.node.text or "") else self.node.text or ""
 
     @property
     def colour(self) -> str | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_readers import figures, page, tables_of
+from report_readers import SVG, figures, page, tables_of
 from reports import change, study_files
 
+from coordexp.coords import write_coordjson
+from coordexp.data.records import Record, read_records
 from coordexp.metrics import SIGNALS
 
 VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
@@ -166,5 +170,83 @@ def test_candidate_without_a_fine_tune_has_no_curve() -> None:
     assert curves == {"pure_ce s0", "mixed s0"}
 
 
-def test_gallery_needs_the_records_of_the_probe() -> None:
-    assert "gallery" not in figures(probed_study())
+# --- the gallery ---
+
+CIRCLE = ("circle", "bbox_2d", (8.0, 8.0, 24.0, 24.0))
+SQUARE = ("square", "bbox_2d", (30.0, 30.0, 56.0, 60.0))
+
+
+def galleried_study(record_file: Callable[..., Path], n_images: int = 8) -> Path:
+    """Both variants write the truth for even images; for odd ones pure_ce writes nothing.
+
+    Image 1 is the one that mixed, too, gets wrong.
+    """
+    study = study_files(("pure_ce", "mixed"))
+    records_file = record_file(Path("results/data/some"), [[CIRCLE, SQUARE]] * n_images)
+    records = read_records(records_file)
+
+    def fill(probe: dict[str, Any]) -> None:
+        probe["settings"] = {"images": n_images, "steps": 3, "temperature": 1.0, "adapter_rank": 0}
+        for variant in ("pure_ce", "mixed"):
+            entry = candidate(variant) | {"records": str(records_file)}
+            probe["candidates"].append(entry)
+            write_rollouts(Path(entry["directory"]), variant, records)
+
+    return change(study, "probe", fill)
+
+
+def write_rollouts(directory: Path, variant: str, records: Sequence[Record]) -> None:
+    lines = []
+    for i, record in enumerate(records):
+        wrong = i == 1 or (variant == "pure_ce" and i % 2 == 1)
+        text = "" if wrong else write_coordjson(record.coord_objects())
+        row = {"image_id": i, "image": record.image, "text": text, "finished": True, "n_tokens": 0}
+        lines.append(json.dumps(row | {"token_ends": [], "token_logprobs": []}) + "\n")
+    shard = directory / "before/rollouts-0.jsonl"
+    shard.parent.mkdir(parents=True)
+    shard.write_text("".join(lines))
+
+
+def test_gallery_shows_the_worst_and_the_best_images(record_file) -> None:
+    rows = figures(galleried_study(record_file))["gallery"].panels(panel="image")
+    shown = [int(row.root.get("data-image", "")) for row in rows]
+    assert shown[:3] == [1, 3, 5]
+    assert sorted(shown[3:]) == [2, 4, 6], "of equal images the last ones"
+
+
+def test_gallery_draws_true_and_written_boxes(record_file) -> None:
+    drawing = figures(galleried_study(record_file))["gallery"]
+    worst = drawing.panel("image", image="1")
+    assert len(worst.marks("box", of="truth")) == 2
+    assert not worst.marks("box", of="pure_ce")
+    assert [m.words for m in worst.marks("names", of="mixed")] == ["0.00 nothing that parses"]
+    third = drawing.panel("image", image="3")
+    truth, written = third.marks("box", of="truth"), third.marks("box", of="mixed")
+    assert len(truth) == len(written) == 2
+    shift = written[0].corners[0][0] - truth[0].corners[0][0]
+    for true_box, box in zip(truth, written, strict=True):
+        for (true_x, true_y), (x, y) in zip(true_box.corners, box.corners, strict=True):
+            assert (x - shift, y) == pytest.approx((true_x, true_y), abs=0.02)
+    assert [m.words for m in third.marks("names", of="mixed")] == ["1.00 circle, square"]
+
+
+def test_gallery_scales_boxes_to_the_shown_image(record_file) -> None:
+    panel = figures(galleried_study(record_file))["gallery"].panel("image", image="3")
+    image = next(node for node in panel.nodes if node.tag == SVG + "image")
+    scale = float(image.get("width", "")) / 64
+    left, top = float(image.get("x", "")), float(image.get("y", ""))
+    corner = panel.marks("box", of="truth")[0].corners[0]
+    assert corner == pytest.approx((left + 8 * scale, top + 8 * scale), abs=0.1 * scale)
+
+
+def test_gallery_without_records_is_not_drawn(record_file) -> None:
+    study = galleried_study(record_file)
+    Path("results/data/some/some.jsonl").unlink()
+    assert "gallery" not in figures(study)
+
+
+def test_gallery_with_a_missing_image_is_refused(record_file, refused) -> None:
+    study = galleried_study(record_file)
+    Path("results/data/some/1.png").unlink()
+    with refused("1.png"):
+        figures(study)

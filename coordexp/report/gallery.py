@@ -24,6 +24,7 @@ CELL, GAP = 150.0, 12.0  # px: side of an image, room between columns
 TOP, CAPTION_ROOM = 26.0, 34.0  # px: over the first row, under each image
 N_EACH = 3  # images with the lowest F1, and as many with the highest
 AT_50 = THRESHOLDS.index(0.5)
+TRUTH = Look(INK, marker=(), dashes=None)
 HALO = "#fefefe"  # under each box, so that it shows on dark images
 CAPTION = (
     "Validation pictures: the truth, and what each candidate wrote, the three worst and the three "
@@ -54,8 +55,11 @@ class Validation:
 def gallery(candidates: Sequence[Candidate], looks: Mapping[str, Look]) -> Figure | None:
     """A row for each chosen image, a column for each variant (its first probed seed).
 
-    None without a probe, where candidates were probed on different records, or where records or
-    images are no longer there.
+    None without a probe, where candidates were probed on different records, or where the records
+    are no longer there.
+
+    Raises:
+        UserError: the records, an image that they name, or the rollouts are damaged or missing.
     """
     first: dict[str, Candidate] = {}
     for candidate in candidates:
@@ -70,7 +74,7 @@ def gallery(candidates: Sequence[Candidate], looks: Mapping[str, Look]) -> Figur
     columns = [
         column_of(first[variant], validation.records) for variant in looks if variant in first
     ]
-    chosen = choose_images(columns, validation)
+    chosen = choose_images(columns, validation.records)
     if not chosen:
         return None
     width = (len(columns) + 1) * (CELL + GAP)
@@ -101,17 +105,14 @@ def column_of(candidate: Candidate, records: Sequence[Record]) -> Column:
     return Column(candidate.variant, {row["image_id"]: row["text"] for row in rollouts}, f1)
 
 
-def choose_images(columns: Sequence[Column], validation: Validation) -> list[int]:
-    """The images with the lowest and the highest F1 averaged over the candidates.
+def choose_images(columns: Sequence[Column], records: Sequence[Record]) -> list[int]:
+    """The images with the lowest and the highest F1, averaged over the candidates.
 
-    Images without objects, and those whose file is missing, are left out.
+    Images without objects are left out.
     """
     shared = set(columns[0].f1).intersection(*(column.f1 for column in columns))
-    usable = []
-    for index in shared:
-        if validation.records[index].objects and validation.image_file(index).exists():
-            usable.append(index)
-    ranked = sorted(usable, key=lambda index: (sum(c.f1[index] for c in columns), index))
+    with_objects = [index for index in shared if records[index].objects]
+    ranked = sorted(with_objects, key=lambda index: (sum(c.f1[index] for c in columns), index))
     return list(dict.fromkeys(ranked[:N_EACH] + ranked[-N_EACH:]))
 
 
@@ -127,14 +128,16 @@ def image_row(
     href = thumbnail(validation.image_file(index))
     below = top + CELL + 14
     truth = record.coord_objects()
-    yield from image_cell(0, top, href, record, truth, INK, None)
-    yield fitted(0, below, names_of(truth), CELL, size=11)
+    yield from image_cell(0, top, href, record, "truth", truth, TRUTH)
+    data = {"mark": "names", "of": "truth"}
+    yield fitted(0, below, names_of(truth), CELL, size=11, data=data)
     for i, column in enumerate(columns, start=1):
         x, look = i * (CELL + GAP), looks[column.variant]
         written = parse_coordjson(column.texts[index]).objects
-        yield from image_cell(x, top, href, record, written, look.colour, look.dashes)
+        yield from image_cell(x, top, href, record, column.variant, written, look)
         words = f"{column.f1[index]:.2f} {names_of(written) or 'nothing that parses'}"
-        yield fitted(x, below, words, CELL, size=11)
+        data = {"mark": "names", "of": column.variant}
+        yield fitted(x, below, words, CELL, size=11, data=data)
 
 
 def names_of(objects: Sequence[CoordObject]) -> str:
@@ -146,9 +149,9 @@ def image_cell(
     y: float,
     href: str,
     record: Record,
+    of: str,
     objects: Sequence[CoordObject],
-    colour: str,
-    dashes: str | None,
+    look: Look,
 ) -> Iterator[str]:
     """The image fitted into a square, and boxes on it; a polygon is shown by its bounding box."""
     scale = CELL / max(record.width, record.height)
@@ -161,7 +164,8 @@ def image_cell(
         upper, lower = y + min(ys) * scale, y + max(ys) * scale
         corners = [(left, upper), (right, upper), (right, lower), (left, lower), (left, upper)]
         yield path(corners, HALO, width=3.2, opacity=0.75)
-        yield path(corners, colour, width=1.8, dashes=dashes, data={"mark": "box"})
+        data = {"mark": "box", "of": of}
+        yield path(corners, look.colour, width=1.8, dashes=look.dashes, data=data)
 
 
 def thumbnail(file: Path) -> str:
