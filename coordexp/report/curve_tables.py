@@ -70,7 +70,9 @@ def blocks_line(stability: Stability) -> tuple[str | Part, ...]:
     others = [winner for winner in winners if winner != stability.last_winner]
     if not others:
         return ("the same, whichever",)
-    changed = [name(other) if other else Part("a tie") for other in dict.fromkeys(others)]
+    changed = []
+    for other in dict.fromkeys(others):
+        changed.append(name(other) if other else Part("a tie"))
     return (f"{len(others)} of {len(winners)} change it, to ", *listed(changed))
 
 

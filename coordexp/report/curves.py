@@ -43,7 +43,10 @@ def mean_curve(seeds: Seeds) -> Curve:
         return {}
     curves = list(seeds.values())
     steps = set(curves[0]).intersection(*curves)
-    return {step: sum(curve[step] for curve in curves) / len(curves) for step in sorted(steps)}
+    mean = {}
+    for step in sorted(steps):
+        mean[step] = sum(curve[step] for curve in curves) / len(curves)
+    return mean
 
 
 def leads_of(first: Seeds, second: Seeds, lower_is_better: bool) -> Seeds:

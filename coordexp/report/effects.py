@@ -161,7 +161,9 @@ def values_panel(
     looks: Mapping[str, Look],
 ) -> Iterator[str]:
     """A point for each variant with its value over it; several seeds as small ticks."""
-    shown = [value for values in seeds.values() for value in values]
+    shown: list[float] = []
+    for values in seeds.values():
+        shown += values
     for row in rows:
         if metric.name in row.values:
             shown.append(row.values[metric.name])

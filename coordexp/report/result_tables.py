@@ -77,7 +77,8 @@ def role_table(roles: Sequence[tuple[str, Role]]) -> Table | None:
     if not roles:
         return None
     rows = {role.variant: role.metrics for _, role in roles}
-    shared = [m for m in METRICS.values() if all(m.name in row for row in rows.values())]
+    names = set(METRICS).intersection(*rows.values())
+    shared = [metric for metric in METRICS.values() if metric.name in names]
     best = best_variants(rows, shared)
     columns = [*words("role", "variant"), *numbers("seed"), *metric_columns(shared, arrow=False)]
     table = Table("roles", columns)
