@@ -32,7 +32,7 @@ from torch import Tensor
 from coordexp.config.compose import compose
 from coordexp.config.schema import TokenGroups, VariantConfig
 from coordexp.coords import N_BINS
-from coordexp.losses import fused, reference
+from coordexp.losses import fused, products, reference
 from coordexp.losses.terms import total_loss
 from coordexp.report.svg import box, picture, text
 
@@ -206,15 +206,15 @@ def synchronise(p: Problem) -> None:
 def matrix_products(p: Problem) -> float:
     """Seconds for the three products alone, all rows at once: a lower bound for every way."""
     hidden, weight = p.every.detach()[p.supervised], p.weight.detach()
-    logits = fused.buffer(len(hidden), len(weight), hidden.device, hidden.dtype).to(hidden.dtype)
+    logits = products.buffer(len(hidden), len(weight), hidden.device, hidden.dtype).to(hidden.dtype)
 
-    def products() -> None:
-        fused.product(hidden, weight, logits)
-        for some in fused.whole_tiles(len(weight), weight.dtype):
+    def three_products() -> None:
+        products.product(hidden, weight, logits)
+        for some in products.whole_tiles(len(weight), weight.dtype):
             torch.mm(logits[:, some], weight[some])
             torch.mm(logits[:, some].T, hidden)
 
-    return seconds(p, products)
+    return seconds(p, three_products)
 
 
 def peak_mb(way: Callable, p: Problem, v: VariantConfig) -> float:

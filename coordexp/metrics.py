@@ -104,6 +104,10 @@ REGISTRY = {
 METRICS = {name: m for name, m in REGISTRY.items() if m.votes}
 BESIDE = {name: m for name, m in REGISTRY.items() if not m.votes and m.across_objectives}
 
+# The coordinate terms of an objective: their weights are fields of VariantConfig, and a log row has
+# their parts of the loss as coord_softce_w1/<term>.
+COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
+
 TEMPERATURE_PREFIX = {"1": "coord_diag", "own": "coord_diag_own_t", "fitted": "coord_diag_fitted_t"}
 TEMPERATURE_LABEL = {"1": "t1", "own": "own", "fitted": "fitted"}  # in a token table's columns
 

@@ -212,7 +212,7 @@ def words_to_gradient_(
 
 def pretend() -> None:
     """From now on, and for this process alone, there is a GPU."""
-    from coordexp.losses import fused
+    from coordexp.losses import gradients
     from coordexp.models import attention
 
     enter_autocast, start = torch.autocast.__init__, accelerate.Accelerator.__init__
@@ -236,7 +236,7 @@ def pretend() -> None:
         "get_device_capability": (9, 0),
     }.items():
         setattr(torch.cuda, name, lambda *_, answer=answer: answer)
-    attention.varlen_attn, fused.add_product_ = varlen_attn, add_product_
+    attention.varlen_attn, gradients.add_product_ = varlen_attn, add_product_
     if importlib.util.find_spec("triton"):
         from coordexp.losses import kernel
 

@@ -14,7 +14,13 @@ from transformers import Qwen3VLForConditionalGeneration
 from coordexp.config.compose import compose
 from coordexp.config.schema import AdapterConfig
 from coordexp.coords import coord_token_ids
-from coordexp.models.adapters import add_adapters, fold_in, head_weights, is_adapted, merged_state
+from coordexp.models.adapters import (
+    add_adapters,
+    autocast_for,
+    head_weights,
+    hidden_states,
+    is_adapted,
+)
 from coordexp.models.attention import takes_packs, use_flash
 from coordexp.models.checkpoints import (
     load_base,
@@ -24,6 +30,10 @@ from coordexp.models.checkpoints import (
     save_pretrained,
     trained_weights,
 )
+from coordexp.models.merging import fold_in, merged_state
+from coordexp.probe.finetune import batch_losses
+from coordexp.probe.rollout import decode
+from coordexp.training.memory import estimate
 from coordexp.training.optim import build_optimizer, step_optimizer
 
 KINDS = [AdapterConfig(rank=4, alpha=8), AdapterConfig(rank=3, alpha=2, dora=True)]
@@ -69,7 +79,8 @@ def inputs(tiny, scenes):
 
 @torch.no_grad()
 def logits(vlm, inputs) -> torch.Tensor:
-    return vlm.eval()(**inputs).logits
+    with autocast_for(vlm):
+        return vlm.eval()(**inputs).logits
 
 
 def test_every_linear_layer_but_the_head_gets_one(tiny, ids, cfg):
@@ -127,7 +138,7 @@ def test_around_bfloat16_what_is_trained_is_float32(tiny, ids, cfg, inputs):
     vlm = trained(copy.deepcopy(tiny.vlm).to(torch.bfloat16), ids, cfg)
     assert {weight.dtype for weight in trained_weights(vlm).values()} == {torch.float32}
     assert {p.dtype for p in vlm.parameters() if not p.requires_grad} == {torch.bfloat16}
-    hidden = vlm.model(**inputs, use_cache=False).last_hidden_state
+    hidden = hidden_states(vlm, **inputs, use_cache=False)
     assert hidden.dtype == torch.bfloat16
     hidden.float().square().mean().backward()
     assert all(
@@ -140,7 +151,9 @@ def test_around_bfloat16_what_is_trained_is_float32(tiny, ids, cfg, inputs):
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_an_adapted_layer_is_pefts_in_values_and_gradients(tiny, ids, dtype, dropout):
-    """peft's own forward is still there, under ours. Around bfloat16 both run under autocast, as in training."""
+    """Around bfloat16 both run under autocast, as in training."""
+    from peft.tuners.lora import Linear as PeftLinear
+
     vlm = trained(
         copy.deepcopy(tiny.vlm).to(dtype), ids, AdapterConfig(rank=4, alpha=8, dropout=dropout)
     ).train()
@@ -149,15 +162,39 @@ def test_an_adapted_layer_is_pefts_in_values_and_gradients(tiny, ids, dtype, dro
         vlm.model.visual.blocks[0].attn.qkv,
     ):
         x, found = torch.randn(2, 5, layer.in_features, dtype=dtype, requires_grad=True), []
-        for forward in (layer.forward, lambda x, layer=layer: type(layer).forward(layer, x)):
+        assert type(layer).forward is not PeftLinear.forward
+        for forward in (type(layer).forward, PeftLinear.forward):
             torch.manual_seed(3)
-            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                out = forward(x)
+            with autocast_for(vlm):
+                out = forward(layer, x)
             leaves = (x, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
             found.append([out.detach(), *torch.autograd.grad(out.double().square().sum(), leaves)])
         for a, b in zip(*found, strict=True):
             assert a.dtype == b.dtype
             assert (a - b).norm() <= (0.01 if dtype == torch.bfloat16 else 1e-12) * b.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_pass_of_an_adapted_bfloat16_model_is_autocast(tiny, scenes, ids, cfg, dtype):
+    """Training, evaluation, the memory estimate, the probe's fine-tune and its rollouts."""
+    stage1 = copy.deepcopy(tiny.stage1("mixed")).to(dtype)
+    vlm = trained(stage1.vlm, ids, cfg)
+    seen: list[bool] = []
+    vlm.model.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    dataset = scenes.dataset("val", tiny.processor)
+    batch = dataset.batch([0, 1])
+    stage1(batch, torch.ones(2)).loss.backward()
+    estimate(vlm, batch, ranks=1)
+    batch_losses(vlm, batch, dataset, temperature=1.0).sums.sum().backward()
+    end_id = tiny.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    decode(vlm, dataset.prompts([0]), end_id, budget=1)
+    assert seen == [dtype == torch.bfloat16] * 5
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_autocast_around_a_plain_model_stays_on(tiny):
+    with torch.autocast("cpu", torch.bfloat16), autocast_for(tiny.vlm):
+        assert torch.is_autocast_enabled("cpu")
 
 
 def test_folding_in_is_what_peft_folds_in(adapted, inputs):

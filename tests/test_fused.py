@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from coordexp.config.compose import compose
 from coordexp.config.schema import VariantConfig
 from coordexp.coords import N_BINS
-from coordexp.losses import fused, reference
+from coordexp.losses import fused, products, reference
 from coordexp.losses.terms import SUMS
 
 D, V, FIRST = 12, 1300, 250  # hidden size, vocabulary, id of bin 0
@@ -256,8 +256,10 @@ def test_it_can_be_compiled(name):
 
 
 def test_chunks_follow_the_vocabulary():
-    assert fused.rows_at_once(152_670, "cpu", torch.float32) == 128
-    assert fused.rows_at_once(1 << 40, "cuda", torch.float32) == 1
-    assert fused.rows_at_once(1392, "cpu", torch.float32) * 1392 * 4 <= fused.CHUNK_BYTES["cpu"]
-    assert fused.chunk_bytes(100, 1392, "cpu", torch.float32) == 100 * 1392 * 4
-    assert fused.chunk_bytes(100, 1392, "cpu", torch.bfloat16) == 100 * 1392 * 6
+    assert products.rows_at_once(152_670, "cpu", torch.float32) == 128
+    assert products.rows_at_once(1 << 40, "cuda", torch.float32) == 1
+    assert (
+        products.rows_at_once(1392, "cpu", torch.float32) * 1392 * 4 <= products.CHUNK_BYTES["cpu"]
+    )
+    assert products.chunk_bytes(100, 1392, "cpu", torch.float32) == 100 * 1392 * 4
+    assert products.chunk_bytes(100, 1392, "cpu", torch.bfloat16) == 100 * 1392 * 6

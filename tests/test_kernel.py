@@ -7,7 +7,7 @@ import torch
 from conftest import VARIANTS
 from test_fused import outcome, rows_of, variant_of
 
-from coordexp.losses import chunk, fused, reference
+from coordexp.losses import chunk, fused, products, reference
 
 pytest.importorskip(
     "triton",
@@ -84,8 +84,8 @@ def test_what_is_not_finite_stays_so(bad):
 def test_the_objective_with_it_is_no_worse_than_full_logits(name, dtype, monkeypatch):
     """Logits stay in half precision from product to product. On a GPU that is what runs; here it is made to."""
     monkeypatch.setattr(chunk, "has_kernel", lambda *_: True)
-    monkeypatch.setattr(fused, "has_kernel", lambda *_: True)
-    assert fused.buffer(4, 1300, torch.device(DEVICE), dtype).stride() == (1344, 1)
+    monkeypatch.setattr(products, "has_kernel", lambda *_: True)
+    assert products.buffer(4, 1300, torch.device(DEVICE), dtype).stride() == (1344, 1)
     exact = {key: value.to(DEVICE) for key, value in rows_of(20, 30).items()}
     exact |= {key: exact[key].to(dtype).double() for key in ("hidden", "weight")}
     variant, scale = variant_of(name), 1024.0

@@ -259,8 +259,8 @@ def test_preparing_again_leaves_the_bytes_alone(tmp_path, monkeypatch):
 def test_patches_are_embedded_by_a_product_as_by_the_convolution(tiny):
     convolution = copy.deepcopy(tiny.vlm.model.visual.patch_embed.proj)
     patches = torch.randn(7, *convolution.weight.shape[1:], dtype=convolution.weight.dtype)
-    product = copy.deepcopy(convolution)
-    product.__class__ = PatchProjection
+    product = PatchProjection(copy.deepcopy(convolution))
+    assert set(product.state_dict()) == set(convolution.state_dict())
     with torch.no_grad():
         product.weight *= 2  # the copy's own weights count
         convolution.weight *= 2

@@ -1,9 +1,12 @@
-"""Coordinate metrics from logits: pure functions, never part of a gradient.
+"""Coordinate metrics from logits. They carry no gradient and are no part of the loss.
 
-N coordinate rows, vocabulary V, K = 1000 bins. Distances are in bins. Source: note, section "Metrics Used".
+N coordinate tokens, vocabulary V, K = 1000 bins. Distances are in bins. Source: note, section
+"Metrics Used".
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -12,16 +15,28 @@ from torch import Tensor
 from coordexp.coords import N_BINS
 
 FIT_RANGE = (0.05, 20.0)  # bounds of the fitted temperature
-ROWS_AT_ONCE = 1024  # whose distributions are looked at together: a validation set of real data has a hundred times as many
+
+# A real validation set has 100,000 coordinate tokens. Distributions over the bins are computed for
+# this many at once.
+ROWS_AT_ONCE = 1024
 
 
 def distribution_columns(
     coord_logits: Tensor, bins: Tensor, temperature: float
 ) -> dict[str, Tensor]:
-    """What the slice's distribution at this temperature says, a value a row  # [N, K], [N] -> {name: [N]}
+    """Statistics of p = softmax(z / T) over the bins, one value per token.
 
-    expected_bin: E_p[k].  w1_to_delta: E_p|k - t|, the W1 distance to a delta at the GT bin t.
-    p_gt: p(t).  entropy: -sum p log p, nats.
+    Args:
+        coord_logits: [N, K] logits z of the bins. Computed in float32 at least.
+        bins: [N] ground-truth bin t of each token, int64.
+        temperature: T.
+
+    Returns:
+        {name: [N]}:
+        expected_bin: E_p[k], bins.
+        w1_to_delta: E_p|k - t|, the W1 distance of p to a point mass at t, bins.
+        p_gt: p(t).
+        entropy: -sum_k p log p, nats.
     """
     log_p = torch.log_softmax(at_least_float32(coord_logits) / temperature, -1)
     p = log_p.exp()
@@ -35,11 +50,15 @@ def distribution_columns(
 
 
 def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or as it is where it is float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def coord_mass(logits: Tensor, coord_logits: Tensor) -> Tensor:
-    """Probability, over the whole vocabulary at T = 1, that the next token is a coordinate  # [N, V], [N, K] -> [N]"""
+    """Probability that the next token is a coordinate, at T = 1  # [N, V], [N, K] -> [N]
+
+    `coord_logits` are the columns of `logits` that belong to the bins.
+    """
     coord_logits, logits = at_least_float32(coord_logits), at_least_float32(logits)
     return (torch.logsumexp(coord_logits, -1) - torch.logsumexp(logits, -1)).exp()
 
@@ -47,20 +66,29 @@ def coord_mass(logits: Tensor, coord_logits: Tensor) -> Tensor:
 def fit_temperature(
     coord_logits: Tensor, bins: Tensor, device: torch.device | str = "cpu"
 ) -> float:
-    """The temperature that minimises the slice's negative log likelihood  # [N, K], [N] -> T
+    """The temperature in FIT_RANGE that minimises the mean negative log-likelihood of the bins.
 
-    The NLL is convex in 1/T. Returns a value inside FIT_RANGE. A part of the rows at a time goes to `device`.
+    The NLL is convex in 1 / T, so it has one minimum, also over log T, which is searched (Guo et
+    al., 2017, "On Calibration of Modern Neural Networks", section 4.2).
+
+    Args:
+        coord_logits: [N, K] logits of the bins; N is at least 1.
+        bins: [N] ground-truth bins, int64.
+        device: where the sums are computed, ROWS_AT_ONCE rows at a time; the logits may lie
+            elsewhere.
     """
     at_gt = coord_logits.gather(-1, bins[:, None]).double().sum()
 
-    def nll(log_t: float) -> float:
-        t = 2.718281828459045**log_t
+    def mean_nll(log_temperature: float) -> float:
+        temperature = math.e**log_temperature
         log_z = sum(
-            torch.logsumexp(part.to(device).double() / t, -1).sum()
+            torch.logsumexp(part.to(device).double() / temperature, -1).sum()
             for part in coord_logits.split(ROWS_AT_ONCE)
         )
-        return float(log_z - at_gt / t) / len(bins)
+        return float(log_z - at_gt / temperature) / len(bins)
 
     low, high = (float(torch.tensor(bound, dtype=torch.float64).log()) for bound in FIT_RANGE)
-    found = minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
-    return float(2.718281828459045**found.x)
+    minimum = minimize_scalar(
+        mean_nll, bounds=(low, high), method="bounded", options={"xatol": 1e-4}
+    )
+    return float(math.e**minimum.x)

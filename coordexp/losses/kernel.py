@@ -1,8 +1,9 @@
-"""The softmax over the vocabulary and its gradient as one Triton kernel: what `chunk.words_to_gradient_` is on a GPU.
+"""The GPU kernel (Triton) of `chunk.words_to_gradient_`: softmax over the vocabulary, and gradient.
 
-A row of logits is read once for its maximum and its sums of exponentials, and once more to be overwritten by its
-gradient; everything between is in float32 registers, so the logits themselves may be in half precision. Written out in
-PyTorch the same reads or writes them ten times on text and fifteen on coordinates, nearly always in float32.
+A row of logits is read once for its maximum and its sums of exponentials, and a second time to
+overwrite it with its gradient. Everything between is in float32 registers, so the logits may be in
+half precision. The same in plain PyTorch reads or writes the logits ten times for text tokens and
+fifteen times for coordinates, most of them in float32.
 """
 
 from __future__ import annotations
@@ -12,24 +13,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK, WARPS = 2048, 8  # columns at once, and the warps that share them
+BLOCK, WARPS = 2048, 8  # columns processed at once, and the warps that share them
 
 
 @triton.jit
 def _rows(z, stride, bins_1, bins_t, scale, targets, top, lse_1, lse_t, n_columns, per_t,
           COOL: tl.constexpr, TARGETED: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """One row a program. COOL: T is not 1. TARGETED: the row has a word for its target."""
+    """One program per row of z. COOL: T is not 1. TARGETED: the row's target is a word.
+
+    `per_t` is 1 / T. `bins_1` and `bins_t` hold lse(s) of the row at 1 and at T; `top`, `lse_1` and
+    `lse_t` are written.
+    """
     row = tl.program_id(0).to(tl.int64)
     z += row * stride
     columns = tl.arange(0, BLOCK)
-    whole = (
-        n_columns // BLOCK * BLOCK
-    )  # what lies behind is masked; where nothing is, loads are as wide as can be
+    # Only the last, incomplete block is masked: an unmasked load is as wide as the hardware allows.
+    whole = n_columns // BLOCK * BLOCK
     inside = whole + columns < n_columns
 
-    highest = tl.full(
-        [BLOCK], float("-inf"), tl.float32
-    )  # each lane keeps its own maximum and sums
+    # First pass. Each lane keeps the maximum and the sums of its own columns.
+    highest = tl.full([BLOCK], float("-inf"), tl.float32)
     sum_1 = tl.zeros([BLOCK], tl.float32)
     sum_t = tl.zeros([BLOCK], tl.float32)
     for first in range(0, whole, BLOCK):
@@ -39,6 +42,7 @@ def _rows(z, stride, bins_1, bins_t, scale, targets, top, lse_1, lse_t, n_column
     rest = tl.load(z + whole + columns, mask=inside, other=float("-inf"))
     highest, sum_1, sum_t = _with(rest, highest, sum_1, sum_t, per_t, COOL)
 
+    # Join the lanes, then add the bins.
     peak = tl.max(highest, 0)
     words_1 = peak + tl.log(tl.sum(sum_1 * tl.exp(highest - peak), 0))
     all_1 = _log_add_exp(words_1, tl.load(bins_1 + row))
@@ -50,24 +54,23 @@ def _rows(z, stride, bins_1, bins_t, scale, targets, top, lse_1, lse_t, n_column
     tl.store(lse_1 + row, all_1)
     tl.store(lse_t + row, all_t)
 
+    # Second pass: overwrite the logits. The incomplete block is still in registers.
     factor = tl.load(scale)
     target = tl.load(targets + row) if TARGETED else -1
     for first in range(0, whole, BLOCK):
         x = tl.load(z + first + columns)
-        tl.store(
-            z + first + columns,
-            _gradient(x, all_t, per_t, factor, first + columns == target, TARGETED),
-        )
+        gradient = _gradient(x, all_t, per_t, factor, first + columns == target, TARGETED)
+        tl.store(z + first + columns, gradient)
     gradient = _gradient(rest, all_t, per_t, factor, whole + columns == target, TARGETED)
     tl.store(z + whole + columns, gradient, mask=inside)
 
 
 @triton.jit
 def _with(x, highest, sum_1, sum_t, per_t, COOL: tl.constexpr):
-    """The lanes' maxima, and their sums of exp(x - maximum) at 1 and at T, with one more logit each."""
+    """Each lane's maximum and sums of exp(x - maximum) at 1 and at T, after one more logit x."""
     x = x.to(tl.float32)
     higher = tl.maximum(highest, x)
-    base = tl.where(higher == float("-inf"), 0.0, higher)  # exp(-inf - -inf) is no number
+    base = tl.where(higher == float("-inf"), 0.0, higher)  # exp(-inf - -inf) is NaN
     sum_1 = sum_1 * tl.exp(highest - base) + tl.exp(x - base)
     if COOL:
         sum_t = sum_t * tl.exp((highest - base) * per_t) + tl.exp((x - base) * per_t)
@@ -76,6 +79,7 @@ def _with(x, highest, sum_1, sum_t, per_t, COOL: tl.constexpr):
 
 @triton.jit
 def _gradient(x, lse, per_t, factor, is_target, TARGETED: tl.constexpr):
+    """factor (softmax(x / T) - onehot), in the dtype of x."""
     gradient = factor * tl.exp(x.to(tl.float32) * per_t - lse)
     if TARGETED:
         gradient -= tl.where(is_target, factor, 0.0)
@@ -84,6 +88,7 @@ def _gradient(x, lse, per_t, factor, is_target, TARGETED: tl.constexpr):
 
 @triton.jit
 def _log_add_exp(a, b):
+    """log(exp(a) + exp(b)) without overflow."""
     larger = tl.maximum(a, b)
     return larger + tl.log(tl.exp(a - larger) + tl.exp(b - larger))
 
@@ -96,14 +101,26 @@ def words_to_gradient_(
     temperature: float,
     targets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `chunk.words_to_gradient_`; `bins_1` and `bins_t` [n, 1] are lse(s) at 1 and at T. Rows of `z` may lie apart."""
+    """As `chunk.words_to_gradient_`, with lse(s) of the bins at 1 and at T instead of s.
+
+    Args:
+        z: [n, V] logits of the words, on a GPU. Its columns are contiguous; its rows may be apart.
+        bins_1, bins_t: [n, 1] lse of the bins' logits at 1 and at T.
+        scale: scalar tensor on the same GPU.
+        temperature: T.
+        targets: [n, 1] token ids, or None.
+    """
     assert z.stride(1) == 1
     bins_1, bins_t = bins_1.contiguous(), bins_t.contiguous()
     top, lse_1, lse_t = (torch.empty_like(bins_1) for _ in range(3))
     if len(z):
-        targets = top if targets is None else targets.contiguous()
+        targeted = targets is not None
+        # A kernel argument cannot be None: without targets any pointer will do, it is not read.
+        target_pointer = top if targets is None else targets.contiguous()
+        inputs = (z, z.stride(0), bins_1, bins_t, scale, target_pointer)
+        outputs = (top, lse_1, lse_t)
         _rows[(len(z),)](
-            *(z, z.stride(0), bins_1, bins_t, scale, targets, top, lse_1, lse_t, z.shape[1], 1 / temperature),
-            COOL=temperature != 1, TARGETED=targets is not top, BLOCK=BLOCK, num_warps=WARPS,
+            *inputs, *outputs, z.shape[1], 1 / temperature,
+            COOL=temperature != 1, TARGETED=targeted, BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip
     return top, lse_1, lse_t

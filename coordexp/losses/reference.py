@@ -1,7 +1,8 @@
-"""The objective to be read: its formulas, one function each, and all of it put together on full logits.
+"""The objective's formulas, one function each, and the objective on full logits, to be read.
 
-N rows, vocabulary V, K = 1000 bins. Everything is computed in at least float32. Source: note, section "Experiments".
-What runs is `fused`, which gives the same numbers without the logits; this is what it is tested against.
+N supervised tokens, vocabulary V, K = 1000 bins. Everything is computed in float32 at least.
+Source: note, section "Experiments". Training runs `fused.objective`, which gives the same values
+without the full logits; tests compare it with this file.
 """
 
 from __future__ import annotations
@@ -17,26 +18,30 @@ from coordexp.losses.terms import SUMS, WATCHED, Output, total_loss
 
 
 def token_ce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy over the vocabulary at T = 1  # [N, V], [N] -> [N]"""
+    """Cross-entropy over the vocabulary at T = 1, nats  # [N, V], [N] token ids -> [N]"""
     return F.cross_entropy(logits, targets, reduction="none")
 
 
 def soft_target(
     bins: Tensor, sigma_bins: float, radius_bins: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """q(k) proportional to exp(-(k - t)^2 / (2 sigma^2)) for |k - t| <= r, normalised to 1  # [N] -> [N, K]"""
+    """A Gaussian over the bins around the ground truth, cut off and normalised  # [N] -> [N, K]
+
+    q(k) proportional to exp(-(k - t)^2 / (2 sigma^2)) for |k - t| <= r, else 0. sigma and r are in
+    bins.
+    """
     distance = torch.arange(N_BINS, device=bins.device, dtype=dtype) - bins[:, None].to(dtype)
     q = torch.exp(-distance.square() / (2 * sigma_bins**2)) * (distance.abs() <= radius_bins)
     return q / q.sum(-1, keepdim=True)
 
 
 def soft_ce(coord_logits: Tensor, q: Tensor, temperature: float) -> Tensor:
-    """-sum_k q log p, p = softmax(s), s = logits / T  # [N, K], [N, K] -> [N]"""
+    """-sum_k q log p with p = softmax(z / T), nats  # [N, K], [N, K] -> [N]"""
     return -(q * F.log_softmax(coord_logits / temperature, -1)).sum(-1)
 
 
 def w1(coord_logits: Tensor, q: Tensor, temperature: float) -> Tensor:
-    """Wasserstein-1 distance of p and q on bins scaled to [0, 1]  # [N, K], [N, K] -> [N]
+    """Wasserstein-1 distance of p and q, with the bins scaled to [0, 1]  # [N, K], [N, K] -> [N]
 
     sum over i < K - 1 of |CDF_p(i) - CDF_q(i)|, divided by K - 1.
     """
@@ -45,14 +50,16 @@ def w1(coord_logits: Tensor, q: Tensor, temperature: float) -> Tensor:
 
 
 def gate(logits: Tensor, coord_logits: Tensor, temperature: float) -> Tensor:
-    """-log of the coordinate mass: logsumexp(z / T) - logsumexp(s)  # [N, V], [N, K] -> [N]"""
-    return torch.logsumexp(logits / temperature, -1) - torch.logsumexp(
-        coord_logits / temperature, -1
-    )
+    """-log of the probability of any coordinate at T, nats  # [N, V], [N, K] -> [N]
+
+    logsumexp(z / T) over the vocabulary minus logsumexp(z / T) over the bins.
+    """
+    over_vocabulary = torch.logsumexp(logits / temperature, -1)
+    return over_vocabulary - torch.logsumexp(coord_logits / temperature, -1)
 
 
 def slice_ce(coord_logits: Tensor, bins: Tensor) -> Tensor:
-    """-log softmax over the bins at T = 1, at the GT bin  # [N, K], [N] -> [N]"""
+    """Cross-entropy over the bins alone at T = 1, nats  # [N, K], [N] bins -> [N]"""
     return F.cross_entropy(coord_logits, bins, reduction="none")
 
 
@@ -68,11 +75,17 @@ def objective(
     world: int = 1,
     coord_weight: Tensor | None = None,
 ) -> Output:
-    """Loss, sums and columns of supervised rows, as `fused.objective`, which documents the arguments."""
+    """Loss, sums and columns of N supervised tokens: `fused.objective`, computed the plain way.
+
+    Arguments and result are those of `fused.objective`. It holds all logits [N, V] and leaves the
+    gradient to autograd. `coord_logits` is kept in every pass.
+    """
     if coord_weight is not None:
         weight = weight.index_copy(0, coord_ids, coord_weight.to(weight))
     logits = hidden @ weight.T  # [N, V]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+
     on_coord = bins >= 0
     text_logits, text_targets = logits[~on_coord], targets[~on_coord]
     full_logits, bins = logits[on_coord], bins[on_coord]
@@ -82,31 +95,38 @@ def objective(
         **coordinate_sums(full_logits, coord_logits, targets[on_coord], bins, variant),
     }
     loss = world * total_loss(terms, denominators, variant).to(logits.dtype)
+
     with torch.no_grad():
         watched, columns = watch(
             text_logits, text_targets, full_logits, coord_logits, bins, coord_ids, variant
         )
-        found = {"n_text": (~on_coord).sum(), "n_coord": on_coord.sum(), **terms, **watched}
+        named = {"n_text": (~on_coord).sum(), "n_coord": on_coord.sum(), **terms, **watched}
         zero = torch.zeros((), device=loss.device)
-        sums = torch.stack([found.get(name, zero).detach().double() for name in SUMS])
+        sums = torch.stack([named.get(name, zero).detach().double() for name in SUMS])
     return Output(loss, sums, columns, coord_logits.detach())
 
 
 def coordinate_sums(
     logits: Tensor, coord_logits: Tensor, targets: Tensor, bins: Tensor, variant: VariantConfig
 ) -> dict[str, Tensor]:
-    """Unweighted sums of the terms the variant uses  # [C, V], [C, K], [C], [C] -> {term: scalar}"""
+    """Unweighted sums of the coordinate terms that the variant uses.
+
+    # [C, V], [C, K], [C], [C] -> {term: scalar}
+    """
     if variant.token_groups is TokenGroups.joint:
         return {"coord_token_ce": token_ce(logits, targets).sum()}
-    t = variant.temperature
+    temperature = variant.temperature
     q = soft_target(bins, variant.sigma_bins, variant.radius_bins, coord_logits.dtype)
-    formulas = {
-        "soft_ce": lambda: soft_ce(coord_logits, q, t),
-        "w1": lambda: w1(coord_logits, q, t),
-        "gate": lambda: gate(logits, coord_logits, t),
-        "ce": lambda: slice_ce(coord_logits, bins),
-    }
-    return {term: formula().sum() for term, formula in formulas.items() if getattr(variant, term)}
+    sums = {}
+    if variant.soft_ce:
+        sums["soft_ce"] = soft_ce(coord_logits, q, temperature).sum()
+    if variant.w1:
+        sums["w1"] = w1(coord_logits, q, temperature).sum()
+    if variant.gate:
+        sums["gate"] = gate(logits, coord_logits, temperature).sum()
+    if variant.ce:
+        sums["ce"] = slice_ce(coord_logits, bins).sum()
+    return sums
 
 
 def watch(
@@ -118,7 +138,11 @@ def watch(
     coord_ids: Tensor,
     variant: VariantConfig,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What carries no gradient: sums over rows, and a value for each coordinate row."""
+    """What is logged beside the loss: sums over tokens {name: scalar}, and columns {name: [C]}.
+
+    `text_logits` are [M, V] for M text tokens, `full_logits` [C, V] and `coord_logits` [C, K] for C
+    coordinate tokens.
+    """
     text_top, coord_top = text_logits.argmax(-1), full_logits.argmax(-1)
     columns = {
         "hit": coord_top == coord_ids[bins],
@@ -133,8 +157,9 @@ def watch(
         "to_coord": torch.isin(text_top, coord_ids).sum(),
     }
     for label, temperature in (("own", variant.temperature), ("t1", 1.0)):
-        found = distribution_columns(coord_logits, bins, temperature)
-        found["abs_err"] = (found["expected_bin"] - bins).abs()
-        sums |= {f"{name}_{label}": found[name].double().sum() for name in WATCHED}
-    columns["abs_err"] = found["abs_err"]  # at T = 1
+        statistics = distribution_columns(coord_logits, bins, temperature)
+        statistics["abs_err"] = (statistics["expected_bin"] - bins).abs()
+        for name in WATCHED:
+            sums[f"{name}_{label}"] = statistics[name].double().sum()
+    columns["abs_err"] = statistics["abs_err"]  # of the last round: T = 1
     return sums, columns

@@ -1,13 +1,17 @@
 """The coordinate terms as functions of the bins' logits alone, with their gradients written out.
 
-C rows, K = 1000 bins, z_C the bins' logits, s = z_C / T, p = softmax(s), q the soft target (formulas: `reference.py`):
+C coordinate tokens, K = 1000 bins, z_C the bins' logits, s = z_C / T, p = softmax(s), q the soft
+target. The formulas of the terms are in `reference.py`; lse is logsumexp, t the ground-truth bin:
 
-    softCE = -sum q log p               d/ds = p - q
-    W1     = sum_i |P_i - Q_i| / (K-1)  d/ds = p (a - sum_j p_j a_j),  a_j = sum_{j <= i < K-1} sign(P_i - Q_i) / (K-1)
-    gate   = lse(z / T) - lse(s)        d/ds = -p   (and what lse(z / T) adds, over the whole vocabulary)
+    softCE = -sum_k q log p             d/ds = p - q
+    W1     = sum_i |P_i - Q_i| / (K-1)  d/ds = p (a - sum_j p_j a_j)
+    gate   = lse(z / T) - lse(s)        d/ds = -p   of the second part
     ce     = lse(z_C) - z_t             d/dz_C = softmax(z_C) - onehot(t)
 
-P and Q are the cumulative sums of p and q, so W1's gradient is a reversed cumulative sum of signs.
+The first part of the gate, lse(z / T), depends on the whole vocabulary and is added in `chunk.py`.
+P and Q are the cumulative sums of p and q, and a_j = sum_{j <= i < K-1} sign(P_i - Q_i) / (K-1). A
+logit of bin j moves every P_i with i >= j, so the gradient of W1 is a cumulative sum of signs from
+the right.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from coordexp.losses.reference import soft_target
 
 
 def full_vocabulary_term(variant: VariantConfig) -> tuple[str, float, float]:
-    """The one coordinate term that looks beyond the bins, by lse(z / T): its name, weight and T."""
+    """The coordinate term that contains lse(z / T) over the vocabulary: its name, its weight, T."""
     if variant.token_groups is TokenGroups.joint:
         return "coord_token_ce", 1.0, 1.0
     return "gate", variant.gate, variant.temperature
@@ -30,20 +34,31 @@ def full_vocabulary_term(variant: VariantConfig) -> tuple[str, float, float]:
 def slice_terms(
     logits: Tensor, bins: Tensor, variant: VariantConfig
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Each term the variant uses, and the gradient of their weighted sum  # [C, K], [C] -> {term: [C]}, [C, K]
+    """The coordinate terms that the variant uses, and d(their weighted sum)/d(logits).
 
-    Both without the lse(z / T) of `full_vocabulary_term`: what is left of it is -z_t or -lse(s).
+    Both leave out the lse(z / T) of `full_vocabulary_term`, which the caller adds: of the gate this
+    returns -lse(s), of the cross-entropy over the vocabulary -z_t.
+
+    Args:
+        logits: [C, K] of the bins.
+        bins: [C] ground-truth bins.
+        variant: the objective's weights, temperature and soft target.
+
+    Returns:
+        {term: [C]} unweighted, in nats (W1: of bins scaled to [0, 1]), and the gradient [C, K].
     """
-    at = bins[:, None]
+    at_target = bins[:, None]
     if variant.token_groups is TokenGroups.joint:
-        return {"coord_token_ce": -logits.gather(-1, at)[:, 0]}, torch.zeros_like(logits).scatter_(
-            -1, at, -1.0
-        )
+        terms = {"coord_token_ce": -logits.gather(-1, at_target)[:, 0]}
+        return terms, torch.zeros_like(logits).scatter_(-1, at_target, -1.0)
+
     terms = {}
     scaled = logits / variant.temperature
     lse = torch.logsumexp(scaled, -1, keepdim=True)
     log_p = scaled - lse
     p = log_p.exp()
+
+    # The gradient with respect to s first; dz_C = ds / T. softCE and gate share the factor p.
     gradient = (variant.soft_ce - variant.gate) * p
     if variant.gate:
         terms["gate"] = -lse[:, 0]
@@ -54,18 +69,18 @@ def slice_terms(
         gradient -= variant.soft_ce * q
     if variant.w1:
         gap = (p - q).cumsum(-1)
-        gap[:, -1] = 0.0  # both end at 1
+        gap[:, -1] = 0.0  # both cumulative sums end at 1: what is left there is rounding
         terms["w1"] = gap.abs().sum(-1) / (N_BINS - 1)
         signs = gap.sign()
-        a = (signs.sum(-1, keepdim=True) - signs.cumsum(-1) + signs) / (
-            N_BINS - 1
-        )  # summed from the right
+        from_right = signs.sum(-1, keepdim=True) - signs.cumsum(-1) + signs
+        a = from_right / (N_BINS - 1)
         gradient += variant.w1 * p * (a - (p * a).sum(-1, keepdim=True))
     gradient /= variant.temperature
+
+    # The plain cross-entropy over the bins is at T = 1, so its gradient is not divided by T.
     if variant.ce:
         log_p1 = torch.log_softmax(logits, -1)
-        terms["ce"] = -log_p1.gather(-1, at)[:, 0]
-        gradient += variant.ce * log_p1.exp().scatter_add_(
-            -1, at, -torch.ones_like(at, dtype=logits.dtype)
-        )
+        terms["ce"] = -log_p1.gather(-1, at_target)[:, 0]
+        minus_one = -torch.ones_like(at_target, dtype=logits.dtype)
+        gradient += variant.ce * log_p1.exp().scatter_add_(-1, at_target, minus_one)
     return terms, gradient

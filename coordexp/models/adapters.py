@@ -1,28 +1,30 @@
-"""Low-rank adapters on every linear layer, and trainable coordinate rows. The only file that imports peft.
+"""Low-rank adapters on every linear layer, and trainable coordinate rows.
 
-LoRA trains B A beside a frozen W: W + (alpha / r) B A (Hu et al., 2021). DoRA also trains the length of each row:
-m (W + (alpha / r) B A) / its row norms (Liu et al., 2024). The adapted model keeps its class and methods; a tied
-embedding and head share one copy of the coordinate rows, and nothing else of either is trained.
+LoRA trains B A beside a frozen W: W + (alpha / r) B A (Hu et al., 2021). DoRA also trains the
+length of each row of that sum: m (W + (alpha / r) B A) / its row norms (Liu et al., 2024). The
+adapted model keeps its class and methods. Of the embedding and the head only the coordinate rows
+are trained; where the two are tied they share one copy.
+
+Only adapters.py, lora.py and merging.py know peft. It is imported when adapters are added, not
+before.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.config.schema import AdapterConfig
 
-_NAME = "default"  # under which peft keeps an adapter's weights
+ADAPTER_NAME = "default"  # the name under which peft keeps an adapter's weights
 
-# The linear layers of the language model, the vision tower and its mergers (DeepStack's too); not the head.
+# The linear layers of the language model, of the vision tower and of its mergers (DeepStack's too);
+# not the head.
 _LINEAR_LAYERS = (
     r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     r"|model\.visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.linear_fc[12])"
@@ -33,166 +35,95 @@ _LINEAR_LAYERS = (
 def add_adapters(
     vlm: Qwen3VLForConditionalGeneration, cfg: AdapterConfig, coord_ids: list[int], seed: int
 ) -> None:
-    """Freeze `vlm` and add adapters of `cfg.rank` and trainable coordinate rows, in place; its outputs stay as they were.
+    """Freeze `vlm`; add adapters and trainable coordinate rows, in place. Outputs stay the same.
 
-    What is trained is held in float32 at least: an AdamW update is smaller than a bfloat16 can tell from nothing. Around
-    a bfloat16 base the products run under autocast, so that the adapters' are as fast as the base's.
+    Trained weights are kept in float32 or wider: an AdamW update is smaller than one step of
+    bfloat16. Around a bfloat16 base use `hidden_states` or `autocast_for`, so that the adapters'
+    products run in bfloat16 too.
+
+    Args:
+        vlm: the base model.
+        cfg: rank (at least 1), alpha, dropout, and whether to use DoRA.
+        coord_ids: [K] token ids of the bins, in order.
+        seed: of the adapters' initial values.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    torch.manual_seed(seed)
-    tied = vlm.config.tie_word_embeddings
+    from coordexp.models.lora import LoraLinear
+
+    if vlm.config.tie_word_embeddings:
+        modules_with_rows = ["embed_tokens"]
+    else:
+        modules_with_rows = ["embed_tokens", "lm_head"]
     config = LoraConfig(
         r=cfg.rank,
         lora_alpha=cfg.alpha,
         lora_dropout=cfg.dropout,
         use_dora=cfg.dora,
         target_modules=_LINEAR_LAYERS,
-        trainable_token_indices={
-            name: list(coord_ids) for name in ("embed_tokens", "lm_head")[: 1 if tied else 2]
-        },
+        trainable_token_indices={name: list(coord_ids) for name in modules_with_rows},
     )
-    inject_adapter_in_model(config, vlm, _NAME)
+    if not cfg.dora:
+        config._register_custom_module({nn.Linear: LoraLinear})
+
+    torch.manual_seed(seed)
+    inject_adapter_in_model(config, vlm, ADAPTER_NAME)
     for parameter in vlm.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
-    for _, layer in _adapted_layers(vlm):
-        if not cfg.dora:
-            layer.forward = partial(_lora_forward, layer)
-        else:  # peft takes the norms in the base's dtype: in bfloat16 the first output would not be the base's
-            magnitude = layer.lora_magnitude_vector[_NAME].weight
+
+    # peft computes DoRA's row norms in the base's dtype. In bfloat16 they are rounded, and the
+    # adapted model would not start from the base's outputs. Compute them again in the dtype they
+    # are trained in.
+    if cfg.dora:
+        for _, layer in adapted_layers(vlm):
+            magnitude = layer.lora_magnitude_vector[ADAPTER_NAME].weight
             magnitude.data = layer.get_base_layer().weight.data.to(magnitude.dtype).norm(dim=1)
-    if vlm.dtype == torch.bfloat16:
-        vlm.model.forward = _autocast(vlm.model.forward, vlm)
-
-
-def _lora_forward(layer: Any, x: Tensor) -> Tensor:
-    """W x + (alpha / r) B A x, as peft's own forward, which widens x to float32 for an autocast that narrows it again, keeps
-    both for the backward pass, and goes over the sum three times; here the second product adds to the first.
-
-    # [..., in] -> [..., out]
-    """
-    plain = layer.base_layer(x)
-    low = layer.lora_A[_NAME](layer.lora_dropout[_NAME](x)) * layer.scaling[_NAME]  # [..., r]
-    summed = torch.addmm(plain.flatten(0, -2), low.flatten(0, -2), layer.lora_B[_NAME].weight.T)
-    return summed.view(plain.shape)
-
-
-def _autocast(forward: Any, vlm: nn.Module) -> Any:
-    """`forward` under bfloat16 autocast on whatever device the model lies by then."""
-
-    def autocast_forward(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(next(vlm.parameters()).device.type, torch.bfloat16):
-            return forward(*args, **kwargs)
-
-    return autocast_forward
 
 
 def is_adapted(vlm: nn.Module) -> bool:
+    """Whether `add_adapters` changed this model (and `merging.fold_in` has not changed it back)."""
     return hasattr(vlm, "peft_config")
 
 
-def head_weights(vlm: Any) -> tuple[Tensor, Tensor | None]:
-    """The head's weight [V, d], and the coordinate rows [K, d] that stand in for its rows, in the order of bins.
+def autocast_for(vlm: Any) -> AbstractContextManager:
+    """The autocast a forward pass needs: bfloat16 for adapters around a bfloat16 base, else none.
 
-    The second is None where there are no adapters: then the weight holds every row itself, as the trained parameter.
+    The adapters are float32 there. Without autocast their products would run in float32, or not at
+    all.
+    """
+    if is_adapted(vlm) and vlm.dtype == torch.bfloat16:
+        return torch.autocast(vlm.device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def hidden_states(vlm: Any, **inputs: Any) -> Tensor:
+    """The last layer's hidden states of a plain or adapted model, before the head  # [B, L, d]
+
+    `inputs` are the arguments of the model without its head (`vlm.model`).
+    """
+    with autocast_for(vlm):
+        return vlm.model(**inputs).last_hidden_state
+
+
+def head_weights(vlm: Any) -> tuple[Tensor, Tensor | None]:
+    """The head's weight [V, d], and the trained rows [K, d] that replace its rows of the bins.
+
+    The trained rows are in the order of bins. Without adapters the second is None: the weight holds
+    every row itself, and all of it is trained.
     """
     head = vlm.get_output_embeddings()
     if not is_adapted(vlm):
         return head.weight, None
-    return head.token_adapter.base_layer.weight, head.token_adapter.trainable_tokens_delta[_NAME]
+    return head.token_adapter.base_layer.weight, head.token_adapter.trainable_tokens_delta[
+        ADAPTER_NAME
+    ]
 
 
-def _adapted_layers(vlm: nn.Module) -> Iterator[tuple[str, Any]]:
+def adapted_layers(vlm: nn.Module) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of each linear layer that has an adapter."""
     from peft.tuners.lora import Linear
 
-    return ((name, module) for name, module in vlm.named_modules() if isinstance(module, Linear))
-
-
-def merged_weight(layer: Any) -> Tensor:
-    """The plain weight that does what the adapted layer does, in the base's dtype  # [out, in]
-
-    The products and norms are taken in the adapter's dtype, float32 at least, and rounded once, at the end.
-    """
-    base, down, up = (
-        layer.get_base_layer().weight,
-        layer.lora_A[_NAME].weight,
-        layer.lora_B[_NAME].weight,
-    )
-    weight = base.to(up.dtype) + layer.scaling[_NAME] * (up @ down)
-    if _NAME in layer.lora_magnitude_vector:
-        weight *= (layer.lora_magnitude_vector[_NAME].weight / weight.norm(dim=1))[:, None]
-    return weight.to(base.dtype)
-
-
-def merged_rows(wrapper: Any) -> Tensor:
-    """The embedding (or head) with the trained coordinate rows written into it, in its dtype  # [V, d]"""
-    adapter = wrapper.token_adapter
-    merged = adapter.base_layer.weight.detach().clone()
-    merged[adapter.token_indices[_NAME]] = adapter.trainable_tokens_delta[_NAME].detach().to(merged)
-    return merged
-
-
-@torch.no_grad()
-def merged_state(vlm: Qwen3VLForConditionalGeneration) -> dict[str, Tensor]:
-    """The weights of the plain model with the adapters folded in, on the CPU; `vlm` is not touched.
-
-    It goes tensor by tensor: beside the adapted model its device holds one merged matrix at a time.
-    """
-    state = {f"{name}.weight": merged_weight(layer).cpu() for name, layer in _adapted_layers(vlm)}
-    embedding, head = "model.language_model.embed_tokens.weight", "lm_head.weight"
-    state[embedding] = merged_rows(vlm.get_input_embeddings()).cpu()
-    state[head] = (
-        state[embedding]
-        if vlm.config.tie_word_embeddings
-        else merged_rows(vlm.get_output_embeddings()).cpu()
-    )
-    for name, parameter in vlm.named_parameters():
-        if not parameter.requires_grad:
-            state.setdefault(
-                name.replace(".token_adapter", "").replace(".base_layer", ""),
-                parameter.detach().cpu(),
-            )
-    return state
-
-
-@torch.no_grad()
-def fold_in(vlm: Qwen3VLForConditionalGeneration) -> None:
-    """Make the adapted model plain again, in place: what was trained becomes part of its weights, in their dtype."""
-    for name, layer in list(_adapted_layers(vlm)):
-        plain = layer.get_base_layer()
-        plain.weight.copy_(merged_weight(layer))
-        vlm.set_submodule(name, plain)
-    for name in ("model.language_model.embed_tokens", "lm_head"):
-        wrapper = vlm.get_submodule(name)
-        plain = wrapper.token_adapter.base_layer
-        plain.weight.copy_(merged_rows(wrapper))
-        vlm.set_submodule(name, plain)
-    vars(vlm.model).pop("forward", None)  # the autocast around a bfloat16 base
-    del vlm.peft_config
-
-
-def save_adapted(vlm: Qwen3VLForConditionalGeneration, path: Path) -> None:
-    """The merged model, to be loaded without peft, and in adapter/ what was trained alone.
-
-    `peft.PeftModel.from_pretrained(base, path / "adapter")` reads the latter.
-    """
-    config = copy.deepcopy(vlm.config)
-    config._attn_implementation = (
-        "sdpa"  # transformers builds no model with an attention that it has no package for
-    )
-    with torch.device("meta"):
-        plain = type(vlm)(config)
-    plain.load_state_dict(merged_state(vlm), assign=True)
-    plain.tie_weights()
-    plain.generation_config = vlm.generation_config
-    plain.save_pretrained(path)
-    trained = {
-        name: p.detach().contiguous().cpu() for name, p in vlm.named_parameters() if p.requires_grad
-    }
-    named = {
-        f"base_model.model.{name.replace(f'.{_NAME}', '')}": weight
-        for name, weight in trained.items()
-    }
-    vlm.peft_config[_NAME].save_pretrained(path / "adapter")
-    save_file(named, path / "adapter" / "adapter_model.safetensors")
+    for name, module in vlm.named_modules():
+        if isinstance(module, Linear):
+            yield name, module

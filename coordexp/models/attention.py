@@ -86,7 +86,12 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def use_flash(vlm: Any) -> None:
-    """From now on, in the language model and the vision tower. Its own setter would look for a package named so."""
+    """Use this attention from now on, in the language model and the vision tower.
+
+    transformers' own setter, `set_attn_implementation`, refuses it: for every name that contains "flash" it looks for an
+    installed package or a hub kernel of that name (5.23), also where the name is registered, and without "flash" in the
+    name the vision tower is not told where images end. So the name is set where the setter would have put it.
+    """
     vlm.config._attn_implementation = FLASH
 
 

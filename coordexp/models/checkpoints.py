@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.coords import coord_token_ids
-from coordexp.models.adapters import add_adapters, is_adapted, save_adapted
+from coordexp.models.adapters import add_adapters, is_adapted
 from coordexp.models.attention import has_flash, use_flash
+from coordexp.models.merging import save_adapted
 from coordexp.models.processor import ImageProcessor, load_processor
 from coordexp.storage.files import replacing_directory
 from coordexp.storage.runs import base_path
@@ -27,7 +28,8 @@ Prompt: one picture, then "Detect every object.". Pictures are not resized; both
 
     from pathlib import Path
     from transformers import Qwen3VLForConditionalGeneration
-    from coordexp.models.processor import load_processor
+    from coordexp.models.merging import save_adapted
+from coordexp.models.processor import load_processor
     model = Qwen3VLForConditionalGeneration.from_pretrained(".")
     processor = load_processor(Path("."))
 """
@@ -42,24 +44,31 @@ def load_base(
     path: Path, dtype: torch.dtype
 ) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """Model and processor from a Hugging Face directory of this project."""
-    torch.backends.cuda.enable_cudnn_sdp(
-        False
-    )  # its kernels are built anew for each shape, and no two batches have one
+    # cuDNN builds its attention kernels anew for each shape, and every batch has another shape.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     model = Qwen3VLForConditionalGeneration.from_pretrained(
         path, dtype=dtype, attn_implementation="sdpa"
     )
-    model.model.visual.patch_embed.proj.__class__ = PatchProjection
+    patch_embedding = model.model.visual.patch_embed
+    patch_embedding.proj = PatchProjection(patch_embedding.proj)
     return model, load_processor(path)
 
 
-class PatchProjection(nn.Conv3d):
-    """Where a kernel covers its whole patch a convolution is a matrix product, and much slower when it is not told so."""
+class PatchProjection(nn.Module):
+    """The vision tower's first layer as a matrix product: its convolution's kernel covers the whole patch.
+
+    Same values as the convolution, which is many times slower in PyTorch. It holds the convolution's own parameters
+    under the same names, so state dicts and checkpoints do not change.
+    """
+
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
 
     def forward(self, patches: Tensor) -> Tensor:
         """[n, channels, time, height, width] -> [n, d, 1, 1, 1]"""
-        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[
-            :, :, None, None, None
-        ]
+        projected = nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
+        return projected[:, :, None, None, None]
 
 
 def load_for_training(

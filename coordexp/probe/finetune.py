@@ -25,7 +25,8 @@ from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.data.records import RecordObject
 from coordexp.losses import fused
 from coordexp.losses.diagnostics import at_least_float32
-from coordexp.models.adapters import add_adapters, fold_in, head_weights
+from coordexp.models.adapters import add_adapters, head_weights, hidden_states
+from coordexp.models.merging import fold_in
 from coordexp.probe.geometry import expected_coordinates, object_losses
 from coordexp.storage.files import naming_full_disk
 
@@ -175,9 +176,8 @@ def count(dataset: Dataset, batch: Batch) -> Tensor:
 def batch_losses(
     vlm: Qwen3VLForConditionalGeneration, batch: Batch, dataset: Dataset, temperature: float
 ) -> Losses:
-    hidden = vlm.model(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)[
-        batch.rows
-    ]  # [R, d]
+    hidden = hidden_states(vlm, **batch.inputs, use_cache=False)  # [B, L, d]
+    hidden = hidden.flatten(0, 1)[batch.rows]  # [R, d]
     head, coord_head = head_weights(vlm)  # [V, d], and with adapters [K, d]
     on_coord = batch.bins >= 0
     ids = torch.tensor(coord_token_ids(dataset.processor.tokenizer), device=hidden.device)

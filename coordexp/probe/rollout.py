@@ -28,6 +28,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from coordexp.data.batches import Dataset
 from coordexp.errors import UserError
+from coordexp.models.adapters import hidden_states
 from coordexp.models.checkpoints import load_base
 from coordexp.models.processor import load_processor
 from coordexp.storage.files import (
@@ -100,9 +101,9 @@ def decode(
     written: list[tuple[list[int], list[float]]] = [([], []) for _ in attention]
     ended = [False] * len(written)
     rows = list(range(len(written)))  # which answer each row of the batch is
-    hidden = vlm.model(
-        **inputs, position_ids=positions, past_key_values=cache, use_cache=True
-    ).last_hidden_state
+    hidden = hidden_states(
+        vlm, **inputs, position_ids=positions, past_key_values=cache, use_cache=True
+    )  # [B, L, d]
     for _ in range(budget):
         logits = vlm.lm_head(hidden[:, -1])  # [B, V]
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -128,13 +129,14 @@ def decode(
             attention, position, tokens = attention[kept], position[kept], tokens[kept]
             rows = [rows[r] for r in kept.tolist()]
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
-        hidden = vlm.model(
+        hidden = hidden_states(
+            vlm,
             input_ids=tokens[:, None],
             attention_mask=attention,
             position_ids=position.expand(3, -1, -1),
             past_key_values=cache,
             use_cache=True,
-        ).last_hidden_state  # [B, 1, d]
+        )  # [B, 1, d]
         position = position + 1
     return [(ids, logprobs, end) for (ids, logprobs), end in zip(written, ended, strict=True)]
 

@@ -20,8 +20,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from coordexp.data.batches import Batch
-from coordexp.losses.fused import chunk_bytes
-from coordexp.models.adapters import head_weights
+from coordexp.losses.products import chunk_bytes
+from coordexp.models.adapters import head_weights, hidden_states
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def saved_bytes(vlm: Any, batch: Batch) -> dict[Any, Any]:
             without_checkpointing(layers),
             torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         ):
-            vlm.model(**batch.inputs, use_cache=False)
+            hidden_states(vlm, **batch.inputs, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -17,7 +17,7 @@ from coordexp.config.schema import VariantConfig
 from coordexp.data.batches import Batch
 from coordexp.losses import fused
 from coordexp.losses.terms import Output
-from coordexp.models.adapters import head_weights
+from coordexp.models.adapters import head_weights, hidden_states
 
 
 class Stage1Model(nn.Module):
@@ -32,7 +32,7 @@ class Stage1Model(nn.Module):
 
     def forward(self, batch: Batch, denominators: Tensor, world: int = 1) -> Output:
         """`denominators` [2]: text and coordinate tokens of the whole optimizer step."""
-        hidden = self.vlm.model(**batch.inputs, use_cache=False).last_hidden_state  # [B, L, d]
+        hidden = hidden_states(self.vlm, **batch.inputs, use_cache=False)  # [B, L, d]
         hidden = hidden.flatten(0, 1)[batch.rows]  # [R, d]
         weight, coord_weight = head_weights(self.vlm)  # [V, d], and with adapters [K, d]
         asked = (batch.targets, batch.bins, self.coord_ids, self.variant, denominators)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordexp.analysis.audit.findings import FamilyRatios, RatioPair
+from coordexp.metrics import COORD_TERMS
 from coordexp.storage.logs.log import Log, Row
 
 FAMILIES = ("loss", "base_ce/loss", "coord_softce_w1/loss")
-COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
 TERMS = (
     "text_ce/loss",
     *(f"coord_softce_w1/{term}" for term in COORD_TERMS),
