@@ -1,7 +1,8 @@
-"""Every metric the tools compare, and what it may be compared across: one entry here is all that a new one takes.
+"""The registry of metrics: what each measures, and between which runs it may be compared.
 
-The firewall of the project stands here. A loss of an objective sums other terms over other tokens for each
-variant, so it has no order across them, and `metric` refuses to rank by it (note, section "Metrics Used").
+A new metric takes one entry here and nothing else. The losses of an objective sum other terms over
+other tokens for each variant, so their values have no order between variants: `metric` refuses to
+rank by them (note, section "Metrics Used").
 """
 
 from __future__ import annotations
@@ -14,93 +15,99 @@ import numpy as np
 
 from coordexp.errors import UserError
 
-Columns = Mapping[str, np.ndarray]  # of a token table: name -> [C]
+Columns = Mapping[str, np.ndarray]  # columns of a token table with C rows: name -> [C]
 
 
 @dataclass(frozen=True)
 class PerToken:
-    """A value of each coordinate token, from columns of the token table ({T} stands for the temperature's label)."""
+    """A value of each coordinate token, computed from columns of the token table.
+
+    In the column names {T} stands for the label of a temperature (see TEMPERATURE_LABEL).
+    """
 
     reads: tuple[str, ...]
     value: Callable[..., np.ndarray]  # the columns, in that order -> [C]
 
     def columns(self, label: str) -> list[str]:
+        """Names of the columns that are read at the temperature with this label."""
         return [name.replace("{T}", label) for name in self.reads]
 
     def __call__(self, columns: Columns, label: str) -> np.ndarray:
-        """float64  # [C]"""
-        found = self.value(
-            *(np.asarray(columns[name], dtype=np.float64) for name in self.columns(label))
-        )
-        return np.asarray(found, dtype=np.float64)
+        """The values at the temperature with this label, float64  # [C]"""
+        arguments = [np.asarray(columns[name], dtype=np.float64) for name in self.columns(label)]
+        return np.asarray(self.value(*arguments), dtype=np.float64)
 
 
 def column(name: str) -> PerToken:
-    """A column as it is."""
+    """The values of one column."""
     return PerToken((name,), lambda values: values)
 
 
-ABS_ERR = PerToken(
-    ("expected_bin_{T}", "gt_bin"), lambda expected, gt: np.abs(expected - gt)
-)  # bins
+# |expected bin - ground-truth bin|, bins
+ABS_ERR = PerToken(("expected_bin_{T}", "gt_bin"), lambda expected, gt: np.abs(expected - gt))
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of an eval row, under `key` (after the temperature's prefix where the metric has a temperature).
+    """A value of an eval row.
 
-    With `per_token` runs whose log lacks the key have the metric too, and every run an interval: it is the mean
-    over the tokens, or their `quantile`.
+    With `per_token` it is also computed from token tables, as the mean over the tokens or as their
+    `quantile`: then runs whose log lacks the key have the metric too, and every run has an
+    interval.
     """
 
     name: str
-    label: str
+    label: str  # in tables and figures
     unit: str
-    lower_is_better: bool | None  # None: neither, it describes
-    key: str
+    lower_is_better: bool | None  # None: neither is better, the metric describes
+    key: str  # in the log, after TEMPERATURE_PREFIX where the metric has a temperature
     per_token: PerToken | None = None
     quantile: float | None = None
-    tokens: str = "coordinate"  # which tokens it averages over: coordinate, text, supervised
+    tokens: str = "coordinate"  # the tokens it averages over: coordinate, text, supervised
     has_temperature: bool = True
-    votes: bool = True  # a rule may rank by it; the others are shown beside
-    across_objectives: bool = (
-        True  # may be compared between variants, not only between runs of one variant
-    )
+    votes: bool = True  # a rule may rank by it; the others are shown beside the ranking
+    across_objectives: bool = True  # comparable between variants, not only within one variant
 
     def better(self, a: float, b: float) -> bool:
+        """Whether the value `a` is better than `b`."""
         return a < b if self.lower_is_better else a > b
 
     def best(self, values: dict[str, float]) -> str | None:
-        """The one name that holds the best value, or None where several do."""
-        top = (min if self.lower_is_better else max)(values.values())
+        """The name with the best value, or None where several have it."""
+        choose = min if self.lower_is_better else max
+        top = choose(values.values())
         holders = [name for name, value in values.items() if value == top]
         return holders[0] if len(holders) == 1 else None
 
 
-REGISTRY = {
-    m.name: m
-    for m in (
-        Metric("expected_bin_mae", "MAE", "bins", True, "expected_bin_mae", ABS_ERR),
-        Metric("expected_bin_abs_err_p90", "p90", "bins", True, "expected_bin_abs_err_p90", ABS_ERR, quantile=0.9),
-        Metric("w1_to_delta", "W1 to GT", "bins", True, "w1_to_delta", column("w1_to_delta_{T}")),
-        Metric("coord_token_acc", "coord acc", "", False, "coord_token_acc", column("hit"), has_temperature=False),
-        Metric("p_gt_mean", "p(GT)", "", False, "p_gt_mean", column("p_gt_{T}")),
-        # shown beside them
-        Metric("text_ce", "text CE", "nats", True, "text_ce/loss", tokens="text", has_temperature=False, votes=False),
-        Metric("text_token_acc", "text acc", "", False, "text_token_acc", tokens="text", has_temperature=False, votes=False),
-        Metric("coord_mass", "coord mass", "", False, "coord_diag/coord_mass_mean", column("coord_mass"),
-               has_temperature=False, votes=False),
-        Metric("entropy", "entropy", "nats", None, "entropy_mean", column("entropy_{T}"), votes=False),
-        # never compared across variants
-        Metric("loss", "loss", "nats", True, "loss", tokens="supervised",
-               has_temperature=False, votes=False, across_objectives=False),
-        Metric("base_ce", "base CE", "nats", True, "base_ce/loss", tokens="supervised",
-               has_temperature=False, votes=False, across_objectives=False),
-        Metric("coord_softce_w1", "coordinate terms", "nats", True, "coord_softce_w1/loss",
-               has_temperature=False, votes=False, across_objectives=False),
-    )
-}  # fmt: skip
-
+# fmt: off
+_METRICS = (
+    # A rule may rank variants by these.
+    Metric("expected_bin_mae", "MAE", "bins", True, "expected_bin_mae", ABS_ERR),
+    Metric("expected_bin_abs_err_p90", "p90", "bins", True, "expected_bin_abs_err_p90", ABS_ERR,
+           quantile=0.9),
+    Metric("w1_to_delta", "W1 to GT", "bins", True, "w1_to_delta", column("w1_to_delta_{T}")),
+    Metric("coord_token_acc", "coord acc", "", False, "coord_token_acc", column("hit"),
+           has_temperature=False),
+    Metric("p_gt_mean", "p(GT)", "", False, "p_gt_mean", column("p_gt_{T}")),
+    # These are shown beside them.
+    Metric("text_ce", "text CE", "nats", True, "text_ce/loss",
+           tokens="text", has_temperature=False, votes=False),
+    Metric("text_token_acc", "text acc", "", False, "text_token_acc",
+           tokens="text", has_temperature=False, votes=False),
+    Metric("coord_mass", "coord mass", "", False, "coord_diag/coord_mass_mean", column("coord_mass"),
+           has_temperature=False, votes=False),
+    Metric("entropy", "entropy", "nats", None, "entropy_mean", column("entropy_{T}"), votes=False),
+    # These are never compared between variants.
+    Metric("loss", "loss", "nats", True, "loss",
+           tokens="supervised", has_temperature=False, votes=False, across_objectives=False),
+    Metric("base_ce", "base CE", "nats", True, "base_ce/loss",
+           tokens="supervised", has_temperature=False, votes=False, across_objectives=False),
+    Metric("coord_softce_w1", "coordinate terms", "nats", True, "coord_softce_w1/loss",
+           has_temperature=False, votes=False, across_objectives=False),
+)
+# fmt: on
+REGISTRY = {m.name: m for m in _METRICS}
 METRICS = {name: m for name, m in REGISTRY.items() if m.votes}
 BESIDE = {name: m for name, m in REGISTRY.items() if not m.votes and m.across_objectives}
 
@@ -108,15 +115,18 @@ BESIDE = {name: m for name, m in REGISTRY.items() if not m.votes and m.across_ob
 # their parts of the loss as coord_softce_w1/<term>.
 COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
 
+# The temperatures at which diagnostics are computed: 1, the variant's own, and the one fitted to
+# the run's predictions. Their names in a rule, and what these become in an eval row and a token
+# table.
 TEMPERATURE_PREFIX = {"1": "coord_diag", "own": "coord_diag_own_t", "fitted": "coord_diag_fitted_t"}
-TEMPERATURE_LABEL = {"1": "t1", "own": "own", "fitted": "fitted"}  # in a token table's columns
+TEMPERATURE_LABEL = {"1": "t1", "own": "own", "fitted": "fitted"}
 
 
 def metric(name: str) -> Metric:
-    """A metric a rule may rank variants by.
+    """A metric that a rule may rank variants by.
 
     Raises:
-        UserError: the name is unknown, or must not rank variants; the message says why.
+        UserError: the name is unknown, or the metric cannot rank variants; the message says why.
     """
     if name in METRICS:
         return METRICS[name]
@@ -128,37 +138,45 @@ def metric(name: str) -> Metric:
         )
     if refused.across_objectives:
         raise UserError(
-            f"study.rule.metrics: {name} cannot rank variants: it is shown beside the metrics and sets bars, no more"
+            f"study.rule.metrics: {name} cannot rank variants: "
+            "it is shown beside the metrics and sets bars, no more"
         )
     raise UserError(
-        f"study.rule.metrics: {name} cannot rank variants: each objective sums other terms over other tokens, "
-        f"so its scale differs; rank by {', '.join(METRICS)}"
+        f"study.rule.metrics: {name} cannot rank variants: each objective sums other terms over "
+        f"other tokens, so its scale differs; rank by {', '.join(METRICS)}"
     )
 
 
 def log_key(name: str, temperature: str) -> str:
-    """The eval row's key of a metric at temperature "1", "own" or "fitted"."""
+    """The key of a metric in an eval row, at temperature "1", "own" or "fitted"."""
     m = REGISTRY[name]
     return f"{TEMPERATURE_PREFIX[temperature]}/{m.key}" if m.has_temperature else m.key
 
 
 def metric_values(row: Mapping[str, float], temperature: str) -> dict[str, float]:
-    """The metrics that an eval row holds and that may be compared across objectives."""
-    found = {name: row.get(log_key(name, temperature), math.nan) for name in (*METRICS, *BESIDE)}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    """{metric: value} of an eval row, for the metrics that may be compared between variants.
+
+    Values that are missing or not finite are left out.
+    """
+    values = {}
+    for name in (*METRICS, *BESIDE):
+        value = row.get(log_key(name, temperature), math.nan)
+        if math.isfinite(value):
+            values[name] = value
+    return values
 
 
-# --- what a Stage-2 probe measures of a candidate: one entry a signal ---
+# --- What a Stage-2 probe measures of a checkpoint: one entry per signal. ---
 
 
 @dataclass(frozen=True)
 class Signal:
-    """A figure of a probe. `votes`: may rank candidates (the others explain)."""
+    """A value that a probe measures."""
 
     name: str
     label: str
     lower_is_better: bool | None
-    of_images: bool = True  # has per-image contributions, so an interval
+    of_images: bool = True  # is a sum over images, so it has an interval
 
 
 SIGNALS = {
@@ -192,10 +210,10 @@ def lower_is_better(name: str) -> bool | None:
 
 
 def signal(name: str) -> Signal:
-    """A signal a rule may judge candidates by.
+    """A signal that a rule may judge checkpoints by.
 
     Raises:
-        UserError: the name is unknown, or has no direction or no per-image contributions, so no interval.
+        UserError: the name is unknown, or the signal has no direction, or no interval.
     """
     usable = [s.name for s in SIGNALS.values() if s.of_images and s.lower_is_better is not None]
     if name not in usable:

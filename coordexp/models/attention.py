@@ -1,9 +1,11 @@
 """Attention over samples laid end to end, with the FlashAttention kernels that are part of PyTorch.
 
-transformers knows attention by name, and takes a name with "flash" in it for one that tells samples apart by where they
-end: it hands over a batch's pictures in one piece. For text its mask function is asked once a forward, and what it gives
-reaches every layer; here that is where the samples of a pack end, [1, 1, 1, n + 1] int32, instead of a mask over all of its
-tokens. Padded batches, and answers as they are generated, go the usual way.
+transformers finds an attention function by its registered name. If the name contains "flash", the
+vision tower passes the patches of all images of a batch at once and the offsets at which images
+end. For text, transformers calls the registered mask function once per forward pass and hands its
+result to every layer. Here that result is not a mask over all tokens of a pack but the offsets at
+which its samples end, [1, 1, 1, n + 1] int32. Padded batches and generation use PyTorch's SDPA as
+usual.
 """
 
 from __future__ import annotations
@@ -20,26 +22,43 @@ from transformers.masking_utils import sdpa_mask
 FLASH = "torch_flash"
 
 
-def ends_or_mask(batch_size: int, q_length: int, kv_length: int, mask_function: Any, attention_mask: Tensor | None = None,
-                 device: torch.device | str = "cpu", **kwargs: Any) -> Tensor | None:  # fmt: skip
-    """Where samples end, 0 first, for one row of tokens that nothing masks; else the mask that SDPA takes.
+def ends_or_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Any,
+    attention_mask: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    **kwargs: Any,
+) -> Tensor | None:
+    """The mask function that transformers calls: offsets for a pack, else the mask that SDPA takes.
 
-    # -> [1, 1, 1, n + 1] int32, or [B, 1, L, L] bool, or None
+    Args:
+        batch_size: a pack has one row.
+        q_length: tokens of a row. A pack attends to itself only, so `kv_length` is the same.
+        mask_function: (batch, head, query, key) indices -> whether the query sees the key.
+        attention_mask: of a padded batch, else None.
+
+    Returns:
+        Offsets at which samples begin and end, 0 first, [1, 1, 1, n + 1] int32; or [B, 1, L, L]
+        bool; or None.
     """
     if batch_size > 1 or q_length != kv_length or attention_mask is not None:
-        how = {
-            "mask_function": mask_function,
-            "attention_mask": attention_mask,
-            "device": device,
+        return sdpa_mask(
+            batch_size,
+            q_length,
+            kv_length,
+            mask_function=mask_function,
+            attention_mask=attention_mask,
+            device=device,
             **kwargs,
-        }
-        return sdpa_mask(batch_size, q_length, kv_length, **how)
-    at = torch.arange(1, q_length, device=device)
-    begins: Tensor = ~mask_function(
-        torch.zeros_like(at), torch.zeros_like(at), at, at - 1
-    )  # not seeing the token before it
-    edges = [at.new_zeros(1), at[begins], at.new_full((1,), q_length)]
-    return torch.cat(edges).int()[None, None, None]
+        )
+    # A sample begins at each token that does not see the token before it.
+    token = torch.arange(1, q_length, device=device)
+    zero = torch.zeros_like(token)
+    begins: Tensor = ~mask_function(zero, zero, token, token - 1)
+    offsets = [token.new_zeros(1), token[begins], token.new_full((1,), q_length)]
+    return torch.cat(offsets).int()[None, None, None]
 
 
 def attend(
@@ -53,26 +72,31 @@ def attend(
     max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer  # [B, heads, L, d] -> [B, L, heads, d]"""
+    """The attention function that each layer calls  # [B, heads, L, d] -> [B, L, heads, d]
+
+    `attention_mask` is what `ends_or_mask` returned; the vision tower has none and passes the
+    offsets as `cu_seq_lens_q`.
+    """
     ends, longest = cu_seq_lens_q, max_length_q
     if attention_mask is not None and attention_mask.dtype == torch.int32:
-        ends, longest = (
-            attention_mask.flatten(),
-            query.shape[2],
-        )  # a bound will do: blocks behind a sample's end return at once
+        # An upper bound on the longest sample is enough: blocks beyond a sample's end return at
+        # once.
+        ends, longest = attention_mask.flatten(), query.shape[2]
     if ends is None or longest is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
+
+    # The kernel wants as many heads of keys and values as of queries, and tokens before heads.
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [L, heads, d]
     window = (-1, 0) if module.is_causal else (-1, -1)
-    found: Any = varlen_attn(
+    attended: Any = varlen_attn(
         q, k, v, ends, ends, longest, longest, scale=scaling, window_size=window
     )
-    return found[None], None
+    return attended[None], None
 
 
 AttentionInterface.register(FLASH, attend)
@@ -80,7 +104,7 @@ AttentionMaskInterface.register(FLASH, ends_or_mask)
 
 
 def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether these kernels run there: in half precision, from NVIDIA's Ampere on."""
+    """Whether these kernels run there: half precision, and a GPU from NVIDIA's Ampere on."""
     half = dtype in (torch.bfloat16, torch.float16)
     return half and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
@@ -88,13 +112,13 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
 def use_flash(vlm: Any) -> None:
     """Use this attention from now on, in the language model and the vision tower.
 
-    transformers' own setter, `set_attn_implementation`, refuses it: for every name that contains "flash" it looks for an
-    installed package or a hub kernel of that name (5.23), also where the name is registered, and without "flash" in the
-    name the vision tower is not told where images end. So the name is set where the setter would have put it.
+    transformers' own setter, `set_attn_implementation`, refuses it (5.23): for each name with
+    "flash" in it, registered or not, it looks for an installed package or a hub kernel of that
+    name. So the name is set where the setter would have put it.
     """
     vlm.config._attn_implementation = FLASH
 
 
 def takes_packs(vlm: Any) -> bool:
-    """Whether samples may be laid end to end: this attention skips what lies between them, others would compute it."""
+    """Whether to lay samples end to end: only this attention skips pairs of different samples."""
     return vlm.config._attn_implementation == FLASH

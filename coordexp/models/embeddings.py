@@ -1,4 +1,7 @@
-"""Where embeddings start that no pretraining has filled: coordinate tokens and, in a tiny model, places in a picture."""
+"""Initial values of embeddings that no pretraining has learned.
+
+These are the coordinate tokens and, in a tiny model, the vision tower's position embedding.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +17,36 @@ from coordexp.coords import N_BINS
 def set_coordinate_rows(
     model: PreTrainedModel, ids: list[int], n_frequencies: int, digit_ids: list[int] | None = None
 ) -> None:
-    """Smooth rows: neighbouring bins start alike, so that a gradient at one bin teaches the bins around it.
+    """Initialise the coordinate tokens' rows of embedding and head, in place.
 
-    Random waves; where digits have been learnt, their rows say where a bin lies, and waves half as strong bend the path
-    between them: of rows on a straight line no hidden state can single out one that is not at an end.
+    Neighbouring bins start with similar rows, so a gradient at one bin also moves the bins around
+    it. The rows are random Fourier features. If digit embeddings exist, the rows interpolate
+    between them and add Fourier features at half amplitude: interior bins of a straight line can
+    never be an argmax.
+
+    Args:
+        model: its embedding and head are [V, d]; tied or not.
+        ids: [K] token ids of the bins, in order.
+        n_frequencies: of the Fourier features.
+        digit_ids: [10] token ids of the digits 0 to 9, where they have been learned.
     """
-    for weight in {
-        id(w): w
-        for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-    }.values():
-        rows, std = (
-            fourier_rows(N_BINS, weight.shape[1], n_frequencies),
-            weight.detach().float().std(),
-        )
-        if digit_ids is not None:
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    for weight in [embedding] if head is embedding else [embedding, head]:
+        rows = fourier_rows(N_BINS, weight.shape[1], n_frequencies)
+        if digit_ids is None:
+            std = weight.detach().float().std()
+        else:
             digits = weight.detach()[digit_ids].float()
-            rows, std = (
-                digit_rows(N_BINS, digits) / digits.std() + 0.5 * rows / rows.std(),
-                digits.std(),
-            )
+            std = digits.std()
+            rows = digit_rows(N_BINS, digits) / std + 0.5 * rows / rows.std()
         weight.data[ids] = (rows / rows.std() * std).to(weight)
 
 
 def set_position_rows(weight: Tensor, n_frequencies: int) -> None:
-    """Where a patch lies, as strong as what it shows: noise of std 0.02 would take hundreds of steps to be heard.
+    """Initialise a position embedding of the vision tower, in place  # [side * side, d]
 
-    `weight` [side * side, d].
+    Fourier features of a patch's row and column, with the standard deviation 0.5 that patch
+    features have. With the usual 0.02 the tiny model takes hundreds of steps to use positions.
     """
     side = math.isqrt(weight.shape[0])
     down, across = (fourier_rows(side, weight.shape[1], n_frequencies, seed) for seed in (1, 2))
@@ -50,7 +57,8 @@ def set_position_rows(weight: Tensor, n_frequencies: int) -> None:
 def fourier_rows(n_rows: int, width: int, n_frequencies: int, seed: int = 0) -> Tensor:
     """`n_rows` points on a smooth random curve in `width` dimensions  # [n_rows, width]
 
-    sin and cos of pi j k / (n_rows - 1), j = 1 … n_frequencies, amplitude 1/j, through a fixed random projection.
+    A fixed random projection of sin and cos of pi j k / (n_rows - 1), with amplitude 1 / j, for
+    j = 1 … n_frequencies and k = 0 … n_rows - 1.
     """
     generator = torch.Generator().manual_seed(seed)
     k = torch.arange(n_rows) / (n_rows - 1)
@@ -61,10 +69,11 @@ def fourier_rows(n_rows: int, width: int, n_frequencies: int, seed: int = 0) -> 
 
 
 def digit_rows(n_rows: int, digits: Tensor) -> Tensor:
-    """The fractions k / (n_rows - 1) on the path through the ten digits' embeddings, 0 to 9  # [10, d] -> [n_rows, d]
+    """Embeddings of the fractions k / (n_rows - 1), from the ten digits'  # [10, d] -> [n_rows, d]
 
-    That is the embedding of the first decimal, interpolated linearly to the next digit, so that no carry makes a jump. A
-    mean over all decimals would be the same for 12 and 21, and jump from 199 to 200.
+    The embedding of the first decimal, interpolated linearly to that of the next digit, so the rows
+    are continuous. (A mean over all decimals would be the same for 12 and 21, and jump from 199 to
+    200.)
     """
     position = torch.linspace(0, 9, n_rows, dtype=digits.dtype, device=digits.device)
     low = position.floor().clamp(max=8).long()

@@ -1,4 +1,4 @@
-"""Text and pictures to tokens: the tokenizer, the chat template and the image-only processor."""
+"""From text and images to tokens: the tokenizer, the chat template, the image-only processor."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 
-# Qwen's text splitting (letters, single digits, punctuation, blanks), so that growing a real tokenizer and
-# building a tiny one give the same kind of pieces.
-_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Qwen's text splitting (letters, single digits, punctuation, blanks): a tiny tokenizer cuts text as
+# a published one does.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
-# Renders as Qwen3-VL's own template does for one turn of pictures and text; the `generation` block is what the
-# model is trained to write.
+# Renders one turn of images and text as Qwen3-VL's own template does. The model is trained to write
+# what stands in the `generation` block.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "<|im_start|>{{ message.role }}\n"
@@ -37,7 +40,8 @@ CHAT_TEMPLATE = (
     "{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}\n"
     "{% else %}"
     "{% for part in message.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}<|im_end|>\n"
     "{% endif %}"
     "{% endfor %}"
@@ -46,7 +50,7 @@ CHAT_TEMPLATE = (
 
 
 class ImageProcessor(Qwen3VLProcessor):
-    """Qwen3-VL's processor without its video half, which needs torchvision."""
+    """Qwen3-VL's processor without its video processor, which needs torchvision."""
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
         super().__init__(
@@ -59,7 +63,10 @@ class ImageProcessor(Qwen3VLProcessor):
 
 
 def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the words of the task, Qwen's special tokens, and the 1000 coordinate tokens."""
+    """A byte-level BPE of the task's words, with Qwen's special tokens and the coordinate tokens.
+
+    `vocabulary_size` counts the BPE alone.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -87,7 +94,7 @@ def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
 
 
 def _corpus() -> Iterator[str]:
-    """What the vocabulary is learnt from: the prompt and the skeleton of CoordJSON with every category."""
+    """The texts that train the BPE: the prompt, and CoordJSON of every category without numbers."""
     for name in CATEGORIES:
         text = write_coordjson(
             [CoordObject(name, "bbox_2d", (0, 0, 0, 0)), CoordObject(name, "poly", (0,) * 6)]
@@ -97,6 +104,10 @@ def _corpus() -> Iterator[str]:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, patch_size: int) -> ImageProcessor:
+    """This project's processor: images are not resized, pixel values are scaled to [-1, 1].
+
+    `patch_size` is a patch's side in px; two by two patches become one token.
+    """
     images = Qwen2VLImageProcessorPil(
         patch_size=patch_size,
         temporal_patch_size=2,
@@ -109,6 +120,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast, patch_size: int) -> Imag
 
 
 def load_processor(path: Path) -> ImageProcessor:
+    """The processor of a base model or checkpoint that this project wrote."""
     return ImageProcessor(
         Qwen2VLImageProcessorPil.from_pretrained(path),
         PreTrainedTokenizerFast.from_pretrained(path),
