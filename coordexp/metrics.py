@@ -95,8 +95,8 @@ _METRICS = (
            tokens="text", has_temperature=False, votes=False),
     Metric("text_token_acc", "text acc", "", False, "text_token_acc",
            tokens="text", has_temperature=False, votes=False),
-    Metric("coord_mass", "coord mass", "", False, "coord_diag/coord_mass_mean", column("coord_mass"),
-           has_temperature=False, votes=False),
+    Metric("coord_mass", "coord mass", "", False, "coord_diag/coord_mass_mean",
+           column("coord_mass"), has_temperature=False, votes=False),
     Metric("entropy", "entropy", "nats", None, "entropy_mean", column("entropy_{T}"), votes=False),
     # These are never compared between variants.
     Metric("loss", "loss", "nats", True, "loss",

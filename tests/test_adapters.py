@@ -1,4 +1,4 @@
-"""Adapters: where they sit, what they train, at which rate, and that folding them in changes no output."""
+"""Adapters: where they are, what they train, at which rate; merging them changes no output."""
 
 from __future__ import annotations
 
@@ -59,11 +59,12 @@ def ids(tiny) -> list[int]:
 
 @pytest.fixture
 def adapted(tiny, ids, cfg):
-    """A copy of the tiny model with adapters, and what stands in for some training."""
+    """A copy of the tiny model with adapters whose weights are not the initial ones."""
     return trained(copy.deepcopy(tiny.vlm), ids, cfg)
 
 
 def trained(vlm, ids, cfg: AdapterConfig):
+    """`vlm` with adapters, and noise on all trained weights in place of training."""
     add_adapters(vlm, cfg, ids, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -83,18 +84,17 @@ def logits(vlm, inputs) -> torch.Tensor:
         return vlm.eval()(**inputs).logits
 
 
-def test_every_linear_layer_but_the_head_gets_one(tiny, ids, cfg):
+def test_every_linear_layer_but_the_head_gets_an_adapter(tiny, ids, cfg):
     vlm = copy.deepcopy(tiny.vlm)
-    linear = {name for name, module in vlm.named_modules() if isinstance(module, nn.Linear)} - {
-        "lm_head"
-    }
+    linear = {name for name, module in vlm.named_modules() if isinstance(module, nn.Linear)}
+    linear.remove("lm_head")
     assert len(linear) == 7 + 2 * 4 + 2 * 2
     add_adapters(vlm, cfg, ids, seed=0)
     names = trained_weights(vlm)
     assert {name.split(".lora_")[0] for name in names if ".lora_" in name} == linear
-    kinds = {"A.default.weight", "B.default.weight"} | (
-        {"magnitude_vector.default.weight"} if cfg.dora else set()
-    )
+    kinds = {"A.default.weight", "B.default.weight"}
+    if cfg.dora:
+        kinds.add("magnitude_vector.default.weight")
     assert {name.split(".lora_")[1] for name in names if ".lora_" in name} == kinds
     assert [name for name in names if ".lora_" not in name] == [
         "model.language_model.embed_tokens.token_adapter.trainable_tokens_delta.default"
@@ -102,7 +102,7 @@ def test_every_linear_layer_but_the_head_gets_one(tiny, ids, cfg):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_at_first_the_outputs_are_those_of_the_base(tiny, ids, cfg, inputs, dtype):
+def test_untrained_adapters_do_not_change_the_outputs(tiny, ids, cfg, inputs, dtype):
     vlm = copy.deepcopy(tiny.vlm).to(dtype)
     before = logits(vlm, inputs)
     add_adapters(vlm, cfg, ids, seed=0)
@@ -123,18 +123,13 @@ def test_the_same_seed_gives_the_same_adapters(tiny, ids, cfg):
     for vlm, seed in ((first, 5), (second, 5), (other, 6)):
         torch.rand(seed)
         add_adapters(vlm, cfg, ids, seed)
-    equal = [
-        torch.equal(a, b)
-        for a, b in zip(
-            trained_weights(first).values(), trained_weights(second).values(), strict=True
-        )
-    ]
-    assert all(equal)
+    for name, weight in trained_weights(first).items():
+        assert torch.equal(weight, trained_weights(second)[name]), name
     a_of = "model.visual.merger.linear_fc1.lora_A.default.weight"
     assert not torch.equal(trained_weights(first)[a_of], trained_weights(other)[a_of])
 
 
-def test_around_bfloat16_what_is_trained_is_float32(tiny, ids, cfg, inputs):
+def test_trained_weights_around_bfloat16_are_float32(tiny, ids, cfg, inputs):
     vlm = trained(copy.deepcopy(tiny.vlm).to(torch.bfloat16), ids, cfg)
     assert {weight.dtype for weight in trained_weights(vlm).values()} == {torch.float32}
     assert {p.dtype for p in vlm.parameters() if not p.requires_grad} == {torch.bfloat16}
@@ -150,13 +145,12 @@ def test_around_bfloat16_what_is_trained_is_float32(tiny, ids, cfg, inputs):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_an_adapted_layer_is_pefts_in_values_and_gradients(tiny, ids, dtype, dropout):
+def test_a_lora_layer_has_pefts_values_and_gradients(tiny, ids, dtype, dropout):
     """Around bfloat16 both run under autocast, as in training."""
     from peft.tuners.lora import Linear as PeftLinear
 
-    vlm = trained(
-        copy.deepcopy(tiny.vlm).to(dtype), ids, AdapterConfig(rank=4, alpha=8, dropout=dropout)
-    ).train()
+    cfg = AdapterConfig(rank=4, alpha=8, dropout=dropout)
+    vlm = trained(copy.deepcopy(tiny.vlm).to(dtype), ids, cfg).train()
     for layer in (
         vlm.model.language_model.layers[0].mlp.up_proj,
         vlm.model.visual.blocks[0].attn.qkv,
@@ -175,7 +169,7 @@ def test_an_adapted_layer_is_pefts_in_values_and_gradients(tiny, ids, dtype, dro
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_pass_of_an_adapted_bfloat16_model_is_autocast(tiny, scenes, ids, cfg, dtype):
+def test_every_forward_of_bfloat16_adapters_is_autocast(tiny, scenes, ids, cfg, dtype):
     """Training, evaluation, the memory estimate, the probe's fine-tune and its rollouts."""
     stage1 = copy.deepcopy(tiny.stage1("mixed")).to(dtype)
     vlm = trained(stage1.vlm, ids, cfg)
@@ -192,18 +186,18 @@ def test_every_pass_of_an_adapted_bfloat16_model_is_autocast(tiny, scenes, ids, 
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_autocast_around_a_plain_model_stays_on(tiny):
+def test_a_plain_model_keeps_the_callers_autocast(tiny):
     with torch.autocast("cpu", torch.bfloat16), autocast_for(tiny.vlm):
         assert torch.is_autocast_enabled("cpu")
 
 
-def test_folding_in_is_what_peft_folds_in(adapted, inputs):
-    """The oracle is peft's own merge, on a copy."""
+def test_merged_weights_equal_pefts_own_merge(adapted, inputs):
+    """Compared with peft's own merge."""
     from peft.tuners.lora import LoraModel
 
     before, state = logits(adapted, inputs), merged_state(adapted)
     again = logits(adapted, inputs)
-    assert torch.equal(before, again), "folding in leaves the adapted model alone"
+    assert torch.equal(before, again), "merging leaves the adapted model unchanged"
     tuner = LoraModel.__new__(LoraModel)
     nn.Module.__init__(tuner)
     tuner.model, tuner.peft_config, tuner.targeted_module_names = adapted, adapted.peft_config, []
@@ -217,7 +211,7 @@ def test_folding_in_is_what_peft_folds_in(adapted, inputs):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("tied", [True, False])
-def test_folded_in_it_is_the_plain_model_again(tiny, ids, cfg, inputs, dtype, tied):
+def test_fold_in_makes_a_plain_model_with_merged_weights(tiny, ids, cfg, inputs, dtype, tied):
     config = copy.deepcopy(tiny.vlm.config)
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = tied
     plain = Qwen3VLForConditionalGeneration(config).to(dtype)
@@ -236,7 +230,7 @@ def test_folded_in_it_is_the_plain_model_again(tiny, ids, cfg, inputs, dtype, ti
     torch.testing.assert_close(logits(vlm, inputs), expected.to(dtype), rtol=0, atol=atol)
 
 
-def test_only_linear_layers_and_coordinate_rows_differ_from_the_base(tiny, adapted, ids):
+def test_merging_changes_linear_layers_and_coordinate_rows(tiny, adapted, ids):
     base, merged = tiny.vlm.state_dict(), merged_state(adapted)
     rows = ["lm_head.weight", "model.language_model.embed_tokens.weight"]
     changed = {name for name in base if not torch.equal(merged[name], base[name])}
@@ -252,9 +246,7 @@ def test_only_linear_layers_and_coordinate_rows_differ_from_the_base(tiny, adapt
     assert torch.equal(merged[rows[0]][ids], head_weights(adapted)[1])
 
 
-def test_a_checkpoint_loads_without_peft_and_its_adapter_with_it(
-    tiny, adapted, inputs, ids, tmp_path
-):
+def test_a_checkpoint_loads_plain_and_its_adapter_with_peft(tiny, adapted, inputs, ids, tmp_path):
     from peft import PeftModel
 
     expected = logits(adapted, inputs).float()
@@ -281,20 +273,18 @@ def test_a_checkpoint_loads_without_peft_and_its_adapter_with_it(
     )
 
 
-def test_with_the_attention_of_packed_samples_a_checkpoint_is_written_too(
-    tiny, ids, cfg, inputs, tmp_path
-):
-    """As on a GPU: the model carries this attention's name, which transformers refuses to build one with."""
+def test_a_model_with_flash_attention_writes_a_checkpoint(tiny, ids, cfg, inputs, tmp_path):
+    """As on a GPU. transformers refuses to build a model with the name of this attention."""
     vlm = trained(copy.deepcopy(tiny.vlm), ids, cfg)
     expected = logits(vlm, inputs).float()
     use_flash(vlm)
     save_checkpoint(vlm, tiny.processor, tmp_path / "step", "a test")
-    assert takes_packs(vlm), "it trains on as it was"
+    assert takes_packs(vlm), "the trained model keeps its attention"
     plain, _ = load_base(tmp_path / "step", torch.float32)
     torch.testing.assert_close(logits(plain, inputs), expected, rtol=0, atol=1e-5)
 
 
-def test_an_untied_head_has_coordinate_rows_of_its_own(tiny, ids, cfg, inputs, tmp_path):
+def test_an_untied_head_has_its_own_coordinate_rows(tiny, ids, cfg, inputs, tmp_path):
     config = copy.deepcopy(tiny.vlm.config)
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     untied = Qwen3VLForConditionalGeneration(config)
@@ -315,7 +305,7 @@ def test_an_untied_head_has_coordinate_rows_of_its_own(tiny, ids, cfg, inputs, t
     assert torch.equal(plain.lm_head.weight[others], weight[others])
 
 
-def test_the_head_is_its_frozen_rows_and_the_trained_ones_in_the_order_of_bins(tiny, adapted, ids):
+def test_head_weights_are_frozen_rows_and_trained_bin_rows(tiny, adapted, ids):
     weight, rows = head_weights(adapted)
     assert not weight.requires_grad
     assert rows.requires_grad
@@ -327,8 +317,8 @@ def test_the_head_is_its_frozen_rows_and_the_trained_ones_in_the_order_of_bins(t
     assert head_weights(tiny.vlm) == (tiny.vlm.lm_head.weight, None)
 
 
-def test_each_part_moves_at_its_own_rate_and_nothing_else_moves(adapted, ids):
-    """With equal gradients the first AdamW step is the learning rate, whatever the gradient."""
+def test_each_part_moves_at_its_rate_and_frozen_weights_stay(adapted, ids):
+    """The first AdamW step is the learning rate, whatever the gradient."""
     optim = compose([*LORA, "optim.weight_decay=0"]).optim
     optimizer = build_optimizer(adapted, optim)
     before = {name: p.detach().clone() for name, p in adapted.named_parameters()}
@@ -337,35 +327,28 @@ def test_each_part_moves_at_its_own_rate_and_nothing_else_moves(adapted, ids):
             p.grad = torch.ones_like(p)
     step_optimizer(optimizer, adapted, torch.tensor(ids), optim, factor=0.5)
     for name, p in adapted.named_parameters():
-        part = (
-            "frozen"
-            if not p.requires_grad
-            else "coord"
-            if "trainable_tokens" in name
-            else "language"
-        )
-        if ".lora_" in name and "visual." in name:
-            part = "aligner" if "merger" in name else "vision"
-        rate = {"frozen": 0.0, "language": 0.01, "vision": 0.02, "aligner": 0.03, "coord": 0.04}[
-            part
-        ]
-        torch.testing.assert_close(
-            before[name] - p.detach(),
-            torch.full_like(p, 0.5 * rate),
-            rtol=1e-6,
-            atol=1e-12,
-            msg=name,
-        )
+        if not p.requires_grad:
+            rate = 0.0
+        elif "trainable_tokens" in name:
+            rate = 0.04
+        elif "merger" in name:
+            rate = 0.03
+        elif "visual." in name:
+            rate = 0.02
+        else:
+            rate = 0.01
+        step, expected = before[name] - p.detach(), torch.full_like(p, 0.5 * rate)
+        torch.testing.assert_close(step, expected, rtol=1e-6, atol=1e-12, msg=name)
 
 
-def test_decay_falls_on_matrices_and_rows_not_on_dora_magnitudes(adapted):
+def test_weight_decay_skips_dora_magnitudes(adapted):
     groups = build_optimizer(adapted, compose([*LORA]).optim).param_groups
     assert {p.ndim for group in groups if group["weight_decay"] for p in group["params"]} == {2}
     assert {p.ndim for group in groups if not group["weight_decay"] for p in group["params"]} <= {1}
     assert sum(len(group["params"]) for group in groups) == len(trained_weights(adapted))
 
 
-def test_trained_weights_are_all_that_a_resumed_run_needs(tiny, adapted, ids, cfg, inputs):
+def test_a_resumed_run_needs_only_the_trained_weights(tiny, adapted, ids, cfg, inputs):
     weights = {name: weight.clone() for name, weight in trained_weights(adapted).items()}
     assert sum(w.numel() for w in weights.values()) == sum(
         p.numel() for p in adapted.parameters() if p.requires_grad
@@ -376,32 +359,24 @@ def test_trained_weights_are_all_that_a_resumed_run_needs(tiny, adapted, ids, cf
     assert torch.equal(logits(fresh, inputs), logits(adapted, inputs))
 
 
-def test_the_real_study_is_the_recipe_of_the_field():
+def test_the_lvis_study_has_the_published_recipe():
     cfg = compose(
         ["experiment=lvis_4b", *(f"{key}=x" for key in REAL_PATHS), "runtime.processes=8"]
     )
     optim, train = cfg.optim, cfg.train
     assert optim.lr * optim.floor_fraction == pytest.approx(1e-6)
     assert (optim.lr, optim.lr_vision, optim.lr_aligner, optim.lr_coord) == (2e-4, 1e-4, 4e-4, 1e-4)
-    assert (optim.adapter.rank, optim.adapter.alpha, optim.weight_decay, optim.clip_norm) == (
-        16,
-        32,
-        0.1,
-        0.5,
-    )
-    assert (
-        optim.warmup_fraction,
-        train.micro_batch_tokens,
-        train.eval_steps,
-        cfg.data.val_images,
-    ) == (0.1, 16000, 40, 1000)
+    assert (optim.adapter.rank, optim.adapter.alpha) == (16, 32)
+    assert (optim.weight_decay, optim.clip_norm, optim.warmup_fraction) == (0.1, 0.5, 0.1)
+    assert (train.micro_batch_tokens, train.eval_steps) == (16000, 40)
+    assert cfg.data.val_images == 1000
     assert (train.dtype, train.gradient_checkpointing) == ("bfloat16", True)
     assert train.max_steps * train.images_per_step == pytest.approx(
         4 * 100_170, abs=train.images_per_step
     ), "four epochs"
 
 
-def test_by_tokens_a_step_need_only_be_a_multiple_of_the_processes(refused):
+def test_token_budgets_need_images_divisible_by_processes(refused):
     compose(
         [
             "train.images_per_step=6",

@@ -1,6 +1,7 @@
-"""Attention by sample ends: the model's own numbers, one sample at a time, with one call a layer.
+"""Attention over packs: the values of each sample alone, with one kernel call per layer.
 
-On a GPU with PyTorch's kernels; elsewhere their place is taken by plain attention over each sample in turn.
+On a GPU with PyTorch's kernels; elsewhere plain attention over one sample after the other replaces
+them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def calls(monkeypatch) -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def both(tiny):
-    """The same small model, as it is and with this attention."""
+    """The same small model with SDPA and with this attention."""
     plain = copy.deepcopy(tiny.vlm).to(DEVICE, DTYPE).eval()
     flash = copy.deepcopy(plain)
     use_flash(flash)
@@ -66,7 +67,7 @@ def hidden_of(vlm, batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("indices", [[3, 0, 4, 1, 2], [5], [6, 6]])
-def test_a_packed_sample_is_what_it_is_alone(both, tiny, scenes, calls, indices):
+def test_a_packed_sample_equals_the_sample_alone(both, tiny, scenes, calls, indices):
     plain, flash = both
     dataset = scenes.dataset("val", tiny.processor)
     with torch.no_grad():
@@ -74,12 +75,10 @@ def test_a_packed_sample_is_what_it_is_alone(both, tiny, scenes, calls, indices)
         found = hidden_of(flash, dataset.pack(indices))
     torch.testing.assert_close(found, alone, **CLOSE)
     layers = len(plain.model.visual.blocks) + len(plain.model.language_model.layers)
-    assert calls == [(len(indices), 2)] * layers, (
-        "pictures and texts: one call a layer, a part of it for each sample"
-    )
+    assert calls == [(len(indices), 2)] * layers, "one call per layer, for images and for texts"
 
 
-def test_gradients_flow_through_a_pack(both, tiny, scenes, calls):
+def test_a_pack_has_the_gradients_of_its_samples(both, tiny, scenes, calls):
     plain, flash = both
     dataset, weights = scenes.dataset("val", tiny.processor), []
     for vlm, batches in (
@@ -93,18 +92,18 @@ def test_gradients_flow_through_a_pack(both, tiny, scenes, calls):
     assert (weights[1] - weights[0]).norm() <= (0.02 if ON_GPU else 1e-12) * weights[0].norm()
 
 
-def test_padded_batches_go_the_usual_way(both, tiny, scenes, calls):
+def test_padded_batches_use_sdpa(both, tiny, scenes, calls):
     plain, flash = both
     batch = scenes.dataset("val", tiny.processor).batch(range(5))
     assert not batch.inputs["attention_mask"].all()
     with torch.no_grad():
         expected, found = hidden_of(plain, batch), hidden_of(flash, batch)
     torch.testing.assert_close(found, expected, **CLOSE)
-    assert calls == [(5, 2)] * len(plain.model.visual.blocks), "pictures need no padding"
+    assert calls == [(5, 2)] * len(plain.model.visual.blocks), "images are never padded"
 
 
 @pytest.mark.parametrize("indices", [[0, 1], [2]])
-def test_answers_are_generated_alike(both, tiny, scenes, calls, indices):
+def test_both_attentions_generate_the_same_answers(both, tiny, scenes, calls, indices):
     dataset, answers = scenes.dataset("val", tiny.processor), []
     for vlm in both:
         prompts = {name: x.to(DEVICE) for name, x in dataset.prompts(indices).items()}
@@ -115,7 +114,7 @@ def test_answers_are_generated_alike(both, tiny, scenes, calls, indices):
     assert calls == (pictures + texts if len(indices) == 1 else pictures)
 
 
-def test_grouped_queries_share_their_keys(calls):
+def test_grouped_query_heads_share_their_key_heads(calls):
     """Two key heads for four query heads, in the order transformers groups them."""
     g = torch.Generator().manual_seed(0)
     dtype = DTYPE if ON_GPU else torch.float64
@@ -142,6 +141,8 @@ def test_grouped_queries_share_their_keys(calls):
         ("cpu", torch.bfloat16, (9, 0), False),
     ],
 )
-def test_it_is_taken_only_where_it_runs(monkeypatch, device, dtype, capability, runs):
+def test_flash_needs_half_precision_on_ampere_or_newer(
+    monkeypatch, device, dtype, capability, runs
+):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert has_flash(torch.device(device), dtype) == runs

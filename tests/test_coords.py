@@ -1,4 +1,4 @@
-"""Bins, pixels and CoordJSON (design sections 4 and 5)."""
+"""Bins, pixels and CoordJSON."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ BOX = "[<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]"
 GOOD = f'{{"desc": "cup", "bbox_2d": {BOX}}}'
 
 bins = st.integers(0, LAST_BIN)
-descs = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
-    str.strip
-) | st.sampled_from(
-    ['say "hi"', "back\\slash", "}, {", "]}", "杯子 🥤", "a\nb\tc", "a\u2028\x85b", '"objects": [']
-)
+HOSTILE_NAMES = [
+    *('say "hi"', "back\\slash", "}, {", "]}", '"objects": ['),
+    *("杯子 🥤", "a\nb\tc", "a\u2028\x85b"),
+]
+any_name = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+descs = any_name.filter(str.strip) | st.sampled_from(HOSTILE_NAMES)
 boxes = st.tuples(bins, bins, bins, bins).map(
     lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
 )
@@ -62,14 +63,14 @@ def text_of(*parts: str) -> str:
 def strings_in(text: str) -> set[str]:
     """Every JSON string that starts anywhere in the text."""
     found = set()
-    for at in (match.start() for match in re.finditer('"', text)):
+    for match in re.finditer('"', text):
         with contextlib.suppress(ValueError):
-            found.add(json.JSONDecoder().raw_decode(text, at)[0])
+            found.add(json.JSONDecoder().raw_decode(text, match.start())[0])
     return found
 
 
 @given(st.floats(0, 1), st.integers(2, 5000))
-def test_pixels_to_bins_and_back_stay_within_half_a_bin(position, side):
+def test_pixels_to_bins_and_back_are_within_half_a_bin(position, side):
     pixel = position * (side - 1)
     k = pixel_to_bin(pixel, side)
     assert 0 <= k <= LAST_BIN
@@ -92,13 +93,8 @@ def test_bins_grow_with_pixels_and_clamp_at_the_edges(a, b, side):
 
 
 def test_known_bins():
-    assert [pixel_to_bin(x, 128) for x in (0, 63.5, 127, 128, -3)] == [
-        0,
-        round(999 / 2),
-        999,
-        999,
-        0,
-    ]
+    bins_of = [pixel_to_bin(x, 128) for x in (0, 63.5, 127, 128, -3)]
+    assert bins_of == [0, round(999 / 2), 999, 999, 0]
     assert bin_to_pixel(999, 128) == 127
     assert bin_to_pixel(0, 128) == 0
 
@@ -116,12 +112,10 @@ def test_x_uses_the_width_and_y_the_height():
     assert to_pixels((999, 999, 0, 500), width=100, height=50) == [99, 49, 0, 500 / 999 * 49]
 
 
-def test_written_form_is_the_contracts():
+def test_coordjson_is_written_as_specified():
     text = write_coordjson([CoordObject("red cup", "bbox_2d", (12, 34, 56, 78))])
-    assert (
-        text
-        == '{"objects": [{"desc": "red cup", "bbox_2d": [<|coord_12|>, <|coord_34|>, <|coord_56|>, <|coord_78|>]}]}'
-    )
+    box = "[<|coord_12|>, <|coord_34|>, <|coord_56|>, <|coord_78|>]"
+    assert text == f'{{"objects": [{{"desc": "red cup", "bbox_2d": {box}}}]}}'
     assert write_coordjson([]) == '{"objects": []}'
     assert '"desc": "杯 \\"🥤\\"", "poly": [' in write_coordjson(
         [CoordObject('杯 "🥤"', "poly", (1, 2, 3, 4, 5, 6))]
@@ -129,14 +123,14 @@ def test_written_form_is_the_contracts():
 
 
 @given(st.lists(objects, max_size=5))
-def test_what_is_written_is_read_back(written):
+def test_written_objects_are_parsed_back(written):
     parsed = parse_coordjson(write_coordjson(written))
     assert parsed.objects == written
     assert parsed.strict
 
 
 @given(texts, st.data())
-def test_a_prefix_is_truncated_and_holds_a_prefix_of_the_objects(text, data):
+def test_a_prefix_of_a_text_is_truncated(text, data):
     whole = parse_coordjson(text).objects
     prefix = parse_coordjson(text[: data.draw(st.integers(0, len(text) - 1))])
     assert prefix.truncated
@@ -152,16 +146,16 @@ def test_brackets_within_a_name_do_not_end_the_text():
     assert not parse_coordjson('{"objects": [{"desc": "a\\\n} b').dropped
 
 
-def test_what_is_read_can_be_stored():
+def test_half_surrogates_are_dropped_so_all_can_be_encoded():
     parsed = parse_coordjson(
         text_of(GOOD, GOOD.replace("cup", "\\ud800"), GOOD.replace("cup", "\\ud83e\\udd64"))
     )
     assert write_coordjson(parsed.objects).encode()
     assert [o.desc for o in parsed.objects] == ["cup", "🥤"]
-    assert parsed.dropped == Counter(malformed=1), "half a surrogate pair is no text"
+    assert parsed.dropped == Counter(malformed=1), "half a surrogate pair cannot be encoded"
 
 
-def test_an_object_once_closed_is_never_lost_to_truncation():
+def test_truncation_keeps_every_closed_object():
     text = text_of(GOOD, GOOD)
     for cut in range(len(text) + 1):
         closed = text[:cut].count("}") - (cut == len(text))
@@ -172,7 +166,7 @@ def test_an_object_once_closed_is_never_lost_to_truncation():
 
 @settings(max_examples=200)
 @given(texts, st.data())
-def test_mutations_never_raise_and_never_invent(text, data):
+def test_mutated_texts_never_raise_or_invent_objects(text, data):
     letters = list(text)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(letters)))
@@ -196,7 +190,7 @@ def test_mutations_never_raise_and_never_invent(text, data):
     st.text(max_size=80)
     | st.text('{}[]":, \\<|>_abcdeoprst0123456789', max_size=80).map('{"objects": ['.__add__)
 )
-def test_random_text_never_raises_and_holds_nothing(text):
+def test_random_text_never_raises_and_has_no_objects(text):
     assert parse_coordjson(text).objects == []
 
 
@@ -232,7 +226,7 @@ def test_random_text_never_raises_and_holds_nothing(text):
     ],
 )
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
-def test_a_broken_object_is_dropped_and_counted_and_the_others_stay(broken, reason, place):
+def test_a_broken_object_is_counted_and_the_others_stay(broken, reason, place):
     parts = {
         "first": [broken, GOOD, GOOD],
         "middle": [GOOD, broken, GOOD],
@@ -251,7 +245,7 @@ def test_a_box_of_no_area_is_not_inverted():
 
 
 @pytest.mark.parametrize("end", [", ]}", ",]}", " ]}", "x]}", ', {"desc": "cup"]}', ", nonsense]}"])
-def test_a_fault_at_the_very_end_is_counted_and_is_no_truncation(end):
+def test_a_fault_before_the_end_is_no_truncation(end):
     parsed = parse_coordjson('{"objects": [' + f"{GOOD}, {GOOD}{end}")
     assert parsed.dropped == Counter(malformed=1)
     assert not parsed.strict
@@ -261,14 +255,14 @@ def test_a_fault_at_the_very_end_is_counted_and_is_no_truncation(end):
 @pytest.mark.parametrize(
     "text", ["nothing", "[]", '{"objects":[]}', " " + text_of(GOOD), '{"object": []}']
 )
-def test_a_text_that_does_not_begin_as_coordjson(text):
+def test_a_text_that_does_not_begin_as_coordjson_is_no_list(text):
     parsed = parse_coordjson(text)
     assert parsed.objects == []
     assert parsed.dropped == Counter(no_list=1)
     assert not parsed.truncated
 
 
-def test_what_stands_behind_the_end_is_kept_as_trailing():
+def test_text_after_the_end_is_trailing():
     parsed = parse_coordjson(text_of(GOOD) + " and " + text_of(GOOD))
     assert len(parsed.objects) == 1
     assert parsed.trailing == " and " + text_of(GOOD)
@@ -279,59 +273,53 @@ def test_what_stands_behind_the_end_is_kept_as_trailing():
 
 
 @given(st.lists(objects, max_size=5))
-def test_spans_are_where_the_objects_stand(written):
+def test_spans_are_the_positions_of_the_objects(written):
     text = write_coordjson(written)
     parsed = parse_coordjson(text)
-    assert (
-        ", ".join(text[first:behind] for first, behind in parsed.spans)
-        == text[len('{"objects": [') : -len("]}")]
-    )
-    assert [
-        parse_coordjson(text_of(text[first:behind])).objects for first, behind in parsed.spans
-    ] == [[o] for o in written]
+    parts = [text[first:end] for first, end in parsed.spans]
+    assert text_of(*parts) == text
+    assert [parse_coordjson(text_of(part)).objects for part in parts] == [[o] for o in written]
 
 
-def test_spans_are_those_of_the_objects_kept():
-    broken, last = (
-        GOOD.replace("<|coord_3|>", "<|coord_0|>"),
-        GOOD.replace("cup", "杯 \\ud83e\\udd64"),
-    )
+def test_spans_leave_out_dropped_objects():
+    broken = GOOD.replace("<|coord_3|>", "<|coord_0|>")
+    last = GOOD.replace("cup", "杯 \\ud83e\\udd64")
     text = text_of("nonsense", GOOD, broken, last) + f" {GOOD}"
     parsed = parse_coordjson(text)
-    assert [text[first:behind] for first, behind in parsed.spans] == [GOOD, last]
+    assert [text[first:end] for first, end in parsed.spans] == [GOOD, last]
     assert parsed.dropped == Counter(malformed=1, inverted_box=1)
 
 
-def test_an_object_left_open_does_not_take_the_next_with_it():
+def test_an_unclosed_object_does_not_drop_the_next():
     assert parse_coordjson(text_of(GOOD[:-1], GOOD, GOOD)).dropped == Counter(malformed=1)
     assert len(parse_coordjson(text_of(GOOD[:-1], GOOD, GOOD)).objects) == 2
     assert len(parse_coordjson(text_of(GOOD.replace("]}", ""), GOOD, GOOD)).objects) == 2
     in_a_name = GOOD.replace("cup", 'a, {\\"desc\\": b')
-    assert parse_coordjson(text_of(in_a_name, GOOD)).strict, "what begins an object ends no name"
+    assert parse_coordjson(text_of(in_a_name, GOOD)).strict, "inside a name it is part of the name"
 
 
 @pytest.mark.parametrize(
     "end",
     ["x", f"x, {GOOD[:-1]}", ', {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}', f", {GOOD}x{GOOD}"],
 )
-def test_a_text_that_breaks_and_is_never_closed_is_both(end):
+def test_a_broken_unclosed_text_is_malformed_and_truncated(end):
     parsed = parse_coordjson('{"objects": [' + GOOD + end)
     assert parsed.dropped == Counter(malformed=1)
     assert parsed.truncated
 
 
 @pytest.mark.parametrize("rest", ['x]]"]}', 'x]]}"abc', '"]}', "x", '{"desc": "]}', f"{GOOD}x]"])
-def test_an_end_within_an_open_name_closes_nothing(rest):
+def test_an_end_inside_a_name_is_truncation(rest):
     assert parse_coordjson('{"objects": [' + rest).truncated
 
 
-def test_twenty_thousand_hostile_texts():
+def test_twenty_thousand_fuzzed_texts_are_parsed():
     kinds = parser_fuzz.fuzz(20_000, seed=1)
-    assert min(kinds.values()) > 1000, f"each kind of text is met: {kinds}"
+    assert min(kinds.values()) > 1000, f"each kind of text occurs: {kinds}"
 
 
 @pytest.mark.parametrize("shape", parser_fuzz.SHAPES)
-def test_a_hostile_megabyte_costs_little_time_and_memory_and_both_grow_linearly(shape):
+def test_a_hostile_megabyte_takes_linear_time_and_memory(shape):
     smaller, larger = (
         parser_fuzz.seconds(parser_fuzz.SHAPES[shape], n, repeats=2) for n in (500_000, 1_000_000)
     )
@@ -339,7 +327,7 @@ def test_a_hostile_megabyte_costs_little_time_and_memory_and_both_grow_linearly(
     assert parser_fuzz.peak_mb(parser_fuzz.SHAPES[shape], 100_000) < 2
 
 
-def test_json_loads_reads_what_is_written_once_tokens_are_numbers():
+def test_coordjson_with_numbers_for_tokens_is_json():
     written = [CoordObject('say "hi"\n杯', "poly", (1, 2, 3, 4, 5, 6))]
     numbers = re.sub(r"<\|coord_(\d+)\|>", r"\1", write_coordjson(written))
     assert json.loads(numbers) == {
@@ -357,7 +345,7 @@ class FakeTokenizer:
         return [self.vocabulary.get(token, self.unk_token_id) for token in tokens]
 
 
-def test_token_ids_come_in_the_order_of_bins_or_are_refused():
+def test_token_ids_are_in_the_order_of_bins_or_refused():
     assert coord_token_ids(FakeTokenizer(N_BINS)) == list(range(7, 1007))
     with pytest.raises(UserError, match="coord_0"):
         coord_token_ids(FakeTokenizer(N_BINS - 1))

@@ -1,4 +1,4 @@
-"""The fused objective against the reference on full logits: every number, every gradient, however the rows are cut."""
+"""The fused objective against the reference on full logits: values, gradients, chunk sizes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def variant_of(name: str, **changed: float) -> VariantConfig:
 def rows_of(
     n_text: int, n_coord: int, dtype=torch.float64, seed: int = 0, shuffled_ids: bool = False
 ) -> dict:
-    """Hidden states, head and targets, text and coordinates mixed; logits of a spread like a trained model's."""
+    """Arguments of the objective: text and coordinates mixed, logits as of a trained model."""
     g = torch.Generator().manual_seed(seed)
     n = n_text + n_coord
     ids = torch.arange(FIRST, FIRST + N_BINS)
@@ -54,9 +54,8 @@ def rows_of(
     targets[bins >= 0] = ids[bins[bins >= 0]]
     hidden = torch.randn(n, D, generator=g, dtype=torch.float64)
     weight = torch.randn(V, D, generator=g, dtype=torch.float64)
-    hidden += weight[targets] * torch.rand(
-        n, 1, generator=g, dtype=torch.float64
-    )  # so that some targets are hit
+    # Towards the target's row, so that some targets have the highest logit.
+    hidden += weight[targets] * torch.rand(n, 1, generator=g, dtype=torch.float64)
     made = {"hidden": hidden.to(dtype), "weight": weight.to(dtype)}
     return made | {
         "targets": targets,
@@ -69,7 +68,7 @@ def rows_of(
 def outcome(
     objective, made: dict, variant: VariantConfig, scale: float = 1.0, **how
 ) -> dict[str, torch.Tensor]:
-    """Everything there is to compare: loss, sums, columns, gradients."""
+    """Loss, sums, columns and gradients of an objective, float64."""
     leaves = {
         name: made[name].clone().requires_grad_()
         for name in ("hidden", "weight", "coord_weight")
@@ -83,7 +82,7 @@ def outcome(
 
 
 def assert_same(found: dict, expected: dict, tolerance: float, least: float = 1e-300) -> None:
-    """Relative to the largest number of each tensor, or to `least` where all are smaller."""
+    """Errors relative to each tensor's largest value, or to `least` where all are smaller."""
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         assert found[name].shape == values.shape, name
@@ -95,7 +94,7 @@ def assert_same(found: dict, expected: dict, tolerance: float, least: float = 1e
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("changed", SETTINGS, ids=str)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_reference_in_float64(name, changed, kind):
+def test_fused_equals_the_reference_in_float64(name, changed, kind):
     made, variant = rows_of(*KINDS[kind]), variant_of(name, **changed)
     expected = outcome(reference.objective, made, variant)
     for chunk in (1, 7, 128, None):
@@ -103,8 +102,8 @@ def test_the_reference_in_float64(name, changed, kind):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_sums_one_by_one(name):
-    """A small sum beside a large one is still right to twelve digits."""
+def test_each_sum_equals_the_references(name):
+    """Each on its own scale: a small sum beside a large one has twelve right digits too."""
     made, variant = rows_of(40, 60), variant_of(name)
     found, expected = (
         outcome(f, made, variant)["sums"] for f in (fused.objective, reference.objective)
@@ -117,8 +116,8 @@ def test_the_sums_one_by_one(name):
 
 @pytest.mark.parametrize("shuffled", [False, True], ids=["bins in order", "ids shuffled"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_coordinate_rows_of_their_own(name, shuffled):
-    """An adapter's rows stand in for the head's; all of their gradient is theirs, and none is the head's."""
+def test_separate_coordinate_rows_take_all_their_gradient(name, shuffled):
+    """Rows of an adapter replace the head's rows of the bins, which then get no gradient."""
     made, variant = rows_of(20, 30, shuffled_ids=shuffled), variant_of(name)
     made["coord_weight"] = made["weight"][made["coord_ids"]] + 0.1 * torch.randn(
         N_BINS, D, dtype=torch.float64
@@ -137,18 +136,15 @@ def test_a_frozen_head_has_no_gradient(name):
     hidden = made["hidden"].clone().requires_grad_()
     made_frozen = made | {"hidden": hidden}
     fused.objective(**made_frozen, variant=variant).loss.backward()
-    assert (hidden.grad - expected["d hidden"]).abs().max() <= 1e-12 * expected[
-        "d hidden"
-    ].abs().max()
+    d_hidden, d_weight = expected["d hidden"], expected["d weight"]
+    assert (hidden.grad - d_hidden).abs().max() <= 1e-12 * d_hidden.abs().max()
     bins = made["weight"][made["coord_ids"]].requires_grad_()
     fused.objective(**made, coord_weight=bins, variant=variant).loss.backward()
-    assert (bins.grad - expected["d weight"][made["coord_ids"]]).abs().max() <= 1e-12 * expected[
-        "d weight"
-    ].abs().max()
+    assert (bins.grad - d_weight[made["coord_ids"]]).abs().max() <= 1e-12 * d_weight.abs().max()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_ranks_and_what_stands_behind_the_loss_scale_the_gradient(name):
+def test_world_size_and_outer_factors_scale_the_gradient(name):
     made, variant = rows_of(20, 30), variant_of(name)
     assert_same(
         outcome(fused.objective, made, variant, scale=-2.5, world=4),
@@ -158,7 +154,7 @@ def test_ranks_and_what_stands_behind_the_loss_scale_the_gradient(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_without_gradients_it_is_the_same_and_keeps_the_bins_logits(name):
+def test_without_gradients_the_bins_logits_are_kept(name):
     made, variant = rows_of(20, 30), variant_of(name)
     trained = fused.objective(
         **(made | {"weight": made["weight"].clone().requires_grad_()}),
@@ -168,9 +164,8 @@ def test_without_gradients_it_is_the_same_and_keeps_the_bins_logits(name):
     with torch.no_grad():
         found, expected = (f.objective(**made, variant=variant) for f in (fused, reference))
     assert trained.coord_logits is None
-    assert (
-        found.coord_logits - expected.coord_logits
-    ).abs().max() <= 1e-12 * expected.coord_logits.abs().max()
+    bins_logits = expected.coord_logits
+    assert (found.coord_logits - bins_logits).abs().max() <= 1e-12 * bins_logits.abs().max()
     assert not found.loss.requires_grad
     assert found.loss.item() == pytest.approx(trained.loss.item(), rel=1e-13)
     assert (found.sums - trained.sums).abs().max() <= 1e-12 * found.sums.abs().max()
@@ -186,19 +181,20 @@ def test_without_gradients_it_is_the_same_and_keeps_the_bins_logits(name):
     temperature=st.floats(0.3, 3.0),
     chunk=st.integers(1, 20),
 )
-def test_any_split_variant(seed, n_text, n_coord, spread, weights, temperature, chunk):
+def test_fused_equals_the_reference_for_any_weights(
+    seed, n_text, n_coord, spread, weights, temperature, chunk
+):
     made = rows_of(n_text, n_coord, seed=seed)
     made["hidden"] = made["hidden"] * spread
     soft_ce, w1, gate, ce = weights
     variant = variant_of("mixed", soft_ce=soft_ce, w1=w1, gate=gate, ce=ce, temperature=temperature)
     expected = outcome(reference.objective, made, variant)
     found = outcome(fused.objective, made, variant, chunk_rows=chunk)
-    assert_same(
-        found, expected, 1e-10, least=1e-4
-    )  # where all mass is on the bins the gate's gradient is what cancels
+    # Where all mass is on the bins, the gate's gradient is a difference of nearly equal numbers.
+    assert_same(found, expected, 1e-10, least=1e-4)
 
 
-def test_gradients_are_handed_over_once():
+def test_a_second_backward_is_refused():
     made = rows_of(5, 5)
     made["hidden"].requires_grad_()
     loss = fused.objective(**made, variant=variant_of("mixed")).loss
@@ -209,7 +205,7 @@ def test_gradients_are_handed_over_once():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_what_is_not_finite_stays_so(name, bad):
+def test_a_loss_of_non_finite_hidden_states_is_not_finite(name, bad):
     made = rows_of(5, 5)
     made["hidden"][0] = bad
     assert not torch.isfinite(fused.objective(**made, variant=variant_of(name)).loss)
@@ -217,19 +213,15 @@ def test_what_is_not_finite_stays_so(name, bad):
 
 @pytest.mark.parametrize("how", ["bfloat16", "float16", "autocast"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_half_precision_is_no_worse_than_full_logits_in_it(name, how):
+def test_half_precision_errors_are_those_of_full_logits(name, how):
     variant, exact = variant_of(name), rows_of(60, 90)
     dtype = torch.float16 if how == "float16" else torch.bfloat16
     exact = exact | {key: exact[key].to(dtype).double() for key in ("hidden", "weight")}
     expected = outcome(reference.objective, exact, variant)
-    made = {
-        k: v.to(torch.float32 if how == "autocast" else dtype) if v.dtype == torch.float64 else v
-        for k, v in exact.items()
-    }
-    made["denominators"] = exact["denominators"]
-    scale = (
-        1024.0 if how == "float16" else 1.0
-    )  # as a loss scaler would: the reference loses its gradients to underflow
+    given_dtype = torch.float32 if how == "autocast" else dtype
+    made = exact | {key: exact[key].to(given_dtype) for key in ("hidden", "weight")}
+    # As a loss scaler would: without it the reference's float16 gradients underflow.
+    scale = 1024.0 if how == "float16" else 1.0
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=how == "autocast"):
         found, full = (
             outcome(f, made, variant, scale=scale) for f in (fused.objective, reference.objective)
@@ -240,26 +232,23 @@ def test_half_precision_is_no_worse_than_full_logits_in_it(name, how):
             float((result[key] - against).norm() / against.norm()) for result in (found, full)
         ]
         assert errors[0] <= 1e-2, (key, errors)
-        if key not in (
-            "loss",
-            "sums",
-        ):  # a few numbers in which errors cancel: which is nearer is chance
+        # In the few sums errors cancel by chance, so only the other values are compared.
+        if key not in ("loss", "sums"):
             assert errors[0] <= 1.05 * errors[1], (key, errors)
 
 
 @pytest.mark.parametrize("name", ["pure_ce", "mixed"])
-def test_it_can_be_compiled(name):
+def test_the_objective_can_be_compiled(name):
     made, variant = rows_of(9, 11), variant_of(name)
     expected = outcome(fused.objective, made, variant, chunk_rows=8)
     compiled = torch.compile(fused.objective, backend="aot_eager")
     assert_same(outcome(compiled, made, variant, chunk_rows=8), expected, 1e-12)
 
 
-def test_chunks_follow_the_vocabulary():
+def test_chunk_sizes_follow_the_vocabulary():
     assert products.rows_at_once(152_670, "cpu", torch.float32) == 128
     assert products.rows_at_once(1 << 40, "cuda", torch.float32) == 1
-    assert (
-        products.rows_at_once(1392, "cpu", torch.float32) * 1392 * 4 <= products.CHUNK_BYTES["cpu"]
-    )
+    rows = products.rows_at_once(1392, "cpu", torch.float32)
+    assert rows * 1392 * 4 <= products.CHUNK_BYTES["cpu"]
     assert products.chunk_bytes(100, 1392, "cpu", torch.float32) == 100 * 1392 * 4
     assert products.chunk_bytes(100, 1392, "cpu", torch.bfloat16) == 100 * 1392 * 6

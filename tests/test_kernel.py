@@ -1,4 +1,4 @@
-"""The Triton kernel against the same in PyTorch: on a GPU where there is one, else in Triton's interpreter."""
+"""The Triton kernel against PyTorch, on a GPU where there is one, else in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HALF = (torch.bfloat16, torch.float16)
 def logits_of(
     n: int, n_columns: int, dtype: torch.dtype, bins_at: slice, stride: int | None = None
 ):
-    """Words' logits in `dtype` with -inf where the bins would be, in rows that may lie apart; and the bins' own."""
+    """Words' logits in rows `stride` apart, -inf at the bins; the bins' logits; and targets."""
     g = torch.Generator().manual_seed(n_columns)
     room = torch.full((n, stride or n_columns), torch.nan)
     room[:, :n_columns] = 6 * torch.randn(n, n_columns, generator=g)
@@ -35,41 +35,34 @@ def logits_of(
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 @pytest.mark.parametrize("shape", [(3, 1300, None), (2, 9000, 9024), (1, 4096, None)], ids=str)
-def test_a_row_at_a_time_it_is_the_same(shape, dtype, temperature, targeted):
+def test_the_kernel_equals_pytorch_row_by_row(shape, dtype, temperature, targeted):
     n, n_columns, stride = shape
     z, s, targets = logits_of(n, n_columns, dtype, slice(0, 1000), stride)
-    around = torch.as_strided(
-        z, (n, (stride or n_columns) - n_columns), (z.stride(0), 1), n_columns
-    ).clone()
+    between = (n, (stride or n_columns) - n_columns)  # shape of the memory between the rows
+    before = torch.as_strided(z, between, (z.stride(0), 1), n_columns).clone()
     scale = torch.tensor(0.31, device=DEVICE)
-    exact = (
-        z.double().cpu(),
-        s.double().cpu(),
-        scale.double().cpu(),
-        temperature,
-        targets.cpu() if targeted else None,
+    targets = targets if targeted else None
+    exact_z, exact_s = z.double().cpu(), s.double().cpu()
+    exact_targets = targets.cpu() if targeted else None
+    expected = chunk.words_to_gradient_(
+        exact_z, exact_s, scale.double().cpu(), temperature, exact_targets
     )
-    expected = [exact[0], *chunk.words_to_gradient_(*exact)]
     bins = [torch.logsumexp(s / t, -1, keepdim=True) for t in (1.0, temperature)]
-    found = [
-        z,
-        *kernel.words_to_gradient_(z, *bins, scale, temperature, targets if targeted else None),
-    ]
-    exponent = (
-        3 * torch.finfo(torch.float32).eps * float(expected[3].abs().max())
-    )  # what x / T - lse rounds to is exponentiated
-    for values, right, allowed in zip(
-        found, expected, (torch.finfo(dtype).eps + exponent, 0.0, 1e-6, 1e-6), strict=True
-    ):
+    found = kernel.words_to_gradient_(z, *bins, scale, temperature, targets)
+
+    # x / T - lse is rounded before it is exponentiated, which multiplies its error by lse.
+    exponent = 3 * torch.finfo(torch.float32).eps * float(expected[2].abs().max())
+    tolerances = (torch.finfo(dtype).eps + exponent, 0.0, 1e-6, 1e-6)
+    pairs = zip((z, *found), (exact_z, *expected), tolerances, strict=True)
+    for values, right, allowed in pairs:
         assert (values.double().cpu() - right).abs().max() <= allowed * right.abs().max()
-    assert not found[0][:, :1000].any(), "what the bins get is written by others"
-    assert torch.equal(
-        torch.as_strided(z, around.shape, (z.stride(0), 1), n_columns).isnan(), around.isnan()
-    ), "nothing is written between the rows"
+    assert not z[:, :1000].any(), "the columns of the bins are written elsewhere"
+    after = torch.as_strided(z, between, (z.stride(0), 1), n_columns)
+    assert torch.equal(after.isnan(), before.isnan()), "nothing is written between the rows"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so(bad):
+def test_non_finite_logits_stay_non_finite(bad):
     z, s, targets = logits_of(2, 5000, torch.float32, slice(2000, 3000))
     z[0, 17] = bad
     bins = torch.logsumexp(s, -1, keepdim=True)
@@ -81,8 +74,8 @@ def test_what_is_not_finite_stays_so(bad):
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_objective_with_it_is_no_worse_than_full_logits(name, dtype, monkeypatch):
-    """Logits stay in half precision from product to product. On a GPU that is what runs; here it is made to."""
+def test_the_objective_with_the_kernel_keeps_precision(name, dtype, monkeypatch):
+    """Logits stay in half precision between the products, as on a GPU; elsewhere by patching."""
     monkeypatch.setattr(chunk, "has_kernel", lambda *_: True)
     monkeypatch.setattr(products, "has_kernel", lambda *_: True)
     assert products.buffer(4, 1300, torch.device(DEVICE), dtype).stride() == (1344, 1)

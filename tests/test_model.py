@@ -1,4 +1,4 @@
-"""The base model: built tiny, or a pretrained one grown by the coordinate tokens; both leave by the same door."""
+"""The base model: built tiny, or a pretrained one with the coordinate tokens added."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def settings(path, coord_init: CoordInit = CoordInit.fourier) -> DictConfig:
 
 @pytest.fixture
 def released(tiny, tmp_path, monkeypatch):
-    """A Qwen3-VL directory as a release would lie there: 999 coordinate tokens missing, room left in the embeddings."""
+    """A Qwen3-VL directory like a release: 999 coordinate tokens missing, spare embedding rows."""
     monkeypatch.setattr(processors, "COORD_TOKENS", COORD_TOKENS[:1])
     tokenizer = processors.build_tokenizer(320)
     model, _ = tiny.vlm, tiny.processor
@@ -56,7 +56,7 @@ def released(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("coord_init", list(CoordInit))
-def test_growing_adds_the_coordinate_tokens_and_leaves_every_other_row_alone(released, coord_init):
+def test_growing_adds_tokens_and_keeps_every_other_row(released, coord_init):
     path, bare = released
     model, processor = grow_pretrained(settings(path, coord_init))
     ids = coord_token_ids(processor.tokenizer)
@@ -86,10 +86,8 @@ def test_a_model_that_has_the_tokens_keeps_their_rows(tiny, tmp_path):
     assert torch.equal(grown.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
-def test_growing_keeps_the_precision_and_fills_the_releases_own_spare_rows_first(
-    released, tmp_path
-):
-    """A release whose embedding has room for all of them keeps its size."""
+def test_growing_keeps_precision_and_uses_spare_rows_first(released, tmp_path):
+    """An embedding with enough spare rows keeps its size; another grows to a multiple of 64."""
     path, bare = released
     bare.to(torch.bfloat16).resize_token_embeddings(1500)
     save_pretrained(bare, processors.load_processor(path), tmp_path / "roomy")
@@ -102,7 +100,7 @@ def test_growing_keeps_the_precision_and_fills_the_releases_own_spare_rows_first
     assert len(grown.get_input_embeddings().weight) % 64 == 0
 
 
-def test_digit_rows_run_through_the_digits_in_order_and_evenly():
+def test_digit_rows_interpolate_evenly_between_the_digits():
     digits = torch.randn(10, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     rows = digit_rows(1000, digits)
     assert all(torch.allclose(rows[111 * d], digits[d], rtol=0, atol=1e-12) for d in range(10))
@@ -113,7 +111,7 @@ def test_digit_rows_run_through_the_digits_in_order_and_evenly():
         )
 
 
-def test_rows_from_digits_are_smooth_distinct_and_as_large_as_digits(released):
+def test_rows_from_digits_are_smooth_and_never_collinear(released):
     path, _ = released
     model, processor = grow_pretrained(settings(path, CoordInit.digits))
     weight, tokenizer = model.get_input_embeddings().weight.detach().float(), processor.tokenizer
@@ -124,11 +122,10 @@ def test_rows_from_digits_are_smooth_distinct_and_as_large_as_digits(released):
     assert rows.std() == pytest.approx(float(digits.std()), rel=0.01)
     assert torch.cosine_similarity(rows[:-1], rows[1:]).min() > 0.95
     nearest = torch.cosine_similarity(rows[::111][:, None], digits[None], dim=-1).argmax(1)
-    assert nearest.tolist() == list(range(10)), "each digit's own bin is likest to it"
-    bend = (rows[:-40] + rows[40:] - 2 * rows[20:-20]).norm(dim=1) / (rows[40:] - rows[:-40]).norm(
-        dim=1
-    )
-    assert bend.min() > 0.05, "nowhere straight: every bin can be the highest"
+    assert nearest.tolist() == list(range(10)), "a digit's own bin is the most similar to it"
+    second_difference = (rows[:-40] + rows[40:] - 2 * rows[20:-20]).norm(dim=1)
+    bend = second_difference / (rows[40:] - rows[:-40]).norm(dim=1)
+    assert bend.min() > 0.05, "nowhere straight, so every bin can be an argmax"
 
 
 BROKEN = {
@@ -151,7 +148,7 @@ def without(file, name: str) -> None:
 
 
 @pytest.mark.parametrize("says", BROKEN)
-def test_what_is_not_there_or_not_whole_is_one_line(released, says):
+def test_an_incomplete_release_is_refused_in_one_line(released, says):
     path, _ = released
     grow_pretrained(settings(path))
     BROKEN[says](path)
@@ -162,11 +159,17 @@ def test_what_is_not_there_or_not_whole_is_one_line(released, says):
     assert "\n" not in str(refused.value)
 
 
-def test_another_architecture_is_refused(tmp_path):
+def test_a_model_of_another_architecture_is_refused(tmp_path):
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "num_key_value_heads": 2, "vocab_size": 400}  # fmt: skip
+    small = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": 400,
+    }
     vision = {
         "depth": 1,
         "hidden_size": 32,
@@ -187,7 +190,7 @@ def test_another_architecture_is_refused(tmp_path):
         grow_pretrained(settings(tmp_path / "older"))
 
 
-def test_coordinate_rows_are_smooth_and_as_large_as_the_others(tiny):
+def test_new_coordinate_rows_are_smooth_and_of_usual_size(tiny):
     model, processor = tiny.vlm, tiny.processor
     weight = model.get_input_embeddings().weight.detach().float()
     rows = weight[coord_token_ids(processor.tokenizer)]
@@ -198,7 +201,7 @@ def test_coordinate_rows_are_smooth_and_as_large_as_the_others(tiny):
     assert rows.std() == pytest.approx(float(weight[:200].std()), rel=0.2)
 
 
-def test_fourier_rows_depend_on_their_seed_alone():
+def test_fourier_rows_depend_only_on_the_seed():
     assert torch.equal(fourier_rows(50, 8, 4), fourier_rows(50, 8, 4))
     assert not torch.equal(fourier_rows(50, 8, 4), fourier_rows(50, 8, 4, seed=1))
 
@@ -207,34 +210,28 @@ def test_fourier_rows_depend_on_their_seed_alone():
     ("cuda", "asked", "found"),
     [(True, "auto", "cuda"), (True, "cpu", "cpu"), (False, "auto", "cpu")],
 )
-def test_auto_is_cuda_or_the_cpu_and_no_other_accelerator(monkeypatch, cuda, asked, found):
+def test_device_auto_is_cuda_or_the_cpu(monkeypatch, cuda, asked, found):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert device_for(compose([f"runtime.device={asked}"]).runtime) == found
 
 
-def test_every_parameter_has_one_part(tiny):
+def test_every_parameter_belongs_to_one_part(tiny):
     model, _ = tiny.vlm, tiny.processor
     found = [id(p) for group in parts(model).values() for p in group]
     assert len(found) == len(set(found)) == sum(1 for _ in model.parameters())
     assert [part for part, parameters in parts(model).items() if not parameters] == ["coord"], (
-        "rows of the embedding, here"
+        "without adapters the coordinate rows are part of the embedding"
     )
 
 
 @pytest.mark.parametrize("optim", ["adamw", "lora"])
-def test_checkpointing_changes_no_gradient(tmp_path, monkeypatch, scenes, optim):
+def test_gradient_checkpointing_keeps_the_gradients(tmp_path, monkeypatch, scenes, optim):
     monkeypatch.chdir(tmp_path)
     gradients = []
     for on in ("false", "true"):
-        cfg = compose(
-            [
-                *TINY_OVERRIDES,
-                f"optim={optim}",
-                "train.dtype=float32",
-                f"train.gradient_checkpointing={on}",
-            ]
-        )
+        checkpointing = f"train.gradient_checkpointing={on}"
+        cfg = compose([*TINY_OVERRIDES, f"optim={optim}", "train.dtype=float32", checkpointing])
         prepare_base(cfg)
         vlm, processor = load_for_training(cfg, torch.device("cpu"))
         assert vlm.is_activation_checkpointing == (on == "true")
@@ -246,7 +243,7 @@ def test_checkpointing_changes_no_gradient(tmp_path, monkeypatch, scenes, optim)
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def test_preparing_again_leaves_the_bytes_alone(tmp_path, monkeypatch):
+def test_preparing_again_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = compose(["model.text_layers=1", "model.vision_layers=2"])
     manifest = prepare_base(cfg)
@@ -256,13 +253,13 @@ def test_preparing_again_leaves_the_bytes_alone(tmp_path, monkeypatch):
     assert (manifest.read_bytes(), weights.stat().st_mtime_ns) == before
 
 
-def test_patches_are_embedded_by_a_product_as_by_the_convolution(tiny):
+def test_the_patch_projection_equals_the_convolution(tiny):
     convolution = copy.deepcopy(tiny.vlm.model.visual.patch_embed.proj)
     patches = torch.randn(7, *convolution.weight.shape[1:], dtype=convolution.weight.dtype)
     product = PatchProjection(copy.deepcopy(convolution))
     assert set(product.state_dict()) == set(convolution.state_dict())
     with torch.no_grad():
-        product.weight *= 2  # the copy's own weights count
+        product.weight *= 2  # in place: the projection must read its own weights each time
         convolution.weight *= 2
     outcomes = []
     for module in (convolution, product):

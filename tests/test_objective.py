@@ -1,10 +1,11 @@
-"""A variant's loss and gradient, and that cutting a step into micro-batches and ranks changes neither (design section 5)."""
+"""A variant's loss and gradient, which do not depend on micro-batches and ranks."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from two_ranks import gradient, one_step, training
 from coordexp.config.schema import TokenGroups
 from coordexp.data.batches import Batch, Dataset
 from coordexp.losses import fused, reference
-from coordexp.losses.terms import SUMS, loss_values
+from coordexp.losses.terms import SUMS, loss_values, term_weights
 from coordexp.storage.manifest import PREFLIGHT_TOLERANCE
 from coordexp.training.evaluate import evaluate
 from coordexp.training.setup import preflight, tell_memory
@@ -36,12 +37,10 @@ def cut(dataset: Dataset, sizes: list[int]) -> list[Batch]:
 
 
 def of_rows(batch: Batch, chosen: torch.Tensor) -> Batch:
-    """The batch supervised on these rows only."""
-    tokens = [
-        token
-        for token, keep in zip(batch.coord_tokens, chosen[batch.bins >= 0].tolist(), strict=True)
-        if keep
-    ]
+    """The batch, supervised at the chosen rows only."""
+    coord_chosen = chosen[batch.bins >= 0].tolist()
+    pairs = zip(batch.coord_tokens, coord_chosen, strict=True)
+    tokens = [token for token, keep in pairs if keep]
     return replace(
         batch,
         rows=batch.rows[chosen],
@@ -52,34 +51,34 @@ def of_rows(batch: Batch, chosen: torch.Tensor) -> Batch:
 
 
 def counts(*batches: Batch) -> torch.Tensor:
+    """Text and coordinate tokens of these batches  # [2]"""
     return torch.tensor([[b.n_text, b.n_coord] for b in batches], dtype=torch.float64).sum(0)
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value of `b`."""
     return float((a - b).abs().max() / b.abs().max())
 
 
-def test_the_window_is_uneven_and_padded(tiny, scenes):
+def test_the_test_window_is_uneven_and_padded(tiny, scenes):
     dataset = scenes.dataset("train", tiny.processor)
     n_coord = [dataset.batch([i]).n_coord for i in range(8)]
     assert set(n_coord) == {4, 8, 12}
     assert not dataset.batch(range(8)).inputs["attention_mask"].all()
 
 
-def test_pure_ce_is_the_models_own_loss(tiny, scenes):
+def test_pure_ce_equals_the_models_own_loss(tiny, scenes):
     batch = scenes.dataset("val", tiny.processor).batch(range(5))
     labels = torch.full_like(batch.inputs["input_ids"], -100)
     labels.view(-1)[batch.rows + 1] = batch.targets
     own = tiny.vlm(**batch.inputs, labels=labels).loss
-    assert own.dtype == torch.float32, (
-        "transformers computes it in float32: that is where 1e-6 comes from"
-    )
+    assert own.dtype == torch.float32, "transformers computes it in float32, hence 1e-6 below"
     found = tiny.stage1("pure_ce")(batch, counts(batch)).loss
     assert found.item() == pytest.approx(own.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_loss_is_that_of_full_logits_put_together_by_hand(tiny, scenes, variant):
+def test_the_loss_equals_the_formula_on_full_logits(tiny, scenes, variant):
     batch, model = scenes.dataset("val", tiny.processor).batch(range(3)), tiny.stage1(variant)
     logits = tiny.vlm(**batch.inputs).logits.double().flatten(0, 1)[batch.rows]
     on_coord, v = batch.bins >= 0, model.variant
@@ -89,20 +88,16 @@ def test_the_loss_is_that_of_full_logits_put_together_by_hand(tiny, scenes, vari
     else:
         z, s = logits[on_coord], logits[on_coord][:, model.coord_ids]
         q = reference.soft_target(bins, v.sigma_bins, v.radius_bins, torch.float64)
-        terms = v.soft_ce * reference.soft_ce(s, q, v.temperature) + v.w1 * reference.w1(
-            s, q, v.temperature
-        )
-        terms = (
-            terms
-            + v.gate * reference.gate(z, s, v.temperature)
-            + v.ce * reference.slice_ce(s, bins)
-        )
+        terms = v.soft_ce * reference.soft_ce(s, q, v.temperature)
+        terms = terms + v.w1 * reference.w1(s, q, v.temperature)
+        terms = terms + v.gate * reference.gate(z, s, v.temperature)
+        terms = terms + v.ce * reference.slice_ce(s, bins)
         expected = ce[~on_coord].mean() + terms.mean()
     assert model(batch, counts(batch)).loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_log_row_from_sums_is_the_loss_and_its_terms_add_up(tiny, scenes, variant):
+def test_a_log_rows_terms_add_up_to_its_loss(tiny, scenes, variant):
     window, model = cut(scenes.dataset("train", tiny.processor), [3, 5]), tiny.stage1(variant)
     outputs = [model(batch, counts(*window)) for batch in window]
     row = loss_values(sum(output.sums for output in outputs), model.variant)
@@ -121,12 +116,10 @@ def test_a_log_row_from_sums_is_the_loss_and_its_terms_add_up(tiny, scenes, vari
             row["text_ce/loss"] + row["coord_softce_w1/loss"], rel=1e-12
         )
         assert row["coord_softce_w1/loss"] == pytest.approx(sum(terms.values()), rel=1e-12)
-        assert {key.split("/")[1] for key in terms} == {
-            n for n in ("soft_ce", "w1", "gate", "ce") if getattr(model.variant, n)
-        }
+        assert {key.split("/")[1] for key in terms} == set(term_weights(model.variant))
 
 
-def test_text_cross_entropy_is_the_same_quantity_in_every_variant(tiny, scenes):
+def test_text_cross_entropy_is_equal_in_every_variant(tiny, scenes):
     batch = scenes.dataset("val", tiny.processor).batch(range(4))
     rows = [
         loss_values(m(batch, counts(batch)).sums, m.variant) for m in map(tiny.stage1, VARIANTS)
@@ -134,7 +127,7 @@ def test_text_cross_entropy_is_the_same_quantity_in_every_variant(tiny, scenes):
     assert len({round(row["text_ce/loss"], 12) for row in rows}) == 1
 
 
-def test_ce_split_is_pure_ce_on_coordinates(tiny, scenes):
+def test_ce_split_equals_pure_ce_on_coordinates(tiny, scenes):
     batch = scenes.dataset("val", tiny.processor).batch(range(4))
     only = of_rows(batch, batch.bins >= 0)
     losses = [tiny.stage1(name)(only, counts(only)).loss.item() for name in ("pure_ce", "ce_split")]
@@ -142,44 +135,37 @@ def test_ce_split_is_pure_ce_on_coordinates(tiny, scenes):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_gradient_is_that_of_finite_differences(tiny, scenes, variant):
+def test_the_gradient_equals_finite_differences(tiny, scenes, variant):
     batch, model = scenes.dataset("train", tiny.processor).batch(range(2)), tiny.stage1(variant)
     model.zero_grad()
     model(batch, counts(batch)).loss.backward()
     rng = np.random.default_rng(0)
     tested = 0
+    chosen = re.compile(
+        "embed_tokens|q_proj|norm.weight|patch_embed.proj.weight|merger.linear_fc2.weight"
+    )
     for name, parameter in model.named_parameters():
-        if not any(
-            part in name
-            for part in (
-                "embed_tokens",
-                "q_proj",
-                "norm.weight",
-                "patch_embed.proj.weight",
-                "merger.linear_fc2.weight",
-            )
-        ):
+        if not chosen.search(name):
             continue
+        # One of the twenty entries with the largest gradients.
         flat, gradients = parameter.data.view(-1), parameter.grad.view(-1)
-        i = int(
-            gradients.abs().topk(min(20, len(flat))).indices[int(rng.integers(min(20, len(flat))))]
-        )
+        largest = gradients.abs().topk(min(20, len(flat))).indices
+        i = int(largest[int(rng.integers(len(largest)))])
         old, losses = float(flat[i]), []
         for step in (1e-6, -1e-6):
             flat[i] = old + step
             with torch.no_grad():
                 losses.append(float(model(batch, counts(batch)).loss))
         flat[i] = old
-        assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(
-            float(gradients[i]), rel=1e-5, abs=1e-8
-        ), name
+        slope = (losses[0] - losses[1]) / 2e-6
+        assert slope == pytest.approx(float(gradients[i]), rel=1e-5, abs=1e-8), name
         tested += 1
     model.zero_grad()
     assert tested >= 5
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_gradient_does_not_depend_on_how_a_step_is_cut(tiny, scenes, variant):
+def test_the_gradient_does_not_depend_on_micro_batches(tiny, scenes, variant):
     t = training(tiny, scenes, variant)
     whole = gradient(t, cut(t.train, CUTS["1x8"]))
     assert torch.isfinite(whole).all()
@@ -194,10 +180,8 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(tiny, scenes, variant
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_gradient_does_not_depend_on_a_budget_of_tokens(
-    tiny, scenes, variant, packed, monkeypatch
-):
-    """The trainer's own windows: cut by images, and by tokens."""
+def test_the_gradient_does_not_depend_on_a_token_budget(tiny, scenes, variant, packed, monkeypatch):
+    """The trainer's own windows, cut by images and by tokens."""
     monkeypatch.setattr("coordexp.training.step.takes_packs", lambda _: packed)
     by_images = training(tiny, scenes, variant, "train.micro_batch=8")
     by_tokens = training(tiny, scenes, variant, "train.micro_batch_tokens=150")
@@ -213,7 +197,7 @@ def test_the_gradient_does_not_depend_on_a_budget_of_tokens(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", ["no coordinates", "no text", "nothing"])
-def test_an_empty_group_contributes_nothing(tiny, scenes, variant, kind):
+def test_an_empty_token_group_adds_nothing(tiny, scenes, variant, kind):
     t = training(tiny, scenes, variant)
     whole = cut(t.train, [3, 5])
     keep = {
@@ -239,7 +223,7 @@ def test_an_empty_group_contributes_nothing(tiny, scenes, variant, kind):
         assert row["text_ce/loss"] == 0 < row["loss"]
 
 
-def test_pictures_without_objects_train_beside_others(tiny, scenes, record_file, tmp_path):
+def test_images_without_objects_keep_the_gradient(tiny, scenes, record_file, tmp_path):
     box = ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0))
     dataset = Dataset(record_file(tmp_path, [[], [box], [], [box, box]]), tiny.processor)
     for variant in VARIANTS:
@@ -250,9 +234,7 @@ def test_pictures_without_objects_train_beside_others(tiny, scenes, record_file,
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_preflight_agrees_and_stops_a_broken_normalisation(
-    tiny, scenes, variant, monkeypatch, refused
-):
+def test_preflight_refuses_a_broken_normalisation(tiny, scenes, variant, monkeypatch, refused):
     t = training(tiny, scenes, variant, "train.micro_batch=2")
     found = preflight(t)
     assert found["relative_difference"] < 1e-12
@@ -269,8 +251,8 @@ def test_preflight_agrees_and_stops_a_broken_normalisation(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_training_with_the_reference_follows_the_same_curve(tiny, scenes, variant):
-    """In float32, through the trainer's own steps: what rounds differently stays five digits below the loss."""
+def test_fused_and_reference_train_along_the_same_curve(tiny, scenes, variant):
+    """In float32, through the trainer's own steps: rounding stays five digits below the loss."""
     curves = []
     for objective in (fused.objective, reference.objective):
         t = training(
@@ -287,59 +269,44 @@ def test_training_with_the_reference_follows_the_same_curve(tiny, scenes, varian
             losses.append(train_row(t)["loss"])
             t.progress.reset_window()
         curves.append(losses)
-    assert curves[0][-1] < 0.9 * curves[0][0], "something is learnt"
+    assert curves[0][-1] < 0.9 * curves[0][0], "the model learns something"
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
-def test_a_record_longer_than_a_micro_batch_may_be_is_told_before_the_first_step(
-    tiny, scenes, capsys
-):
+def test_a_record_longer_than_the_token_budget_is_reported(tiny, scenes, capsys):
     told = []
     for budget in (0, 10_000, 50):
         tell_memory(training(tiny, scenes, "mixed", f"train.micro_batch_tokens={budget}"))
         told.append(capsys.readouterr().out.splitlines())
-    longest = max(
-        len(t.encode(i).ids)
-        for t in [scenes.dataset("train", tiny.processor)]
-        for i in range(len(t))
-    )
+    dataset = scenes.dataset("train", tiny.processor)
+    longest = max(len(dataset.encode(i).ids) for i in range(len(dataset)))
     assert [len(lines) for lines in told] == [1, 1, 2]
-    assert (
-        told[2][0]
-        == f"a record of {longest} tokens is longer than train.micro_batch_tokens=50: such a one goes alone"
+    assert told[2][0].startswith(
+        f"a record of {longest} tokens is longer than train.micro_batch_tokens=50: "
     )
     assert all(lines[-1].startswith("memory a process: about ") for lines in told)
 
 
 @pytest.fixture(scope="module")
 def two(scenes, tmp_path_factory):
-    """What two gloo ranks found (rank 0 speaks), by variant."""
+    """The directory and the results of two gloo ranks, by variant; rank 0 writes them."""
     out = tmp_path_factory.mktemp("two") / "found.pt"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("two_ranks.py")),
-        str(scenes.path),
-        str(out),
-    ]
-    where = {
+    script = Path(__file__).with_name("two_ranks.py")
+    command = [sys.executable, str(script), str(scenes.path), str(out)]
+    shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
     }
-    where["PYTHONPATH"] = str(Path(__file__).parents[1])
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=os.environ | where | {"RANK": r, "LOCAL_RANK": r},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in "01"
-    ]
+    ranks = []
+    for rank in "01":
+        environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
+        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
         errors = [rank.communicate(timeout=240)[1] for rank in ranks]
     finally:
@@ -351,7 +318,7 @@ def two(scenes, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_two_ranks_agree_with_one(tiny, scenes, two, variant, tmp_path):
+def test_two_ranks_give_the_results_of_one(tiny, scenes, two, variant, tmp_path):
     directory, found = two[0], two[1][variant]
     t = training(tiny, scenes, variant, "train.micro_batch=8")
     one = one_step(t)
@@ -379,6 +346,6 @@ def test_two_ranks_agree_with_one(tiny, scenes, two, variant, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fact", ["tokens_seen", "supervised_seen"])
-def test_two_ranks_count_the_tokens_one_would(tiny, scenes, two, fact):
+def test_two_ranks_count_the_tokens_of_one(tiny, scenes, two, fact):
     t = training(tiny, scenes, "mixed")
     assert two[1]["mixed"]["facts"][fact] == one_step(t)["facts"][fact] > 0

@@ -1,4 +1,4 @@
-"""The formulas of the objective against independent ones, in float64 (design section 5)."""
+"""The formulas of the objective against independent ones in plain Python, in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coordexp.losses import reference
 from coordexp.losses.reference import coordinate_sums
 from coordexp.losses.terms import total_loss
 
-V = N_BINS + 7  # the coordinate slice stands at 3 … 1002, text on both sides of it
+V = N_BINS + 7  # the bins are tokens 3 … 1002, with text tokens on both sides
 SLICE = slice(3, 3 + N_BINS)
 
 cases = st.tuples(
@@ -33,10 +33,8 @@ cases = st.tuples(
 
 
 def logits_of(seed: int, spread: float, rows: int) -> torch.Tensor:
-    return (
-        torch.randn(rows, V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        * spread
-    )
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, V, generator=generator, dtype=torch.float64) * spread
 
 
 def normalised(weights: list[float]) -> list[float]:
@@ -50,10 +48,9 @@ def log_sum_exp(values: list[float]) -> float:
 
 
 def target_of(t: int, sigma: float, radius: int) -> list[float]:
-    weights = [
-        math.exp(-((k - t) ** 2) / (2 * sigma**2)) if abs(k - t) <= radius else 0.0
-        for k in range(N_BINS)
-    ]
+    weights = [0.0] * N_BINS
+    for k in range(max(0, t - radius), min(N_BINS, t + radius + 1)):
+        weights[k] = math.exp(-((k - t) ** 2) / (2 * sigma**2))
     return normalised(weights)
 
 
@@ -63,54 +60,46 @@ def close(found: torch.Tensor, expected: list[float], relative: float = 1e-10) -
 
 @settings(max_examples=50)
 @given(cases)
-def test_each_term_is_its_formula(case):
+def test_each_term_equals_its_formula(case):
     seed, spread, bins, temperature, sigma, radius = case
     z, t = logits_of(seed, spread, len(bins)), torch.tensor(bins)
     q = reference.soft_target(t, sigma, radius, torch.float64)
     s = z[:, SLICE]
-    targets = [target_of(k, sigma, radius) for k in bins]
-    rows = z.tolist()
-    slices = [[v / temperature for v in row[SLICE]] for row in rows]
+    targets, soft_ce, gate, slice_ce, token_ce = [], [], [], [], []
+    for row, k in zip(z.tolist(), bins, strict=True):
+        cooled = [v / temperature for v in row]
+        lse = log_sum_exp(cooled[SLICE])
+        target = target_of(k, sigma, radius)
+        targets.append(target)
+        soft_ce.append(
+            -math.fsum(w * (v - lse) for w, v in zip(target, cooled[SLICE], strict=True))
+        )
+        gate.append(log_sum_exp(cooled) - lse)
+        slice_ce.append(log_sum_exp(row[SLICE]) - row[SLICE][k])
+        token_ce.append(log_sum_exp(row) - row[SLICE][k])
     close(q, targets)
-    log_p = [[v - total for v in row] for row, total in ((row, log_sum_exp(row)) for row in slices)]
-    close(
-        reference.soft_ce(s, q, temperature),
-        [
-            -math.fsum(a * b for a, b in zip(*pair, strict=True))
-            for pair in zip(targets, log_p, strict=True)
-        ],
-    )
-    full = [log_sum_exp([v / temperature for v in row]) for row in rows]
-    close(
-        reference.gate(z, s, temperature),
-        [a - log_sum_exp(row) for a, row in zip(full, slices, strict=True)],
-    )
-    close(
-        reference.slice_ce(s, t),
-        [log_sum_exp(row[SLICE]) - row[SLICE][k] for row, k in zip(rows, bins, strict=True)],
-    )
-    close(
-        reference.token_ce(z, t + SLICE.start),
-        [log_sum_exp(row) - row[SLICE][k] for row, k in zip(rows, bins, strict=True)],
-    )
+    close(reference.soft_ce(s, q, temperature), soft_ce)
+    close(reference.gate(z, s, temperature), gate)
+    close(reference.slice_ce(s, t), slice_ce)
+    close(reference.token_ce(z, t + SLICE.start), token_ce)
 
 
 @settings(max_examples=50)
 @given(cases)
-def test_w1_is_scipys_wasserstein_distance_on_the_unit_interval(case):
+def test_w1_equals_scipys_wasserstein_distance(case):
     seed, spread, bins, temperature, sigma, radius = case
     s = logits_of(seed, spread, len(bins))[:, SLICE]
     q = reference.soft_target(torch.tensor(bins), sigma, radius, torch.float64)
-    places = np.arange(N_BINS) / (N_BINS - 1)
+    coordinates = np.arange(N_BINS) / (N_BINS - 1)
     found = reference.w1(s, q, temperature)
     for i in range(len(bins)):
         p = normalised([math.exp((v - float(s[i].max())) / temperature) for v in s[i].tolist()])
         assert float(found[i]) == pytest.approx(
-            wasserstein_distance(places, places, p, q[i].numpy()), rel=1e-9, abs=1e-12
+            wasserstein_distance(coordinates, coordinates, p, q[i].numpy()), rel=1e-9, abs=1e-12
         )
 
 
-def test_w1_of_two_deltas_is_their_distance():
+def test_w1_of_two_point_masses_is_their_distance():
     s = torch.full((1, N_BINS), -1e4, dtype=torch.float64)
     s[0, 100] = 0
     q = reference.soft_target(torch.tensor([400]), 1.0, 0, torch.float64)
@@ -123,9 +112,7 @@ def test_w1_of_two_deltas_is_their_distance():
     st.integers(0, 60),
     st.sampled_from([torch.float32, torch.float64]),
 )
-def test_the_soft_target_is_a_distribution_symmetric_and_cut_at_radius_and_edges(
-    t, sigma, radius, dtype
-):
+def test_the_soft_target_is_symmetric_and_zero_beyond_radius(t, sigma, radius, dtype):
     (q,) = reference.soft_target(torch.tensor([t]), sigma, radius, dtype)
     assert q.dtype == dtype
     assert float(q.double().sum()) == pytest.approx(
@@ -139,7 +126,7 @@ def test_the_soft_target_is_a_distribution_symmetric_and_cut_at_radius_and_edges
     torch.testing.assert_close(q[t - reach : t + reach + 1], q[t - reach : t + reach + 1].flip(0))
 
 
-def test_a_target_of_radius_zero_is_the_bin():
+def test_a_soft_target_of_radius_zero_is_one_hot():
     assert torch.equal(
         reference.soft_target(torch.tensor([7, 999]), 1.0, 0), torch.eye(N_BINS)[[7, 999]]
     )
@@ -147,18 +134,18 @@ def test_a_target_of_radius_zero_is_the_bin():
 
 @settings(max_examples=40)
 @given(cases)
-def test_full_cross_entropy_is_slice_cross_entropy_plus_gate_at_temperature_one(case):
+def test_full_ce_equals_slice_ce_plus_gate_at_temperature_1(case):
     seed, spread, bins, *_ = case
     z, t = logits_of(seed, spread, len(bins)), torch.tensor(bins)
-    taken_apart = reference.slice_ce(z[:, SLICE], t) + reference.gate(z, z[:, SLICE], 1.0)
+    two_parts = reference.slice_ce(z[:, SLICE], t) + reference.gate(z, z[:, SLICE], 1.0)
     torch.testing.assert_close(
-        reference.token_ce(z, t + SLICE.start), taken_apart, rtol=1e-10, atol=1e-10
+        reference.token_ce(z, t + SLICE.start), two_parts, rtol=1e-10, atol=1e-10
     )
 
 
 @settings(max_examples=40)
 @given(cases)
-def test_gate_is_the_negative_log_of_the_mass_and_soft_ce_is_bounded_by_the_targets_entropy(case):
+def test_gate_is_minus_log_mass_and_soft_ce_exceeds_entropy(case):
     seed, spread, bins, temperature, sigma, radius = case
     z = logits_of(seed, spread, len(bins))
     q = reference.soft_target(torch.tensor(bins), sigma, radius, torch.float64)
@@ -168,15 +155,13 @@ def test_gate_is_the_negative_log_of_the_mass_and_soft_ce_is_bounded_by_the_targ
     )
     entropy = torch.special.entr(q).sum(-1)
     assert (reference.soft_ce(z[:, SLICE], q, temperature) >= entropy - 1e-10).all()
-    assert (
-        (reference.w1(z[:, SLICE], q, temperature) >= 0)
-        & (reference.w1(z[:, SLICE], q, temperature) <= 1)
-    ).all()
+    distance = reference.w1(z[:, SLICE], q, temperature)
+    assert ((distance >= 0) & (distance <= 1)).all()
 
 
 @pytest.mark.parametrize("spread", [1e-3, 1.0, 300.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_terms_and_gradients_are_finite_however_peaked_the_logits(spread, dtype):
+def test_terms_and_gradients_are_finite_for_peaked_logits(spread, dtype):
     z = logits_of(0, spread, 2).to(dtype).requires_grad_()
     s, t = z[:, SLICE], torch.tensor([0, 999])
     q = reference.soft_target(t, 1.0, 8, dtype)
@@ -201,7 +186,7 @@ TERMS = {
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_gradients_are_those_of_finite_differences(term):
+def test_term_gradients_equal_finite_differences(term):
     t = torch.tensor([2, 700])
     q = reference.soft_target(t, 3.0, 8, torch.float64)
     torch.manual_seed(0)
@@ -216,9 +201,7 @@ WEIGHTS = st.fixed_dictionaries(
 
 @settings(max_examples=40)
 @given(cases, WEIGHTS, st.tuples(st.integers(0, 9), st.integers(0, 9)))
-def test_a_variants_loss_is_the_weighted_sum_of_its_terms_over_each_groups_count(
-    case, weights, counts
-):
+def test_the_loss_is_weighted_terms_over_group_counts(case, weights, counts):
     seed, spread, bins, temperature, sigma, radius = case
     variant = VariantConfig(
         "any",
@@ -238,9 +221,8 @@ def test_a_variants_loss_is_the_weighted_sum_of_its_terms_over_each_groups_count
         "gate": reference.gate(z, s, temperature),
         "ce": reference.slice_ce(s, t),
     }
-    expected = 5.0 / max(counts[0], 1) + sum(
-        w * float(values[n].sum()) for n, w in weights.items()
-    ) / max(counts[1], 1)
+    coordinates = sum(w * float(values[n].sum()) for n, w in weights.items())
+    expected = 5.0 / max(counts[0], 1) + coordinates / max(counts[1], 1)
     found = total_loss(
         {"text_ce": torch.tensor(5.0).double(), **terms}, torch.tensor(counts).double(), variant
     )

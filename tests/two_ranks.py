@@ -1,6 +1,6 @@
-"""One optimizer step through the trainer's own functions, with the gradient kept instead of applied.
+"""One optimizer step through the trainer's own functions; the gradient is returned, not applied.
 
-Imported by test_objective.py, and run as a script by it, once for each of two gloo ranks:
+test_objective.py imports this file, and runs it as a script, once for each of two gloo ranks:
 
     RANK=0 WORLD_SIZE=2 … python tests/two_ranks.py <directory of the scenes> <output file>
 """
@@ -28,7 +28,7 @@ from coordexp.training.step import Progress, Training, load_window, optimizer_st
 
 
 def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> Training:
-    """What `setup.set_up` puts together, around the tiny model. Gradients are not clipped."""
+    """A Training as of `setup.set_up`, with the tiny model and without clipping."""
     cfg = compose([f"variant={variant}", *TINY_OVERRIDES, "optim.clip_norm=1e9", *overrides])
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(cpu=True)
@@ -50,7 +50,7 @@ def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> Train
 
 
 def gradient(t: Training, window: list[Batch]) -> torch.Tensor:
-    """The gradient `optimizer_step` would hand to AdamW, all parameters in one vector."""
+    """The gradient that `optimizer_step` would give to AdamW, all parameters in one vector."""
     kept = []
 
     def keep(*_):

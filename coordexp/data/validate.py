@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from coordexp.coords import LAST_BIN
+from coordexp.coords import COORD_TOKEN, LAST_BIN
 from coordexp.data.coco.annotations import is_text
 from coordexp.data.coco.images import CELL_PX, LeftOutError, opened
 from coordexp.data.coco.parallel import in_parallel
@@ -32,8 +31,6 @@ from coordexp.data.records import (
     object_problem,
     shown,
 )
-
-COORD_TOKEN = re.compile(r"<\|coord_(0|[1-9][0-9]{0,2})\|>")
 
 NO_OBJECT = "no record holds an object: there is nothing to train on or to evaluate"
 

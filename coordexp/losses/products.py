@@ -37,7 +37,7 @@ def product(hidden: Tensor, head: Tensor, out: Tensor) -> Tensor:
 
 
 def whole_tiles(vocabulary: int, dtype: torch.dtype) -> list[slice]:
-    """In half precision the vocabulary as a multiple of TILE and a narrow rest, else in one piece."""
+    """The vocabulary in one piece; in half precision as a multiple of TILE and a narrow rest."""
     rest = vocabulary % TILE if dtype.itemsize < 4 else 0
     parts = [slice(0, vocabulary - rest), slice(vocabulary - rest, vocabulary)]
     return [part for part in parts if part.start < part.stop]
