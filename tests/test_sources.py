@@ -25,7 +25,8 @@ from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.logs.tensorboard import intact_records, read_events
 from coordexp.storage.manifest import write_manifest
 from coordexp.storage.runs import RunDirectory
-from coordexp.study.sources import LOG, RUN_DIRECTORY, TENSORBOARD, parse_sources, read_source
+from coordexp.study.locate import LOG, RUN_DIRECTORY, TENSORBOARD
+from coordexp.study.sources import parse_sources, read_source
 
 ROWS = [
     row

@@ -13,6 +13,7 @@ from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.manifest import utc_now
 from coordexp.storage.runs import RESULTS
 from coordexp.storage.typed import read_typed, write_typed
+from coordexp.study.locate import SourceKind
 from coordexp.study.plan import COMPARE_LOGS, PlannedRun, Study, Vision
 from coordexp.study.sources import Source
 
@@ -28,7 +29,7 @@ class RegisteredRun:
     hash8: str | None = None  # of a run that the study trains
     directory: str | None = None  # of the run, where it is a run directory
     log: str | None = None  # of a run that was handed over
-    kind: str | None = None  # of what was handed over: LOG, TENSORBOARD or RUN_DIRECTORY
+    kind: SourceKind | None = None  # of what was handed over
     sha256: str | None = None  # of what was handed over
     overrides: list[str] = field(default_factory=list)  # that train it
     processes: int | None = None  # that train it

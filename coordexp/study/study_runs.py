@@ -7,6 +7,7 @@ from pathlib import Path
 
 from coordexp.storage.manifest import ImageSides, InputDigests, Preflight, RunManifest, Status
 from coordexp.storage.typed import read_typed, write_typed
+from coordexp.study.locate import SourceKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class StudyRun:
     seed: int
     directory: str | None = None  # of a run directory
     log: str | None = None  # of a run that was handed over
-    kind: str | None = None  # of what was handed over: LOG, TENSORBOARD or RUN_DIRECTORY
+    kind: SourceKind | None = None  # of what was handed over
     sha256: str | None = None  # of what was handed over
 
     # From the manifest, see RunManifest.

@@ -16,7 +16,8 @@ from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import source_of
-from coordexp.study.sources import LOG, read_source
+from coordexp.study.locate import LOG
+from coordexp.study.sources import read_source
 from coordexp.study.study_runs import StudyRun
 
 NOTED_METRICS = (
