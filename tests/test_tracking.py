@@ -31,9 +31,10 @@ from coordexp.storage.files import read_json, sha256_directory, sha256_file, wri
 from coordexp.storage.logs.writer import LogWriter
 from coordexp.storage.manifest import write_manifest
 from coordexp.storage.runs import RunDirectory, run_directory, write_config
+from coordexp.study.tracked import read_tracked_study
 from coordexp.tracking import mlflow_import as tracking
 from coordexp.tracking import server as ui
-from coordexp.tracking.files import read_imported
+from coordexp.tracking.experiment import HOST
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAIN = {"loss": 3.0, "coord_diag/expected_bin_mae": 200.0}
@@ -296,7 +297,7 @@ def test_study_twice_adds_nothing() -> None:
     study = make_study("11111111", [first, second, live], role(first, 8), role(second, 4, mae=41.0))
     result = tracking.import_study(study)
     before = counts()
-    assert read_imported(study / "mlflow.json") == result
+    assert read_tracked_study(study) == result
     assert set(result.runs) == {"pure_ce/s0-0badcafe", "mixed/s0-0badcafe"}
     assert result.models == {"primary": 1, "secondary": 2}
     assert f"http://127.0.0.1:5000/#/experiments/{result.experiment_id}/runs?" in result.ui_link
@@ -448,7 +449,7 @@ def test_broken_log_does_not_stop_the_others(capsys: pytest.CaptureFixture[str])
 
 def test_taken_port_is_one_clear_line() -> None:
     with socket.socket() as taken:
-        taken.bind((tracking.HOST, 0))
+        taken.bind((HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port}: .*another port"):
@@ -464,7 +465,7 @@ def test_server_that_dies_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 def free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((tracking.HOST, 0))
+        probe.bind((HOST, 0))
         return probe.getsockname()[1]
 
 

@@ -16,7 +16,7 @@ from coordexp.report.decision_files import (
 )
 from coordexp.study.preregistration import Preregistration, read_preregistration
 from coordexp.study.study_runs import StudyRun, read_study_runs
-from coordexp.tracking.files import ImportedStudy, read_imported
+from coordexp.study.tracked import TrackedStudy, read_tracked_study
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StudyFiles:
     verdict: str
     runs: list[StudyRun]
     preregistration: Preregistration
-    mlflow: ImportedStudy | None
+    mlflow: TrackedStudy | None
 
     @property
     def primary(self) -> str | None:
@@ -60,7 +60,6 @@ def read_study(study_dir: Path) -> StudyFiles:
     Raises:
         UserError: one of them is missing or damaged.
     """
-    mlflow = study_dir / "mlflow.json"
     return StudyFiles(
         audit=read_audit(study_dir),
         comparison=read_comparison(study_dir),
@@ -69,5 +68,5 @@ def read_study(study_dir: Path) -> StudyFiles:
         verdict=read_verdict(study_dir),
         runs=read_study_runs(study_dir),
         preregistration=read_preregistration(study_dir),
-        mlflow=read_imported(mlflow) if mlflow.exists() else None,
+        mlflow=read_tracked_study(study_dir),
     )

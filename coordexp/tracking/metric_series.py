@@ -32,7 +32,7 @@ Point = tuple[str, float, int, int]  # key, value, time (ms), step
 
 
 @dataclass(frozen=True)
-class Series:
+class MetricSeries:
     """One run. `status` is None while it is running."""
 
     key: str  # what it is found again by
@@ -48,7 +48,7 @@ def run_key(run: RunDirectory) -> str:
     return f"{run.path.parent.name}/{run.path.name}"
 
 
-def series_of_entry(entry: StudyRun) -> Series | None:
+def series_of_entry(entry: StudyRun) -> MetricSeries | None:
     """An entry of a study's runs.json: a finished run, else the log that was handed over, if one was."""
     run = RunDirectory(Path(entry.directory)) if entry.directory else None
     if run and run.manifest.exists():
@@ -56,7 +56,7 @@ def series_of_entry(entry: StudyRun) -> Series | None:
     return series_of_log(entry) if entry.log else None
 
 
-def series_of_run(run: RunDirectory) -> Series:
+def series_of_run(run: RunDirectory) -> MetricSeries:
     """A run directory, finished or not.
 
     Raises:
@@ -65,11 +65,11 @@ def series_of_run(run: RunDirectory) -> Series:
     manifest = read_manifest(run)  # before the log: a log read after its manifest is complete
     points = log_points(log := read_log(run.log) if run.log.exists() else Log(run.log))
     if not points:
-        return Series(run_key(run), "", [])
+        return MetricSeries(run_key(run), "", [])
     cfg = read_config(run)
     files = (run.config, run.manifest) if manifest else (run.config,)
     status = {"diverged": "FAILED", "complete": "FINISHED"}[manifest.status] if manifest else None
-    return Series(
+    return MetricSeries(
         run_key(run),
         f"{cfg.variant.name} s{cfg.seed}",
         points,
@@ -80,7 +80,7 @@ def series_of_run(run: RunDirectory) -> Series:
     )
 
 
-def series_of_log(entry: StudyRun) -> Series:
+def series_of_log(entry: StudyRun) -> MetricSeries:
     """A log that was handed over, an entry of a study's runs.json; another content makes another run."""
     source = source_of(entry)
     if entry.directory:  # a run directory without a manifest: `entry.log` is the log inside it
@@ -102,7 +102,9 @@ def series_of_log(entry: StudyRun) -> Series:
         f"logs/{source.variant}/s{source.seed}-{source.sha256[:8]}",
         f"{source.variant} s{source.seed} (log)",
     )
-    return Series(key, name, log_points(log), {"seed": str(source.seed)}, tags, (), "FINISHED")
+    return MetricSeries(
+        key, name, log_points(log), {"seed": str(source.seed)}, tags, (), "FINISHED"
+    )
 
 
 def read_config(run: RunDirectory) -> DictConfig:

@@ -1,12 +1,12 @@
-"""MLflow as a write-only sink: files -> MLflow, and no result is ever read back from it.
+"""Files into MLflow. Nothing is ever read back from it, so results/mlflow may be removed.
 
     results/mlflow/mlflow.db         SQLite: runs, metrics, registered models
     results/mlflow/artifacts/        copies of small files, by run
     results/mlflow/experiment.json   id and URI, written by `create_database`
     results/mlflow/.lock             held by the one importer
 
-Importing twice adds nothing: a run is found again by a tag, a point by its step, time (taken from the log) and
-value, a checkpoint by its sha256. So results/mlflow may be removed at any time; the next import rebuilds it.
+Importing twice adds nothing: a run is found again by a tag, a point by its step, time (taken from the
+log) and value, a checkpoint by its sha256. The next import rebuilds a database that was removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Read while mlflow is imported, and inherited by the server. Its background jobs serve nothing that is used here.
+# MLflow reads these while it is imported, and the server inherits them. Its background jobs do
+# nothing that this project uses.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
@@ -28,21 +29,21 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from coordexp.errors import UserError
 from coordexp.storage.files import locked, read_json
-from coordexp.storage.runs import RESULTS, RunDirectory
+from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
 from coordexp.study.study_runs import read_study_runs
-from coordexp.tracking.files import Experiment, ImportedStudy
+from coordexp.study.tracked import TrackedStudy, write_tracked_study
+from coordexp.tracking.experiment import EXPERIMENT, ROOT, Experiment, ui_link
 from coordexp.tracking.metric_series import (
     NOTE_TAG,
-    Series,
+    MetricSeries,
     run_key,
     series_of_entry,
     series_of_run,
 )
 
-ROOT = RESULTS / "mlflow"
-EXPERIMENT = MODEL = "coordexp-stage1"
-ALIASES = {"primary": "stage2-primary", "secondary": "stage2-secondary"}
+MODEL = EXPERIMENT  # name of the registered model
+ALIASES = {"primary": "stage2-primary", "secondary": "stage2-secondary"}  # by role
 STUDY_FILES = (
     "recommendation.json",
     "recommendation.md",
@@ -51,24 +52,26 @@ STUDY_FILES = (
     "report.html",
     "figures",
 )
-RUN_TAG, STUDY_TAG, STEP_TAG = "coordexp.run", "coordexp.study.plan", "coordexp.imported_step"
+RUN_TAG = "coordexp.run"
+STUDY_TAG = "coordexp.study"
+STEP_TAG = "coordexp.imported_step"
 NOTE_CHARACTERS = 8000  # what MLflow takes at most
-HOST, PORT = "127.0.0.1", 5000
 
 
 def create_database() -> Path:
-    """Create schema and experiment where they are missing; returns the path of experiment.json.
+    """Create database and experiment where they are missing; returns the path of experiment.json.
 
-    The first parallel writers to an empty database crash, so a workflow does this before anything parallel.
+    Parallel first writers to an empty database crash, so a workflow does this before it starts
+    anything in parallel.
     """
     path = ROOT / "experiment.json"
-    with sink() as (_, experiment_id):
+    with mlflow_client() as (_, experiment_id):
         write_typed(path, Experiment(experiment_id, f"sqlite:///{ROOT}/mlflow.db", EXPERIMENT))
     return path
 
 
 def import_run(run: RunDirectory) -> str:
-    """Bring MLflow up to date with a run directory, finished or not; returns the id of its MLflow run.
+    """Bring MLflow up to date with a run directory, finished or not; returns the MLflow run's id.
 
     A run that has logged nothing yet is left out, and its id is "".
 
@@ -78,100 +81,96 @@ def import_run(run: RunDirectory) -> str:
     return import_series(series_of_run(run))
 
 
-def import_series(series: Series) -> str:
-    """Bring MLflow up to date with a run's points; returns the id of its MLflow run, "" where there are none yet."""
+def import_series(series: MetricSeries) -> str:
+    """Bring MLflow up to date with the points of a run; returns the MLflow run's id, "" without points."""
     if not series.points:
         return ""
     points = [Metric(*point) for point in series.points]
-    with sink() as (client, experiment_id):
-        found = find_run(client, experiment_id, RUN_TAG, series.key)
-        if (
-            found and found.info.start_time != points[0].timestamp
-        ):  # trained anew since: two curves must not mix
-            client.delete_run(found.info.run_id)
-            found = None
-        if (
-            found and found.info.status != "RUNNING"
-        ):  # the status is written last, so everything is there
-            return found.info.run_id
-        found = found or client.create_run(
-            experiment_id, points[0].timestamp, {RUN_TAG: series.key}, run_name=series.name
-        )
-        run_id = found.info.run_id
-        imported_step = int(found.data.tags.get(STEP_TAG, 0))
-        new = [
-            p for p in points if p.step >= imported_step
-        ]  # that step's eval row may have come since
-        params, tags = (
-            [Param(*param) for param in series.params.items()],
-            [RunTag(*tag) for tag in series.tags.items()],
-        )
-        client.log_batch(run_id, new, params, tags)
-        client.set_tag(run_id, STEP_TAG, points[-1].step)  # once its points are there
+    started_ms, ended_ms = points[0].timestamp, points[-1].timestamp
+    with mlflow_client() as (client, experiment_id):
+        run = find_run(client, experiment_id, RUN_TAG, series.key)
+        if run and run.info.start_time != started_ms:
+            # The run was trained anew since: two curves must not mix.
+            client.delete_run(run.info.run_id)
+            run = None
+        if run and run.info.status != "RUNNING":
+            return str(run.info.run_id)  # the status is written last, so everything is there
+        if run is None:
+            tags = {RUN_TAG: series.key}
+            run = client.create_run(experiment_id, started_ms, tags, run_name=series.name)
+        run_id = str(run.info.run_id)
+
+        # The last imported step is imported again: its eval row may have come since.
+        imported_step = int(run.data.tags.get(STEP_TAG, 0))
+        new = [point for point in points if point.step >= imported_step]
+        params = [Param(key, value) for key, value in series.params.items()]
+        run_tags = [RunTag(key, value) for key, value in series.tags.items()]
+        client.log_batch(run_id, new, params, run_tags)
+        # Only once the points are there: an import that was killed before this repeats them.
+        client.set_tag(run_id, STEP_TAG, points[-1].step)
         for path in series.files:
             client.log_artifact(run_id, str(path))
         if series.status:
-            client.set_terminated(run_id, series.status, points[-1].timestamp)
+            client.set_terminated(run_id, series.status, ended_ms)
     return run_id
 
 
-def import_study(study_dir: Path) -> ImportedStudy:
-    """Import a study: its finished runs, its comparison, and the checkpoints it recommends.
+def import_study(study_dir: Path) -> TrackedStudy:
+    """Import a study's runs, its comparison and the checkpoints it recommends; write mlflow.json.
 
-    The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, also when one returns to
-    an older study; a role that nobody holds loses its alias. Returns what it writes to mlflow.json.
+    The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, also when an
+    older study is imported again. A role that nobody holds loses its alias.
 
     Raises:
         UserError: a file of the study, or a recommended checkpoint, is missing or broken.
     """
     study_dir = study_dir.resolve()  # it may be the link `latest`
     card = read_json(study_dir / "recommendation.json")
-    every = [series_of_entry(entry) for entry in read_study_runs(study_dir)]
-    run_ids = {
-        series.key: run_id for series in every if series and (run_id := import_series(series))
-    }
-    with sink() as (client, experiment_id):
+    run_ids = {}
+    for entry in read_study_runs(study_dir):
+        series = series_of_entry(entry)
+        run_id = import_series(series) if series else ""
+        if series and run_id:
+            run_ids[series.key] = run_id
+    models = {}
+    with mlflow_client() as (client, experiment_id):
         comparison_run_id = import_comparison(client, experiment_id, study_dir, card)
-        models = {
-            role: point_alias(client, role, card[role], study_dir.name, run_ids) for role in ALIASES
-        }
-    result = ImportedStudy(
+        for role in ALIASES:
+            models[role] = point_alias(client, role, card[role], study_dir.name, run_ids)
+    tracked = TrackedStudy(
         experiment_id=experiment_id,
         runs=run_ids,
         comparison_run_id=comparison_run_id,
         models=models,
         ui_link=ui_link(experiment_id),
     )
-    write_typed(study_dir / "mlflow.json", result)
-    return result
-
-
-def ui_link(experiment_id: str, port: int = PORT) -> str:
-    """The address that opens the charts of all runs side by side."""
-    return f"http://{HOST}:{port}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    write_tracked_study(study_dir, tracked)
+    return tracked
 
 
 @contextmanager
-def sink() -> Iterator[tuple[MlflowClient, str]]:
-    """Client and experiment id, held by one process at a time.
+def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
+    """MLflow's client and the experiment's id, for one process at a time.
 
     Raises:
         UserError: the database was moved here, and would still write artifacts where it was.
     """
     with locked(ROOT / ".lock", "MLflow is being written", wait=True):
-        database = f"sqlite:///{(ROOT / 'mlflow.db').resolve()}"  # absolute: MLflow keeps an engine per URI
+        # An absolute path: MLflow keeps an engine for each URI.
+        database = f"sqlite:///{(ROOT / 'mlflow.db').resolve()}"
         client = MlflowClient(database, registry_uri=database)
         artifacts = (ROOT / "artifacts").resolve().as_uri()
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            note = "Stage-1 runs and their comparisons, imported from `results/`. Nothing is read back from here."
+            note = "Stage-1 runs and their comparisons, imported from `results/`. "
+            note += "Nothing is read back from here."
             tags = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: note}
-            experiment = client.get_experiment(
-                client.create_experiment(EXPERIMENT, artifacts, tags)
-            )
+            experiment_id = client.create_experiment(EXPERIMENT, artifacts, tags)
+            experiment = client.get_experiment(experiment_id)
         if experiment.artifact_location != artifacts:
             raise UserError(
-                f"{ROOT}: moved, its artifacts went to {experiment.artifact_location}: remove it and import again"
+                f"{ROOT}: moved, its artifacts went to {experiment.artifact_location}: "
+                "remove it and import again"
             )
         if experiment.lifecycle_stage == "deleted":  # by hand, in the UI
             client.restore_experiment(experiment.experiment_id)
@@ -179,37 +178,38 @@ def sink() -> Iterator[tuple[MlflowClient, str]]:
 
 
 def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:
-    return next(
-        iter(client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)), None
-    )
+    """The MLflow run with this tag."""
+    query = f"tags.`{tag}` = '{value}'"
+    return next(iter(client.search_runs([experiment_id], query, max_results=1)), None)
 
 
 def import_comparison(
     client: MlflowClient, experiment_id: str, study_dir: Path, card: dict[str, Any]
 ) -> str:
-    """One run that carries the decision: the card as its note, the figures of the roles as its metrics."""
+    """One MLflow run with the decision: the card is its note, the roles' figures are its metrics."""
     study, hash8 = study_dir.parent.name, study_dir.name
     tags = {STUDY_TAG: f"{study}/{hash8}", "hash8": hash8}
     run = find_run(client, experiment_id, STUDY_TAG, tags[STUDY_TAG])
-    run = run or client.create_run(experiment_id, tags=tags, run_name=f"{study} comparison {hash8}")
-    run_id = run.info.run_id
-    figures: dict[str, float] = {}
-    for role in ALIASES:
-        entry = card[role] or {"variant": "none", "metrics": {}}
-        tags[role] = entry["variant"]
-        figures |= {f"{role}/{name}": value for name, value in entry["metrics"].items()}
+    if run is None:
+        run = client.create_run(experiment_id, tags=tags, run_name=f"{study} comparison {hash8}")
+    run_id = str(run.info.run_id)
+
     now_ms = int(1000 * time.time())
-    changed = [
-        Metric(key, value, now_ms, 0)
-        for key, value in figures.items()
-        if value != run.data.metrics.get(key)
-    ]
-    if (card_md := study_dir / "recommendation.md").exists():
-        tags[NOTE_TAG] = card_md.read_text()[:NOTE_CHARACTERS]
-    client.log_batch(run_id, changed, tags=[RunTag(*tag) for tag in tags.items()])
-    for path in (study_dir / name for name in STUDY_FILES):
-        if path.exists():
-            client.log_artifact(run_id, str(path))
+    changed = []
+    for role in ALIASES:
+        entry = card[role]
+        tags[role] = entry["variant"] if entry else "none"
+        for name, value in (entry["metrics"] if entry else {}).items():
+            key = f"{role}/{name}"
+            if value != run.data.metrics.get(key):
+                changed.append(Metric(key, value, now_ms, 0))
+    card_text = study_dir / "recommendation.md"
+    if card_text.exists():
+        tags[NOTE_TAG] = card_text.read_text()[:NOTE_CHARACTERS]
+    client.log_batch(run_id, changed, tags=[RunTag(key, value) for key, value in tags.items()])
+    for name in STUDY_FILES:
+        if (study_dir / name).exists():
+            client.log_artifact(run_id, str(study_dir / name))
     if run.info.status == "RUNNING":
         client.set_terminated(run_id)
     return run_id
@@ -222,11 +222,13 @@ def point_alias(
     study: str,
     run_ids: dict[str, str],
 ) -> int | None:
-    """Register the checkpoint that holds a role, once, and point the role's alias at it; returns its version."""
+    """Point a role's alias at the checkpoint that holds the role; returns the model's version.
+
+    The checkpoint is registered first, unless it is registered already.
+    """
     if not client.search_registered_models(f"name = '{MODEL}'"):
-        client.create_registered_model(
-            MODEL, description="Stage-1 checkpoints that a study recommended for Stage-2"
-        )
+        description = "Stage-1 checkpoints that a study recommended for Stage-2"
+        client.create_registered_model(MODEL, description=description)
     if entry is None or entry["checkpoint"] is None:
         client.delete_registered_model_alias(MODEL, ALIASES[role])
         return None
@@ -239,9 +241,8 @@ def point_alias(
     else:
         run_id = run_ids.get(run_key(RunDirectory(checkpoint.parents[1])))
         tags = {name: entry[name] for name in ("variant", "seed", "step", "sha256")}
-        version = client.create_model_version(
-            MODEL, checkpoint.resolve().as_uri(), run_id, tags
-        ).version
+        uri = checkpoint.resolve().as_uri()
+        version = client.create_model_version(MODEL, uri, run_id, tags).version
     client.set_model_version_tag(MODEL, version, "study", study)
     client.set_registered_model_alias(MODEL, ALIASES[role], version)
     return int(version)

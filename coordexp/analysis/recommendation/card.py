@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.metrics import METRICS
-from coordexp.tracking.files import read_imported
+from coordexp.study.tracked import read_tracked_study
 
 COLUMNS = (
     "expected_bin_mae",
@@ -107,7 +107,7 @@ def places(found: dict[str, Any], study_dir: Path) -> list[str]:
                 f"{role + ' checkpoint':20s} {found[role]['checkpoint']}  (sha256 {found[role]['sha256'][:12]})"
             )
     lines.append(f"{'report':20s} {study_dir / 'report.html'}")
-    mlflow = study_dir / "mlflow.json"
-    link = read_imported(mlflow).ui_link if mlflow.exists() else None
-    lines.append(f"{'MLflow':20s} `coordexp ui`" + (f", then {link}" if link else ""))
+    tracked = read_tracked_study(study_dir)
+    link = f", then {tracked.ui_link}" if tracked else ""
+    lines.append(f"{'MLflow':20s} `coordexp ui`{link}")
     return ["```", *lines, "```"]
