@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from pycocotools.coco import COCO
 
 from coordexp.config.compose import compose
@@ -145,8 +144,7 @@ def settings_of(geometry: str) -> CocoConfig:
         "data.render_missing=true",
         "data.max_objects=1000",
     ]
-    cfg = compose([*overrides, f"data.geometry={geometry}"])
-    return OmegaConf.to_object(cfg.data)  # type: ignore[return-value]
+    return compose([*overrides, f"data.geometry={geometry}"]).data  # type: ignore[return-value]
 
 
 def main() -> None:

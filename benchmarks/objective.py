@@ -26,7 +26,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from calibration import table, write_between
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from coordexp.config.compose import compose
@@ -296,10 +295,7 @@ class Measured:
 
 def measure(p: Problem, rounds: int) -> tuple[dict[tuple[str, str], Measured], float]:
     """{(variant letter, way): …} and the seconds of the bare products."""
-    variants = {
-        letter: OmegaConf.to_object(compose([f"variant={name}"]).variant)
-        for letter, name in VARIANTS.items()
-    }
+    variants = {letter: compose([f"variant={name}"]).variant for letter, name in VARIANTS.items()}
     found: dict[tuple[str, str], Measured] = {}
     ways = {letter: ways_of(letter, p) for letter in variants}
     for letter, v in variants.items():
@@ -357,7 +353,7 @@ def shares(found: dict[tuple[str, str], Measured]) -> str:
 
 
 def flat_table(d: int, vocabulary: int, dtype: torch.dtype, device: str) -> str:
-    v = OmegaConf.to_object(compose([f"variant={VARIANTS['A']}"]).variant)
+    v = compose([f"variant={VARIANTS['A']}"]).variant
     rows = []
     for n in FLAT_ROWS:
         p = make_problem(d, vocabulary, n, n, dtype, device)

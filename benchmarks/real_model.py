@@ -19,6 +19,7 @@ checkpointing does not count as use (MFU), but keeps the card as busy.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from calibration import table
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -103,7 +103,8 @@ def start_over(t: Training, variant: str, weights: dict[str, Tensor]) -> None:
     variants that are done.
     """
     cfg = compose([f"variant={variant}"])
-    t.cfg.variant, t.model.variant = cfg.variant, OmegaConf.to_object(cfg.variant)
+    t.cfg = dataclasses.replace(t.cfg, variant=cfg.variant)
+    t.model.variant = cfg.variant
     restore_weights(t.model.vlm, weights)
     t.optimizer = build_optimizer(t.model.vlm, t.cfg.optim)
     t.progress = Progress(preflight=preflight(t))
@@ -208,9 +209,9 @@ def main() -> None:
             {},
             Accelerator(cpu=device_for(cfg.runtime) == "cpu"),
         )
-    device, dtype = t.accelerator.device, getattr(torch, cfg.train.dtype)
+    device, dtype = t.accelerator.device, getattr(torch, cfg.train.dtype.name)
     rate = matrix_rate(device, dtype, 8192 if device.type == "cuda" else 512)
-    print(f"large matrix products in {cfg.train.dtype}: {rate / 1e12:.3g} TFLOP/s", flush=True)
+    print(f"large matrix products in {cfg.train.dtype.name}: {rate / 1e12:.3g} TFLOP/s", flush=True)
     weights = {name: weight.clone() for name, weight in trained_weights(t.model.vlm).items()}
     rows = []
     for variant in variants:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coordexp.analysis.recommendation.card import card
-from coordexp.config.compose import compose, load_rule
+from coordexp.config.compose import compose
+from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
 from coordexp.steps import STEPS
 from coordexp.storage.files import read_json, write_json

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image
 
 from coordexp.config.compose import compose
@@ -23,7 +22,7 @@ CATEGORIES = [{"id": CUP, "name": "cup"}, {"id": BAT, "name": "bat_(animal)"}]
 def settings(*overrides: str, **values: Any) -> CocoConfig:
     """The default settings of real data with these overrides; what is not said is a rehearsal of `coco.json`."""
     given = ["data.annotations=coco.json", "data.render_missing=true"]
-    cfg = OmegaConf.to_object(compose(["data=coco", *given, *overrides]).data)
+    cfg = compose(["data=coco", *given, *overrides]).data
     return dataclasses.replace(cfg, **values)
 
 

@@ -60,16 +60,12 @@ class Tiny:
 
     def stage1(self, variant: str, *overrides: str) -> Any:
         """The objective of a conf/variant around the one shared model."""
-        from omegaconf import OmegaConf
-
         from coordexp.config.compose import compose
         from coordexp.coords import coord_token_ids
         from coordexp.training.stage1_model import Stage1Model
 
         cfg = compose([f"variant={variant}", *TINY_OVERRIDES, *overrides])
-        return Stage1Model(
-            self.vlm, OmegaConf.to_object(cfg.variant), coord_token_ids(self.processor.tokenizer)
-        )
+        return Stage1Model(self.vlm, cfg.variant, coord_token_ids(self.processor.tokenizer))
 
 
 @dataclass

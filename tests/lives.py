@@ -19,6 +19,9 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
+# The module whose main() an entry names; `count` counts tokens here.
+ENTRIES = {"train": "coordexp.training.train", "cli": "coordexp.cli"}
+
 
 def serve() -> None:
     """Requests: {"poll": pid} -> {"returncode": null | int}; anything else is a life to start -> {"pid": …}."""
@@ -58,7 +61,7 @@ def live(request: dict[str, Any]) -> None:
         if request["fault"]:
             FAULTS[request["fault"][0]](*request["fault"][1:])
         count_tokens(request["arguments"]) if request["entry"] == "count" else sys.modules[
-            f"coordexp.{request['entry']}"
+            ENTRIES[request["entry"]]
         ].main()
     except SystemExit as stop:
         code = stop.code or 0

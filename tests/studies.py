@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
-from coordexp.config.compose import compose, digest, plain, run_hash
+from coordexp.config.compose import compose
+from coordexp.config.digests import digest, plain, run_hash
 from coordexp.storage.manifest import RunManifest, artifact_digests, read_manifest, write_manifest
-from coordexp.storage.runs import run_directory
+from coordexp.storage.runs import run_directory, write_config
 from coordexp.storage.token_tables import write_table
 from coordexp.storage.typed import write_typed
 from coordexp.study.preregistration import Preregistration
@@ -49,7 +49,7 @@ def write_run(variant: str, final: dict[str, float], seed: int = 0, ratio: float
     cfg = compose((f"variant={variant}", f"seed={seed}", *overrides))
     run = run_directory(variant, seed, run_hash(cfg))
     run.path.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(OmegaConf.to_yaml(cfg))
+    write_config(run, cfg)
     measured = token_table(run.table(STEPS[-1]), final) if tables else {}
     lines = []
     for step in STEPS:

@@ -6,12 +6,10 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 from studies import eval_row, write_run
 from synthetic import GAS, N_DRAWS, TERMS, draws, sound, times
 
@@ -25,6 +23,7 @@ from coordexp.analysis.audit.findings import (
 )
 from coordexp.analysis.audit.ratios import family_ratios
 from coordexp.config.compose import compose
+from coordexp.config.digests import plain
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import read_manifest
 from coordexp.study.inputs import RunData
@@ -130,7 +129,7 @@ def test_accumulation_is_read_from_the_configuration_where_the_log_is_silent():
     run = sound(np.random.default_rng(1))
     for row in run.log.train.values():
         del row["accum/grad_steps"]
-    config: Any = OmegaConf.to_container(
+    config = plain(
         compose((f"variant={run.variant}", "train.images_per_step=16", "train.micro_batch=4"))
     )
     assert verdict(replace(run, config=config)).grad_accumulation_steps == 4

@@ -507,10 +507,10 @@ def alive(pid: int) -> bool:
 def test_a_killed_conversion_leaves_no_workers_and_goes_on(tmp_path):
     many(Path("coco.json"), 250, (640, 480))
     program = (
-        "from pathlib import Path; from coordexp.config.compose import compose; from omegaconf import OmegaConf\n"
+        "from pathlib import Path; from coordexp.config.compose import compose\n"
         "from coordexp.data.coco.conversion import convert_annotations\n"
         "cfg = compose(['data=coco', 'data.annotations=coco.json', 'data.render_missing=true'])\n"
-        "convert_annotations(OmegaConf.to_object(cfg.data), Path('out'), 2)\n"
+        "convert_annotations(cfg.data, Path('out'), 2)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     job = subprocess.Popen(

@@ -22,13 +22,14 @@ from coordexp.analysis.comparison.findings import (
 from coordexp.analysis.comparison.statistics import bootstrap_estimate, crossed_estimate
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
 from coordexp.analysis.recommendation.doubts import alerts, caveats, would_overturn, would_take
-from coordexp.config.compose import digest, load_rule
+from coordexp.config.digests import digest, plain
+from coordexp.config.rule_file import load_rule
 from coordexp.metrics import METRICS
 from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 from coordexp.study.preregistration import EarlierStudy, RegisteredRun
 
-RULE = load_rule(None)  # MAE first, margin 0.5 bins
+RULE = plain(load_rule(None))  # MAE first, margin 0.5 bins
 N_IMAGES = 200
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
-from coordexp.config.compose import (
-    CONF_DIR,
-    RUN_IDENTITY,
-    check,
-    compose,
-    digest,
-    group_hash,
-    plain,
-    run_hash,
-)
+from coordexp.config.checks import check
+from coordexp.config.compose import compose
+from coordexp.config.digests import RUN_IDENTITY, digest, flatten, group_hash, plain, run_hash
+from coordexp.config.location import CONF_DIR
 from coordexp.config.schema import TokenGroups
+from coordexp.storage.runs import RunDirectory, write_config
+from coordexp.study.plan import plan_study
 
 # What a choice needs beside its name, because only the user knows it.
 NEEDED = {
@@ -51,18 +51,26 @@ def choices() -> list[str]:
     return sorted(f"{p.parent.name}={p.stem}" for p in files)
 
 
-def leaves(node: DictConfig, prefix: str = "") -> list[str]:
-    found = []
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        found += leaves(value, f"{name}.") if isinstance(value, DictConfig) else [name]
-    return found
+def changed(settings, key: str, value):
+    """A copy of the settings with one value replaced, by its full key."""
+    name, _, rest = key.partition(".")
+    if isinstance(settings, dict):
+        return settings | {name: changed(settings[name], rest, value) if rest else value}
+    return replace(
+        settings, **{name: changed(getattr(settings, name), rest, value) if rest else value}
+    )
+
+
+def value_at(settings, key: str):
+    for name in key.split("."):
+        settings = settings[name] if isinstance(settings, dict) else getattr(settings, name)
+    return settings
 
 
 def another(value):
     """A value of the same type that differs."""
-    if isinstance(value, TokenGroups):
-        return next(group for group in TokenGroups if group is not value)
+    if isinstance(value, Enum):
+        return next(member for member in type(value) if member is not value)
     if isinstance(value, str):
         return value + "x"
     return value + 1 if isinstance(value, int | float) else ["other"]
@@ -77,8 +85,7 @@ def test_every_choice_composes(choice):
     cfg = compose([choice, *NEEDED.get(choice, [])])
     group, name = choice.split("=")
     if group in ("variant", "model", "data"):
-        assert cfg[group].name == name
-    assert not OmegaConf.missing_keys(cfg)
+        assert getattr(cfg, group).name == name
     assert len(run_hash(cfg)) == 8
     assert int(run_hash(cfg), 16) >= 0
 
@@ -143,8 +150,7 @@ def test_equal_spellings_are_one_run(spellings):
 def test_equal_spellings_of_a_path_are_one_run(key, spellings):
     assert len({run_hash(compose(f"{key}={spelling}".split())) for spelling in spellings}) == 1
     found = [
-        OmegaConf.select(compose(f"{key}={spelling}".split()), key.split()[-1])
-        for spelling in spellings
+        value_at(compose(f"{key}={spelling}".split()), key.split()[-1]) for spelling in spellings
     ]
     assert found == spellings[:1] * len(spellings), "whatever writes it down writes the same"
     for other in ("other", f"{spellings[0]}/../x", f"../{spellings[0]}"):
@@ -153,13 +159,47 @@ def test_equal_spellings_of_a_path_are_one_run(key, spellings):
         )
 
 
-@pytest.mark.parametrize("key", leaves(CFG))
+@pytest.mark.parametrize("key", flatten(plain(CFG)))
 def test_exactly_the_identity_groups_change_the_hash(key):
-    cfg = CFG.copy()
-    OmegaConf.update(cfg, key, another(OmegaConf.select(cfg, key)))
+    cfg = changed(CFG, key, another(value_at(CFG, key)))
     counts = key.split(".")[0] in RUN_IDENTITY
     assert (run_hash(cfg) != run_hash(CFG)) == counts
     assert set(RUN_IDENTITY) == {"variant", "model", "data", "optim", "train"}
+
+
+GOLDEN = json.loads((Path(__file__).parent / "data" / "run_hashes.json").read_text())
+
+
+@pytest.mark.usefixtures("in_tmp")
+@pytest.mark.parametrize("overrides", GOLDEN["runs"])
+def test_hashes_and_written_config_are_those_on_record(overrides):
+    """A changed value in `conf/` gives new hashes: then write the new ones into run_hashes.json."""
+    cfg = compose(overrides.split())
+    run = RunDirectory(Path())
+    write_config(run, cfg)
+    assert {
+        "run": run_hash(cfg),
+        "data": group_hash(cfg.data),
+        "model": group_hash(cfg.model),
+        "probe": group_hash(cfg.probe),
+        "rule_sha256": digest(plain(cfg.study.rule)),
+        "config_yaml_sha256": hashlib.sha256(run.config.read_bytes()).hexdigest(),
+    } == GOLDEN["runs"][overrides]
+
+
+@pytest.mark.usefixtures("in_tmp")
+@pytest.mark.parametrize("study", GOLDEN["studies"], ids=lambda study: study["hash8"])
+def test_the_hash_of_a_study_is_the_one_on_record(study):
+    for file in ("lvis.json", "train.json", "val.json"):
+        Path(file).write_text("{}")
+    planned = plan_study(study["settings"])
+    assert {
+        "settings": study["settings"],
+        "hash8": planned.hash8,
+        "runs": sorted(run.key for run in planned.runs),
+        "data": sorted({run.data.name for run in planned.runs}),
+        "base": sorted({run.base.name for run in planned.runs}),
+    } == study
 
 
 def test_variants_do_not_share_a_hash():
@@ -211,6 +251,8 @@ def test_composing_depends_neither_on_the_directory_nor_on_what_failed_before(re
         ("seed=half", "seed"),
         ("~train.max_steps", "train.max_steps"),
         ("variant.token_groups=both", "variant.token_groups"),
+        ("train.dtype=float16", "train.dtype"),
+        ("runtime.device=tpu", "runtime.device"),
         ("variant=nope", "variant/nope"),
         ("experiment=nope", "experiment/nope"),
         ("model=qwen3vl", "model.path"),
@@ -229,11 +271,9 @@ IMPOSSIBLE = [
     *(f"train.{key}=0" for key in ("max_steps", "images_per_step", "micro_batch", "eval_steps", "eval_micro_batch")),
     *(f"train.{key}=-1" for key in ("logging_steps", "state_steps", "checkpoint_steps")),
     "train.micro_batch=3",
-    "train.dtype=float16",
     "runtime.processes=0",
     "runtime.processes=3",
     "runtime.threads=0",
-    "runtime.device=tpu",
     "seed=-1",
     "study.seeds=0",
     "study.variants=[]",
@@ -261,9 +301,13 @@ IMPOSSIBLE = [
 
 @pytest.mark.parametrize("overrides", IMPOSSIBLE)
 def test_impossible_values_are_one_line_that_names_the_key(overrides, refused):
-    cfg = CFG.copy()
-    cfg.merge_with_dotlist(overrides.split())
     with refused(overrides.split("=")[0]):
+        cfg = CFG
+        for override in overrides.split():
+            key, _, value = override.partition("=")
+            wanted = value_at(CFG, key)
+            read = TokenGroups[value] if isinstance(wanted, Enum) else yaml.safe_load(value)
+            cfg = changed(cfg, key, float(read) if isinstance(wanted, float) else read)
         check(cfg)
 
 

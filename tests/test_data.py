@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY_OVERRIDES
-from omegaconf import OmegaConf
 from PIL import Image
 
 from coordexp.config.compose import compose
@@ -22,7 +21,7 @@ from coordexp.data.scenes import CATEGORIES, Shape, draw_scene, place_shapes
 from coordexp.storage.files import read_json, sha256_directory
 
 SPLITS = ("train", "val")
-SCENES_CFG = OmegaConf.to_object(compose(TINY_OVERRIDES).data)
+SCENES_CFG = compose(TINY_OVERRIDES).data
 
 
 def prepare(*overrides: str) -> Path:

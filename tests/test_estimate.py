@@ -7,7 +7,6 @@ import re
 import pytest
 import torch
 from conftest import TINY_OVERRIDES
-from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -55,9 +54,7 @@ def case(request, scenes):
     cfg = compose([*OVERRIDES, *request.param])
     prepare_base(cfg)
     vlm, processor = load_for_training(cfg, torch.device("cpu"))
-    objective = Stage1Model(
-        vlm, OmegaConf.to_object(cfg.variant), coord_token_ids(processor.tokenizer)
-    )
+    objective = Stage1Model(vlm, cfg.variant, coord_token_ids(processor.tokenizer))
     return cfg, vlm, objective, scenes.dataset("val", processor).batch(range(9))
 
 

@@ -28,7 +28,9 @@ from coordexp.analysis.recommendation.verdict import (
     reconsider,
 )
 from coordexp.cli import main
-from coordexp.config.compose import compose, load_rule, plain
+from coordexp.config.compose import compose
+from coordexp.config.digests import plain
+from coordexp.config.rule_file import load_rule
 from coordexp.coords import CoordObject, write_coordjson
 from coordexp.data.records import Record, RecordObject, write_records
 from coordexp.detection.probes import read_probe
@@ -36,7 +38,7 @@ from coordexp.errors import UserError
 from coordexp.storage.files import read_json, write_json, write_text
 from coordexp.storage.runs import probe_directory
 
-RULE = load_rule(None)
+RULE = plain(load_rule(None))
 N_IMAGES = 200
 BOX = (10.0, 10.0, 60.0, 60.0)
 TIED = eval_row(24.0, 55, 0.2, 0.15, 39, 4.0)  # Stage-1 metrics that cannot tell two variants apart

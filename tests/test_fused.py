@@ -9,7 +9,6 @@ import torch
 from conftest import VARIANTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from coordexp.config.compose import compose
 from coordexp.config.schema import VariantConfig
@@ -34,7 +33,7 @@ KINDS = {
 
 
 def variant_of(name: str, **changed: float) -> VariantConfig:
-    return replace(OmegaConf.to_object(compose([f"variant={name}"]).variant), **changed)
+    return replace(compose([f"variant={name}"]).variant, **changed)
 
 
 def rows_of(

@@ -9,12 +9,11 @@ import shutil
 import pytest
 import torch
 from conftest import TINY_OVERRIDES
-from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.config.compose import compose
-from coordexp.config.schema import CoordInit
+from coordexp.config.schema import CoordInit, PretrainedQwen3VLConfig
 from coordexp.coords import COORD_TOKENS, coord_token_ids
 from coordexp.errors import UserError
 from coordexp.models import processor as processors
@@ -31,10 +30,8 @@ from coordexp.models.embeddings import digit_rows, fourier_rows
 from coordexp.storage.runs import base_path
 
 
-def settings(path, coord_init: CoordInit = CoordInit.fourier) -> DictConfig:
-    return OmegaConf.create(
-        {"path": str(path), "coord_init": coord_init, "coord_init_frequencies": 16}
-    )
+def settings(path, coord_init: CoordInit = CoordInit.fourier) -> PretrainedQwen3VLConfig:
+    return PretrainedQwen3VLConfig("qwen3vl", str(path), coord_init, coord_init_frequencies=16)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.cli import main, parse
-from coordexp.config.compose import compose, plain
+from coordexp.config.compose import compose
+from coordexp.config.digests import plain
 from coordexp.storage.files import read_json
 from coordexp.storage.logs.jsonl import read_log
 

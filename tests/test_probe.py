@@ -17,7 +17,8 @@ import torch
 from studies import eval_row, write_run
 
 from coordexp.cli import main
-from coordexp.config.compose import compose, plain, run_hash
+from coordexp.config.compose import compose
+from coordexp.config.digests import plain, run_hash
 from coordexp.coords import coord_token_ids, write_coordjson
 from coordexp.data.batches import Dataset, step_indices
 from coordexp.data.records import read_records

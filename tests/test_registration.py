@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from coordexp.config.compose import load_rule
+from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
 from coordexp.study.plan import plan_comparison, plan_study
@@ -25,10 +26,8 @@ def give_results(run) -> None:
     log.write_text('{"global_step/max_steps": "40/720", "eval_loss": 1.0}\n')
 
 
-def register(settings, **rule):
-    study = plan_study(settings)
-    study.rule.update(rule)
-    return read_json(preregister(study))
+def register(settings):
+    return read_json(preregister(plan_study(settings)))
 
 
 def test_it_is_written_once_and_names_what_existed():
@@ -66,9 +65,9 @@ def test_a_rule_changed_after_results_is_named_key_by_key():
     first = plan_study({})
     preregister(first)
     give_results(first.runs[0])
-    changed = plan_study({})
-    changed.rule["margins"]["expected_bin_mae"] = 1.0
-    found = read_json(preregister(changed.__class__(**{**vars(changed), "hash8": "12345678"})))
+    study = plan_study({})
+    rule = replace(study.rule, margins=study.rule.margins | {"expected_bin_mae": 1.0})
+    found = read_json(preregister(replace(study, rule=rule, hash8="12345678")))
     assert found["earlier_studies"][0]["changed"] == ["margins.expected_bin_mae 0.5 (now 1.0)"]
     assert not found["runs"][0]["registered"]
 

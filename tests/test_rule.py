@@ -17,14 +17,15 @@ from coordexp.analysis.comparison.compare import compare
 from coordexp.analysis.comparison.probes import probe_study
 from coordexp.analysis.recommendation.recommend import recommend
 from coordexp.analysis.recommendation.rule import choose_primary, choose_secondary
-from coordexp.config.compose import digest, load_rule
+from coordexp.config.digests import digest, plain
+from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
 from coordexp.metrics import METRICS, REGISTRY, log_key, metric
 from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 
 NAMES = tuple(METRICS)
-RULE = load_rule(None)
+RULE = plain(load_rule(None))
 
 
 def row(mae, p90, acc, p_gt, w1, **more):

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.config.compose import compose, plain
+from coordexp.config.compose import compose
+from coordexp.config.digests import plain
+from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
 from coordexp.study.plan import plan_comparison, plan_study
+
+RULE = load_rule(None)
 
 
 def keys(settings):
@@ -109,10 +113,10 @@ def test_the_workflow_probes_with_its_own_recipe_in_full():
     study = plan_study({"experiment": "smoke", "all": "probe.steps=7"})
     run = study.runs[0]
     overrides = study.overrides_for_probe(run.variant, run.seed, run.hash8)
-    assert plain(compose(overrides).probe) == study.probe
-    assert plain(compose(["probe.steps=1", "probe.lr=9", *overrides]).probe) == study.probe, (
-        "whatever stood before"
-    )
+    assert plain(compose(overrides).probe) == plain(study.probe)
+    assert plain(compose(["probe.steps=1", "probe.lr=9", *overrides]).probe) == plain(
+        study.probe
+    ), "whatever stood before"
 
 
 def probed(run: str, *recipes: dict) -> str:
@@ -141,7 +145,7 @@ def test_a_comparison_takes_the_recipe_that_most_of_its_runs_were_probed_with(
     }  # fmt: skip
 
     def recipe(names: str):
-        return plan_comparison([runs[name] for name in names], {}).probe
+        return plain(plan_comparison([runs[name] for name in names], RULE).probe)
 
     assert recipe("c") == default
     assert recipe("bc") == lora
@@ -154,4 +158,4 @@ def test_a_comparison_takes_the_recipe_that_most_of_its_runs_were_probed_with(
     for damaged in ("{}", "[]", '{"settings": null}'):
         (Path("c") / "stage2" / "step-0" / "probe.json").write_text(damaged)
         assert recipe("bc") == lora
-    assert plan_comparison([runs["a"]], {}).hash8 != plan_comparison([runs["b"]], {}).hash8
+    assert plan_comparison([runs["a"]], RULE).hash8 != plan_comparison([runs["b"]], RULE).hash8

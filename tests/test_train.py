@@ -25,7 +25,8 @@ from training import (
     rows,
 )
 
-from coordexp.config.compose import compose, plain
+from coordexp.config.compose import compose
+from coordexp.config.digests import plain
 from coordexp.storage.files import sha256_file
 from coordexp.study.plan import planned_run
 
@@ -185,7 +186,9 @@ def test_an_unknown_override_costs_one_line_and_nothing_is_written(forge, empty)
 def test_cfg_job_prints_the_configuration_and_trains_nothing(forge, empty):
     life = forge.run(empty, *MIXED, "optim.lr=5e-4", "--cfg", "job")
     assert life.returncode == 0, life.stderr
-    assert plain(OmegaConf.create(life.stdout)) == plain(compose([*MIXED, "optim.lr=5e-4"]))
+    assert OmegaConf.to_container(OmegaConf.create(life.stdout)) == plain(
+        compose([*MIXED, "optim.lr=5e-4"])
+    )
     assert {path.name for path in empty.rglob("*")} == {"results", "data", "base"}
 
 

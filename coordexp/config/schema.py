@@ -1,264 +1,319 @@
-"""The typed schema of the configuration: one dataclass per Hydra group. Values live in `conf/`."""
+"""The typed schema of the configuration: one frozen dataclass per Hydra group. Values live in `conf/`.
+
+A setting without a default here must have a value in `conf/` or on the command line. What a single
+setting may be stands in its type; what several settings must be together stands in `checks.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from omegaconf import MISSING
+from coordexp.config.limits import (
+    BELOW_ONE,
+    FRACTION,
+    INNER_FRACTION,
+    NAME,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_FRACTION,
+    RATIO,
+    Limit,
+    at_least,
+    at_most,
+    multiple_of,
+    one_of,
+)
+
+Count = Annotated[int, at_least(1)]
+CountOrZero = Annotated[int, NOT_NEGATIVE]
+Positive = Annotated[float, POSITIVE]
+NotNegative = Annotated[float, NOT_NEGATIVE]
+Fraction = Annotated[float, FRACTION]
+Name = Annotated[str, NAME]
+Seed = Annotated[int, NOT_NEGATIVE, at_most(2**63 - 1, "the largest seed that torch takes")]
+
+SPELLED_ONE_WAY = "a path: `coco/`, `./coco` and `.//coco` are written as `coco`"
+FilePath = Annotated[str, SPELLED_ONE_WAY]
+OptionalPath = Annotated[str | None, SPELLED_ONE_WAY]
+
+# At run time a plain string, because OmegaConf 2.3 has no Literal, and no Enum can have a member
+# named 1. The limit beside the field refuses every other string.
+if TYPE_CHECKING:
+    Temperature = Literal["1", "own", "fitted"]
+else:
+    Temperature = str
 
 
 class TokenGroups(Enum):
-    """How supervised tokens are grouped; each group is divided by its own count over the optimizer step."""
+    """How supervised tokens are grouped; each group's loss is divided by its own token count."""
 
     joint = "joint"  # one group: cross-entropy over the vocabulary on every supervised token
     split = "split"  # two groups: text (cross-entropy) and coordinates (the terms below)
 
 
-@dataclass
+@dataclass(frozen=True)
 class VariantConfig:
-    """An objective as data (design: note section "Experiments"). Weights of 0 leave a term out."""
+    """A training objective. A term with weight 0 is left out."""
 
-    name: str = MISSING
-    token_groups: TokenGroups = MISSING
-    soft_ce: float = 0.0
-    w1: float = 0.0
-    gate: float = 0.0
-    ce: float = 0.0
-    temperature: float = 1.0  # of the coordinate slice, in soft_ce, w1 and gate
-    sigma_bins: float = 1.0  # width of the soft target
-    radius_bins: int = 8  # where the soft target is cut off
+    name: Name
+    token_groups: TokenGroups
+    soft_ce: NotNegative = 0.0
+    w1: NotNegative = 0.0
+    gate: NotNegative = 0.0
+    ce: NotNegative = 0.0
+    temperature: Positive = 1.0  # of the coordinate slice, in soft_ce, w1 and gate
+    sigma_bins: Positive = 1.0  # width of the soft target
+    radius_bins: CountOrZero = 8  # the soft target is zero beyond this distance
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelConfig:
-    name: str = MISSING
+    """What every base model has: a name, which its directory carries."""
+
+    name: Name
 
 
-@dataclass
+@dataclass(frozen=True)
 class TinyQwen3VLConfig(ModelConfig):
     """A Qwen3-VL small enough for one CPU thread; built offline, from a seed."""
 
-    init_seed: int = MISSING
-    init_std: float = MISSING
-    text_hidden_size: int = MISSING
-    text_layers: int = MISSING
-    text_heads: int = MISSING
-    text_intermediate_size: int = MISSING
-    vision_hidden_size: int = MISSING
-    vision_layers: int = MISSING
-    vision_heads: int = MISSING
-    vision_intermediate_size: int = MISSING
-    patch_size: int = MISSING
-    vocabulary_size: int = MISSING  # byte-level BPE, before special and coordinate tokens
-    coord_init_frequencies: int = MISSING  # of the smooth (Fourier) coordinate embeddings
+    init_seed: Seed
+    init_std: Positive
+    text_hidden_size: Count
+    text_layers: Count
+    text_heads: Count
+    text_intermediate_size: Count
+    vision_hidden_size: Count
+    vision_layers: Count
+    vision_heads: Count
+    vision_intermediate_size: Count
+    patch_size: Count  # px
+    vocabulary_size: Count  # byte-level BPE, before special and coordinate tokens
+    coord_init_frequencies: Count  # of the smooth (Fourier) coordinate embeddings
 
 
 class CoordInit(Enum):
-    """Where the rows of new coordinate tokens start; smooth over the bins either way."""
+    """How the embeddings of new coordinate tokens are initialised; both are smooth over the bins."""
 
-    fourier = "fourier"  # random waves
-    digits = (
-        "digits"  # the embeddings of the ten digits, from 0 to 9 over the picture, and weaker waves
-    )
+    fourier = "fourier"  # random Fourier features
+    digits = "digits"  # the path from digit 0 to digit 9, plus Fourier features of half amplitude
 
 
-@dataclass
+@dataclass(frozen=True)
 class PretrainedQwen3VLConfig(ModelConfig):
     """A Qwen3-VL checkpoint: a local directory or a hub name."""
 
-    path: str = MISSING
-    coord_init: CoordInit = MISSING
-    coord_init_frequencies: int = MISSING  # of the waves
+    path: FilePath
+    coord_init: CoordInit
+    coord_init_frequencies: Count  # of the Fourier features
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataConfig:
-    name: str = MISSING
+    """What every data set has: a name, which its directory carries."""
+
+    name: Name
 
 
-@dataclass
+@dataclass(frozen=True)
 class ScenesConfig(DataConfig):
-    """Generated pictures of coloured shapes."""
+    """Generated images of coloured shapes."""
 
-    seed: int = MISSING
-    train_images: int = MISSING
-    val_images: int = MISSING
-    image_size: int = MISSING  # px, square
-    min_objects: int = MISSING
-    max_objects: int = MISSING
-    min_side: float = MISSING  # of a shape's box, as a fraction of the image side
-    max_side: float = MISSING
+    seed: Seed
+    train_images: Count
+    val_images: Count
+    image_size: Annotated[int, multiple_of(32)]  # px, square
+    min_objects: Count
+    max_objects: Count
+    min_side: Annotated[float, INNER_FRACTION]  # of a shape's box, as a fraction of the image side
+    max_side: Annotated[float, INNER_FRACTION]
 
 
 class Geometry(Enum):
-    """What an object of real data is written as."""
+    """How an object of real data is written."""
 
-    bbox = "bbox"  # always its box
-    poly_prefer = (
-        "poly_prefer"  # its outline, where that is one polygon of few enough vertices, else its box
-    )
+    bbox = "bbox"  # always as its box
+    poly_prefer = "poly_prefer"  # as its polygon if it has one of few enough vertices, else its box
 
 
 class ObjectOrder(Enum):
-    """In which order the objects of a picture are written."""
+    """In which order the objects of an image are written."""
 
     yx = "yx"  # by (y1, x1)
-    random = "random"  # shuffled once, by the data's seed and the picture's id
+    random = "random"  # shuffled once, from the data's seed and the image's id
 
 
-@dataclass
+@dataclass(frozen=True)
 class CocoConfig(DataConfig):
-    """COCO or LVIS annotations and the pictures they speak of (docs/data.md)."""
+    """COCO or LVIS annotations and their images (docs/data.md)."""
 
-    seed: int = MISSING  # of split, samples and random order
-    annotations: str | None = MISSING  # one file, split by val_fraction; or one each:
-    train_annotations: str | None = MISSING
-    val_annotations: str | None = MISSING
-    val_fraction: float = MISSING
-    images: str | None = MISSING  # directory of the pictures
-    render_missing: bool = MISSING  # draw the annotated shapes where a picture is not there
-    train_images: int | None = MISSING  # at most; null: all
-    val_images: int | None = MISSING
-    geometry: Geometry = MISSING
-    max_vertices: int = MISSING  # of a polygon, after simplification
-    min_polygon_iou: float = MISSING  # of a simplified polygon with the annotated one
-    max_objects: int = MISSING  # a picture with more is left out
-    order: ObjectOrder = MISSING
-    pixel_budget: int = MISSING  # px of a picture; its sides are multiples of 32
+    seed: Seed  # of split, samples and random order
+    annotations: OptionalPath  # one file, split by val_fraction; or one file per split:
+    train_annotations: OptionalPath
+    val_annotations: OptionalPath
+    val_fraction: Annotated[float, INNER_FRACTION]
+    images: OptionalPath  # directory of the images
+    render_missing: bool  # draw the annotated shapes of an image that is missing
+    train_images: Annotated[int | None, at_least(1)]  # at most; null: all
+    val_images: Annotated[int | None, at_least(1)]
+    geometry: Geometry
+    max_vertices: Annotated[int, at_least(3)]  # of a polygon, after simplification
+    min_polygon_iou: Annotated[float, POSITIVE_FRACTION]  # simplified against annotated polygon
+    max_objects: Count  # an image with more is left out
+    order: ObjectOrder
+    pixel_budget: Annotated[int, at_least(1024, "a cell of 32 x 32")]  # px of an image
 
 
-@dataclass
+@dataclass(frozen=True)
 class AdapterConfig:
-    """LoRA or DoRA on every linear layer, and the coordinate rows; all other weights stay as they are."""
+    """LoRA or DoRA on every linear layer, and the coordinate rows; all other weights are frozen."""
 
-    rank: int = 0  # 0: no adapters, every weight is trained
-    alpha: int = 32  # an adapter's output is scaled by alpha / rank
-    dropout: float = 0.0  # of an adapter's input
+    rank: CountOrZero = 0  # 0: no adapters, every weight is trained
+    alpha: Count = 32  # an adapter's output is scaled by alpha / rank
+    dropout: Annotated[float, BELOW_ONE] = 0.0  # of an adapter's input
     dora: bool = False  # also train the length of each row of a weight
 
 
-@dataclass
+@dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, one learning rate per part of the model, warm-up then cosine to a floor."""
+    """AdamW with one learning rate per part of the model, linear warm-up, then cosine decay."""
 
-    lr: float = MISSING  # language model
-    lr_vision: float = MISSING
-    lr_aligner: float = MISSING
-    lr_coord: float = MISSING  # embedding rows of the coordinate tokens
-    beta1: float = MISSING
-    beta2: float = MISSING
-    eps: float = MISSING
-    weight_decay: float = MISSING
-    warmup_fraction: float = MISSING
-    floor_fraction: float = MISSING  # of each part's peak, at the last step
-    clip_norm: float = MISSING
+    lr: Positive  # language model
+    lr_vision: NotNegative
+    lr_aligner: NotNegative
+    lr_coord: NotNegative  # embedding rows of the coordinate tokens
+    beta1: Annotated[float, BELOW_ONE]
+    beta2: Annotated[float, BELOW_ONE]
+    eps: Positive
+    weight_decay: NotNegative
+    warmup_fraction: Fraction
+    floor_fraction: Fraction  # of each part's peak rate, at the last step
+    clip_norm: Positive
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
 
 
-@dataclass
+class Dtype(Enum):
+    """Precision of the weights, by torch's name."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float64 = "float64"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    max_steps: int = MISSING
-    images_per_step: int = MISSING
-    micro_batch: int = MISSING  # images; accumulation = images_per_step / (micro_batch * processes)
-    eval_steps: int = MISSING
-    eval_micro_batch: int = MISSING
-    audit_images: int = (
-        MISSING  # of the train set, evaluated at each eval step beside the validation set; 0: none
-    )
-    logging_steps: int = MISSING
-    state_steps: int = MISSING  # how often the resumable state is written
-    checkpoint_steps: int = MISSING  # how often a checkpoint is kept, beside the last
-    dtype: str = MISSING  # of the weights; adapters around bfloat16 are kept and trained in float32
-    micro_batch_tokens: int = (
-        MISSING  # cuts a step's images into micro-batches instead of micro_batch; 0: it does not
-    )
-    gradient_checkpointing: bool = (
-        MISSING  # recompute a layer's activations in the backward pass: less memory, more time
-    )
+    """Length of a run, its batches, and how often it evaluates, logs and saves."""
+
+    max_steps: Count
+    images_per_step: Count
+    micro_batch: Count  # images; accumulation = images_per_step / (micro_batch * processes)
+    eval_steps: Count
+    eval_micro_batch: Count
+    audit_images: CountOrZero  # train images, evaluated beside the validation images; 0: none
+    logging_steps: Count
+    state_steps: Count  # how often the resumable state is written
+    checkpoint_steps: Count  # how often a checkpoint is kept, beside the last
+    dtype: Dtype  # of the weights; adapters of a bfloat16 model are stored and trained in float32
+    micro_batch_tokens: CountOrZero  # if not 0, cuts micro-batches by tokens, not by micro_batch
+    gradient_checkpointing: bool  # recompute activations in the backward pass: saves memory
 
 
-@dataclass
+class Device(Enum):
+    """Where a run computes."""
+
+    auto = "auto"  # on a CUDA GPU if there is one
+    cpu = "cpu"
+
+
+@dataclass(frozen=True)
 class RuntimeConfig:
     """How a run is executed. Does not count towards its identity."""
 
-    processes: int = 1
-    threads: int = 1
-    device: str = "auto"
-    wait: bool = False  # for another trainer of the same run to end, instead of refusing to start
+    processes: Count = 1
+    threads: Count = 1
+    device: Device = Device.auto
+    wait: bool = False  # if another trainer holds the run, wait for it instead of stopping
 
 
-@dataclass
+@dataclass(frozen=True)
 class EligibilityConfig:
-    """Bars a run must clear before it can hold a role."""
+    """Bars that a run must clear before it can hold a role."""
 
-    min_coord_mass: float = MISSING
-    min_text_token_acc: float = MISSING
-    max_mae_over_best: float = MISSING
-    min_parse_rate: float = MISSING  # of rollouts, where they were probed
+    min_coord_mass: Fraction
+    min_text_token_acc: Fraction
+    max_mae_over_best: Annotated[float, RATIO]
+    min_parse_rate: Fraction  # of rollouts, if the run was probed
 
 
-@dataclass
+@dataclass(frozen=True)
 class ProbeRuleConfig:
-    """What the Stage-2 probe may do to the roles."""
+    """How the Stage-2 probe can change the roles."""
 
-    signal: str = MISSING  # candidates are judged by this one
-    margin: float = MISSING
-    may_change_roles: bool = (
-        MISSING  # where Stage-1 cannot tell two variants apart and the probe can
-    )
+    signal: str  # candidates are compared by this one
+    margin: NotNegative
+    may_change_roles: bool  # if Stage-1 cannot tell two variants apart and the probe can
 
 
-@dataclass
+DECISION_STEP = Limit(
+    "must be last_common or a step", lambda value: value == "last_common" or value.isdigit()
+)
+
+
+@dataclass(frozen=True)
 class RuleConfig:
     """The decision rule, fixed before training."""
 
-    decision_step: str = MISSING  # "last_common" or a step
-    temperature: str = MISSING  # "1", "own" or "fitted"
-    metrics: list[str] = MISSING  # plurality among these; ties by this order
-    margins: dict[str, float] = MISSING
-    window: float = MISSING  # share of the steps up to the decision step, at its end, over which stability is judged
-    eligible: EligibilityConfig = field(default_factory=EligibilityConfig)
-    probe: ProbeRuleConfig = field(default_factory=ProbeRuleConfig)
+    decision_step: Annotated[str, DECISION_STEP]
+    temperature: Annotated[Temperature, one_of("1", "own", "fitted")]
+    metrics: Annotated[list[str], NOT_EMPTY]  # each has one vote; the first ones break ties
+    margins: dict[str, NotNegative]
+    window: Annotated[float, POSITIVE_FRACTION]  # last share of the steps, for stability
+    eligible: EligibilityConfig
+    probe: ProbeRuleConfig
 
 
-@dataclass
+@dataclass(frozen=True)
 class StudyConfig:
-    name: str = MISSING
-    variants: list[str] = MISSING
-    seeds: int = MISSING
-    rule: RuleConfig = field(default_factory=RuleConfig)
+    """Which runs a study consists of, and the rule that decides between them."""
+
+    name: Name
+    variants: Annotated[list[str], NOT_EMPTY]
+    seeds: Count
+    rule: RuleConfig
 
 
-@dataclass
+@dataclass(frozen=True)
 class ProbeConfig:
     """The Stage-2 probe: one recipe for every candidate. Does not count towards a run's identity."""
 
-    images: int = MISSING  # of the validation set, rolled out and validated
-    steps: int = MISSING  # of the geometric fine-tune
-    images_per_step: int = MISSING
-    micro_batch: int = MISSING  # images
-    adapter_rank: int = (
-        MISSING  # LoRA on every linear layer, and the coordinate rows; 0: every weight is trained
-    )
-    gradient_checkpointing: bool = MISSING
-    lr: float = MISSING
-    temperature: float = MISSING  # of the expected-coordinate decode
-    l1_weight: float = MISSING
-    giou_weight: float = MISSING
-    text_weight: float = MISSING
-    rollout_batch: int = MISSING  # images generated together
-    seed: int = MISSING  # data order
+    images: Count  # of the validation set: rolled out, and used to validate
+    steps: Count  # of the geometric fine-tune
+    images_per_step: Count
+    micro_batch: Count  # images
+    adapter_rank: CountOrZero  # LoRA as in optim.adapter; 0: every weight is trained
+    gradient_checkpointing: bool
+    lr: Positive
+    temperature: Positive  # of the expected-coordinate decode
+    l1_weight: NotNegative
+    giou_weight: NotNegative
+    text_weight: NotNegative
+    rollout_batch: Count  # images generated together
+    seed: Seed  # data order
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
-    variant: VariantConfig = field(default_factory=VariantConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    study: StudyConfig = field(default_factory=StudyConfig)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    seed: int = 0
+    """One run of one variant, with the study it belongs to."""
+
+    variant: VariantConfig
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    runtime: RuntimeConfig
+    study: StudyConfig
+    probe: ProbeConfig
+    seed: Seed = 0

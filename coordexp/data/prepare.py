@@ -6,10 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from coordexp.config.compose import group_hash, plain
-from coordexp.config.schema import CocoConfig, ScenesConfig
+from coordexp.config.digests import group_hash, plain
+from coordexp.config.schema import CocoConfig, Config, ScenesConfig
 from coordexp.data.coco.annotations import coco_records
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.coco.conversion_stats import summary
@@ -41,12 +39,12 @@ class DataManifest:
     val: SplitFacts
 
 
-def data_path(cfg: DictConfig) -> Path:
+def data_path(cfg: Config) -> Path:
     """Where the records of this configuration lie."""
     return data_directory(cfg.data.name, group_hash(cfg.data))
 
 
-def prepare_data(cfg: DictConfig) -> Path:
+def prepare_data(cfg: Config) -> Path:
     """Make the records of `cfg.data`; returns the manifest's path.
 
     Raises:
@@ -54,16 +52,16 @@ def prepare_data(cfg: DictConfig) -> Path:
         contract.
     """
     out = data_path(cfg)
-    settings: ScenesConfig | CocoConfig = OmegaConf.to_object(cfg.data)  # type: ignore[assignment]
+    settings = cfg.data
     with locked(out / ".lock", "being prepared", wait=True):
         if isinstance(settings, ScenesConfig):
             draw_records(settings, out)
-        elif (out / "data.json").exists() and (
-            gone := [path for path in annotation_files(settings) if not path.exists()]
-        ):
-            print(f"{gone[0]} is gone: the records made from it stay as they are", file=sys.stderr)
-            return out / "data.json"
-        else:
+        if isinstance(settings, CocoConfig):
+            gone = [path for path in annotation_files(settings) if not path.exists()]
+            if gone and (out / "data.json").exists():
+                told = f"{gone[0]} is gone: the records made from it stay as they are"
+                print(told, file=sys.stderr)
+                return out / "data.json"
             convert_records(settings, out)
         write_typed(
             out / "data.json",

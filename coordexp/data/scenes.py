@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from coordexp.config.schema import ScenesConfig
-from coordexp.errors import UserError
 from coordexp.storage.files import write_json
 
 COLOURS = {
@@ -50,12 +49,7 @@ class Shape:
 
 
 def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path:
-    """Draw the missing pictures of a split and write its COCO annotation file; returns its path.
-
-    Raises:
-        UserError: sizes or counts that cannot be drawn.
-    """
-    _check(cfg)
+    """Draw the missing pictures of a split and write its COCO annotation file; returns its path."""
     (out / "images" / split).mkdir(parents=True, exist_ok=True)
     for leftover in (out / "images" / split).glob("*.tmp"):  # of a killed run
         leftover.unlink()
@@ -76,23 +70,6 @@ def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path
     categories = [{"id": i, "name": name} for i, name in enumerate(CATEGORIES)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
     return path
-
-
-def _check(cfg: ScenesConfig) -> None:
-    if cfg.image_size < 32 or cfg.image_size % 32:
-        raise UserError(f"configuration: data.image_size={cfg.image_size} must be a multiple of 32")
-    if not 1 <= cfg.min_objects <= cfg.max_objects:
-        raise UserError(
-            f"configuration: data.min_objects={cfg.min_objects} must lie in "
-            f"1 … data.max_objects={cfg.max_objects}"
-        )
-    if not 0 < cfg.min_side <= cfg.max_side < 1:
-        raise UserError(
-            f"configuration: data.min_side={cfg.min_side} and data.max_side={cfg.max_side} "
-            "must grow within (0, 1)"
-        )
-    if min(cfg.train_images, cfg.val_images) < 1:
-        raise UserError("configuration: data.train_images and data.val_images must be at least 1")
 
 
 def place_shapes(cfg: ScenesConfig, rng: np.random.Generator) -> list[Shape]:

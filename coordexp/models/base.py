@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -20,8 +19,15 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from coordexp.config.compose import is_missing_directory, plain
-from coordexp.config.schema import CoordInit
+from coordexp.config.checks import is_missing_directory
+from coordexp.config.digests import plain
+from coordexp.config.schema import (
+    Config,
+    CoordInit,
+    ModelConfig,
+    PretrainedQwen3VLConfig,
+    TinyQwen3VLConfig,
+)
 from coordexp.coords import COORD_TOKENS, coord_token_ids
 from coordexp.errors import UserError
 from coordexp.models.base_manifest import BaseManifest, write_base_manifest
@@ -37,7 +43,7 @@ HEAD_ROWS_MULTIPLE = (
 )
 
 
-def prepare_base(cfg: DictConfig) -> Path:
+def prepare_base(cfg: Config) -> Path:
     """Build or grow the base model of `cfg.model`, where it is not there yet; returns its manifest's path.
 
     Raises:
@@ -47,9 +53,7 @@ def prepare_base(cfg: DictConfig) -> Path:
     with locked(out / ".lock", "being prepared", wait=True):
         if (out / "base.json").exists():
             return out / "base.json"
-        model, processor = (
-            build_tiny(cfg.model) if "init_seed" in cfg.model else grow_pretrained(cfg.model)
-        )
+        model, processor = build(cfg.model)
         save_pretrained(model, processor, out / "model")
         write_base_manifest(
             out / "base.json",
@@ -63,7 +67,16 @@ def prepare_base(cfg: DictConfig) -> Path:
     return out / "base.json"
 
 
-def build_tiny(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+def build(cfg: ModelConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """The base model of this kind of configuration."""
+    if isinstance(cfg, TinyQwen3VLConfig):
+        return build_tiny(cfg)
+    if isinstance(cfg, PretrainedQwen3VLConfig):
+        return grow_pretrained(cfg)
+    raise TypeError(f"no base model is built from {type(cfg).__name__}")
+
+
+def build_tiny(cfg: TinyQwen3VLConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """A randomly initialised Qwen3-VL of the configured size, with smooth coordinate rows."""
     tokenizer = build_tokenizer(cfg.vocabulary_size)
     processor = build_processor(tokenizer, cfg.patch_size)
@@ -114,7 +127,9 @@ def build_tiny(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageP
     return model, processor
 
 
-def grow_pretrained(cfg: DictConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+def grow_pretrained(
+    cfg: PretrainedQwen3VLConfig,
+) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """Load a Qwen3-VL, in the precision it was published in, and add the coordinate tokens it does not have yet.
 
     A release's embedding has more rows than its tokenizer has tokens (151,936 for 151,669); those are used up first.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 
+from coordexp.config.schema import Config, Device, RuntimeConfig
 from coordexp.coords import coord_token_ids
 from coordexp.models.adapters import add_adapters, is_adapted
 from coordexp.models.attention import has_flash, use_flash
@@ -35,9 +35,9 @@ from coordexp.models.processor import load_processor
 """
 
 
-def device_for(runtime: DictConfig) -> str:
+def device_for(runtime: RuntimeConfig) -> str:
     """`cuda` where CUDA sees a GPU that may be used, else `cpu`; sums are float64, which other accelerators lack."""
-    return "cuda" if runtime.device == "auto" and torch.cuda.is_available() else "cpu"
+    return "cuda" if runtime.device is Device.auto and torch.cuda.is_available() else "cpu"
 
 
 def load_base(
@@ -72,10 +72,10 @@ class PatchProjection(nn.Module):
 
 
 def load_for_training(
-    cfg: DictConfig, device: torch.device
+    cfg: Config, device: torch.device
 ) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """The base model as `cfg.optim` and `cfg.train` want it trained, still on the CPU, in training mode."""
-    dtype = getattr(torch, cfg.train.dtype)
+    dtype = getattr(torch, cfg.train.dtype.name)
     vlm, processor = load_base(base_path(cfg) / "model", dtype)
     if has_flash(device, dtype):
         use_flash(vlm)

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from coordexp.config.compose import plain
-from coordexp.data.prepare import data_path
+from coordexp.config.digests import group_hash, plain
+from coordexp.config.schema import Config
 from coordexp.errors import UserError
 from coordexp.models.checkpoints import device_for
 from coordexp.probe.run import run_probe
 from coordexp.storage.files import write_json
 from coordexp.storage.manifest import read_manifest
-from coordexp.storage.runs import RunDirectory, probe_directory
+from coordexp.storage.runs import RunDirectory, data_directory, probe_directory
 
 
 def own_recipe(run: RunDirectory) -> list[str]:
@@ -24,7 +24,7 @@ def own_recipe(run: RunDirectory) -> list[str]:
     return [f"probe.{key}={value}" for key, value in own.get("probe", {}).items()]
 
 
-def probe_run(run: RunDirectory, step: int | None, cfg: DictConfig) -> Path:
+def probe_run(run: RunDirectory, step: int | None, cfg: Config) -> Path:
     """Probe a run's checkpoint at a step (its last one, if None) with the recipe `cfg.probe`; returns probe.json's path.
 
     A run that diverged, or kept no checkpoint at that step, gets a probe.json that says so: the card must explain it.
@@ -37,7 +37,7 @@ def probe_run(run: RunDirectory, step: int | None, cfg: DictConfig) -> Path:
         raise UserError(f"{run.path}: not a finished run: train it first")
     steps = run.checkpoint_steps()
     at = step if step is not None else max(steps, default=manifest.step)
-    out = probe_directory(run, at, plain(cfg.probe))
+    out = probe_directory(run, at, cfg.probe)
     if at not in steps:
         reason = (
             manifest.reason or f"no checkpoint was kept at step {at} (see train.checkpoint_steps)"
@@ -47,11 +47,11 @@ def probe_run(run: RunDirectory, step: int | None, cfg: DictConfig) -> Path:
             {"status": "no checkpoint", "reason": reason, "settings": plain(cfg.probe)},
         )
         return out / "probe.json"
-    own: Any = OmegaConf.load(run.config)
+    own: Any = OmegaConf.to_container(OmegaConf.load(run.config))
     torch.set_num_threads(cfg.runtime.threads)
     return run_probe(
         run.checkpoint(at),
-        data_path(own),
+        data_directory(own["data"]["name"], group_hash(own["data"])),
         out,
         cfg.probe,
         device_for(cfg.runtime),

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.config.compose import digest, plain
-from coordexp.config.schema import TokenGroups, VariantConfig
+from coordexp.config.digests import digest
+from coordexp.config.schema import Config, TokenGroups, VariantConfig
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset
 from coordexp.errors import UserError
@@ -31,7 +31,7 @@ from coordexp.training.stage1_model import Stage1Model
 
 
 def evaluate_checkpoint(
-    checkpoint: Path, records: Path, name: str, step: int, temperature: float, cfg: DictConfig
+    checkpoint: Path, records: Path, name: str, step: int, temperature: float, cfg: Config
 ) -> RunDirectory:
     """Evaluate a checkpoint on a validation file (val.jsonl) and, where a train.jsonl lies beside it, probe it.
 
@@ -68,13 +68,13 @@ def evaluate_checkpoint(
             write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(settings | groups)))
             log.append("eval", step, row | {"time_unix_s": time.time()})
     if records.name == "val.jsonl" and records.with_name("train.jsonl").exists():
-        out = probe_directory(run, step, plain(cfg.probe))
+        out = probe_directory(run, step, cfg.probe)
         run_probe(run.checkpoint(step), records.parent, out, cfg.probe, device_for(cfg.runtime))
     return run
 
 
 def judge(
-    run: RunDirectory, records: Path, variant: VariantConfig, step: int, cfg: DictConfig
+    run: RunDirectory, records: Path, variant: VariantConfig, step: int, cfg: Config
 ) -> dict[str, float]:
     """Write the token table and give the eval row; the model is let go, for the probe needs its place."""
     vlm, processor = load_base(run.checkpoint(step), torch.float32)

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.config.compose import plain
+from coordexp.config.digests import plain
 from coordexp.config.schema import ProbeConfig
 from coordexp.data.batches import Dataset
 from coordexp.errors import UserError
@@ -62,8 +62,9 @@ def run_probe(
     """
     checkpoint, manifest = checkpoint_of(source), out / "probe.json"
     with locked(out / ".lock", "being probed", wait):
+        sha256 = sha256_directory(checkpoint)
         inputs = {
-            "checkpoint_sha256": sha256_directory(checkpoint),
+            "checkpoint_sha256": sha256,
             "data_sha256": {
                 split: sha256_file(data / f"{split}.jsonl") for split in ("train", "val")
             },
@@ -77,9 +78,7 @@ def run_probe(
         vlm, processor = load_base(checkpoint, torch.float32)
         train, val = (Dataset(data / f"{split}.jsonl", processor) for split in ("train", "val"))
         wall_s = {"load": time.perf_counter() - started}
-        found = probe(
-            vlm.to(device), inputs["checkpoint_sha256"], train, val, out, cfg, wall_s, generator
-        )
+        found = probe(vlm.to(device), sha256, train, val, out, cfg, wall_s, generator)
         facts = {
             "device": device,
             "finished_at": utc_now(),

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from coordexp.config.compose import digest, group_hash
+from coordexp.config.digests import group_hash, plain
+from coordexp.config.schema import Config, ProbeConfig
 from coordexp.storage.files import write_text
 
 RESULTS = Path("results")
@@ -78,18 +79,18 @@ def data_directory(name: str, hash8: str) -> Path:
     return RESULTS / "data" / f"{name}-{hash8}"
 
 
-def base_path(cfg: DictConfig) -> Path:
+def base_path(cfg: Config) -> Path:
     """Where the base model of this configuration lies."""
     return RESULTS / "base" / f"{cfg.model.name}-{group_hash(cfg.model)}"
 
 
-def probe_directory(run: RunDirectory, step: int, recipe: Mapping[str, Any]) -> Path:
+def probe_directory(run: RunDirectory, step: int, recipe: ProbeConfig | Mapping[str, Any]) -> Path:
     """Where the Stage-2 probe of a checkpoint lies; another recipe, another place."""
-    return run.path / "stage2" / f"step-{step:06d}-{digest(dict(recipe))[:8]}"
+    return run.path / "stage2" / f"step-{step:06d}-{group_hash(recipe)}"
 
 
-def write_config(run: RunDirectory, cfg: DictConfig) -> None:
-    write_text(run.config, OmegaConf.to_yaml(cfg))
+def write_config(run: RunDirectory, cfg: Config) -> None:
+    write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(plain(cfg))))
 
 
 def remove_leftovers(run: RunDirectory) -> None:

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+import msgspec
 
-from coordexp.config.compose import (
-    CONF_DIR,
-    compose,
-    digest,
-    group_hash,
-    is_missing_directory,
-    plain,
-    run_hash,
+from coordexp.config.checks import is_missing_directory
+from coordexp.config.compose import compose
+from coordexp.config.digests import digest, group_hash, plain, run_hash
+from coordexp.config.location import CONF_DIR
+from coordexp.config.schema import (
+    CocoConfig,
+    Config,
+    DataConfig,
+    PretrainedQwen3VLConfig,
+    ProbeConfig,
+    RuleConfig,
 )
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
@@ -41,11 +44,6 @@ COMPARE_LOGS = "compare_logs"
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
 _KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell")
 WITH_BLANKS = r"""'["data.annotations=\"/data/my file.json\""]'"""  # a YAML list for snakemake, quotes for Hydra
-_ANNOTATIONS = (
-    "annotations",
-    "train_annotations",
-    "val_annotations",
-)  # of `data`, where it is real
 _NOT_PER_VARIANT = (
     "study",
     "seed",
@@ -108,10 +106,10 @@ class Study:
     hash8: str
     seeds: int
     runs: tuple[PlannedRun, ...]
-    rule: dict[str, Any]
+    rule: RuleConfig
     sources: tuple[Source, ...] = ()
     vision: Vision | None = None  # where no manifest says it
-    probe: dict[str, Any] | None = None  # the recipe of the Stage-2 probe
+    probe: ProbeConfig | None = None  # the recipe of the Stage-2 probe
 
     @property
     def path(self) -> Path:
@@ -136,7 +134,7 @@ class Study:
             if self.runs
             else frozenset()
         )
-        setting = self.rule["decision_step"]
+        setting = self.rule.decision_step
         return max(common, default=None) if setting == "last_common" else int(setting)
 
     @property
@@ -151,7 +149,8 @@ class Study:
 
     def overrides_for_probe(self, variant: str, seed: int | str, hash8: str) -> list[str]:
         """A run's overrides, and the recipe of this study in full, whatever the run was trained beside."""
-        recipe = [f"probe.{key}={value}" for key, value in (self.probe or {}).items()]
+        settings = plain(self.probe) if self.probe else {}
+        recipe = [f"probe.{key}={value}" for key, value in settings.items()]
         return [*self.run(variant, seed, hash8).overrides, *recipe]
 
     def run(self, variant: str, seed: int | str, hash8: str) -> PlannedRun:
@@ -205,9 +204,13 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
         overrides = (*common, f"variant={variant}", *for_all, *own)
         cfg = compose(overrides)
         runs += [planned_run(cfg, seed, (*overrides, f"seed={seed}")) for seed in range(seeds)]
-    rule, probe = plain(study.rule), plain(shared.probe)
-    identity = {"runs": sorted(r.key for r in runs), "rule": rule, "probe": probe}
-    return Study(study.name, digest(identity)[:8], seeds, tuple(runs), rule, probe=probe)
+    identity = {
+        "runs": sorted(r.key for r in runs),
+        "rule": plain(study.rule),
+        "probe": plain(shared.probe),
+    }
+    hash8 = digest(identity)[:8]
+    return Study(study.name, hash8, seeds, tuple(runs), study.rule, probe=shared.probe)
 
 
 def refuse_unknown(keys: Iterable[str], variants: Sequence[str]) -> None:
@@ -229,15 +232,13 @@ def plan_from_settings(settings: Mapping[str, Any]) -> Study:
         raise UserError(
             f"--config logs={logs}: must be NAME=PATH …, or a YAML list of them where a path has blanks"
         )
-    rule = plain(
-        compose([f"study={settings['study']}"] if settings.get("study") else []).study.rule
-    )
+    rule = compose([f"study={settings['study']}"] if settings.get("study") else []).study.rule
     return plan_comparison(logs, rule, settings.get("image_side"), settings.get("cell"))
 
 
 def plan_comparison(
     logs: Sequence[str],
-    rule: dict[str, Any],
+    rule: RuleConfig,
     side_px: int | None = None,
     cell_px: int | None = None,
 ) -> Study:
@@ -254,13 +255,18 @@ def plan_comparison(
     sources = tuple(parse_sources(logs))
     probe = common_recipe(sources)
     logs_read = sorted([s.variant, s.seed, s.sha256] for s in sources)
-    identity = {"logs": logs_read, "rule": rule, "vision": [side_px, cell_px], "probe": probe}
+    identity = {
+        "logs": logs_read,
+        "rule": plain(rule),
+        "vision": [side_px, cell_px],
+        "probe": plain(probe),
+    }
     seeds = max(sum(other.variant == s.variant for other in sources) for s in sources)
     vision = Vision(side_px, cell_px) if side_px else None
     return Study(COMPARE_LOGS, digest(identity)[:8], seeds, (), rule, sources, vision, probe)
 
 
-def common_recipe(sources: Sequence[Source]) -> dict[str, Any]:
+def common_recipe(sources: Sequence[Source]) -> ProbeConfig:
     """The settings that more of the runs were probed with than with any other; the default ones where there are none such."""
     found = [recipe for source in sources if source.run for recipe in recipes_of(source.run)]
     most = max(map(found.count, found), default=0)
@@ -269,18 +275,25 @@ def common_recipe(sources: Sequence[Source]) -> dict[str, Any]:
         for i, recipe in enumerate(found)
         if found.count(recipe) == most and recipe not in found[:i]
     ]
-    return leading[0] if len(leading) == 1 else plain(compose().probe)
+    return leading[0] if len(leading) == 1 else compose().probe
 
 
-def recipes_of(run: RunDirectory) -> list[dict[str, Any]]:
-    """Each of the settings that a run was probed with, at whatever step, once."""
-    manifests = [read_json(path) for path in sorted((run.path / "stage2").glob("*/probe.json"))]
-    found = [
-        m["settings"]
-        for m in manifests
-        if isinstance(m, dict) and isinstance(m.get("settings"), dict)
-    ]
-    return [recipe for i, recipe in enumerate(found) if recipe not in found[:i]]
+def recipes_of(run: RunDirectory) -> list[ProbeConfig]:
+    """Each recipe that a run was probed with, at whatever step, once.
+
+    A probe.json without settings, or with those of another version, names no recipe of today.
+    """
+    recipes: list[ProbeConfig] = []
+    for path in sorted((run.path / "stage2").glob("*/probe.json")):
+        manifest = read_json(path)
+        settings = manifest.get("settings") if isinstance(manifest, dict) else None
+        try:
+            recipe = msgspec.convert(settings, ProbeConfig)
+        except msgspec.ValidationError:
+            continue
+        if plain(recipe) == settings and recipe not in recipes:
+            recipes.append(recipe)
+    return recipes
 
 
 def split_overrides(key: str, value: Any) -> list[str]:
@@ -315,15 +328,29 @@ def split_overrides(key: str, value: Any) -> list[str]:
     return overrides
 
 
-def planned_run(cfg: DictConfig, seed: int, overrides: tuple[str, ...]) -> PlannedRun:
+def annotations_of(data: DataConfig) -> tuple[str, ...]:
+    """The annotation files that the records are made from; none if the images are generated."""
+    if not isinstance(data, CocoConfig):
+        return ()
+    files = (data.annotations, data.train_annotations, data.val_annotations)
+    return tuple(file for file in files if file)
+
+
+def planned_run(cfg: Config, seed: int, overrides: tuple[str, ...]) -> PlannedRun:
+    """The run of a configuration and a seed.
+
+    Raises:
+        UserError: annotations or a base model that are needed, and are not there.
+    """
     data = data_directory(cfg.data.name, group_hash(cfg.data))
-    annotations = tuple(cfg.data[key] for key in _ANNOTATIONS if cfg.data.get(key))
+    annotations = annotations_of(cfg.data)
     for file in annotations:
         if not Path(file).exists() and not (data / "data.json").exists():
             raise UserError(f"{file}: no such annotation file")
-    path = cfg.model.get("path")
-    if path and is_missing_directory(path) and not (base_path(cfg) / "base.json").exists():
-        raise UserError(f"model.path={path}: no such directory")
+    if isinstance(cfg.model, PretrainedQwen3VLConfig):
+        prepared = (base_path(cfg) / "base.json").exists()
+        if is_missing_directory(cfg.model.path) and not prepared:
+            raise UserError(f"model.path={cfg.model.path}: no such directory")
     return PlannedRun(
         cfg.variant.name,
         seed,

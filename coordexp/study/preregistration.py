@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coordexp.config.compose import digest, flatten
+from coordexp.config.digests import digest, flatten, plain
 from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.manifest import utc_now
@@ -99,7 +99,7 @@ def preregister(study: Study, study_dir: Path | None = None) -> Path:
         return path
 
     earlier = [e for e in earlier_registrations() if e.hash8 != study.hash8]
-    rule_sha256 = digest(study.rule)
+    rule_sha256 = digest(plain(study.rule))
     runs = [planned(run) for run in study.runs] + [handed_over(s) for s in study.sources]
     runs = [
         replace(run, registered=any(registers(e, run, rule_sha256) for e in earlier))
@@ -110,10 +110,10 @@ def preregister(study: Study, study_dir: Path | None = None) -> Path:
         hash8=study.hash8,
         written_at=utc_now(),
         seeds=study.seeds,
-        rule=study.rule,
+        rule=plain(study.rule),
         rule_sha256=rule_sha256,
         vision=study.vision,
-        probe=study.probe,
+        probe=plain(study.probe) if study.probe else None,
         runs=runs,
     )
     registration = replace(registration, earlier_studies=related(registration, earlier))

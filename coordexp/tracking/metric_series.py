@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from coordexp import __version__
-from coordexp.config.compose import RUN_IDENTITY, plain
+from coordexp.config.digests import RUN_IDENTITY
 from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import EVAL, Log
@@ -71,7 +72,7 @@ def series_of_run(run: RunDirectory) -> MetricSeries:
     status = {"diverged": "FAILED", "complete": "FINISHED"}[manifest.status] if manifest else None
     return MetricSeries(
         run_key(run),
-        f"{cfg.variant.name} s{cfg.seed}",
+        f"{cfg['variant']['name']} s{cfg['seed']}",
         points,
         run_params(cfg),
         run_tags(run, cfg, log, manifest),
@@ -107,10 +108,11 @@ def series_of_log(entry: StudyRun) -> MetricSeries:
     )
 
 
-def read_config(run: RunDirectory) -> DictConfig:
+def read_config(run: RunDirectory) -> dict[str, Any]:
     if not run.config.exists():
         raise UserError(f"{run.config}: no such file")
-    return OmegaConf.load(run.config)  # type: ignore[return-value]
+    config: Any = OmegaConf.to_container(OmegaConf.load(run.config), resolve=True)
+    return config
 
 
 def log_points(log: Log) -> list[Point]:
@@ -130,31 +132,27 @@ def log_points(log: Log) -> list[Point]:
     return points
 
 
-def run_params(cfg: DictConfig) -> dict[str, str]:
+def run_params(cfg: dict[str, Any]) -> dict[str, str]:
     """What determines a run's result, one parameter a key (`optim.lr`)."""
-    flat = {
-        f"{group}.{key}": value
-        for group in RUN_IDENTITY
-        for key, value in plain(cfg[group]).items()
-    }
-    return {key: str(value) for key, value in (flat | {"seed": cfg.seed}).items()}
+    flat = {f"{group}.{key}": value for group in RUN_IDENTITY for key, value in cfg[group].items()}
+    return {key: str(value) for key, value in (flat | {"seed": cfg["seed"]}).items()}
 
 
 def run_tags(
-    run: RunDirectory, cfg: DictConfig, log: Log, manifest: RunManifest | None
+    run: RunDirectory, cfg: dict[str, Any], log: Log, manifest: RunManifest | None
 ) -> dict[str, str]:
     """Identity, state and a note; digests of the inputs once the manifest vouches for them."""
     status = manifest.status if manifest else "running"
     outcome = manifest.reason if manifest and manifest.reason else status
     inputs = asdict(manifest.inputs_sha256) if manifest else {}
     note = f"""
-- **{cfg.variant.name}**, seed {cfg.seed}: {outcome}
-- last evaluation: step {max(log.evals, default=0)} of {cfg.train.max_steps}: {figures(log)}
-- model `{cfg.model.name}`, data `{cfg.data.name}`; files in `{run.path}`
+- **{cfg["variant"]["name"]}**, seed {cfg["seed"]}: {outcome}
+- last evaluation: step {max(log.evals, default=0)} of {cfg["train"]["max_steps"]}: {figures(log)}
+- model `{cfg["model"]["name"]}`, data `{cfg["data"]["name"]}`; files in `{run.path}`
 """
     return {
-        "variant": cfg.variant.name,
-        "seed": str(cfg.seed),
+        "variant": cfg["variant"]["name"],
+        "seed": str(cfg["seed"]),
         "hash8": run.path.name.rpartition("-")[2],
         "status": status,
         "coordexp_version": __version__,

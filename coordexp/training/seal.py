@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 
-from coordexp.config.compose import run_hash
+from coordexp.config.digests import run_hash
 from coordexp.data.records import RENDERED
 from coordexp.storage.manifest import (
     ImageSides,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from omegaconf import DictConfig, OmegaConf
 from transformers.utils import logging as hf_logging
 
+from coordexp.config.schema import Config
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset, step_indices
 from coordexp.data.prepare import data_path
@@ -32,14 +31,13 @@ from coordexp.training.step import Progress, Training, count_tokens, load_window
 
 
 def set_up(
-    cfg: DictConfig, run: RunDirectory, digests: InputDigests, accelerator: Accelerator
+    cfg: Config, run: RunDirectory, digests: InputDigests, accelerator: Accelerator
 ) -> Training:
     """Model, optimizer, data and progress: fresh from the base model, or as the state file left them."""
     hf_logging.disable_progress_bar()
     torch.set_num_threads(cfg.runtime.threads)
     vlm, processor = load_for_training(cfg, accelerator.device)
-    variant: Any = OmegaConf.to_object(cfg.variant)
-    model = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer))
+    model = Stage1Model(vlm, cfg.variant, coord_token_ids(processor.tokenizer))
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(vlm, cfg.optim))
     train_set, val_set = (
         Dataset(data_path(cfg) / f"{split}.jsonl", processor) for split in ("train", "val")
@@ -140,7 +138,7 @@ def preflight(t: Training) -> dict[str, float]:
     sums = torch.stack([output.sums for _, output in passes]).sum(0)
     evaluated = loss_values(sums, t.model.variant)["loss"]
     difference = abs(trained - evaluated) / abs(evaluated)
-    allowed = preflight_tolerance(t.cfg.train.dtype)
+    allowed = preflight_tolerance(t.cfg.train.dtype.name)
     if not difference <= allowed:
         raise UserError(
             f"pre-flight: the training path gives loss {trained:.8g}, the evaluation path {evaluated:.8g} on the same images "

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from accelerate import Accelerator
-from omegaconf import DictConfig
 from torch import Tensor
 
+from coordexp.config.schema import Config
 from coordexp.data.batches import Batch, Dataset, step_indices
 from coordexp.losses.terms import SUMS, loss_values, watched_values
 from coordexp.models.attention import takes_packs
@@ -52,7 +52,7 @@ class Progress:
 class Training:
     """Everything one run needs, put together once by `setup.set_up`."""
 
-    cfg: DictConfig
+    cfg: Config
     run: RunDirectory
     digests: InputDigests
     accelerator: Accelerator

@@ -26,10 +26,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
-from coordexp.config.compose import CONF_DIR, check, compose, digest, run_hash
+from coordexp.config.compose import compose, typed
+from coordexp.config.digests import digest, run_hash
+from coordexp.config.location import CONF_DIR
+from coordexp.config.schema import Config
 from coordexp.data.prepare import data_path
 from coordexp.errors import UserError
 from coordexp.models.base_manifest import read_base_manifest
@@ -53,7 +56,7 @@ PATIENCE = datetime.timedelta(
 )  # of ranks while the main one waits for a lock, judges, merges or writes
 
 
-def train(cfg: DictConfig) -> RunDirectory:
+def train(cfg: Config) -> RunDirectory:
     """Train the run this configuration describes; returns its directory, finished (complete or diverged).
 
     Raises:
@@ -90,7 +93,7 @@ def train(cfg: DictConfig) -> RunDirectory:
     return run
 
 
-def input_digests(cfg: DictConfig) -> InputDigests:
+def input_digests(cfg: Config) -> InputDigests:
     """sha256 of the data (its manifest and the records as they are now) and of the base model.
 
     Raises:
@@ -207,9 +210,7 @@ def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
 @hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")
 def hydra_main(cfg: DictConfig) -> None:
     try:
-        OmegaConf.resolve(cfg)
-        check(cfg)
-        run = train(cfg)
+        run = train(typed(cfg))
     except UserError as error:
         sys.exit(f"coordexp-train: {error}")
     if PartialState().is_main_process:

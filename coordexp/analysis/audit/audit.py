@@ -31,7 +31,7 @@ from coordexp.analysis.audit.run_consistency import (
     train_setting,
     validation_of,
 )
-from coordexp.config.compose import flatten
+from coordexp.config.digests import flatten
 from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from coordexp.analysis.audit.findings import Check
 from coordexp.analysis.audit.ratios import COORD_TERMS
-from coordexp.config.compose import CONF_DIR
+from coordexp.config.location import CONF_DIR
 from coordexp.storage.logs.log import EVAL, Log, Row
 from coordexp.study.inputs import RunData
 

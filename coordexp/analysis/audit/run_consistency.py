@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from coordexp.analysis.audit.findings import Check
-from coordexp.config.compose import digest
+from coordexp.config.digests import digest
 from coordexp.metrics import REGISTRY, Metric, log_key
 from coordexp.storage.files import sha256_file
 from coordexp.storage.manifest import RunManifest, preflight_tolerance

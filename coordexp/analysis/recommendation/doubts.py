@@ -19,7 +19,7 @@ from coordexp.analysis.recommendation.confidence import (
     shared_seeds,
     unregistered,
 )
-from coordexp.config.compose import digest
+from coordexp.config.digests import digest
 from coordexp.metrics import METRICS, Metric
 
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)

@@ -31,7 +31,7 @@ from coordexp.analysis.recommendation.verdict import (
     parse_failures,
     reconsider,
 )
-from coordexp.config.compose import digest
+from coordexp.config.digests import digest
 from coordexp.metrics import METRICS, Metric
 from coordexp.package_data import package_data
 from coordexp.storage.files import read_json, sha256_directory, write_json, write_text

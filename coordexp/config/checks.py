@@ -1,0 +1,131 @@
+"""What is refused of a configuration whose types are right: single limits, then rules over several settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coordexp.config.limits import check_limits
+from coordexp.config.location import CONF_DIR
+from coordexp.config.schema import (
+    CocoConfig,
+    Config,
+    OptimConfig,
+    ProbeConfig,
+    RuleConfig,
+    ScenesConfig,
+    TokenGroups,
+    VariantConfig,
+)
+from coordexp.errors import UserError
+from coordexp.metrics import metric, signal
+
+
+def check(cfg: Config) -> None:
+    """Refuse settings that are well typed but impossible.
+
+    Raises:
+        UserError: naming the full key, its value, and what would be right.
+    """
+    check_limits(cfg)
+    check_micro_batches(cfg)
+    check_adapter(cfg.optim)
+    check_variant(cfg.variant)
+    check_probe(cfg.probe)
+    check_variant_files(cfg.study.variants)
+    check_rule(cfg.study.rule)
+    if isinstance(cfg.data, CocoConfig):
+        check_sources(cfg.data)
+    if isinstance(cfg.data, ScenesConfig):
+        check_scenes(cfg.data)
+
+
+def check_micro_batches(cfg: Config) -> None:
+    """A step's images are divided equally among the processes, in whole micro-batches."""
+    train, processes = cfg.train, cfg.runtime.processes
+    per_pass, unit = train.micro_batch * processes, "train.micro_batch x runtime.processes"
+    if train.micro_batch_tokens > 0:
+        per_pass, unit = processes, "runtime.processes"
+    if train.images_per_step % per_pass:
+        raise UserError(
+            f"configuration: train.images_per_step={train.images_per_step} is not a multiple of "
+            f"{unit} = {per_pass}"
+        )
+
+
+def check_adapter(optim: OptimConfig) -> None:
+    if optim.adapter.dora and not optim.adapter.rank:
+        raise UserError(
+            "configuration: optim.adapter.dora=true needs adapters: "
+            "set optim.adapter.rank to 1 or more"
+        )
+
+
+def check_variant(variant: VariantConfig) -> None:
+    """Coordinate terms exist in a split objective only, and a split one has at least one."""
+    has_coordinate_terms = any((variant.soft_ce, variant.w1, variant.gate, variant.ce))
+    if has_coordinate_terms != (variant.token_groups is TokenGroups.split):
+        raise UserError(
+            f"configuration: variant.token_groups={variant.token_groups.name} of {variant.name}: "
+            "joint takes no coordinate weights, split at least one"
+        )
+
+
+def check_probe(probe: ProbeConfig) -> None:
+    if not (probe.l1_weight or probe.giou_weight):
+        raise UserError(
+            "configuration: probe.l1_weight=0 and probe.giou_weight=0: "
+            "a geometric fine-tune needs one of them"
+        )
+
+
+def check_variant_files(variants: list[str]) -> None:
+    for name in variants:
+        if not (CONF_DIR / "variant" / f"{name}.yaml").exists():
+            raise UserError(
+                f"configuration: study.variants: {name} has no file conf/variant/{name}.yaml"
+            )
+
+
+def check_rule(rule: RuleConfig) -> None:
+    """A rule ranks by registered metrics, each with a margin, and by a registered probe signal."""
+    signal(rule.probe.signal)
+    for name in rule.metrics:
+        metric(name)
+        if name not in rule.margins:
+            raise UserError(
+                f"configuration: study.rule.margins.{name} has no value: "
+                "say which difference is too small to matter"
+            )
+
+
+def check_sources(data: CocoConfig) -> None:
+    """Annotations are one file to be split, or one per split; images have a directory, or may be drawn."""
+    both = bool(data.train_annotations) + bool(data.val_annotations)
+    if (data.annotations and both) or not (data.annotations or both == 2):
+        raise UserError(
+            "configuration: data.annotations: give either data.annotations=FILE, which is split, "
+            "or both data.train_annotations=FILE and data.val_annotations=FILE"
+        )
+    if not (data.images or data.render_missing):
+        raise UserError(
+            "configuration: data.images has no value: set the directory of the images, "
+            "or data.render_missing=true to rehearse without them"
+        )
+
+
+def check_scenes(data: ScenesConfig) -> None:
+    if data.min_objects > data.max_objects:
+        raise UserError(
+            f"configuration: data.min_objects={data.min_objects} must lie in 1 … "
+            f"data.max_objects={data.max_objects}"
+        )
+    if data.min_side > data.max_side:
+        raise UserError(
+            f"configuration: data.min_side={data.min_side} must not exceed "
+            f"data.max_side={data.max_side}"
+        )
+
+
+def is_missing_directory(path: str) -> bool:
+    """Whether `path` is written as a directory of this machine, not a hub name, and does not exist."""
+    return path.startswith(("/", ".", "~")) and not Path(path).is_dir()

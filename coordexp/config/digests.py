@@ -1,0 +1,64 @@
+"""Settings as plain containers, and the digests that identify runs, data and base models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from coordexp.config.schema import Config
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+RUN_IDENTITY = ("variant", "model", "data", "optim", "train")  # the groups that determine a result
+
+
+def plain(settings: DataclassInstance | Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as containers that JSON can write: an Enum becomes its name, the order of keys stays."""
+    if isinstance(settings, Mapping):
+        return {str(key): _plain_value(value) for key, value in settings.items()}
+    return {field.name: _plain_value(getattr(settings, field.name)) for field in fields(settings)}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping) or is_dataclass(value):
+        return plain(value)  # type: ignore[arg-type]
+    if isinstance(value, list | tuple):
+        return [_plain_value(item) for item in value]
+    assert value is None or isinstance(value, bool | int | float | str), f"not a setting: {value!r}"
+    return value
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their full key, `rule.margins.p_gt_mean`."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_hash(cfg: Config) -> str:
+    """Eight digits that stand for everything, but the seed, that determines a run's result."""
+    return digest({group: plain(getattr(cfg, group)) for group in RUN_IDENTITY})[:8]
+
+
+def group_hash(settings: DataclassInstance | Mapping[str, Any]) -> str:
+    """Eight digits that stand for one group, such as the data or the base model."""
+    return digest(plain(settings))[:8]
