@@ -125,7 +125,11 @@ def test_analysis_and_report_import_no_torch():
 
 
 BOOKKEEPING = {
+    "config/checks.py",
     "config/compose.py",
+    "config/digests.py",
+    "config/limits.py",
+    "config/location.py",
     "config/schema.py",
     "errors.py",
     "metrics.py",
