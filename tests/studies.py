@@ -1,4 +1,4 @@
-"""Synthetic run directories and studies: what a trainer would have written, with numbers a test chooses."""
+"""Run directories and studies as a trainer would have written them, with numbers a test chooses."""
 
 from __future__ import annotations
 
@@ -43,8 +43,16 @@ def collapse(step: int, level: float) -> float:
     return level + (230 - level) * float(np.exp(-step / 25))
 
 
-def write_run(variant: str, final: dict[str, float], seed: int = 0, ratio: float = 1.0, gas: float = 8.0,
-              overrides: tuple[str, ...] = (), tables: bool = False, **manifest: Any):  # fmt: skip
+def write_run(
+    variant: str,
+    final: dict[str, float],
+    seed: int = 0,
+    ratio: float = 1.0,
+    gas: float = 8.0,
+    overrides: tuple[str, ...] = (),
+    tables: bool = False,
+    **manifest: Any,
+):
     """A finished run whose curves end at `final` (an `eval_row`). Returns its directory."""
     cfg = compose((f"variant={variant}", f"seed={seed}", *overrides))
     run = run_directory(variant, seed, run_hash(cfg))
@@ -124,10 +132,16 @@ def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict
     error = rng.exponential(1.0, len(image)) * rng.choice([-1, 1], len(image))
     hit = rng.random(len(image)) < final["coord_token_acc"]
     columns: dict[str, Any] = {
-        "image_id": image, "object_index": 0, "slot": np.tile(["x1", "y1", "x2", "y2"], n_images), "box_area_px": 900.0,
-        "gt_bin": gt, "argmax_bin": gt, "hit": hit, "coord_mass": final["coord_diag/coord_mass_mean"],
+        "image_id": image,
+        "object_index": 0,
+        "slot": np.tile(["x1", "y1", "x2", "y2"], n_images),
+        "box_area_px": 900.0,
+        "gt_bin": gt,
+        "argmax_bin": gt,
+        "hit": hit,
+        "coord_mass": final["coord_diag/coord_mass_mean"],
         "fit_half": image % 2 == 0,
-    }  # fmt: skip
+    }
     values = {"coord_token_acc": float(hit.mean())}
     for label, prefix in (
         ("t1", "coord_diag"),
@@ -136,11 +150,18 @@ def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict
     ):
         errors = error * final[f"{prefix}/expected_bin_mae"]
         p_gt, entropy = final[f"{prefix}/p_gt_mean"], final[f"{prefix}/entropy_mean"]
-        columns |= {f"expected_bin_{label}": gt + errors, f"w1_to_delta_{label}": np.abs(errors),
-                    f"p_gt_{label}": p_gt, f"entropy_{label}": entropy}  # fmt: skip
+        columns |= {
+            f"expected_bin_{label}": gt + errors,
+            f"w1_to_delta_{label}": np.abs(errors),
+            f"p_gt_{label}": p_gt,
+            f"entropy_{label}": entropy,
+        }
         judged = np.abs(errors)[image % 2 == 1] if label == "fitted" else np.abs(errors)
-        values |= {f"{prefix}/expected_bin_mae": float(judged.mean()), f"{prefix}/w1_to_delta": float(judged.mean()),
-                   f"{prefix}/expected_bin_abs_err_p90": float(np.quantile(judged, 0.9))}  # fmt: skip
+        values |= {
+            f"{prefix}/expected_bin_mae": float(judged.mean()),
+            f"{prefix}/w1_to_delta": float(judged.mean()),
+            f"{prefix}/expected_bin_abs_err_p90": float(np.quantile(judged, 0.9)),
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(pd.DataFrame(columns), path, own_temperature=1.0, fitted_temperature=1.0)
     return values

@@ -62,7 +62,7 @@ def python(code: str, *arguments: object):
         child.communicate()
 
 
-def test_content_is_replaced_whole_and_parents_are_made(tmp_path):
+def test_writing_replaces_the_file_and_makes_its_directory(tmp_path):
     path = tmp_path / "a" / "b.json"
     write_json(path, {"x": 1})
     write_json(path, {"x": [2.5, "ü"]})
@@ -71,7 +71,7 @@ def test_content_is_replaced_whole_and_parents_are_made(tmp_path):
     assert names_in(path.parent) == ["b.json"]
 
 
-def test_content_is_synced_before_it_takes_the_name(tmp_path, monkeypatch):
+def test_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     calls, path = [], tmp_path / "x"
     real_sync, real_replace = os.fsync, os.replace
 
@@ -95,7 +95,7 @@ def test_content_is_synced_before_it_takes_the_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("fault", ["os.fsync", "os.replace", "pathlib.Path.write_bytes"])
-def test_a_full_disk_is_one_line_and_leaves_what_was_there(
+def test_full_disk_is_one_line_and_the_old_file_is_kept(
     tmp_path, monkeypatch, refused, fault, number
 ):
     path = tmp_path / "file.json"
@@ -108,15 +108,13 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     assert names_in(tmp_path) == ["file.json"]
 
 
-def test_a_full_disk_is_one_line_where_the_directory_cannot_be_made_either(
-    tmp_path, monkeypatch, refused
-):
+def test_full_disk_that_refuses_the_directory_is_one_line(tmp_path, monkeypatch, refused):
     with refused("disk is full"):
         monkeypatch.setattr("os.mkdir", failing(errno.ENOSPC))
         write_bytes(tmp_path / "new" / "file", b"x")
 
 
-def test_a_half_written_file_is_removed_when_the_writer_fails(tmp_path):
+def test_half_written_file_is_removed_when_the_writer_fails(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
@@ -125,7 +123,7 @@ def test_a_half_written_file_is_removed_when_the_writer_fails(tmp_path):
     assert names_in(tmp_path) == ["file"]
 
 
-def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+def test_other_system_errors_are_not_reported_as_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", failing(errno.EACCES))
     with pytest.raises(PermissionError):
         write_bytes(tmp_path / "file", b"x")
@@ -133,7 +131,7 @@ def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(tmp_path, monk
 
 
 @pytest.mark.parametrize("value", [float("nan"), {"x": float("inf")}, object()])
-def test_what_is_not_strict_json_is_refused_and_leaves_what_was_there(tmp_path, value):
+def test_value_that_is_not_json_is_refused_and_the_file_kept(tmp_path, value):
     path = tmp_path / "file.json"
     write_json(path, "old")
     with pytest.raises((ValueError, TypeError)):
@@ -142,7 +140,7 @@ def test_what_is_not_strict_json_is_refused_and_leaves_what_was_there(tmp_path, 
     assert names_in(tmp_path) == ["file.json"]
 
 
-def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path):
+def test_kill_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.json"
     write_json(path, "old")
     code = (
@@ -159,7 +157,7 @@ def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe", b"[1,]"])
-def test_what_is_missing_or_not_json_is_one_line_with_its_path(tmp_path, refused, content):
+def test_missing_or_invalid_json_is_one_line_with_its_path(tmp_path, refused, content):
     path = tmp_path / "run.json"
     if content is not None:
         path.write_bytes(content)
@@ -167,7 +165,7 @@ def test_what_is_missing_or_not_json_is_one_line_with_its_path(tmp_path, refused
         read_json(path)
 
 
-def test_digests_see_every_byte_and_every_name(tmp_path):
+def test_directory_digest_depends_on_every_byte_and_name(tmp_path):
     for name in ("a", "b/c"):
         write_text(tmp_path / "d" / name, name)
     before = sha256_directory(tmp_path / "d")
@@ -184,7 +182,7 @@ def test_digests_see_every_byte_and_every_name(tmp_path):
     )
 
 
-def test_a_link_is_relative_and_can_be_moved(tmp_path):
+def test_link_is_relative_and_can_be_pointed_elsewhere(tmp_path):
     link = tmp_path / "study" / "latest"
     for name in ("1", "2"):
         write_text(tmp_path / "study" / name / "card", name)
@@ -201,7 +199,7 @@ HOLDER = (
 )
 
 
-def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path, refused):
+def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path, refused):
     lock = tmp_path / "run" / ".lock"
     with (
         python(HOLDER, lock) as holder,
@@ -213,7 +211,7 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path, refused
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_the_lock_goes_with_a_killed_holder(tmp_path, how):
+def test_lock_is_released_when_its_holder_is_killed(tmp_path, how):
     lock = tmp_path / ".lock"
     with python(HOLDER, lock) as holder:
         holder.send_signal(how)
@@ -222,7 +220,7 @@ def test_the_lock_goes_with_a_killed_holder(tmp_path, how):
             assert lock.read_text().strip() == str(os.getpid())
 
 
-def test_a_lock_is_free_again_after_use_and_after_an_error(tmp_path):
+def test_lock_is_released_after_an_error(tmp_path):
     lock = tmp_path / ".lock"
     with pytest.raises(ZeroDivisionError), locked(lock, "being trained"):
         raise ZeroDivisionError
@@ -230,7 +228,7 @@ def test_a_lock_is_free_again_after_use_and_after_an_error(tmp_path):
         pass
 
 
-def test_a_waiter_gets_the_lock_when_the_holder_ends(tmp_path):
+def test_waiting_process_gets_the_lock_when_the_holder_ends(tmp_path):
     lock = tmp_path / ".lock"
     with python(HOLDER.replace("sleep(60)", "sleep(0.4)"), lock) as holder:
         started = time.monotonic()
@@ -239,7 +237,7 @@ def test_a_waiter_gets_the_lock_when_the_holder_ends(tmp_path):
         holder.wait()
 
 
-def test_state_comes_back_as_it_was_saved(tmp_path):
+def test_state_is_loaded_as_it_was_saved(tmp_path):
     import torch
 
     from coordexp.training.state import load_state, save_state
@@ -260,7 +258,7 @@ def test_state_comes_back_as_it_was_saved(tmp_path):
     assert names_in(tmp_path / "state") == ["state.pt"]
 
 
-def test_any_flipped_byte_and_any_truncation_of_the_state_is_refused(tmp_path, refused):
+def test_damaged_state_file_is_refused_wherever_it_is_damaged(tmp_path, refused):
     import torch
 
     from coordexp.training.state import load_state, save_state

@@ -51,7 +51,7 @@ def values_at(step: int, kind: str) -> dict[str, float]:
 
 
 def project_rows() -> list[dict]:
-    """A log as the trainer of this project writes it: a train row every 10 steps, an eval row every 20."""
+    """A log as this project writes it: a train row every 10 steps, an eval row every 20."""
     rows: list[dict] = []
     for step in STEPS:
         values = {kind: values_at(step, kind) for kind in ("train", "eval")}
@@ -69,7 +69,10 @@ def project_rows() -> list[dict]:
 def swift_log(
     one_row: bool = False, numbers_as_text: bool = False, summary: bool = True
 ) -> list[dict]:
-    """The same log as ms-swift writes it: extra keys, a summary at the end, eval values in a row of their own or not."""
+    """The same log as ms-swift writes it: with extra keys, and a summary at the end.
+
+    With `one_row`, train and eval values of a step stand in one row.
+    """
     rows: list[dict] = []
     for step in STEPS:
         train, evals = (
@@ -122,7 +125,7 @@ def test_rows_are_flat_and_carry_step_and_prefix(path):
     assert found.warnings == []
 
 
-def test_a_row_is_not_written_twice_not_even_after_a_restart(path):
+def test_row_is_not_written_twice_not_even_after_a_restart(path):
     LogWriter(path, 20).append("train", 10, {"loss": 1.0})
     before = path.read_bytes()
     again = LogWriter(path, 20)
@@ -153,7 +156,7 @@ def test_opening_cuts_a_torn_last_line_and_nothing_else(path):
         assert path.read_bytes() == content
 
 
-def test_a_row_survives_if_the_process_dies_right_after_append(path, monkeypatch):
+def test_row_is_on_disk_when_append_returns(path, monkeypatch):
     synced = []
     monkeypatch.setattr("os.fsync", lambda _: synced.append(path.read_bytes()))
     LogWriter(path, 10).append("train", 1, {"loss": 1.0})
@@ -161,7 +164,7 @@ def test_a_row_survives_if_the_process_dies_right_after_append(path, monkeypatch
     assert synced[-1].endswith(b"\n")
 
 
-def test_a_full_disk_is_one_line_and_costs_no_row(path, monkeypatch, refused):
+def test_full_disk_is_one_line_and_loses_no_row(path, monkeypatch, refused):
     LogWriter(path, 20).append("train", 10, {"loss": 1.0})
     with monkeypatch.context() as patch, refused(str(path), "disk is full"):
         patch.setattr("os.fsync", full_disk)
@@ -187,30 +190,30 @@ def full_disk(*_):
         (0, 0, None),
     ],
 )
-def test_steps_in_every_spelling(tmp_path, value, step, max_steps):
+def test_step_is_read_in_every_spelling(tmp_path, value, step, max_steps):
     log = read(tmp_path, {STEP_KEY: value, "loss": 1.0})
     assert log.train == {step: {"loss": 1.0}}
     assert log.max_steps == max_steps
 
 
 @pytest.mark.parametrize("key", ["global_step", "step", "iteration"])
-def test_other_names_of_the_step(tmp_path, key):
+def test_step_is_read_under_other_keys(tmp_path, key):
     assert read(tmp_path, {key: 40, "loss": 1.0}).train == {40: {"loss": 1.0}}
     assert read(tmp_path, {STEP_KEY: None, key: "40", "loss": 1.0}).train == {40: {"loss": 1.0}}
 
 
-def test_of_several_step_keys_the_trainers_own_counts(tmp_path):
+def test_first_known_step_key_of_a_row_counts(tmp_path):
     row = {"iteration": 1, "step": 2, "global_step": 3, STEP_KEY: "4/8", "loss": 1.0}
     for step, key in ((4, STEP_KEY), (3, "global_step"), (2, "step"), (1, "iteration")):
         assert read(tmp_path, row).train == {step: {"loss": 1.0}}
         del row[key]
 
 
-def test_the_planned_steps_stay_known_where_a_row_does_not_say_them(tmp_path):
+def test_planned_steps_are_kept_if_a_later_row_lacks_them(tmp_path):
     assert read(tmp_path, {STEP_KEY: "4/8", "loss": 1.0}, {"step": 5, "loss": 1.0}).max_steps == 8
 
 
-def test_an_eval_key_needs_a_name(tmp_path):
+def test_eval_prefix_without_a_name_is_left_out(tmp_path):
     log = read(tmp_path, {"step": 1, "loss": 1.0, "eval_": 2.0})
     assert (log.train, log.evals) == ({1: {"loss": 1.0}}, {})
 
@@ -236,7 +239,7 @@ def test_an_eval_key_needs_a_name(tmp_path):
         {},
     ],
 )
-def test_a_step_that_is_not_a_whole_number_is_none(tmp_path, value):
+def test_row_whose_step_is_not_a_whole_number_is_left_out(tmp_path, value):
     log = read(tmp_path, {STEP_KEY: value, "loss": 1.0}, {STEP_KEY: "1/2", "loss": 1.0})
     assert log.train == {1: {"loss": 1.0}}
     assert log.dropped == {"bad step": 1}
@@ -244,7 +247,7 @@ def test_a_step_that_is_not_a_whole_number_is_none(tmp_path, value):
     assert log.warnings[0].startswith("line 1 carries a step that is not a whole number")
 
 
-def test_what_is_left_out_is_counted_and_said_once_a_reason(tmp_path):
+def test_rows_left_out_are_counted_with_one_warning_a_reason(tmp_path):
     stepless, odd, empty = (
         {"loss": 2.0},
         {"step": "soon", "eval_loss": 3.0},
@@ -266,7 +269,7 @@ def test_what_is_left_out_is_counted_and_said_once_a_reason(tmp_path):
     ]
 
 
-def test_the_summary_that_ends_a_log_is_counted_and_no_reason_to_warn(tmp_path):
+def test_summary_rows_are_counted_without_a_warning(tmp_path):
     log = read(tmp_path, {STEP_KEY: "80/80", "loss": 1.0}, *SUMMARY)
     assert (log.train, log.evals, log.rows, log.dropped, log.warnings) == (
         {80: {"loss": 1.0}},
@@ -278,14 +281,14 @@ def test_the_summary_that_ends_a_log_is_counted_and_no_reason_to_warn(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["0.53", "-1", "1e-3", "2.5E+4", "007"])
-def test_numbers_written_as_text_are_numbers(tmp_path, text):
+def test_number_written_as_text_is_a_number(tmp_path, text):
     assert read(tmp_path, {"step": 1, "loss": text}).train == {1: {"loss": float(text)}}
 
 
 @pytest.mark.parametrize(
     "value", ["1h 2m", "25%", "1_0", "0x1F", "", " 1", "1,5", "٣", None, True, [1.0], {"a": 1}]
 )
-def test_what_is_no_number_is_left_out(tmp_path, value):
+def test_value_that_is_no_number_is_left_out(tmp_path, value):
     assert read(tmp_path, {"step": 1, "loss": 1.0, "other": value, "eval_other": value}).train == {
         1: {"loss": 1.0}
     }
@@ -299,7 +302,7 @@ def test_nan_and_infinity_as_text_and_numbers_beyond_int64(tmp_path):
     assert row == {"a": -math.inf, "b": math.inf, "c": 1e30}
 
 
-def test_of_a_key_named_twice_the_last_counts(tmp_path):
+def test_last_value_of_a_repeated_key_counts(tmp_path):
     assert read(tmp_path, '{"step": 1, "loss": 1.0, "step": 2, "loss": 3.0}').train == {
         2: {"loss": 3.0}
     }
@@ -309,7 +312,7 @@ def test_of_a_key_named_twice_the_last_counts(tmp_path):
 @pytest.mark.parametrize("numbers_as_text", [False, True])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n\n \n"])
 @pytest.mark.parametrize("start", [b"", codecs.BOM_UTF8])
-def test_the_same_content_reads_the_same_in_every_form(
+def test_same_content_reads_the_same_in_every_form(
     tmp_path, one_row, numbers_as_text, line_end, start
 ):
     path = tmp_path / "logging.jsonl"
@@ -337,7 +340,7 @@ def test_the_order_of_rows_does_not_matter(tmp_path_factory, rows):
     assert read_log(path) == expected
 
 
-def test_train_and_eval_in_one_row_or_in_two_read_alike(tmp_path):
+def test_train_and_eval_in_one_row_or_two_read_the_same(tmp_path):
     both = {
         "loss": 1.0,
         "grad_norm": 2.0,
@@ -354,7 +357,7 @@ def test_train_and_eval_in_one_row_or_in_two_read_alike(tmp_path):
     assert one.evals == two.evals == {40: {"loss": 3.0, "coord_diag/expected_bin_mae": 4.0}}
 
 
-def test_the_last_of_repeated_steps_wins(tmp_path):
+def test_last_values_of_a_repeated_step_count(tmp_path):
     rows = [
         {STEP_KEY: f"{step}/80", "loss": loss, "eval_loss": 10 * loss}
         for step, loss in ((40, 1.0), (80, 2.0), (40, 3.0))
@@ -366,7 +369,7 @@ def test_the_last_of_repeated_steps_wins(tmp_path):
     assert "step 40 was logged more than once" in log.warnings[0]
 
 
-def test_a_restart_is_said_and_so_is_what_stays_from_before_it(tmp_path):
+def test_restart_is_reported_with_rows_that_predate_it(tmp_path):
     rows = [{STEP_KEY: f"{step}/80", "loss": float(step)} for step in (10, 20, 30, 40, 20, 30)]
     behind, caught_up = read(tmp_path, *rows), read(tmp_path, *rows, rows[3])
     assert "2 steps from 20 to 30" in behind.warnings[0]
@@ -376,7 +379,7 @@ def test_a_restart_is_said_and_so_is_what_stays_from_before_it(tmp_path):
     assert len(caught_up.warnings) == 1
 
 
-def test_two_eval_rows_of_one_step_with_other_keys_are_no_restart(tmp_path):
+def test_eval_rows_of_one_step_with_other_keys_are_no_restart(tmp_path):
     log = read(
         tmp_path,
         {"step": 1, "eval_lvis_loss": 1.0},
@@ -387,15 +390,38 @@ def test_two_eval_rows_of_one_step_with_other_keys_are_no_restart(tmp_path):
     assert log.warnings == []
 
 
-def test_ms_swift_extras_are_tolerated(tmp_path):
+def test_extra_keys_of_ms_swift_are_ignored(tmp_path):
     log = read(
         tmp_path,
-        {"loss": 2.1, "token_acc": 0.5, "epoch": 0.1, STEP_KEY: "1/720", "percentage": "0.14%", "elapsed_time": "19s",
-         "memory(GiB)": 35.1, "remaining_time": "3h", "train_speed(iter/s)": 0.05, "flag": True, "none": None, "list": [1]},
-        {"eval_loss": 1.1, "eval_runtime": 9.0, "epoch": 0.1, STEP_KEY: "1/720", "percentage": "0.14%"},
+        {
+            "loss": 2.1,
+            "token_acc": 0.5,
+            "epoch": 0.1,
+            STEP_KEY: "1/720",
+            "percentage": "0.14%",
+            "elapsed_time": "19s",
+            "memory(GiB)": 35.1,
+            "remaining_time": "3h",
+            "train_speed(iter/s)": 0.05,
+            "flag": True,
+            "none": None,
+            "list": [1],
+        },
+        {
+            "eval_loss": 1.1,
+            "eval_runtime": 9.0,
+            "epoch": 0.1,
+            STEP_KEY: "1/720",
+            "percentage": "0.14%",
+        },
         {"train_runtime": 9.0, "train_loss": 2.0, STEP_KEY: "720/720"},
-        {"last_model_checkpoint": "out/checkpoint-720", "best_metric": 0.3, "global_step": 720, "log_history": []},
-    )  # fmt: skip
+        {
+            "last_model_checkpoint": "out/checkpoint-720",
+            "best_metric": 0.3,
+            "global_step": 720,
+            "log_history": [],
+        },
+    )
     assert log.train == {
         1: {
             "loss": 2.1,
@@ -416,7 +442,7 @@ def test_nan_and_infinity_are_numbers(tmp_path):
     assert row["grad_norm"] == math.inf
 
 
-def test_a_row_without_a_step_is_left_out_with_a_warning_that_names_the_line(tmp_path):
+def test_row_without_a_step_is_left_out_and_its_line_named(tmp_path):
     log = read(
         tmp_path, {STEP_KEY: "1/2", "loss": 1.0}, {"loss": 2.0}, {STEP_KEY: "soon", "loss": 3.0}
     )
@@ -424,7 +450,7 @@ def test_a_row_without_a_step_is_left_out_with_a_warning_that_names_the_line(tmp
     assert [warning.split()[:2] for warning in log.warnings] == [["line", "2"], ["line", "3"]]
 
 
-def test_an_unterminated_last_line_is_dropped_with_a_warning(tmp_path):
+def test_torn_last_line_is_dropped_with_a_warning(tmp_path):
     log = read(
         tmp_path, {STEP_KEY: "1/2", "loss": 1.0}, '{"global_step/max_steps": "2/2", "lo', end=""
     )
@@ -450,12 +476,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_line_in_the_middle_names_the_line(tmp_path, refused, broken):
+def test_broken_line_in_the_middle_is_named(tmp_path, refused, broken):
     with refused("log.jsonl", "line 3 is broken", BROKEN[broken]):
         read(tmp_path, {STEP_KEY: "1/2", "loss": 1.0}, "", broken, {STEP_KEY: "2/2", "loss": 1.0})
 
 
-def test_bytes_that_are_no_text_name_the_line(tmp_path, refused):
+def test_line_that_is_not_text_is_named(tmp_path, refused):
     (tmp_path / "log.jsonl").write_bytes(b'{"step": 1, "loss": 1}\n{"step": 2, "loss\xff": 1}\n')
     with refused("log.jsonl", "line 2", "not valid Unicode"):
         read_log(tmp_path / "log.jsonl")
@@ -463,26 +489,29 @@ def test_bytes_that_are_no_text_name_the_line(tmp_path, refused):
 
 @pytest.mark.parametrize(
     ("wrap", "word"),
-    [(gzip.compress, "gzip"), (lambda b: b.decode().encode("utf-16"), "UTF-16"),
-     (lambda b: codecs.BOM_UTF16_BE + b.decode().encode("utf-16-be"), "UTF-16")],
-)  # fmt: skip
-def test_a_log_in_a_wrapping_says_which(tmp_path, refused, wrap, word):
+    [
+        (gzip.compress, "gzip"),
+        (lambda b: b.decode().encode("utf-16"), "UTF-16"),
+        (lambda b: codecs.BOM_UTF16_BE + b.decode().encode("utf-16-be"), "UTF-16"),
+    ],
+)
+def test_compressed_or_utf16_log_is_refused_by_its_format(tmp_path, refused, wrap, word):
     (tmp_path / "log.jsonl").write_bytes(wrap(encode(swift_log())))
     with refused("log.jsonl", word):
         read_log(tmp_path / "log.jsonl")
 
 
-def test_an_empty_log_is_a_log_without_rows(tmp_path):
+def test_empty_log_has_no_rows(tmp_path):
     log = read(tmp_path, end="")
     assert (log.train, log.evals, log.rows, log.warnings) == ({}, {}, 0, [])
 
 
-def test_a_broken_last_line_that_is_terminated_is_an_error_too(tmp_path, refused):
+def test_broken_last_line_with_a_line_end_is_an_error(tmp_path, refused):
     with refused("line 2"):
         read(tmp_path, {STEP_KEY: "1/2", "loss": 1.0}, '{"loss":')
 
 
-def test_what_cannot_be_read_is_one_line(tmp_path, refused):
+def test_missing_log_or_directory_is_one_line(tmp_path, refused):
     with refused(str(tmp_path / "absent.jsonl")):
         read_log(tmp_path / "absent.jsonl")
     with refused(str(tmp_path)):
@@ -512,7 +541,7 @@ rows = (
 @example(b'{"step": 1' + b"0" * 5000 + b', "loss": 1}')
 @example(b'{"step": 1e999, "loss": 1}\n')
 @example(b'\xef\xbb\xbf{"step": 1, "loss": 1}\n')
-def test_arbitrary_bytes_give_a_log_or_a_user_error(tmp_path_factory, content):
+def test_arbitrary_bytes_give_a_log_or_one_line(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
     path.write_bytes(content)
     try:
@@ -528,9 +557,7 @@ def test_arbitrary_bytes_give_a_log_or_a_user_error(tmp_path_factory, content):
 
 @settings(max_examples=300)
 @given(st.data())
-def test_damaged_logs_give_a_log_or_name_the_line_and_every_row_is_accounted_for(
-    tmp_path_factory, data
-):
+def test_every_row_of_a_damaged_log_is_read_counted_or_named(tmp_path_factory, data):
     """Oracle: the standard JSON reader, line by line."""
     path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
     content = bytearray(

@@ -1,4 +1,4 @@
-"""preregistration.json: written once, before training, and it remembers what was known when it was written."""
+"""preregistration.json is written once, and says which runs had results when it was written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def register(settings):
     return read_json(preregister(plan_study(settings)))
 
 
-def test_it_is_written_once_and_names_what_existed():
+def test_registration_is_written_once_and_never_changed():
     first = plan_study({})
     path = preregister(first)
     written = path.read_bytes()
@@ -40,7 +40,7 @@ def test_it_is_written_once_and_names_what_existed():
     assert path.read_bytes() == written
 
 
-def test_seeds_added_later_are_recorded_and_the_first_stays_registered():
+def test_more_seeds_are_recorded_and_old_runs_stay_registered():
     first = plan_study({})
     preregister(first)
     for run in first.runs:
@@ -52,7 +52,7 @@ def test_seeds_added_later_are_recorded_and_the_first_stays_registered():
     assert earlier["changed"] == ["1 seeds a variant (now 2)"]
 
 
-def test_a_run_that_existed_before_any_registration_is_not_registered():
+def test_run_with_results_before_any_study_is_not_registered():
     for run in plan_study({}).runs:
         give_results(run)
     found = register({})
@@ -61,7 +61,7 @@ def test_a_run_that_existed_before_any_registration_is_not_registered():
     assert not any(run["registered"] for run in again["runs"] if run["existing"])
 
 
-def test_a_rule_changed_after_results_is_named_key_by_key():
+def test_rule_changed_after_results_is_named_key_by_key():
     first = plan_study({})
     preregister(first)
     give_results(first.runs[0])
@@ -72,13 +72,13 @@ def test_a_rule_changed_after_results_is_named_key_by_key():
     assert not found["runs"][0]["registered"]
 
 
-def test_studies_that_share_no_run_are_listed_without_changes():
+def test_earlier_study_without_shared_runs_lists_no_changes():
     preregister(plan_study({}))
     found = register({"all": "optim.lr=5e-4"})
     assert [e["changed"] for e in found["earlier_studies"]] == [[]]
 
 
-def test_logs_are_post_hoc_and_never_count_as_an_earlier_registration():
+def test_comparison_of_logs_is_no_earlier_registration():
     Path("a.jsonl").write_text(json.dumps({"step": 40, "eval_loss": 1.0}) + "\n")
     study = plan_comparison(["a=a.jsonl"], load_rule(None))
     found = read_json(preregister(study))
@@ -88,7 +88,7 @@ def test_logs_are_post_hoc_and_never_count_as_an_earlier_registration():
     assert register({})["earlier_studies"] == []
 
 
-def test_a_directory_that_holds_another_study_is_left_alone():
+def test_directory_with_another_study_is_refused_and_kept():
     for name in "ab":
         Path(f"{name}.jsonl").write_text(
             json.dumps({"step": 40, "eval_loss": 1.0, "name": name}) + "\n"

@@ -1,4 +1,4 @@
-"""The committed JSON Schemas are those of the types, and the files that are written satisfy them."""
+"""The committed JSON Schemas are generated from the types, and written files satisfy them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coordexp.study.inputs import collect
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_the_committed_schema_is_the_generated_one(name):
+def test_committed_schema_is_the_generated_one(name):
     assert schema_path(name).read_text() == schema_text(name), "run `python -m coordexp.schemas`"
 
 
@@ -30,6 +30,6 @@ def study(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["run", "preregistration", "runs"])
-def test_a_written_file_satisfies_its_schema(study, name):
+def test_written_file_satisfies_its_schema(study, name):
     schema = json.loads(schema_path(name).read_text())
     jsonschema.validate(json.loads(Path(study[name]).read_text()), schema)

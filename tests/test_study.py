@@ -20,7 +20,7 @@ def keys(settings):
     return {run.key for run in plan_study(settings).runs}
 
 
-def test_the_default_study_is_the_notes_three_variants_once():
+def test_default_study_is_three_variants_with_one_seed():
     study = plan_study({})
     assert [(run.variant, run.seed) for run in study.runs] == [
         ("softce_w1_gate", 0),
@@ -29,7 +29,7 @@ def test_the_default_study_is_the_notes_three_variants_once():
     ]
 
 
-def test_an_override_changes_one_run_and_equal_spellings_none():
+def test_override_changes_one_run_however_it_is_spelt():
     changed = keys({"pure_ce": "optim.lr=2e-3"})
     assert len(changed - keys({})) == 1
     assert changed == keys({"pure_ce": "optim.lr=0.002"}) == keys({"pure_ce": ["optim.lr=2.0e-3"]})
@@ -40,11 +40,11 @@ def test_an_override_changes_one_run_and_equal_spellings_none():
     )
 
 
-def test_all_changes_every_run():
+def test_override_of_all_changes_every_run():
     assert not keys({"all": "optim.lr=5e-4"}) & keys({})
 
 
-def test_more_seeds_keep_the_runs_there_are():
+def test_more_seeds_keep_the_runs_that_exist():
     assert keys({}) < keys({"seeds": 3})
     assert len(keys({"seeds": 3})) == 9
 
@@ -54,7 +54,7 @@ def test_variants_share_data_and_base_model():
     assert len({run.data for run in study.runs}) == len({run.base for run in study.runs}) == 1
 
 
-def test_overrides_of_the_runtime_change_how_a_run_is_launched_and_not_which():
+def test_runtime_override_changes_the_launcher_not_the_run():
     study = plan_study({"all": "runtime.processes=2"})
     assert {run.key for run in study.runs} == keys({})
     assert all(run.cores == 2 and "--nproc-per-node 2" in run.launcher for run in study.runs)
@@ -65,7 +65,8 @@ def test_overrides_of_the_runtime_change_how_a_run_is_launched_and_not_which():
     [
         (
             {"pur_ce": "optim.lr=1"},
-            "pur_ce=…: unknown key; known are experiment, study, seeds, all, softce_w1_gate, pure_ce, mixed",
+            "pur_ce=…: unknown key; known are experiment, study, seeds, all, softce_w1_gate, "
+            "pure_ce, mixed",
         ),
         ({"seeds": 0}, "seeds=0"),
         ({"seeds": "three"}, "seeds=three"),
@@ -102,14 +103,14 @@ def test_overrides_of_the_runtime_change_how_a_run_is_launched_and_not_which():
         ),
     ],
 )
-def test_a_slip_is_one_line_that_says_what_and_where(settings, says):
+def test_wrong_setting_is_refused_in_one_line_naming_it(settings, says):
     with pytest.raises(UserError) as refused:
         plan_study(settings)
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_the_workflow_probes_with_its_own_recipe_in_full():
+def test_probe_overrides_hold_the_whole_recipe_of_the_study():
     study = plan_study({"experiment": "smoke", "all": "probe.steps=7"})
     run = study.runs[0]
     overrides = study.overrides_for_probe(run.variant, run.seed, run.hash8)
@@ -131,18 +132,19 @@ def probed(run: str, *recipes: dict) -> str:
     return f"{run}={run}"
 
 
-def test_a_comparison_takes_the_recipe_that_most_of_its_runs_were_probed_with(
-    tmp_path, monkeypatch
-):
+def test_comparison_takes_the_probe_recipe_of_most_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     default, lora, full = (
         plain(compose([f"probe.adapter_rank={rank}", "probe.lr=5e-5"]).probe) for rank in (0, 16, 4)
     )
     assert default == plain(compose().probe)
     runs = {
-        "a": probed("a", lora, default), "b": probed("b", lora), "c": probed("c"), "d": probed("d", full, full),
+        "a": probed("a", lora, default),
+        "b": probed("b", lora),
+        "c": probed("c"),
+        "d": probed("d", full, full),
         "e": probed("e", full),
-    }  # fmt: skip
+    }
 
     def recipe(names: str):
         return plain(plan_comparison([runs[name] for name in names], RULE).probe)

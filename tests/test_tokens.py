@@ -1,4 +1,4 @@
-"""Token tables: read whole or not at all, only the columns that are needed, and summed up exactly."""
+"""Token tables: which columns are read, what is refused, and how much an image moves a metric."""
 
 from __future__ import annotations
 
@@ -34,13 +34,21 @@ def frame(n_images: int = 23, seed: int = 0) -> pd.DataFrame:
     rng.shuffle(image)
     n = len(image)
     columns = {
-        "image_id": image, "slot": rng.choice(SLOTS, n), "box_area_px": rng.lognormal(7, 1, n).astype(np.float32),
-        "gt_bin": rng.integers(0, 1000, n).astype(np.int16), "hit": rng.random(n) < 0.2, "fit_half": image % 2 == 0,
+        "image_id": image,
+        "slot": rng.choice(SLOTS, n),
+        "box_area_px": rng.lognormal(7, 1, n).astype(np.float32),
+        "gt_bin": rng.integers(0, 1000, n).astype(np.int16),
+        "hit": rng.random(n) < 0.2,
+        "fit_half": image % 2 == 0,
         "coord_mass": rng.random(n).astype(np.float32),
-    }  # fmt: skip
+    }
     for label in ("t1", "own", "fitted"):
-        columns |= {f"expected_bin_{label}": rng.uniform(0, 999, n).astype(np.float32), f"w1_to_delta_{label}": rng.random(n),
-                    f"p_gt_{label}": rng.random(n), f"entropy_{label}": rng.random(n)}  # fmt: skip
+        columns |= {
+            f"expected_bin_{label}": rng.uniform(0, 999, n).astype(np.float32),
+            f"w1_to_delta_{label}": rng.random(n),
+            f"p_gt_{label}": rng.random(n),
+            f"entropy_{label}": rng.random(n),
+        }
     return pd.DataFrame(columns)
 
 
@@ -54,7 +62,7 @@ def table(tmp_path):
 
 
 @pytest.mark.parametrize("temperature", ["1", "own", "fitted"])
-def test_columns_and_values_are_those_of_all_tokens(table, temperature):
+def test_metrics_and_columns_cover_all_tokens(table, temperature):
     tokens = read_tokens(table, temperature, list(METRICS.values()), slices=True)
     label = {"1": "t1"}.get(temperature, temperature)
     rows = frame().sort_values("image_id", kind="stable")
@@ -75,7 +83,7 @@ def test_columns_and_values_are_those_of_all_tokens(table, temperature):
     assert image_influence(tokens).values == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_mean_over_tokens_is_no_mean_of_image_means(table):
+def test_mean_is_over_tokens_not_over_image_means(table):
     tokens = read_tokens(table, "1", [MAE])
     means = [
         tokens.values[MAE.name][tokens.image_index == i].mean() for i in range(len(tokens.images))
@@ -83,7 +91,7 @@ def test_a_mean_over_tokens_is_no_mean_of_image_means(table):
     assert abs(image_influence(tokens).values[MAE.name] - np.mean(means)) > 1
 
 
-def test_without_slices_neither_slot_nor_area_is_read(tmp_path):
+def test_slot_and_area_are_read_only_for_slices(tmp_path):
     frame()[["image_id", "gt_bin", "expected_bin_t1"]].to_parquet(tmp_path / "t.parquet")
     tokens = read_tokens(tmp_path / "t.parquet", "1", [MAE, P90, REGISTRY["text_ce"]])
     assert (len(tokens.slot), len(tokens.box_area_px), set(tokens.values)) == (
@@ -111,7 +119,7 @@ def overwrite_column(path, name: str) -> None:
     path.write_bytes(content)
 
 
-def test_only_the_columns_a_metric_needs_are_touched(table, refused):
+def test_only_columns_that_a_metric_needs_are_read(table, refused):
     for name in ("w1_to_delta_t1", "entropy_t1", "expected_bin_own", "slot", "fit_half", "p_gt_t1"):
         overwrite_column(table, name)
     assert image_influence(read_tokens(table, "1", [MAE, P90, ACC])).values[
@@ -127,7 +135,7 @@ def write_changed(path, **columns) -> None:
     frame().assign(**columns).to_parquet(path, index=False)
 
 
-def test_what_cannot_be_read_is_one_line_that_names_the_file(tmp_path, table, refused):
+def test_unreadable_table_is_one_line_naming_the_file(tmp_path, table, refused):
     missing = tmp_path / "nothing.parquet"
     with refused(str(missing), "no such file"):
         read_tokens(missing, "1", [MAE])
@@ -144,7 +152,7 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(tmp_path, table, re
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, None])
-def test_values_that_are_not_finite_are_refused(table, value, refused):
+def test_value_that_is_not_finite_is_refused(table, value, refused):
     errors = frame()["expected_bin_t1"].astype(object)
     errors[5] = value
     column = pa.array(errors, type=pa.float32(), from_pandas=value is None)
@@ -157,13 +165,13 @@ def test_values_that_are_not_finite_are_refused(table, value, refused):
     assert len(read_tokens(table, "own", [MAE]).images) == 23  # the column is not needed there
 
 
-def test_an_empty_slot_is_refused(table, refused):
+def test_empty_slot_is_refused(table, refused):
     write_changed(table, slot=frame()["slot"].where(frame().index != 3, None))
     with refused(str(table), "column slot"):
         read_tokens(table, "1", [MAE], slices=True)
 
 
-def test_one_image_is_too_few(table, refused):
+def test_table_with_one_image_is_refused(table, refused):
     write_changed(table, image_id=7)
     with refused(str(table), "fewer than two images at temperature 1"):
         read_tokens(table, "1", [MAE])
@@ -172,7 +180,7 @@ def test_one_image_is_too_few(table, refused):
         read_tokens(table, "fitted", [MAE])
 
 
-def test_influence_of_a_mean_is_its_derivative_by_an_images_weight(table):
+def test_influence_on_a_mean_is_its_derivative_by_weight(table):
     tokens = read_tokens(table, "1", [MAE])
     found = image_influence(tokens)
     step = 1e-6
@@ -182,7 +190,7 @@ def test_influence_of_a_mean_is_its_derivative_by_an_images_weight(table):
         assert found.influence[MAE.name][i] == pytest.approx(moved / step, rel=1e-4, abs=1e-6)
 
 
-def test_influence_of_a_quantile_has_the_density_of_the_truth():
+def test_influence_on_a_quantile_uses_the_true_density():
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 40, 3000)
     index = np.repeat(np.arange(3000), counts)
@@ -196,7 +204,7 @@ def test_influence_of_a_quantile_has_the_density_of_the_truth():
 
 
 @pytest.mark.parametrize("name", ["expected_bin_mae", "expected_bin_abs_err_p90"])
-def test_influence_foretells_resamples(name):
+def test_influence_predicts_the_metrics_of_resamples(name):
     """Σ (w - 1) influence against the exact metric of each resample."""
     rng = np.random.default_rng(1)
     index = np.repeat(np.arange(300), rng.integers(1, 30, 300))
@@ -212,14 +220,14 @@ def test_influence_foretells_resamples(name):
     assert found.influence[name].sum() == pytest.approx(0, abs=0.02 * exact.std())
 
 
-def test_a_quantile_of_equal_errors_has_no_influence():
+def test_influence_on_a_quantile_of_equal_errors_is_zero():
     tokens = TokenColumns(np.arange(5), np.repeat(np.arange(5), 3), {P90.name: np.full(15, 7.0)})
     found = image_influence(tokens)
     assert found.values[P90.name] == 7
     assert not found.influence[P90.name].any()
 
 
-def test_image_order_and_ids_do_not_matter(table):
+def test_influence_does_not_depend_on_image_order_or_ids(table):
     tokens = read_tokens(table, "1", [MAE, P90])
     turned = replace(tokens, image_index=(len(tokens.images) - 1 - tokens.image_index))
     for name in (MAE.name, P90.name):
@@ -228,7 +236,7 @@ def test_image_order_and_ids_do_not_matter(table):
         )
 
 
-def test_in_a_small_table_the_density_is_taken_over_what_there_is():
+def test_density_of_a_small_table_uses_the_whole_range():
     errors = np.linspace(
         0, 1, 6
     )  # the density is 1 everywhere, and 0.9 + h lies beyond the last token
@@ -245,7 +253,7 @@ def test_every_metric_reads_columns_that_are_written():
             assert m.per_token is None or set(m.per_token.columns(label)) <= known, m.name
 
 
-def test_a_table_with_other_columns_is_not_written(tmp_path):
+def test_table_with_other_columns_is_not_written(tmp_path):
     table = frame().assign(object_index=0, argmax_bin=0)
     write_table(table, tmp_path / "whole.parquet", 1.0, 1.0)
     with pytest.raises(ValueError, match="gt_bin"):

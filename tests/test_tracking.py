@@ -1,4 +1,4 @@
-"""MLflow as a sink: what an import writes, that a second one adds nothing, and that the server shows it."""
+"""MLflow: what an import writes, that a second one adds nothing, and that the server shows it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_telemetry_is_off() -> None:
     assert MLFLOW_DISABLE_TELEMETRY.get() is True
 
 
-def test_create_database_from_nothing_and_again() -> None:
+def test_database_is_created_once_and_kept() -> None:
     (tracking.ROOT / "mlflow.db").unlink()
     written = read_json(tracking.create_database())
     assert written["tracking_uri"] == "sqlite:///results/mlflow/mlflow.db"
@@ -175,7 +175,7 @@ def test_second_import_adds_nothing() -> None:
     assert counts() == first
 
 
-def test_what_an_import_writes() -> None:
+def test_import_writes_points_params_tags_and_files() -> None:
     run = finish(make_run("pure_ce", seed=1))
     imported = client().get_run(tracking.import_run(run))
     info, data = imported.info, imported.data
@@ -194,14 +194,14 @@ def test_what_an_import_writes() -> None:
     assert artifacts(info.run_id) == {"config.yaml", "run.json"}
 
 
-def test_more_points_than_fit_one_batch_of_mlflow() -> None:
+def test_more_points_than_one_mlflow_batch_are_imported() -> None:
     run = make_run()
     log(run, "train", 6, {"loss": 1.0} | {f"many/{i}": float(i) for i in range(1500)})
     tracking.import_run(run)
     assert counts()["metrics"] == 2 * len(TRAIN) + len(EVAL) + 1501
 
 
-def test_growing_log() -> None:
+def test_growing_log_is_imported_piece_by_piece() -> None:
     run = make_run(steps=(2,))
     run.log.write_text("".join(line for line in run.log.open() if "eval_loss" not in line))
     run_id = tracking.import_run(run)
@@ -273,7 +273,7 @@ def test_run_trained_anew_does_not_mix_with_the_old_one() -> None:
     assert [m.step for m in client().get_metric_history(new, "loss")] == [2, 4]
 
 
-def test_experiment_deleted_in_the_ui_comes_back() -> None:
+def test_experiment_deleted_in_the_ui_is_restored() -> None:
     client().delete_experiment(read_json(tracking.create_database())["experiment_id"])
     assert client().get_run(tracking.import_run(make_run())).info.status == "RUNNING"
 
@@ -288,7 +288,7 @@ def test_moved_project_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch
         tracking.create_database()
 
 
-def test_study_twice_adds_nothing() -> None:
+def test_second_import_of_a_study_adds_nothing() -> None:
     first, second, live = (
         finish(make_run("pure_ce")),
         finish(make_run("mixed")),
@@ -356,7 +356,7 @@ def test_aliases_follow_the_study_and_are_removed() -> None:
     assert counts()["model_versions"] == 3
 
 
-def test_logs_that_were_handed_over_are_imported_once_and_have_no_models() -> None:
+def test_log_without_a_run_is_imported_once_without_a_model() -> None:
     entry = {
         "variant": "pure_ce",
         "seed": 0,
@@ -391,7 +391,7 @@ def test_logs_that_were_handed_over_are_imported_once_and_have_no_models() -> No
     assert tracking.import_study(study) == result
 
 
-def test_missing_checkpoint_is_one_clear_line() -> None:
+def test_missing_checkpoint_is_one_line() -> None:
     run = finish(make_run())
     study = make_study("11111111", [run], role(run, 8), None)
     shutil.rmtree(run.checkpoint(8))
@@ -410,7 +410,7 @@ def import_together(run: RunDirectory) -> str:
     return tracking.import_run(run)
 
 
-def test_two_importers_at_once() -> None:
+def test_two_importers_at_once_import_every_run_once() -> None:
     tracking.create_database()
     runs = [make_run(variant, seed) for variant in ("mixed", "pure_ce") for seed in (0, 1)]
     spawn = multiprocessing.get_context("spawn")
@@ -447,7 +447,7 @@ def test_broken_log_does_not_stop_the_others(capsys: pytest.CaptureFixture[str])
     assert "line 1 is broken" in capsys.readouterr().err
 
 
-def test_taken_port_is_one_clear_line() -> None:
+def test_taken_port_is_one_line() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
@@ -456,7 +456,7 @@ def test_taken_port_is_one_clear_line() -> None:
             ui.serve(port)
 
 
-def test_server_that_dies_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_dies_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ui.signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(UserError, match=r"ended with status 1.*server\.log"):

@@ -1,4 +1,4 @@
-"""Files with a type: what was written is read back, and what is wrong is one line that names file and key."""
+"""Typed files: what is written is read back; a wrong file is one line with file and key."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Table:
 TABLE = Table("a", [Row(0, {"mae": 1.0}), Row(1)])
 
 
-def test_a_written_value_is_read_back(tmp_path):
+def test_written_value_is_read_back(tmp_path):
     write_typed(tmp_path / "table.json", TABLE)
     assert read_typed(tmp_path / "table.json", Table) == TABLE
 
 
-def test_what_was_read_is_written_with_its_defaults(tmp_path):
+def test_value_that_was_read_is_written_with_its_defaults(tmp_path):
     (tmp_path / "table.json").write_text('{"name": "a", "rows": [{"seed": 0}]}')
     write_typed(tmp_path / "table.json", read_typed(tmp_path / "table.json", Table))
     content = json.loads((tmp_path / "table.json").read_text())
@@ -57,27 +57,27 @@ def test_what_was_read_is_written_with_its_defaults(tmp_path):
         ('{"name": "\udcff"}', "not valid JSON"),
     ],
 )
-def test_a_wrong_shape_is_one_line_with_file_and_key(tmp_path, refused, content, named):
+def test_wrong_shape_is_one_line_with_file_and_key(tmp_path, refused, content, named):
     path = tmp_path / "table.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
     with refused(str(path), named):
         read_typed(path, Table)
 
 
-def test_a_missing_file_and_a_directory_are_refused(tmp_path, refused):
+def test_missing_file_and_directory_are_refused(tmp_path, refused):
     with refused("no such file"):
         read_typed(tmp_path / "none.json", Table)
     with refused("a directory"):
         read_typed(tmp_path, Table)
 
 
-def test_a_nan_is_never_written(tmp_path):
+def test_nan_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_typed(tmp_path / "table.json", Table("a", [Row(0, {"mae": math.nan})]))
     assert not (tmp_path / "table.json").exists()
 
 
-def test_the_schema_accepts_what_is_written_and_no_less(tmp_path):
+def test_schema_accepts_written_files_and_refuses_less(tmp_path):
     write_typed(tmp_path / "table.json", TABLE)
     content = json.loads((tmp_path / "table.json").read_text())
     schema = json_schema(Table, "table.json")

@@ -91,7 +91,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a column for each key, in order of appearance. A row without the key has an empty cell."""
+    """Write a column for each key, in order of appearance; missing values stay empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
@@ -167,8 +167,8 @@ def point_link(link: Path, target: Path) -> None:
 def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`. The kernel releases it when the process dies, however it dies.
 
-    The lock is taken by `lockf`, because worker processes would inherit a lock taken by `flock`. The
-    file is never unlinked. With `wait`, wait until another holder releases the lock.
+    The lock is taken by `lockf`, because worker processes would inherit a lock taken by `flock`.
+    The file is never unlinked. With `wait`, wait until another holder releases the lock.
 
     Raises:
         UserError: another process holds it (unless `wait`), naming its pid.

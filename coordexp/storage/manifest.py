@@ -1,4 +1,4 @@
-"""run.json, the manifest of a finished run: its type, its reader, its writer, and what verifies it."""
+"""run.json, the manifest of a finished run: its type, reader and writer, and what verifies it."""
 
 from __future__ import annotations
 

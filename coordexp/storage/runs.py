@@ -7,7 +7,7 @@ checkpoints/step-000720/    a complete Hugging Face directory
 state/                      resumable trainer state, gone when the run is finished
 .lock                       held by the one writer
 stage2/step-000720-<hash8>/ Stage-2 probe of a checkpoint; hash8 stands for its recipe
-run.json                    manifest: status, hashes, versions, timings, sha256 of each artifact (see manifest.py)
+run.json                    manifest: status, hashes, versions, timings, sha256 of each artifact
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def base_path(cfg: Config) -> Path:
 
 
 def probe_directory(run: RunDirectory, step: int, recipe: ProbeConfig | Mapping[str, Any]) -> Path:
-    """Where the Stage-2 probe of a checkpoint lies; another recipe, another place."""
+    """Where the Stage-2 probe of a checkpoint with this recipe lies."""
     return run.path / "stage2" / f"step-{step:06d}-{group_hash(recipe)}"
 
 
@@ -94,9 +94,12 @@ def write_config(run: RunDirectory, cfg: Config) -> None:
 
 
 def remove_leftovers(run: RunDirectory) -> None:
-    """Temporary files and directories of a killed trainer. Whoever calls this holds the lock."""
-    for leftover in [*run.path.rglob(".*.tmp")]:
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    """Remove temporary files and directories of a killed trainer. The caller holds the lock."""
+    for leftover in list(run.path.rglob(".*.tmp")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def holds_results(run: RunDirectory) -> bool:
@@ -104,7 +107,10 @@ def holds_results(run: RunDirectory) -> bool:
 
 
 def set_aside(run: RunDirectory) -> None:
-    """Move everything but the lock to <name>.aside-<n>: it belongs to other data or another base model."""
+    """Move everything but the lock to <name>.aside-<n>.
+
+    The results there belong to other data or to another base model.
+    """
     n = 1
     while (aside := run.path.with_name(f"{run.path.name}.aside-{n}")).exists():
         n += 1

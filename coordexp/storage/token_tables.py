@@ -1,4 +1,4 @@
-"""Token tables: one row per supervised coordinate token of the validation set, a file per eval step.
+"""Token tables: a row per supervised coordinate token of the validation set, a file per eval step.
 
 The trainer writes them; the analysis reads only the columns it needs, one table at a time, so that
 its memory does not grow with the number of runs.
@@ -35,7 +35,7 @@ TOKEN_COLUMNS = (
     "coord_mass",  # probability of all coordinate tokens, over the whole vocabulary
     "fit_half",  # whether the image served to fit the fitted temperature
 )
-# Each of these once per temperature label: expected_bin_t1, expected_bin_own, expected_bin_fitted, …
+# Each of these once per temperature label: expected_bin_t1, expected_bin_own, …
 DISTRIBUTION_COLUMNS = ("expected_bin", "w1_to_delta", "p_gt", "entropy")
 
 _ADVICE = "restore it, or remove the run directory and train again"
@@ -85,14 +85,14 @@ def write_table(
 def read_tokens(
     path: Path, temperature: str, metrics: Sequence[Metric], slices: bool = False
 ) -> TokenColumns:
-    """What those of `metrics` that have a value per token need at temperature "1", "own" or "fitted".
+    """The columns that metrics with a value per token need, at a temperature. Only they are read.
 
-    No other column is read. At the fitted temperature, the images that it was fitted on are left out.
-    With `slices`, the slot and the box area are read too.
+    `temperature` is "1", "own" or "fitted". At the fitted temperature, the images that it was
+    fitted on are left out. With `slices`, the slot and the box area are read too.
 
     Raises:
-        UserError: the file is missing or broken, lacks a column, holds empty or non-finite values, or
-            has fewer than two images.
+        UserError: the file is missing or broken, lacks a column, holds empty or non-finite values,
+            or has fewer than two images.
     """
     label = TEMPERATURE_LABEL[temperature]
     wanted = {"image_id"}
@@ -134,7 +134,7 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Columns of a token table, complete and finite: name -> [C].
 
     Raises:
-        UserError: the file is missing or broken, lacks a column, or holds empty or non-finite values.
+        UserError: the file is missing or broken, lacks a column, or has empty or non-finite values.
     """
     try:
         with pq.ParquetFile(path) as file:

@@ -22,7 +22,7 @@ _ADVICE = (
 
 
 def read_typed(path: Path, kind: type[T]) -> T:
-    """The content of a JSON file as `kind`, a dataclass. Keys that `kind` does not know are ignored.
+    """The content of a JSON file as a dataclass, `kind`. Keys that it does not know are ignored.
 
     Raises:
         UserError: the file is missing, is not JSON, or lacks a key or has a value of another type;
@@ -43,7 +43,7 @@ def read_typed(path: Path, kind: type[T]) -> T:
 
 
 def write_typed(path: Path, value: DataclassInstance) -> None:
-    """Write a dataclass as JSON, atomically. A NaN is a bug of the caller, and raises ValueError."""
+    """Write a dataclass as JSON, atomically. A NaN is a bug of the caller: it raises ValueError."""
     # A value that msgspec decoded keeps its defaults in the class, and `to_builtins` would leave
     # them out; `asdict` reads every field.
     write_json(path, msgspec.to_builtins(asdict(value)))

@@ -28,8 +28,8 @@ from coordexp.study.locate import (
 from coordexp.study.study_runs import read_study_runs
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
-# Control characters, line ends and bytes that are not text. A message that repeats them would not be
-# one printable line.
+# Control characters, line ends and bytes that are not text. A message that repeats them would not
+# be one printable line.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -38,7 +38,7 @@ class Source:
     """One run to compare: a variant, a seed, and where its numbers come from.
 
     variant: the NAME that was given; for a run of a study, NAME/variant.
-    seed: of a run directory or a study's run its own, of another log the first free one of its name.
+    seed: of a run directory or a study's run its own, of a log the first free one of its name.
     sha256: of the log's bytes (no log counts as empty); of events, over the digests of their files.
     """
 

@@ -45,7 +45,7 @@ class StudyRun:
     versions: dict[str, str] | None = None
 
     def with_manifest(self, manifest: RunManifest) -> StudyRun:
-        """This run with the facts of its manifest; variant and seed stay as the study names them."""
+        """The run with the facts of its manifest. Variant and seed stay as the study names them."""
         return replace(
             self,
             status=manifest.status,

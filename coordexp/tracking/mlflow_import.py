@@ -5,8 +5,8 @@
     results/mlflow/experiment.json   id and URI, written by `create_database`
     results/mlflow/.lock             held by the one importer
 
-Importing twice adds nothing: a run is found again by a tag, a point by its step, time (taken from the
-log) and value, a checkpoint by its sha256. The next import rebuilds a database that was removed.
+Importing twice adds nothing: a run is found again by a tag, a point by its step, time (taken from
+the log) and value, a checkpoint by its sha256. The next import rebuilds a removed database.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ def import_run(run: RunDirectory) -> str:
 
 
 def import_series(series: MetricSeries) -> str:
-    """Bring MLflow up to date with the points of a run; returns the MLflow run's id, "" without points."""
+    """Bring MLflow up to date with the points of a run.
+
+    Returns the id of the MLflow run, or "" where the series has no points.
+    """
     if not series.points:
         return ""
     points = [Metric(*point) for point in series.points]
@@ -118,8 +121,8 @@ def import_series(series: MetricSeries) -> str:
 def import_study(study_dir: Path) -> TrackedStudy:
     """Import a study's runs, its comparison and the checkpoints it recommends; write mlflow.json.
 
-    The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, also when an
-    older study is imported again. A role that nobody holds loses its alias.
+    The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, also when
+    an older study is imported again. A role that nobody holds loses its alias.
 
     Raises:
         UserError: a file of the study, or a recommended checkpoint, is missing or broken.
@@ -186,7 +189,7 @@ def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> 
 def import_comparison(
     client: MlflowClient, experiment_id: str, study_dir: Path, card: dict[str, Any]
 ) -> str:
-    """One MLflow run with the decision: the card is its note, the roles' figures are its metrics."""
+    """One MLflow run with the decision: its note is the card, its metrics those of the roles."""
     study, hash8 = study_dir.parent.name, study_dir.name
     tags = {STUDY_TAG: f"{study}/{hash8}", "hash8": hash8}
     run = find_run(client, experiment_id, STUDY_TAG, tags[STUDY_TAG])

@@ -9,9 +9,16 @@ EVAL = "eval_"  # stands before each key of an eval row
 # A row with one of these keys and without a loss sums up the whole run: Hugging Face and ms-swift
 # end every log with some.
 SUMMARY_KEYS = {
-    "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos",
-    "last_model_checkpoint", "best_model_checkpoint", "model_parameter_info", "log_history",
-}  # fmt: skip
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+    "train_loss",
+    "total_flos",
+    "last_model_checkpoint",
+    "best_model_checkpoint",
+    "model_parameter_info",
+    "log_history",
+}
 
 Row = dict[str, float]
 

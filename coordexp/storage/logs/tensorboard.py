@@ -40,8 +40,8 @@ def read_events(path: Path) -> Log:
     """Read the event files of one run: a directory of them, or a single one.
 
     Files count in the order in which they were opened (a restart opens a new one), and the last
-    value of a step counts. Each file is read up to its first damaged record, with a warning. As in a
-    logging.jsonl, steps without `train/loss` give no train row, and values that sum up the whole
+    value of a step counts. Each file is read up to its first damaged record, with a warning. As in
+    a logging.jsonl, steps without `train/loss` give no train row, and values that sum up the whole
     run (`train/train_runtime`) are left out. `max_steps` is unknown. `dropped` counts values, or
     steps where the loss is missing.
 
