@@ -19,21 +19,21 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from coordexp.analysis.audit.findings import Audit
+from coordexp.analysis.comparison.bootstrap import bootstrap_draws, bootstrap_estimate
 from coordexp.analysis.comparison.image_influence import image_influence
+from coordexp.analysis.comparison.power import flip_seed_sd
 from coordexp.analysis.comparison.stability import rank_stability
 from coordexp.analysis.comparison.statistics import (
     LEVEL,
-    bootstrap_draws,
-    bootstrap_estimate,
     crossed_estimate,
-    flip_seed_sd,
-    image_weights,
     influence_estimate,
     satterthwaite,
     variance_parts,
 )
 from coordexp.analysis.recommendation.rule import choose_primary, eligibility
 from coordexp.metrics import METRICS
+from coordexp.resampling import image_weights
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import InputDigests, Preflight, RunManifest
 from coordexp.storage.token_tables import TokenColumns
@@ -191,7 +191,7 @@ def diverged_world(n_seeds: int, draws: int) -> dict[str, float]:
                 for s in range(n_seeds)
                 if (v, s) != ("second", n_seeds - 1)
             ]
-            refused = eligibility([*runs, lost], {"runs": []}, rows, RULE)
+            refused = eligibility([*runs, lost], Audit([], [], []), rows, RULE)
             primary, _, _ = choose_primary(
                 {v: row for v, row in rows.items() if not refused[v]}, RULE["metrics"]
             )

@@ -72,12 +72,21 @@ class Metric:
         """Whether the value `a` is better than `b`."""
         return a < b if self.lower_is_better else a > b
 
-    def best(self, values: dict[str, float]) -> str | None:
+    def best(self, values: Mapping[str, float]) -> str | None:
         """The name with the best value, or None where several have it."""
-        choose = min if self.lower_is_better else max
-        top = choose(values.values())
-        holders = [name for name, value in values.items() if value == top]
-        return holders[0] if len(holders) == 1 else None
+        return single_best(values, bool(self.lower_is_better))
+
+
+def best(values: Mapping[str, float], lower_is_better: bool) -> list[str]:
+    """The names that hold the best of these values (at least one): several where they are equal."""
+    top = min(values.values()) if lower_is_better else max(values.values())
+    return [name for name, value in values.items() if value == top]
+
+
+def single_best(values: Mapping[str, float], lower_is_better: bool) -> str | None:
+    """The name that holds the best value alone; None where several are exactly equal."""
+    names = best(values, lower_is_better)
+    return names[0] if len(names) == 1 else None
 
 
 # fmt: off

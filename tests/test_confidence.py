@@ -10,6 +10,7 @@ import pytest
 from studies import registration, run_manifest
 
 from coordexp.analysis.audit.findings import Audit
+from coordexp.analysis.comparison.bootstrap import bootstrap_estimate
 from coordexp.analysis.comparison.findings import (
     Comparison,
     Difference,
@@ -19,7 +20,7 @@ from coordexp.analysis.comparison.findings import (
     TemperatureRow,
     Window,
 )
-from coordexp.analysis.comparison.statistics import bootstrap_estimate, crossed_estimate
+from coordexp.analysis.comparison.statistics import crossed_estimate
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
 from coordexp.analysis.recommendation.doubts import alerts, caveats, would_overturn, would_take
 from coordexp.config.digests import digest, plain

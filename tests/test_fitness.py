@@ -14,12 +14,10 @@ from note import write_log
 from PIL import Image
 from studies import eval_row, write_run, write_study
 
-from coordexp.analysis.comparison.probes import paired
-from coordexp.analysis.comparison.statistics import (
-    bootstrap_estimate,
-    crossed_estimate,
-    image_weights,
-)
+from coordexp.analysis.comparison.bootstrap import bootstrap_estimate
+from coordexp.analysis.comparison.pairs import paired_estimates
+from coordexp.analysis.comparison.probes import measure
+from coordexp.analysis.comparison.statistics import crossed_estimate
 from coordexp.analysis.recommendation.recommend import SCHEMA
 from coordexp.analysis.recommendation.verdict import (
     aggregate_verdict,
@@ -35,6 +33,7 @@ from coordexp.coords import CoordObject, write_coordjson
 from coordexp.data.records import Record, RecordObject, write_records
 from coordexp.detection.probes import read_probe
 from coordexp.errors import UserError
+from coordexp.resampling import image_weights
 from coordexp.storage.files import read_json, write_json, write_text
 from coordexp.storage.runs import probe_directory
 
@@ -342,6 +341,11 @@ def test_pairs_use_the_bootstrap_for_few_seeds_and_cross_seeds_and_images_for_th
             for a, b in zip(first, second, strict=True)
         ]
     )
+
+    def paired(first: list[Stub], second: list[Stub]) -> dict:
+        sides = ([measure(stub) for stub in side] for side in (first, second))
+        return paired_estimates(*sides, ["f1_50"])
+
     assert paired(first, second) == {"f1_50": crossed_estimate(apart, influence)}
     one = paired(first[:1], second[:1])["f1_50"]
     assert one.method == "paired bootstrap over images"

@@ -218,7 +218,7 @@ def test_weights_are_images_written_out_so_many_times(monkeypatch):
         )
     ones = figures(scores, np.ones((1, 12), dtype=np.uint16))
     assert {name: values[0] for name, values in ones.items()} == figures(scores)
-    monkeypatch.setattr("coordexp.detection.scores.CELLS", 25)  # two resamples at a time
+    monkeypatch.setattr("coordexp.resampling.CELLS", 25)  # two resamples at a time
     for name, values in figures(scores, weights).items():
         np.testing.assert_allclose(values, found[name], rtol=1e-12)
 

@@ -15,23 +15,21 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
+from coordexp.analysis.comparison.bootstrap import bootstrap_draws, bootstrap_estimate
 from coordexp.analysis.comparison.findings import Stability, WindowSummary
+from coordexp.analysis.comparison.power import flip_seed_sd, seeds_needed
 from coordexp.analysis.comparison.stability import rank_stability, window_summary
 from coordexp.analysis.comparison.statistics import (
     Estimate,
-    bootstrap_draws,
-    bootstrap_estimate,
     crossed_estimate,
-    flip_seed_sd,
     holm,
-    image_weights,
     influence_estimate,
     margin_verdict,
     satterthwaite,
-    seeds_needed,
     variance_parts,
 )
 from coordexp.metrics import REGISTRY
+from coordexp.resampling import image_weights
 from coordexp.storage.token_tables import TokenColumns
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import expon
 
+from coordexp.analysis.comparison.bootstrap import bootstrap_draws
 from coordexp.analysis.comparison.image_influence import image_influence, quantile_influence
-from coordexp.analysis.comparison.statistics import bootstrap_draws, image_weights
 from coordexp.metrics import METRICS, REGISTRY, TEMPERATURE_LABEL
+from coordexp.resampling import image_weights
 from coordexp.storage.token_tables import (
     TokenColumns,
     column_names,

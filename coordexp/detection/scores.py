@@ -26,11 +26,11 @@ from coordexp.coords import CoordObject, Parsed, parse_coordjson
 from coordexp.data.records import Record
 from coordexp.detection.matching import THRESHOLDS, Box, score_image
 from coordexp.errors import UserError
+from coordexp.resampling import weighted_sums
 
 FIELDS = {
     "image_id": int, "image": str, "text": str, "finished": bool, "n_tokens": int, "token_ends": list, "token_logprobs": list,
 }  # fmt: skip
-CELLS = 4_000_000  # of weights, as float64 at a time
 
 
 @dataclass(frozen=True)
@@ -210,11 +210,7 @@ def _totals(weights: np.ndarray, columns: dict[str, np.ndarray]) -> dict[str, np
     """Each column summed over the images of each resample  # [D, I], [I] or [I, T] -> [D] or [D, T]"""
     ends = np.cumsum([column[0].size for column in columns.values()])
     flat = np.column_stack(list(columns.values())).astype(np.float64)  # [I, all columns]
-    block = max(1, CELLS // len(flat))  # resamples at a time: what bounds the memory
-    sums = np.concatenate(
-        [weights[i : i + block].astype(np.float64) @ flat for i in range(0, len(weights), block)]
-    )
-    parts = np.split(sums, ends[:-1], axis=1)
+    parts = np.split(weighted_sums(weights, flat), ends[:-1], axis=1)
     return {
         name: part[:, 0] if columns[name].ndim == 1 else part
         for name, part in zip(columns, parts, strict=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from coordexp.analysis.comparison.effects import Tables, bands, differences, read_tables, slices
+from coordexp.analysis.comparison.effects import Tables, bands, differences, read_tables
 from coordexp.analysis.comparison.findings import (
     Comparison,
     CurveRow,
@@ -19,6 +19,7 @@ from coordexp.analysis.comparison.findings import (
 )
 from coordexp.analysis.comparison.plateau import drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
+from coordexp.analysis.comparison.slices import slices
 from coordexp.analysis.comparison.stability import rank_stability
 from coordexp.errors import UserError
 from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, metric, metric_values

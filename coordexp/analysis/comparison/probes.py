@@ -9,22 +9,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coordexp.analysis.comparison.effects import CROSSED_FROM, shared_seeds
 from coordexp.analysis.comparison.findings import Difference
-from coordexp.analysis.comparison.statistics import (
-    Estimate,
-    bootstrap_estimate,
-    crossed_estimate,
-    image_weights,
-)
+from coordexp.analysis.comparison.pairs import Measured, paired_estimates, variant_pairs
+from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.errors import UserError
 from coordexp.metrics import SIGNALS
+from coordexp.resampling import image_weights
 from coordexp.storage.files import read_json
 from coordexp.storage.runs import probe_directory
 from coordexp.study.inputs import RunData, by_variant
@@ -107,17 +104,26 @@ def means(runs: Sequence[RunData], probes: Probes) -> dict[str, dict[str, float]
 
 def differences(runs: Sequence[RunData], probes: Probes) -> list[dict[str, Any]]:
     """Every pair's difference (second minus first) of every signal, paired on seeds and images."""
-    groups = by_variant([run for run in runs if run.name in probes])
-    variants, found = list(groups), []
-    for i, first in enumerate(variants):
-        for second in variants[i + 1 :]:
-            sides = [
-                [probes[run.name] for run in side]
-                for side in shared_seeds(groups[first], groups[second])
-            ]
-            for name, estimate in paired(*sides).items():
-                found.append({"first": first, "second": second, "signal": name, **asdict(estimate)})
+    probed = [run for run in runs if run.name in probes]
+    measured = {run.name: measure(probes[run.name]) for run in probed}
+    found = []
+    for pair in variant_pairs(by_variant(probed)):
+        first = [measured[run.name] for run in pair.first_runs]
+        second = [measured[run.name] for run in pair.second_runs]
+        for name, estimate in paired_estimates(first, second, SIGNALS).items():
+            entry = {"first": pair.first, "second": pair.second, "signal": name}
+            found.append(entry | asdict(estimate))
     return found
+
+
+def measure(probed: Probed) -> Measured:
+    """The signals of one probe that have per-image contributions."""
+
+    @cache
+    def draws() -> dict[str, np.ndarray]:
+        return probed.figures(image_weights(len(probed.images)))
+
+    return Measured(probed.images, probed.figures(), cache(probed.influence), draws)
 
 
 def signal_differences(probe: Mapping[str, Any]) -> list[Difference]:
@@ -136,37 +142,6 @@ def signal_differences(probe: Mapping[str, Any]) -> list[Difference]:
                 None,
             )
         )
-    return found
-
-
-def paired(first: Sequence[Probed], second: Sequence[Probed]) -> dict[str, Any]:
-    """The estimate of each signal's difference; nothing where no seed is shared or the images differ."""
-    every = [*first, *second]
-    if (
-        not first
-        or any(not np.array_equal(p.images, every[0].images) for p in every)
-        or len(every[0].images) < 2
-    ):
-        return {}
-    values = [[p.figures() for p in side] for side in (first, second)]
-    shared = [name for name in SIGNALS if all(name in v for side in values for v in side)]
-    apart = {
-        name: np.array([b[name] - a[name] for a, b in zip(*values, strict=True)]) for name in shared
-    }
-    if len(first) >= CROSSED_FROM:
-        moves = [[p.influence() for p in side] for side in (first, second)]
-        influence = {
-            name: np.stack([b[name] - a[name] for a, b in zip(*moves, strict=True)])
-            for name in shared
-        }
-        return {name: crossed_estimate(apart[name], influence[name]) for name in shared}
-    weights = image_weights(len(every[0].images))
-    before, after = ([p.figures(weights) for p in side] for side in (first, second))
-    found = {}
-    for name in shared:
-        sides = [np.stack([d[name] for d in side]) for side in (before, after)]  # [S, D] each
-        estimate = bootstrap_estimate(sides[0], sides[1], float(apart[name].mean()))
-        found[name] = replace(estimate, n_images=len(every[0].images))
     return found
 
 

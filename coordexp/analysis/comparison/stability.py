@@ -1,72 +1,94 @@
-"""Who leads over a window of eval steps, and how firmly. Descriptive: it needs no token table, and claims nothing."""
+"""Which variant is best over a window of eval steps, and how firmly.
+
+Descriptive: it needs no token table, and claims nothing.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from coordexp.analysis.comparison.findings import Stability, StepWinner, WindowSummary
+from coordexp.metrics import single_best
+
+Curves = Mapping[str, Mapping[int, float]]  # variant -> step -> value
 
 
 def rank_stability(
-    curves: dict[str, dict[int, float]],
-    steps: Sequence[int],
-    lower_is_better: bool,
-    n_blocks: int = 4,
+    curves: Curves, steps: Sequence[int], lower_is_better: bool, n_blocks: int = 4
 ) -> Stability:
-    """How firmly the best of some curves stands at those steps of a window that all of them have, exactly and finite.
+    """Which curve is best at the steps of a window that all of them have, exactly and finite.
 
-    `leave_one_block_out` cuts the window into `n_blocks` runs of neighbouring steps: a lead that hangs on one stretch of
-    the training shows there. An exact tie has no winner.
+    An exact tie has no winner.
+
+    Args:
+        n_blocks: the window is cut into so many runs of neighbouring steps, and each is left out
+            in turn: a lead that rests on one stretch of the training shows there.
     """
-    shared = [
-        s
-        for s in sorted(steps)
-        if curves and all(math.isfinite(c.get(s, math.nan)) for c in curves.values())
-    ]
-    winners = [
-        StepWinner(
-            step, _best({name: curve[step] for name, curve in curves.items()}, lower_is_better)
-        )
-        for step in shared
-    ]
+    shared = shared_steps(curves, steps)
+    winners = []
+    for step in shared:
+        values = {name: curve[step] for name, curve in curves.items()}
+        winners.append(StepWinner(step, single_best(values, lower_is_better)))
     last_winner = winners[-1].winner if winners else None
-    settled_from = None
+    share = 0.0
+    if last_winner:
+        share = sum(at.winner == last_winner for at in winners) / len(winners)
+    return Stability(
+        winners=winners,
+        last_winner=last_winner,
+        settled_from=settled_from(winners),
+        leave_one_block_out=leave_one_block_out(curves, shared, lower_is_better, n_blocks),
+        share=share,
+    )
+
+
+def shared_steps(curves: Curves, steps: Sequence[int]) -> list[int]:
+    """The steps at which every curve has a finite value, in order."""
+    if not curves:
+        return []
+    return [
+        step
+        for step in sorted(steps)
+        if all(math.isfinite(curve.get(step, math.nan)) for curve in curves.values())
+    ]
+
+
+def settled_from(winners: Sequence[StepWinner]) -> int | None:
+    """The first step from which the last winner wins without a break; None after a tie at the end."""
+    settled = None
     for at in reversed(winners):
-        if at.winner is None or at.winner != last_winner:
+        if at.winner is None or at.winner != winners[-1].winner:
             break
-        settled_from = at.step
-    without = []
-    for block in np.array_split(np.arange(len(shared)), n_blocks):
-        left = [step for i, step in enumerate(shared) if i not in block]
-        if len(block) and left:
-            without.append(
-                _best(
-                    {n: math.fsum(c[s] for s in left) for n, c in curves.items()}, lower_is_better
-                )
-            )
-    share = sum(at.winner == last_winner for at in winners) / len(winners) if last_winner else 0.0
-    return Stability(winners, last_winner, settled_from, without, share)
+        settled = at.step
+    return settled
 
 
-def _best(values: dict[str, float], lower_is_better: bool) -> str | None:
-    top = (min if lower_is_better else max)(values.values())
-    holders = [name for name, value in values.items() if value == top]
-    return holders[0] if len(holders) == 1 else None
+def leave_one_block_out(
+    curves: Curves, steps: Sequence[int], lower_is_better: bool, n_blocks: int
+) -> list[str | None]:
+    """The best by the sum over the steps, with one block of neighbouring steps left out each time."""
+    winners = []
+    for block in np.array_split(np.arange(len(steps)), n_blocks):
+        kept = [step for i, step in enumerate(steps) if i not in block]
+        if len(block) and kept:
+            sums = {name: math.fsum(curve[step] for step in kept) for name, curve in curves.items()}
+            winners.append(single_best(sums, lower_is_better))
+    return winners
 
 
 def window_summary(
-    first: dict[int, float], second: dict[int, float], steps: Sequence[int]
+    first: Mapping[int, float], second: Mapping[int, float], steps: Sequence[int]
 ) -> WindowSummary:
-    """second - first over the window's exact common steps: n, median, min, max, share_above_0 (None where n is 0).
+    """second - first over those steps of the window that both have.
 
-    An exact tie counts half, so that the share turns round with the pair.
+    An exact tie counts as half, so that the share is mirrored where the pair is turned round.
     """
-    gaps = [second.get(s, math.nan) - first.get(s, math.nan) for s in steps]
+    gaps = [second.get(step, math.nan) - first.get(step, math.nan) for step in steps]
     gaps = [gap for gap in gaps if math.isfinite(gap)]
     if not gaps:
         return WindowSummary(0, None, None, None, None)
-    share = sum((gap > 0) + (gap == 0) / 2 for gap in gaps) / len(gaps)
-    return WindowSummary(len(gaps), float(np.median(gaps)), min(gaps), max(gaps), share)
+    above = sum(gap > 0 for gap in gaps) + sum(gap == 0 for gap in gaps) / 2
+    return WindowSummary(len(gaps), float(np.median(gaps)), min(gaps), max(gaps), above / len(gaps))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordexp.analysis.audit.findings import Audit
-from coordexp.analysis.comparison.effects import CROSSED_FROM
 from coordexp.analysis.comparison.findings import Comparison
 from coordexp.analysis.comparison.leads import Lead, leads
+from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.statistics import LEVEL, holm
 from coordexp.analysis.recommendation.rule import Values, choose_primary
 from coordexp.metrics import METRICS

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import NormalDist
 
-from coordexp.analysis.comparison.effects import CROSSED_FROM
 from coordexp.analysis.comparison.findings import Plateau
 from coordexp.analysis.comparison.leads import Lead
-from coordexp.analysis.comparison.statistics import LEVEL, flip_seed_sd, seeds_needed
+from coordexp.analysis.comparison.pairs import CROSSED_FROM
+from coordexp.analysis.comparison.power import flip_seed_sd, seeds_needed
+from coordexp.analysis.comparison.statistics import LEVEL
 from coordexp.analysis.recommendation.confidence import (
     Facts,
     changed_after_results,

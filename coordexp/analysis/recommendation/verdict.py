@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coordexp.analysis.comparison.effects import CROSSED_FROM
 from coordexp.analysis.comparison.leads import Lead, leads
+from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.probes import signal_differences
 from coordexp.analysis.recommendation.rule import Values
 from coordexp.metrics import METRICS, SIGNALS

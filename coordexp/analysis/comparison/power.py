@@ -1,0 +1,56 @@
+"""What more seeds would give: how many an interval needs, and what seed noise would undo a lead."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import stdtrit
+
+from coordexp.analysis.comparison.statistics import LEVEL, Estimate, satterthwaite
+
+MAX_SEEDS = 1000
+
+
+def seeds_needed(estimate: Estimate, n_seeds: int, margin: float) -> int | None:
+    """The fewest seeds (three or more) whose interval is expected to reach no farther than ± margin.
+
+    From the variances measured at `n_seeds`: those of seeds and interaction shrink with more
+    seeds, that of the images does not.
+
+    Returns:
+        None if even MAX_SEEDS seeds are too few; then only more images help.
+
+    Raises:
+        ValueError: the estimate has no variance over seeds.
+    """
+    if estimate.seed_var is None:
+        raise ValueError("how many seeds it takes cannot be told without a variance over seeds")
+    interaction, n_images = estimate.interaction_var or 0.0, estimate.n_images or math.inf
+    image_alone = max(estimate.image_var - interaction / n_seeds, 0.0)
+    seeds = np.arange(3, MAX_SEEDS + 1)
+    v_si = interaction / seeds
+    variance, df = satterthwaite(
+        seeds, n_images, estimate.seed_var / seeds, image_alone + v_si, v_si
+    )
+    half_widths = stdtrit(df, (1 + LEVEL) / 2) * np.sqrt(variance)
+    enough = np.flatnonzero(half_widths <= margin)
+    return int(seeds[enough[0]]) if len(enough) else None
+
+
+def flip_seed_sd(lead: float, image_se: float = 0.0) -> float:
+    """The SD of one seed's metric at which one repeat in six (16 %) reverses the order of two variants.
+
+    The lead, measured with one seed a side, is taken as the true one. The lead of a repeat then
+    has the variance 2 SD² + image_se² around it, and is below 0 with probability Φ(-1) = 16 %
+    where that variance is lead². Optimistic: the true lead is as unknown as one seed leaves it,
+    so the variance of a repeat is twice that, and it flips with Φ(-1/√2) = 24 %.
+
+    Args:
+        lead: in the metric's unit; its sign does not matter.
+        image_se: of the lead over images; 0 for repeats on the same images.
+
+    Returns:
+        The SD in the metric's unit; 0 where other images alone flip the order as often.
+    """
+    return math.sqrt(max(lead**2 - image_se**2, 0.0) / 2)
