@@ -14,6 +14,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from coordexp.analysis.comparison.statistics import (
     variance_parts,
 )
 from coordexp.analysis.recommendation.rule import choose_primary, eligibility
+from coordexp.config.rule_file import load_rule
 from coordexp.metrics import METRICS
 from coordexp.resampling import image_weights
 from coordexp.storage.logs.log import Log
@@ -51,10 +53,14 @@ SEED_SD = 0.5  # bins: of the difference in MAE between two runs that share a se
 TOKEN_SD = 36.0  # bins: of the difference between two variants' errors on one token
 REPEATS = 0.5  # share of that variance which every seed shows again
 BLOCK = 250  # simulated studies at a time
-RULE = {
-    "metrics": ["expected_bin_mae"],
-    "eligible": {"min_coord_mass": 0.9, "min_text_token_acc": 0.9, "max_mae_over_best": 1.15},
-}
+DEFAULT = load_rule(None)
+RULE = replace(
+    DEFAULT,
+    metrics=["expected_bin_mae"],
+    eligible=replace(
+        DEFAULT.eligible, min_coord_mass=0.9, min_text_token_acc=0.9, max_mae_over_best=1.15
+    ),
+)
 
 # Errors of one token, in bins, are lognormal: their mean is 24, their 0.9 quantile 54.
 LOG_SD = 1.1
@@ -193,7 +199,7 @@ def diverged_world(n_seeds: int, draws: int) -> dict[str, float]:
             ]
             refused = eligibility([*runs, lost], Audit([], [], []), rows, RULE)
             primary, _, _ = choose_primary(
-                {v: row for v, row in rows.items() if not refused[v]}, RULE["metrics"]
+                {v: row for v, row in rows.items() if not refused[v]}, RULE.metrics
             )
             recommended.append(primary == "second")
         differences[:, -1] = np.nan

@@ -33,7 +33,7 @@ def compare_study(study: Path) -> None:
     from coordexp.study.inputs import load_runs
 
     plan = read_preregistration(study)
-    write_comparison(study, compare(load_runs(study), plan.rule, plan.vision))
+    write_comparison(study, compare(load_runs(study), plan.decision_rule, plan.vision))
 
 
 def fitness_study(study: Path) -> None:

@@ -40,6 +40,8 @@ from coordexp.analysis.comparison.findings import (
     write_comparison,
 )
 from coordexp.analysis.comparison.statistics import Estimate
+from coordexp.config.digests import plain
+from coordexp.config.rule_file import load_rule
 from coordexp.storage.files import read_json, sha256_file, write_json
 from coordexp.storage.manifest import InputDigests, Preflight, RunManifest, write_manifest
 from coordexp.storage.runs import RunDirectory
@@ -200,7 +202,7 @@ def preregistration_of(runs: Sequence[StudyRun], seeds: int) -> Preregistration:
         hash8="0123abcd",
         written_at="2026-01-01T00:00:00+00:00",
         seeds=seeds,
-        rule={"metrics": list(METRICS), "margins": MARGINS},
+        rule=plain(load_rule(None)) | {"metrics": list(METRICS), "margins": MARGINS},
         rule_sha256="a" * 64,
         runs=registered,
     )

@@ -190,7 +190,6 @@ def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: i
             hash8=path.name,
             seeds=seeds,
             rule=rule,
-            rule_sha256=digest(rule),
             probe=plain(compose().probe),
             runs=planned,
         ),
@@ -206,8 +205,8 @@ def registration(**changes: Any) -> Preregistration:
         "written_at": "2026-01-01T00:00:00+00:00",
         "seeds": 1,
         "rule": {},
-        "rule_sha256": digest({}),
         "runs": [{"variant": "best", "seed": 0, "existing": False}],
         "earlier_studies": [],
     }
-    return msgspec.convert(facts | changes, Preregistration)
+    facts |= changes
+    return msgspec.convert({"rule_sha256": digest(facts["rule"])} | facts, Preregistration)

@@ -13,7 +13,6 @@ from coordexp.analysis.comparison.compare import compare
 from coordexp.analysis.comparison.findings import Drift, Plateau, SnapshotRow
 from coordexp.analysis.comparison.plateau import collapse_end, drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
-from coordexp.config.digests import plain
 from coordexp.config.rule_file import load_rule
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import Log
@@ -21,7 +20,7 @@ from coordexp.storage.manifest import read_manifest
 from coordexp.study.inputs import RunData
 from coordexp.study.plan import Vision
 
-RULE = plain(load_rule(None))
+RULE = load_rule(None)
 
 
 @pytest.fixture(autouse=True)

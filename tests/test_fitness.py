@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jsonschema
@@ -37,7 +37,7 @@ from coordexp.resampling import image_weights
 from coordexp.storage.files import read_json, write_json, write_text
 from coordexp.storage.runs import probe_directory
 
-RULE = plain(load_rule(None))
+RULE = load_rule(None)
 N_IMAGES = 200
 BOX = (10.0, 10.0, 60.0, 60.0)
 TIED = eval_row(24.0, 55, 0.2, 0.15, 39, 4.0)  # Stage-1 metrics that cannot tell two variants apart
@@ -222,7 +222,7 @@ def test_when_the_probe_may_change_the_primary(lead, noise, stage1, turns):
     family = [{"variant": "mixed", "verdict": stage1}]
     changed = reconsider("pure_ce", ROWS, family, probe_with(lead, noise), RULE)
     assert (changed is not None and changed[0] == "mixed") == turns
-    forbidden = RULE | {"probe": RULE["probe"] | {"may_change_roles": False}}
+    forbidden = replace(RULE, probe=replace(RULE.probe, may_change_roles=False))
     assert reconsider("pure_ce", ROWS, family, probe_with(lead, noise), forbidden) is None
 
 

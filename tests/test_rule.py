@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from coordexp.analysis.comparison.compare import compare
 from coordexp.analysis.comparison.probes import probe_study
 from coordexp.analysis.recommendation.recommend import recommend
 from coordexp.analysis.recommendation.rule import choose_primary, choose_secondary
-from coordexp.config.digests import digest, plain
+from coordexp.config.digests import plain
 from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
 from coordexp.metrics import METRICS, REGISTRY, log_key, metric
@@ -25,7 +26,7 @@ from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 
 NAMES = tuple(METRICS)
-RULE = plain(load_rule(None))
+RULE = load_rule(None)
 
 
 def row(mae, p90, acc, p_gt, w1, **more):
@@ -51,7 +52,7 @@ def decide(
     plans = [
         {"variant": r.variant, "seed": r.seed, "existing": True, "registered": False} for r in runs
     ]
-    study = registration(study="compare_logs", rule=rule, rule_sha256=digest(rule), runs=plans)
+    study = registration(study="compare_logs", rule=plain(rule), runs=plans)
     found = audit(runs)
     return recommend(study, runs, found, compare(runs, rule), probe_study(runs, {}, None, None))
 
@@ -157,7 +158,7 @@ def test_permuting_names_and_order_permutes_the_answer_and_nothing_else(rows, da
         name: {40 * (i + 1): r for i, r in enumerate(mine)}
         for name, mine in zip(names, rows, strict=True)
     }
-    rule = RULE | {"eligible": RULE["eligible"] | {"max_mae_over_best": 9.0}}
+    rule = replace(RULE, eligible=replace(RULE.eligible, max_mae_over_best=9.0))
     expected = json.dumps(decide(curves, rule))
     order = data.draw(st.permutations(names))
     renamed = dict(zip(names, data.draw(st.permutations(names)), strict=True))

@@ -14,10 +14,10 @@ from coordexp.study.study_runs import StudyRun
 def vote_table(preregistration: Preregistration) -> Table:
     """The metrics by which the rule ranks, in its order, with their margins."""
     table = Table("votes", [*words("votes, in this order"), *numbers("margin")])
-    rule = preregistration.rule
-    for key in rule["metrics"]:
+    rule = preregistration.decision_rule
+    for key in rule.metrics:
         metric = METRICS[key]
-        margin = number(rule["margins"].get(key), "g")
+        margin = number(rule.margins.get(key), "g")
         table.add(
             cell((f"{metric.label} ", Part(key, "soft-code"))), cell(f"{margin} {metric.unit}")
         )

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from coordexp.config.digests import digest, flatten, plain
+from coordexp.config.schema import RuleConfig
 from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.manifest import utc_now
@@ -61,12 +64,27 @@ class Preregistration:
     hash8: str
     written_at: str  # ISO 8601, UTC
     seeds: int  # per variant
-    rule: dict[str, Any]
+    rule: dict[str, Any]  # as it was written, also by another version of this project
     rule_sha256: str  # of the rule as it was written
     vision: Vision | None = None  # where no manifest knows it
     probe: dict[str, Any] | None = None  # settings of the Stage-2 probe
     runs: list[RegisteredRun]
     earlier_studies: list[EarlierStudy] = field(default_factory=list)
+
+    @property
+    def decision_rule(self) -> RuleConfig:
+        """The rule by its type.
+
+        Raises:
+            UserError: it lacks a setting, or holds a value of another type.
+        """
+        try:
+            return msgspec.convert(self.rule, RuleConfig)
+        except msgspec.ValidationError as error:
+            raise UserError(
+                f"{FILE} of {self.study}/{self.hash8}: rule: {error}: damaged, "
+                "or written by another version"
+            ) from error
 
     @property
     def directories(self) -> set[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from coordexp.analysis.comparison.effects import Tables, bands, differences, read_tables
 from coordexp.analysis.comparison.findings import (
@@ -21,15 +20,14 @@ from coordexp.analysis.comparison.plateau import drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
 from coordexp.analysis.comparison.slices import slices
 from coordexp.analysis.comparison.stability import rank_stability
+from coordexp.config.schema import RuleConfig
 from coordexp.errors import UserError
 from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, metric, metric_values
 from coordexp.study.inputs import RunData, by_variant
 from coordexp.study.plan import Vision
 
 
-def compare(
-    runs: Sequence[RunData], rule: dict[str, Any], vision: Vision | None = None
-) -> Comparison:
+def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = None) -> Comparison:
     """The comparison of a study under its rule.
 
     `vision` gives `side_px` and `cell_px` where no manifest does.
@@ -40,36 +38,34 @@ def compare(
     finished = [run for run in runs if not run.diverged and run.log.evals]
     groups = by_variant(finished)
     steps = common_steps(finished)
-    decision_step = decide_step(steps, rule["decision_step"])
+    decision_step = decide_step(steps, rule.decision_step)
     window = [
-        s
-        for s in steps
-        if decision_step and (1 - rule["window"]) * decision_step < s <= decision_step
+        s for s in steps if decision_step and (1 - rule.window) * decision_step < s <= decision_step
     ]
-    tables = read_tables(finished, rule["temperature"])
+    tables = read_tables(finished, rule.temperature)
     curves = {
-        t: curve_rows(groups, t, tables if t == rule["temperature"] else {})
+        t: curve_rows(groups, t, tables if t == rule.temperature else {})
         for t in TEMPERATURE_PREFIX
     }
-    mine = curves[rule["temperature"]]
+    mine = curves[rule.temperature]
     later = sorted({row.step for row in mine if steps and row.step > steps[-1]})
     snapshots = [
         snapshot(mine, step) for step in ([decision_step, *later] if decision_step else [])
     ]
-    means = {name: mean_curves(mine, name) for name in rule["metrics"]}
-    levels = plateaus(finished, rule["temperature"])
+    means = {name: mean_curves(mine, name) for name in rule.metrics}
+    levels = plateaus(finished, rule.temperature)
     level_drifts = drifts(levels)
     return Comparison(
-        temperature=rule["temperature"],
+        temperature=rule.temperature,
         common_steps=steps,
         decision_step=decision_step,
-        window=Window(rule["window"], window),
+        window=Window(rule.window, window),
         snapshots=snapshots,
         temperatures={
             t: temperature_rows(groups, rows, decision_step, t) for t, rows in curves.items()
         },
         winners={
-            t: winners(snapshot(rows, decision_step), rule["metrics"]) for t, rows in curves.items()
+            t: winners(snapshot(rows, decision_step), rule.metrics) for t, rows in curves.items()
         },
         curves=mine,
         bands=bands(groups, tables),
@@ -77,7 +73,7 @@ def compare(
         plateau=levels,
         drift=level_drifts,
         differences=differences(groups, means, tables, decision_step, window, rule),
-        slices=slices(groups, decision_step, rule["temperature"]),
+        slices=slices(groups, decision_step, rule.temperature),
         resolution_limit=resolution_limit(
             snapshots[0].rows if snapshots else [], level_drifts, *vision_facts(finished, vision)
         ),

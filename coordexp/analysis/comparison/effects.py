@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from coordexp.analysis.comparison.pairs import (
 )
 from coordexp.analysis.comparison.stability import window_summary
 from coordexp.analysis.comparison.statistics import Estimate, crossed_estimate, influence_estimate
+from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS, REGISTRY
 from coordexp.resampling import image_weights
 from coordexp.storage.token_tables import read_tokens
@@ -81,7 +81,7 @@ def differences(
     tables: Tables,
     step: int | None,
     window: Sequence[int],
-    rule: Mapping[str, Any],
+    rule: RuleConfig,
 ) -> list[Difference]:
     """Every pair's difference (second minus first) per metric of the rule at the decision step.
 
@@ -103,8 +103,8 @@ def differences(
     }
     found = []
     for pair in variant_pairs(groups):
-        estimates = pair_estimates(pair, measured, rule["metrics"])
-        for name in rule["metrics"]:
+        estimates = pair_estimates(pair, measured, rule.metrics)
+        for name in rule.metrics:
             first, second = (curves[name].get(v, {}) for v in (pair.first, pair.second))
             if step not in first or step not in second:
                 continue
@@ -114,7 +114,7 @@ def differences(
                     first=pair.first,
                     second=pair.second,
                     metric=name,
-                    margin=rule["margins"][name],
+                    margin=rule.margins[name],
                     difference=interval.difference if interval else second[step] - first[step],
                     interval=interval,
                     window=window_summary(first, second, window),
@@ -134,14 +134,14 @@ def pair_estimates(
     return paired_estimates(first, second, names)
 
 
-def measure(run: RunData, table: ImageInfluence, step: int, rule: Mapping[str, Any]) -> Measured:
+def measure(run: RunData, table: ImageInfluence, step: int, rule: RuleConfig) -> Measured:
     """The metrics of one run at the decision step; its tokens are read again only for a bootstrap."""
 
     @cache
     def draws() -> dict[str, np.ndarray]:
         assert run.run
-        metrics = [METRICS[name] for name in rule["metrics"]]
-        tokens = read_tokens(run.run.table(step), rule["temperature"], metrics)
+        metrics = [METRICS[name] for name in rule.metrics]
+        tokens = read_tokens(run.run.table(step), rule.temperature, metrics)
         weights = image_weights(len(tokens.images))
         return {name: bootstrap_draws(tokens, METRICS[name], weights) for name in tokens.values}
 

@@ -17,6 +17,7 @@ from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.statistics import LEVEL, holm
 from coordexp.analysis.recommendation.rule import Values, choose_primary
+from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS
 from coordexp.study.inputs import RunData
 from coordexp.study.preregistration import EarlierStudy, Preregistration
@@ -30,7 +31,7 @@ class Facts:
     """What the card's statements about confidence are drawn from."""
 
     study: Preregistration
-    rule: dict[str, Any]
+    rule: RuleConfig
     runs: Sequence[RunData]
     audit: Audit
     comparison: Comparison
@@ -53,7 +54,7 @@ def confirmatory(facts: Facts) -> list[dict[str, Any]]:
     """The confirmatory family: the rule's first metric, the primary against each rival, p-values after Holm."""
     pairs = [
         (lead, lead.estimate)
-        for lead in leads_of_primary(facts, facts.rule["metrics"][0])
+        for lead in leads_of_primary(facts, facts.rule.metrics[0])
         if lead.estimate
     ]
     p_values = [estimate.p_value for _, estimate in pairs if estimate.p_value is not None]
@@ -98,7 +99,7 @@ def ranking_confidence(facts: Facts, family: Sequence[dict[str, Any]]) -> dict[s
 
 def earned_grade(facts: Facts, family: Sequence[dict[str, Any]]) -> tuple[str, str]:
     """What the intervals alone would allow."""
-    label = METRICS[facts.rule["metrics"][0]].label
+    label = METRICS[facts.rule.metrics[0]].label
     n_seeds = shared_seeds(facts)
     if n_seeds == 1:
         return "provisional", "one seed: what another seed would change is unseen"
@@ -172,9 +173,9 @@ def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
     for temperature, table in facts.comparison.temperatures.items():
         rows = {row.variant: row.values for row in table if row.variant in facts.rows}
         if len(rows) == len(facts.rows):
-            dependent = [name for name in facts.rule["metrics"] if METRICS[name].has_temperature]
+            dependent = [name for name in facts.rule.metrics if METRICS[name].has_temperature]
             if all(any(name in row for name in dependent) for row in rows.values()):
-                found[temperature] = choose_primary(rows, facts.rule["metrics"])[0]
+                found[temperature] = choose_primary(rows, facts.rule.metrics)[0]
     return found
 
 

@@ -53,7 +53,7 @@ def would_overturn(facts: Facts, probed: bool) -> list[str]:
 
 def closest(facts: Facts) -> tuple[Metric, list[Lead]]:
     """The rule's first metric, and the rival (several where they are exactly as near) with the smallest lead on it."""
-    first = METRICS[facts.rule["metrics"][0]]
+    first = METRICS[facts.rule.metrics[0]]
     leads = leads_of_primary(facts, first.name)
     smallest = min((lead.value for lead in leads), default=math.nan)
     return first, [lead for lead in leads if lead.value == smallest]
@@ -89,7 +89,7 @@ def other_seeds(facts: Facts) -> list[str]:
 
 def other_stopping_points(facts: Facts) -> list[str]:
     """Whether another step of the window would have put somebody else first on the rule's first metric."""
-    m = METRICS[facts.rule["metrics"][0]]
+    m = METRICS[facts.rule.metrics[0]]
     found = facts.comparison.stability.get(m.name)
     if not found or not found.last_winner:
         return []

@@ -126,7 +126,7 @@ def place(m: Metric, variant: str, rows: Values) -> str:
 def evidence(facts: Facts) -> list[str]:
     """The numbers behind the ranking: each rival on each metric of the rule; positive means the primary is better."""
     lines = []
-    for name in facts.rule["metrics"]:
+    for name in facts.rule.metrics:
         m = METRICS[name]
         for lead in leads_of_primary(facts, name):
             line = f"{m.label}: {facts.primary} leads {lead.second} by {lead.value:+.4g}{' ' + m.unit if m.unit else ''}"

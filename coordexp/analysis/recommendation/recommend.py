@@ -32,6 +32,7 @@ from coordexp.analysis.recommendation.verdict import (
     reconsider,
 )
 from coordexp.config.digests import digest
+from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS, Metric
 from coordexp.package_data import package_data
 from coordexp.storage.files import read_json, sha256_directory, write_json, write_text
@@ -54,11 +55,11 @@ def recommend(
     `study` is its preregistration. Roles are null where no run may hold them, and the reasons say why. The confirmatory
     family is always that of the Stage-1 choice, also where the probe puts another variant first.
     """
-    rule = study.rule
-    names = rule["metrics"]
+    rule = study.decision_rule
+    names = rule.metrics
     rows: Values = {row.variant: row.values for row in comparison.decision_rows}
     verdicts = eligibility(runs, audit, rows, rule)
-    for variant, reason in parse_failures(probe, rule["eligible"]["min_parse_rate"]).items():
+    for variant, reason in parse_failures(probe, rule.eligible.min_parse_rate).items():
         verdicts[variant].append(reason)
     eligible = {variant: rows[variant] for variant, reasons in verdicts.items() if not reasons}
     stage1, votes, decided_by = choose_primary(eligible, names)
@@ -121,7 +122,7 @@ def recommend(
         ),
         "would_take": would_take(facts),
         "caveats": caveats(facts),
-        "rule": {"text": rule_text(rule, comparison.decision_step), "sha256": digest(rule)},
+        "rule": {"text": rule_text(rule, comparison.decision_step), "sha256": digest(study.rule)},
     }
 
 
@@ -163,14 +164,14 @@ def role_entry(
     }
 
 
-def rule_text(rule: dict[str, Any], step: int | None) -> str:
-    bars = rule["eligible"]
-    resolved = f" (= {step})" if step is not None and rule["decision_step"] == "last_common" else ""
+def rule_text(rule: RuleConfig, step: int | None) -> str:
+    bars = rule.eligible
+    resolved = f" (= {step})" if step is not None and rule.decision_step == "last_common" else ""
     return (
-        f"Decision step {rule['decision_step']}{resolved}, T = {rule['temperature']}. Eligible: runs that pass the audit, with "
-        f"coordinate mass ≥ {bars['min_coord_mass']:g}, text accuracy ≥ {bars['min_text_token_acc']:g}, MAE within "
-        f"{bars['max_mae_over_best']:g} x the best and, where they were probed, {bars['min_parse_rate']:g} of their rollouts "
-        f"parsed. Primary: best on most of {', '.join(rule['metrics'])}, ties by that order. "
+        f"Decision step {rule.decision_step}{resolved}, T = {rule.temperature}. Eligible: runs that pass the audit, with "
+        f"coordinate mass ≥ {bars.min_coord_mass:g}, text accuracy ≥ {bars.min_text_token_acc:g}, MAE within "
+        f"{bars.max_mae_over_best:g} x the best and, where they were probed, {bars.min_parse_rate:g} of their rollouts "
+        f"parsed. Primary: best on most of {', '.join(rule.metrics)}, ties by that order. "
         "Secondary: the smoothest of the rest, if smoother than the primary. Optional: the rest."
     )
 

@@ -6,19 +6,17 @@ Every choice depends on values alone, never on the order in which variants are l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from coordexp.analysis.audit.findings import Audit
+from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS, REGISTRY, Metric, metric
 from coordexp.study.inputs import RunData, by_variant
 
 Values = Mapping[str, Mapping[str, float]]  # variant -> its metrics at the decision step
 
-BARS = (("coord_mass", "min_coord_mass"), ("text_token_acc", "min_text_token_acc"))
-
 
 def eligibility(
-    runs: Sequence[RunData], audit: Audit, rows: Values, rule: dict[str, Any]
+    runs: Sequence[RunData], audit: Audit, rows: Values, rule: RuleConfig
 ) -> dict[str, list[str]]:
     """Why each variant may not hold a role; empty if it may. A bar whose metric no log holds is not applied.
 
@@ -37,7 +35,7 @@ def eligibility(
     for variant, reasons in found.items():
         mae, bar = (
             rows.get(variant, {}).get("expected_bin_mae"),
-            rule["eligible"]["max_mae_over_best"],
+            rule.eligible.max_mae_over_best,
         )
         if clear and mae is not None and mae > bar * min(clear):
             reasons.append(f"MAE {mae:.1f} bins is over {bar:g} x the best, {min(clear):.1f}")
@@ -57,15 +55,19 @@ def failures(variant: str, runs: Sequence[RunData], audit: Audit) -> list[str]:
     return reasons
 
 
-def below_bars(variant: str, rows: Values, rule: dict[str, Any]) -> list[str]:
+def below_bars(variant: str, rows: Values, rule: RuleConfig) -> list[str]:
     if variant not in rows:
         return [f"{variant} has no evaluation at the decision step"]
-    row, bars = rows[variant], rule["eligible"]
-    return [
-        f"{REGISTRY[name].label} {row[name]:.3f} is below the bar {bars[bar]:g}"
-        for name, bar in BARS
-        if name in row and row[name] < bars[bar]
-    ]
+    row = rows[variant]
+    bars = (
+        ("coord_mass", rule.eligible.min_coord_mass),
+        ("text_token_acc", rule.eligible.min_text_token_acc),
+    )
+    reasons = []
+    for name, bar in bars:
+        if name in row and row[name] < bar:
+            reasons.append(f"{REGISTRY[name].label} {row[name]:.3f} is below the bar {bar:g}")
+    return reasons
 
 
 def shared_metrics(rows: Values, names: Sequence[str]) -> list[Metric]:

@@ -14,6 +14,7 @@ from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.probes import signal_differences
 from coordexp.analysis.recommendation.rule import Values
+from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS, SIGNALS
 
 # Stage-1 verdicts that leave the order open: within the margin, or not told apart.
@@ -50,15 +51,15 @@ def reconsider(
     rows: Values,
     family: Sequence[Mapping[str, Any]],
     probe: Mapping[str, Any],
-    rule: Mapping[str, Any],
+    rule: RuleConfig,
 ) -> tuple[str, str] | None:
     """Another primary, and why; None where the probe changes nothing.
 
     `family` are the Stage-1 verdicts of the primary against each rival; a rival without one counts as inconclusive.
     """
-    if primary is None or not rule["probe"]["may_change_roles"]:
+    if primary is None or not rule.probe.may_change_roles:
         return None
-    name = rule["probe"]["signal"]
+    name = rule.probe.signal
     stage1 = {c["variant"]: c["verdict"] for c in family}
     behind = {
         rival: lead
@@ -80,12 +81,12 @@ def fitness_verdict(
     secondary: str | None,
     rows: Values,
     probe: Mapping[str, Any],
-    rule: Mapping[str, Any],
+    rule: RuleConfig,
 ) -> dict[str, Any] | None:
     """The verdict on the Stage-1 ranking (`primary` is its choice) and on the smoothness hypothesis; None without a probe."""
     if probe["aggregates"]:
         return aggregate_verdict(primary, rows, probe["aggregates"], rule)
-    name = rule["probe"]["signal"]
+    name = rule.probe.signal
     ranked = sorted(
         (v for v in probe["means"] if name in probe["means"][v]),
         key=lambda v: signed(name, probe["means"][v][name]),
@@ -114,10 +115,8 @@ def signed(name: str, value: float) -> float:
     return value if SIGNALS[name].lower_is_better else -value
 
 
-def ranking_verdict(
-    primary: str, leads: Mapping[str, Lead], rule: Mapping[str, Any]
-) -> tuple[str, str]:
-    label, margin = SIGNALS[rule["probe"]["signal"]].label, rule["probe"]["margin"]
+def ranking_verdict(primary: str, leads: Mapping[str, Lead], rule: RuleConfig) -> tuple[str, str]:
+    label, margin = SIGNALS[rule.probe.signal].label, rule.probe.margin
     if not leads:
         return "unresolved", f"no rival of {primary} was probed on the same images"
     shown = ", ".join(
@@ -144,9 +143,9 @@ def smoothness_verdict(primary: str, secondary: str | None, probe: Mapping[str, 
     return f"smoothness hypothesis {word}: {ends} (at the start {end:.4f} against {start:.4f})"
 
 
-def stage1_ranking(primary: str, rows: Values, rule: Mapping[str, Any]) -> list[str]:
+def stage1_ranking(primary: str, rows: Values, rule: RuleConfig) -> list[str]:
     """The primary, then the others by the rule's first metric."""
-    first = METRICS[rule["metrics"][0]]
+    first = METRICS[rule.metrics[0]]
     others = [v for v in rows if v != primary]
     return [
         primary,
@@ -158,7 +157,7 @@ def stage1_ranking(primary: str, rows: Values, rule: Mapping[str, Any]) -> list[
 
 
 def aggregate_verdict(
-    primary: str | None, rows: Values, aggregates: Mapping[str, Any], rule: Mapping[str, Any]
+    primary: str | None, rows: Values, aggregates: Mapping[str, Any], rule: RuleConfig
 ) -> dict[str, Any] | None:
     """Published aggregates as evidence: always unresolved, with what confounds them."""
     variants = aggregates["variants"]
