@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,18 @@ def here(in_tmp: Path) -> Path:
     return in_tmp
 
 
+@pytest.fixture(scope="module")
+def default_figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawing]:
+    """The figures of a study with every part there."""
+    with chdir(tmp_path_factory.mktemp("default")):
+        return figures(study_files())
+
+
 @pytest.mark.parametrize("metric", ["coord_token_acc", MAE])
-def test_points_of_a_curve_stand_at_their_values(metric: str) -> None:
-    panel = figures(study_files())["curves"].panel(metric)
+def test_points_of_a_curve_stand_at_their_values(
+    metric: str, default_figures: dict[str, Drawing]
+) -> None:
+    panel = default_figures["curves"].panel(metric)
     read = panel.y_axis(log=metric == MAE)
     for step in (80, 640, 720):
         expected = value("pure_ce", 0, step, metric)
@@ -31,8 +41,8 @@ def test_points_of_a_curve_stand_at_their_values(metric: str) -> None:
         assert point.tooltip == f"pure_ce, step {step}: {expected:.4g}"
 
 
-def test_interval_band_spans_its_bounds_at_every_step() -> None:
-    panel = figures(study_files())["curves"].panel("coord_token_acc")
+def test_interval_band_spans_its_bounds_at_every_step(default_figures: dict[str, Drawing]) -> None:
+    panel = default_figures["curves"].panel("coord_token_acc")
     read = panel.y_axis()
     (band,) = panel.marks("interval", of="pure_ce")
     assert len(band.corners) == 2 * len(STEPS)
@@ -44,8 +54,8 @@ def test_interval_band_spans_its_bounds_at_every_step() -> None:
         assert read(y_high) == pytest.approx(1.03 * middle, abs=2e-4)
 
 
-def test_each_metric_has_a_band_for_each_variant() -> None:
-    drawing = figures(study_files())["curves"]
+def test_each_metric_has_a_band_for_each_variant(default_figures: dict[str, Drawing]) -> None:
+    drawing = default_figures["curves"]
     for metric in METRICS:
         assert len(drawing.panel(metric).marks("interval")) == 3
 
@@ -107,12 +117,14 @@ def test_several_seeds_are_drawn_each_and_explained() -> None:
     assert "thin: seeds, thick: their mean" in drawing.texts()
 
 
-def test_single_seed_is_drawn_once() -> None:
-    assert not figures(study_files())["curves"].marks("seed-curve")
+def test_single_seed_is_drawn_once(default_figures: dict[str, Drawing]) -> None:
+    assert not default_figures["curves"].marks("seed-curve")
 
 
-def test_lead_curve_is_positive_where_the_primary_is_better() -> None:
-    drawing = figures(study_files())["leads"]
+def test_lead_curve_is_positive_where_the_primary_is_better(
+    default_figures: dict[str, Drawing],
+) -> None:
+    drawing = default_figures["leads"]
     lower = value("mixed", 0, 720, MAE) - value("pure_ce", 0, 720, MAE)
     assert lower > 0, "pure_ce has the lower error"
     higher = value("pure_ce", 0, 720, "coord_token_acc") - value("mixed", 0, 720, "coord_token_acc")
@@ -124,14 +136,14 @@ def test_lead_curve_is_positive_where_the_primary_is_better() -> None:
         assert point.tooltip == f"over mixed, step 720: {lead:.4g}"
 
 
-def test_lead_curve_begins_after_the_collapse() -> None:
-    panel = figures(study_files())["leads"].panel(MAE)
+def test_lead_curve_begins_after_the_collapse(default_figures: dict[str, Drawing]) -> None:
+    panel = default_figures["leads"].panel(MAE)
     steps = [int(point.data("step") or 0) for point in panel.marks("point", of="over mixed")]
     assert steps == list(range(160, 721, 80))
 
 
-def test_margin_band_spans_the_margin() -> None:
-    panel = figures(study_files())["leads"].panel(MAE)
+def test_margin_band_spans_the_margin(default_figures: dict[str, Drawing]) -> None:
+    panel = default_figures["leads"].panel(MAE)
     read = panel.y_axis()
     (margin,) = panel.marks("margin")
     assert [read(y) for y in margin.top_and_bottom] == pytest.approx([0.5, -0.5], abs=0.01)
@@ -174,8 +186,8 @@ def test_each_lead_has_its_verdict_and_interval() -> None:
         assert len(drawing.marks("interval", over=rival)) == len(METRICS)
 
 
-def test_lead_stands_inside_its_interval() -> None:
-    for panel in figures(study_files())["effects"].panels(panel="leads"):
+def test_lead_stands_inside_its_interval(default_figures: dict[str, Drawing]) -> None:
+    for panel in default_figures["effects"].panels(panel="leads"):
         for rival in ("mixed", "softce_w1_gate"):
             (lead,) = panel.marks("lead", over=rival)
             (interval,) = panel.marks("interval", over=rival)
@@ -184,7 +196,9 @@ def test_lead_stands_inside_its_interval() -> None:
             assert y_low == y_high == pytest.approx(lead.centre[1], abs=0.5)
 
 
-def test_adjusted_p_stands_at_the_confirmatory_claims_only() -> None:
+def test_adjusted_p_stands_at_the_confirmatory_claims_only(
+    default_figures: dict[str, Drawing],
+) -> None:
     drawing = figures(study_files(seeds=3))["effects"]
     assert len(drawing.marks("p-holm")) == 2
     panel = drawing.panel("leads", metric=MAE)
@@ -193,7 +207,7 @@ def test_adjusted_p_stands_at_the_confirmatory_claims_only() -> None:
         (lead,) = panel.marks("lead", over=rival)
         assert note.words == "Holm p 0.04"
         assert 0 < note.centre[1] - lead.centre[1] < 20, "it stands under its lead"
-    assert not figures(study_files())["effects"].marks("p-holm"), "one seed has no p-values"
+    assert not default_figures["effects"].marks("p-holm"), "one seed has no p-values"
 
 
 def test_lead_without_interval_has_no_verdict() -> None:
@@ -203,8 +217,8 @@ def test_lead_without_interval_has_no_verdict() -> None:
     assert len(drawing.marks("lead", over="mixed")) == len(METRICS)
 
 
-def test_values_stand_in_order_with_their_numbers() -> None:
-    drawing = figures(study_files())["effects"]
+def test_values_stand_in_order_with_their_numbers(default_figures: dict[str, Drawing]) -> None:
+    drawing = default_figures["effects"]
     panel = drawing.panel("values", metric=MAE)
     at = {}
     for variant in ("softce_w1_gate", "pure_ce", "mixed"):
@@ -218,10 +232,10 @@ def test_values_stand_in_order_with_their_numbers() -> None:
     assert fraction.words == f"{value('mixed', 0, 720, 'p_gt_mean'):.4f}"
 
 
-def test_values_of_several_seeds_are_ticks() -> None:
+def test_values_of_several_seeds_are_ticks(default_figures: dict[str, Drawing]) -> None:
     panel = figures(study_files(seeds=2))["effects"].panel("values", metric=MAE)
     assert len(panel.marks("seed", variant="mixed")) == 2
-    assert not figures(study_files())["effects"].marks("seed")
+    assert not default_figures["effects"].marks("seed")
 
 
 def test_pairs_are_named_in_full_without_a_primary() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_readers import QUESTIONS, bullets_of, page, paragraphs_of, tables_of
+from report_readers import QUESTIONS, Page, bullets_of, page, paragraphs_of, tables_of
 from reports import LOWER, METRICS, change, study_files
 
 from coordexp.report.svg import INK, PAPER
@@ -29,10 +30,16 @@ def here(in_tmp: Path) -> Path:
     return in_tmp
 
 
-def test_page_needs_nothing_beside_its_file() -> None:
-    found = page(study_files())
-    assert not found.tags & LOADING_TAGS
-    for node in found.nodes:
+@pytest.fixture(scope="module")
+def default_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page of a study with every part there."""
+    with chdir(tmp_path_factory.mktemp("default")):
+        return page(study_files())
+
+
+def test_page_needs_nothing_beside_its_file(default_page: Page) -> None:
+    assert not default_page.tags & LOADING_TAGS
+    for node in default_page.nodes:
         handlers = [name for name in node.attributes if name.startswith("on")]
         assert not handlers, f"<{node.tag}> has a handler"
         if node.tag == "a":
@@ -40,28 +47,27 @@ def test_page_needs_nothing_beside_its_file() -> None:
         for name in LOADING_ATTRIBUTES & node.attributes.keys():
             value = node.attributes[name] or ""
             assert value.startswith(("#", "data:")), f"<{node.tag} {name}={value}>"
-    assert "url(" not in found.html
-    assert "@import" not in found.html
+    assert "url(" not in default_page.html
+    assert "@import" not in default_page.html
     (policy,) = [
         node.attributes["content"]
-        for node in found.root.all("meta")
+        for node in default_page.root.all("meta")
         if node.attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     assert (policy or "").startswith("default-src 'none'")
 
 
-def test_sections_are_in_order_numbered_and_linked() -> None:
-    found = page(study_files())
-    headings = found.root.all("h2")
+def test_sections_are_in_order_numbered_and_linked(default_page: Page) -> None:
+    headings = default_page.root.all("h2")
     assert [heading.attributes.get("id") for heading in headings] == QUESTIONS
     numbers = [heading.text.partition(". ")[0] for heading in headings]
     assert numbers == [str(i + 1) for i in range(len(QUESTIONS))]
-    links = [link.attributes["href"] for link in found.root.all("a")]
+    links = [link.attributes["href"] for link in default_page.root.all("a")]
     assert [link for link in links if str(link).startswith("#")] == [f"#{q}" for q in QUESTIONS]
 
 
-def test_ids_are_unique() -> None:
-    ids = [node.attributes["id"] for node in page(study_files()).nodes if "id" in node.attributes]
+def test_ids_are_unique(default_page: Page) -> None:
+    ids = [node.attributes["id"] for node in default_page.nodes if "id" in node.attributes]
     assert len(ids) == len(set(ids)) > 12
 
 
@@ -224,10 +230,15 @@ def test_claims_have_adjusted_p_values_with_three_seeds() -> None:
     assert page(study_files(seeds=3)).tables["claims"].text("mixed", "p") == "0.04"
 
 
-def test_claims_of_one_seed_have_no_p_values() -> None:
-    found = page(study_files())
-    assert found.tables["claims"].headings == ["over", "metric", "lead", "95 % interval", "verdict"]
-    assert "There are no p-values" in found.section("evidence").text
+def test_claims_of_one_seed_have_no_p_values(default_page: Page) -> None:
+    assert default_page.tables["claims"].headings == [
+        "over",
+        "metric",
+        "lead",
+        "95 % interval",
+        "verdict",
+    ]
+    assert "There are no p-values" in default_page.section("evidence").text
 
 
 def test_leads_without_intervals_claim_nothing() -> None:
@@ -279,8 +290,8 @@ def test_audit_table_has_a_verdict_for_each_run() -> None:
     assert table.text("mixed s0", "pairs") == "0"
 
 
-def test_terms_of_the_losses_have_their_own_ratios() -> None:
-    table = page(study_files()).tables["terms"]
+def test_terms_of_the_losses_have_their_own_ratios(default_page: Page) -> None:
+    table = default_page.tables["terms"]
     assert table.headings == ["run", "loss", "soft_ce", "w1", "gate", "ce"]
     assert table.row("pure_ce s0") == ["not applicable"] * 5
     assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", table.text("mixed s0", "soft_ce"))
@@ -304,8 +315,8 @@ def test_audit_section_lists_faults_warnings_and_gaps() -> None:
     assert "no token tables softce_w1_gate s0, mixed s0" in lines
 
 
-def test_complete_audit_has_no_list_of_gaps() -> None:
-    assert "Could not be checked" not in page(study_files()).section("audit").text
+def test_complete_audit_has_no_list_of_gaps(default_page: Page) -> None:
+    assert "Could not be checked" not in default_page.section("audit").text
 
 
 def test_temperature_table_has_a_group_for_each_temperature() -> None:
@@ -332,8 +343,8 @@ def test_plateau_table_averages_seeds() -> None:
     assert found["plateau"].text("pure_ce", "MAE").endswith("−2.6, moving")
 
 
-def test_drift_table_compares_variants_with_one_run() -> None:
-    section = page(study_files()).section("plateau")
+def test_drift_table_compares_variants_with_one_run(default_page: Page) -> None:
+    section = default_page.section("plateau")
     drift = tables_of(section)["drift"]
     assert drift.row("MAE, bins") == ["0.60", "0.40", "differ by more than the drift"]
     assert "On 3 of 5 metrics." in section.text
@@ -367,8 +378,8 @@ def hypotheses(study: Path) -> list[str]:
     return [node.text for node in section.all("p") if "hypothesis" in node.classes]
 
 
-def test_rule_written_before_results_is_said_to_be() -> None:
-    written = paragraphs_of(page(study_files()).section("rule"))[0]
+def test_rule_written_before_results_is_said_to_be(default_page: Page) -> None:
+    written = paragraphs_of(default_page.section("rule"))[0]
     assert "before any of its 3 runs had an evaluation" in written
 
 

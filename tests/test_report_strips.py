@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ WINNERS = ["mixed"] * 6 + [None] * 2 + ["pure_ce"] * 10
 @pytest.fixture(autouse=True)
 def here(in_tmp: Path) -> Path:
     return in_tmp
+
+
+@pytest.fixture(scope="module")
+def default_figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawing]:
+    """The figures of a study with every part there."""
+    with chdir(tmp_path_factory.mktemp("default")):
+        return figures(study_files())
 
 
 def changing_winners() -> Drawing:
@@ -178,8 +186,8 @@ def test_losses_have_a_panel_for_each_variant() -> None:
         assert len(line.corners) == len(STEPS)
 
 
-def test_slices_say_how_many_tokens_they_hold() -> None:
-    drawing = figures(study_files())["slices"]
+def test_slices_say_how_many_tokens_they_hold(default_figures: dict[str, Drawing]) -> None:
+    drawing = default_figures["slices"]
     slots, sizes = drawing.panel("slots"), drawing.panel("sizes")
     assert [mark.words for mark in slots.marks("count")] == ["n = 764"] * 4
     assert [mark.words for mark in sizes.marks("count")] == ["n = 1000"] * 3

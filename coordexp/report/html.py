@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -62,6 +63,7 @@ def render(page: Page) -> str:
     return environment().get_template("report.html").render(vars(page))
 
 
+@cache  # compiling the templates takes longer than drawing and laying out a report
 def environment() -> Environment:
     """Templates that escape all values, refuse unknown names, and know how numbers are written."""
     env = Environment(
