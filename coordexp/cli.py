@@ -16,7 +16,7 @@ from coordexp.errors import UserError
 from coordexp.steps import STEPS
 from coordexp.storage.files import read_json, write_json
 from coordexp.storage.runs import RESULTS
-from coordexp.study.plan import plan_comparison
+from coordexp.study.comparison import plan_comparison
 from coordexp.study.preregistration import preregister
 
 

@@ -18,7 +18,7 @@ from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import read_manifest
 from coordexp.study.inputs import RunData
-from coordexp.study.plan import Vision
+from coordexp.study.study import Vision
 
 RULE = load_rule(None)
 

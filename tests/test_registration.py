@@ -11,7 +11,8 @@ import pytest
 from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
-from coordexp.study.plan import plan_comparison, plan_study
+from coordexp.study.comparison import plan_comparison
+from coordexp.study.plan import plan_study
 from coordexp.study.preregistration import preregister
 
 

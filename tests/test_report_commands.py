@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from coordexp.report.commands import compare_command, run_commands, study_command
-from coordexp.study.plan import Vision, plan_study
+from coordexp.study.plan import plan_study
 from coordexp.study.preregistration import (
     Preregistration,
     RegisteredRun,
     preregister,
     read_preregistration,
 )
+from coordexp.study.study import Vision
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ from coordexp.config.compose import compose
 from coordexp.config.digests import plain
 from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
-from coordexp.study.plan import plan_comparison, plan_study
+from coordexp.study.comparison import plan_comparison
+from coordexp.study.plan import plan_study
 
 RULE = load_rule(None)
 

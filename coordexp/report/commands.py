@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from coordexp.study.plan import EVERY_VARIANT, launcher
+from coordexp.study.plan import EVERY_VARIANT
 from coordexp.study.preregistration import Preregistration, RegisteredRun
+from coordexp.study.study import launcher
 
 STUDY_WIDE = ("experiment", "study")  # keys of `--config` that hold for the whole study
 NAMED_ELSEWHERE = ("variant", "seed")  # overrides that the study makes itself

@@ -17,8 +17,8 @@ from coordexp.storage.manifest import utc_now
 from coordexp.storage.runs import RESULTS
 from coordexp.storage.typed import read_typed, write_typed
 from coordexp.study.locate import SourceKind
-from coordexp.study.plan import COMPARE_LOGS, PlannedRun, Study, Vision
 from coordexp.study.sources import Source
+from coordexp.study.study import COMPARE_LOGS, PlannedRun, Study, Vision
 
 FILE = "preregistration.json"
 

@@ -24,7 +24,7 @@ from coordexp.config.schema import RuleConfig
 from coordexp.errors import UserError
 from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, metric, metric_values
 from coordexp.study.inputs import RunData, by_variant
-from coordexp.study.plan import Vision
+from coordexp.study.study import Vision
 
 
 def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = None) -> Comparison:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from coordexp.analysis.comparison.findings import Drift, ResolutionLimit, SnapshotRow
 from coordexp.coords import LAST_BIN
 from coordexp.study.inputs import RunData
-from coordexp.study.plan import Vision
+from coordexp.study.study import Vision
 
 NEAR_HALF_A_CELL = (0.35, 0.65)  # of a cell: where an error is said to be about half of one
 EXPERIMENT = (

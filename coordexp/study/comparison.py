@@ -1,0 +1,88 @@
+"""The study of runs that exist already: `coordexp compare`, or `--config logs=…`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from coordexp.config.compose import compose
+from coordexp.config.digests import digest, plain
+from coordexp.config.schema import ProbeConfig, RuleConfig
+from coordexp.errors import UserError
+from coordexp.storage.files import read_json
+from coordexp.storage.runs import RunDirectory
+from coordexp.study.sources import Source, parse_sources
+from coordexp.study.study import COMPARE_LOGS, Study, Vision
+
+
+def plan_comparison(
+    logs: Sequence[str],
+    rule: RuleConfig,
+    side_px: int | None = None,
+    cell_px: int | None = None,
+) -> Study:
+    """The study of runs that exist already, `NAME=PATH` each, under this rule.
+
+    The study's digest covers the bytes of the logs: a log that has grown makes another study.
+
+    Raises:
+        UserError: a source that cannot be found, or sizes that are not positive.
+    """
+    for name, value in (("image side", side_px), ("cell", cell_px)):
+        if value is not None and not (isinstance(value, int) and value > 1):
+            raise UserError(f"{name} {value}: must be a whole number of pixels above 1")
+    sources = tuple(parse_sources(logs))
+    probe = common_recipe(sources)
+    identity = {
+        "logs": sorted([source.variant, source.seed, source.sha256] for source in sources),
+        "rule": plain(rule),
+        "vision": [side_px, cell_px],
+        "probe": plain(probe),
+    }
+    variants = [source.variant for source in sources]
+    return Study(
+        name=COMPARE_LOGS,
+        hash8=digest(identity)[:8],
+        seeds=max(variants.count(variant) for variant in variants),
+        runs=(),
+        rule=rule,
+        sources=sources,
+        vision=Vision(side_px, cell_px) if side_px else None,
+        probe=probe,
+    )
+
+
+def common_recipe(sources: Sequence[Source]) -> ProbeConfig:
+    """The recipe that most of the runs were probed with.
+
+    The default recipe if several tie, or if no run was probed.
+    """
+    found: list[ProbeConfig] = []
+    for source in sources:
+        if source.run:
+            found += recipes_of(source.run)
+    leading: list[ProbeConfig] = []
+    most = max((found.count(recipe) for recipe in found), default=0)
+    for recipe in found:
+        if found.count(recipe) == most and recipe not in leading:
+            leading.append(recipe)
+    return leading[0] if len(leading) == 1 else compose().probe
+
+
+def recipes_of(run: RunDirectory) -> list[ProbeConfig]:
+    """Each recipe that a run was probed with, at whatever step, once.
+
+    A probe.json without settings, or with those of another version, names no recipe of today.
+    """
+    recipes: list[ProbeConfig] = []
+    for path in sorted((run.path / "stage2").glob("*/probe.json")):
+        manifest = read_json(path)
+        settings = manifest.get("settings") if isinstance(manifest, dict) else None
+        try:
+            recipe = msgspec.convert(settings, ProbeConfig)
+        except msgspec.ValidationError:
+            continue
+        if plain(recipe) == settings and recipe not in recipes:
+            recipes.append(recipe)
+    return recipes
