@@ -136,7 +136,7 @@ def trained_run(variant: str, seed: int, steps: Steps) -> StudyRun:
     """A run that the study trained: its log, its manifest, and its entry of runs.json."""
     run = RunDirectory(Path(f"results/runs/{variant}/s{seed}-0123abcd"))
     write_log(run.log, variant, seed, steps[variant])
-    run.config.write_text("train: {}\n")
+    run.config.write_text(f"variant: {{name: {variant}}}\nseed: {seed}\n")
     manifest = RunManifest(
         status="complete",
         reason=None,

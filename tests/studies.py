@@ -13,6 +13,7 @@ import pandas as pd
 from coordexp.config.compose import compose
 from coordexp.config.digests import digest, plain, run_hash
 from coordexp.storage.manifest import RunManifest, artifact_digests, read_manifest, write_manifest
+from coordexp.storage.run_config import RunConfig
 from coordexp.storage.runs import run_directory, write_config
 from coordexp.storage.token_tables import write_table
 from coordexp.storage.typed import write_typed
@@ -119,6 +120,11 @@ def run_manifest(**changes: Any) -> RunManifest:
         "artifacts": {},
     }
     return msgspec.convert(facts | changes, RunManifest)
+
+
+def run_config(*overrides: str) -> RunConfig:
+    """The configuration of a run with these overrides."""
+    return msgspec.convert(plain(compose(overrides)), RunConfig)
 
 
 def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict[str, float]:

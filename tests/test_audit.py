@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from studies import eval_row, write_run
+from studies import eval_row, run_config, write_run
 from synthetic import GAS, N_DRAWS, TERMS, draws, sound, times
 
 from coordexp.analysis.audit.audit import audit
@@ -22,8 +22,6 @@ from coordexp.analysis.audit.findings import (
     write_audit,
 )
 from coordexp.analysis.audit.ratios import family_ratios
-from coordexp.config.compose import compose
-from coordexp.config.digests import plain
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import read_manifest
 from coordexp.study.inputs import RunData
@@ -129,9 +127,7 @@ def test_accumulation_is_read_from_the_configuration_where_the_log_is_silent():
     run = sound(np.random.default_rng(1))
     for row in run.log.train.values():
         del row["accum/grad_steps"]
-    config = plain(
-        compose((f"variant={run.variant}", "train.images_per_step=16", "train.micro_batch=4"))
-    )
+    config = run_config(f"variant={run.variant}", "train.images_per_step=16", "train.micro_batch=4")
     assert verdict(replace(run, config=config)).grad_accumulation_steps == 4
     two = replace(
         run,
@@ -203,7 +199,7 @@ def test_an_overfit_run_is_consistent_where_train_images_are_evaluated_too():
     off = [entry for entry in found if not 0.8 < entry.families["loss"].median < 1.25]
     assert len(off) > 0.7 * N_DRAWS
     assert all(
-        "overfits" in entry.why and f"{entry['overfit_ratio']:.2f} x" in entry.why for entry in off
+        "overfits" in entry.why and f"{entry.overfit_ratio:.2f} x" in entry.why for entry in off
     )
     assert all(1.2 < entry.overfit_ratio < 3.8 for entry in found)
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 from studies import eval_row, token_table, write_run
 from synthetic import draws, sound
 
@@ -18,6 +17,7 @@ from coordexp.analysis.audit.findings import Audit, RunAudit
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import read_manifest
+from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.token_tables import write_table
 from coordexp.study.inputs import RunData
@@ -35,7 +35,7 @@ VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
 def loaded(run: RunDirectory) -> RunData:
     manifest = read_manifest(run)
     assert manifest is not None
-    config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
+    config = read_run_config(run)
     return RunData(manifest.variant, manifest.seed, read_log(run.log), run, manifest, config)
 
 
@@ -278,13 +278,7 @@ def with_table(tmp_path: Path, batch: int = 32, **logged: float) -> RunData:
     log = Log(
         Path("logging.jsonl"), train={40: {"loss": 1.0}}, evals={40: {"loss": 1.0, **row, **logged}}
     )
-    config = {
-        "variant": {"name": "any"},
-        "model": {},
-        "data": {},
-        "optim": {},
-        "train": {"eval_micro_batch": batch},
-    }
+    config = RunConfig({"name": "any"}, seed=0, train={"eval_micro_batch": batch})
     return RunData("any", 0, log, run, None, config)
 
 

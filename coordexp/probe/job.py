@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from coordexp.config.digests import group_hash, plain
 from coordexp.config.schema import Config
@@ -15,13 +13,15 @@ from coordexp.models.checkpoints import device_for
 from coordexp.probe.run import run_probe
 from coordexp.storage.files import write_json
 from coordexp.storage.manifest import read_manifest
+from coordexp.storage.run_config import read_run_config
 from coordexp.storage.runs import RunDirectory, data_directory, probe_directory
 
 
 def own_recipe(run: RunDirectory) -> list[str]:
     """The probe settings of the study that a run was trained for, as overrides; none where it does not say."""
-    own: Any = OmegaConf.load(run.config) if run.config.exists() else {}
-    return [f"probe.{key}={value}" for key, value in own.get("probe", {}).items()]
+    if not run.config.exists():
+        return []
+    return [f"probe.{key}={value}" for key, value in read_run_config(run).probe.items()]
 
 
 def probe_run(run: RunDirectory, step: int | None, cfg: Config) -> Path:
@@ -47,11 +47,11 @@ def probe_run(run: RunDirectory, step: int | None, cfg: Config) -> Path:
             {"status": "no checkpoint", "reason": reason, "settings": plain(cfg.probe)},
         )
         return out / "probe.json"
-    own: Any = OmegaConf.to_container(OmegaConf.load(run.config))
+    data = read_run_config(run).data
     torch.set_num_threads(cfg.runtime.threads)
     return run_probe(
         run.checkpoint(at),
-        data_directory(own["data"]["name"], group_hash(own["data"])),
+        data_directory(data["name"], group_hash(data)),
         out,
         cfg.probe,
         device_for(cfg.runtime),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -49,7 +49,7 @@ def write_typed(path: Path, value: DataclassInstance) -> None:
     write_json(path, msgspec.to_builtins(asdict(value)))
 
 
-def json_schema(kind: type, title: str) -> dict[str, Any]:
+def json_schema(kind: type, title: str) -> dict[str, object]:
     """The JSON Schema of a file's type; descriptions are the docstrings of the dataclasses."""
     (schema,), definitions = msgspec.json.schema_components([kind])
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import RunManifest, read_manifest
+from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.preregistration import RegisteredRun, read_preregistration
 from coordexp.study.sources import Source, read_source, source_sha256
@@ -28,7 +26,7 @@ class RunData:
     log: Log
     run: RunDirectory | None = None
     manifest: RunManifest | None = None
-    config: dict[str, Any] | None = None
+    config: RunConfig | None = None
 
     @property
     def name(self) -> str:
@@ -89,7 +87,7 @@ def load_run(entry: StudyRun) -> RunData:
             )
         return RunData(entry.variant, entry.seed, read_source(source))
     run = RunDirectory(Path(entry.directory))
-    config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
+    config = read_run_config(run)
     # A run may diverge before its first row: then there is no log.
     log = read_log(run.log) if run.log.exists() else Log(run.log)
     return RunData(entry.variant, entry.seed, log, run, read_manifest(run), config)

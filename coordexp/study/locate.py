@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from typing import Final, Literal
 
 from coordexp.errors import UserError
 from coordexp.storage.logs.tensorboard import event_files
+from coordexp.storage.run_config import read_yaml
 from coordexp.storage.runs import RunDirectory
 
 SourceKind = Literal["log", "TensorBoard", "run directory"]
@@ -88,12 +85,9 @@ def _run_directory(directory: Path) -> Located | None:
     run = RunDirectory(directory)
     if not run.config.is_file() or not (run.log.is_file() or run.manifest.is_file()):
         return None
+    content = read_yaml(run.config)
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
-    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
-        raise UserError(f"{run.config}: not a readable YAML configuration") from error
-    try:
-        variant, seed = config["variant"]["name"], config["seed"]
+        variant, seed = content["variant"]["name"], content["seed"]
     except (KeyError, TypeError):
         return None  # another project's configuration
     if not isinstance(variant, str) or not isinstance(seed, int):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -14,6 +13,7 @@ from coordexp.config.schema import RuleConfig
 from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.manifest import utc_now
+from coordexp.storage.run_config import Settings
 from coordexp.storage.runs import RESULTS
 from coordexp.storage.typed import read_typed, write_typed
 from coordexp.study.locate import SourceKind
@@ -64,10 +64,10 @@ class Preregistration:
     hash8: str
     written_at: str  # ISO 8601, UTC
     seeds: int  # per variant
-    rule: dict[str, Any]  # as it was written, also by another version of this project
+    rule: Settings  # as it was written, also by another version of this project
     rule_sha256: str  # of the rule as it was written
     vision: Vision | None = None  # where no manifest knows it
-    probe: dict[str, Any] | None = None  # settings of the Stage-2 probe
+    probe: Settings | None = None  # settings of the Stage-2 probe
     runs: list[RegisteredRun]
     earlier_studies: list[EarlierStudy] = field(default_factory=list)
 

@@ -1,20 +1,17 @@
-"""What is shown of one run in MLflow, as plain data: identity, points, parameters, tags, files."""
+"""What MLflow shows of one run, as plain data: name, points, parameters, tags, files."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from coordexp import __version__
 from coordexp.config.digests import RUN_IDENTITY
-from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.manifest import RunManifest, read_manifest
+from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import source_of
 from coordexp.study.locate import LOG
@@ -28,21 +25,23 @@ NOTED_METRICS = (
     "coord_diag/coord_mass_mean",
 )
 NOTE_TAG = "mlflow.note.content"
+TIME_KEY = "time_unix_s"  # of a log row
+MLFLOW_STATUS = {"complete": "FINISHED", "diverged": "FAILED"}
 
 Point = tuple[str, float, int, int]  # key, value, time (ms), step
 
 
 @dataclass(frozen=True)
 class MetricSeries:
-    """One run. `status` is None while it is running."""
+    """One run."""
 
-    key: str  # what it is found again by
+    key: str  # by which its MLflow run is found again
     name: str
     points: list[Point]
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
-    status: str | None = None  # FINISHED | FAILED
+    status: str | None = None  # FINISHED or FAILED; None while it is running
 
 
 def run_key(run: RunDirectory) -> str:
@@ -50,7 +49,7 @@ def run_key(run: RunDirectory) -> str:
 
 
 def series_of_entry(entry: StudyRun) -> MetricSeries | None:
-    """An entry of a study's runs.json: a finished run, else the log that was handed over, if one was."""
+    """The finished run of a study's entry, else the log that was handed over, else None."""
     run = RunDirectory(Path(entry.directory)) if entry.directory else None
     if run and run.manifest.exists():
         return series_of_run(run)
@@ -58,110 +57,116 @@ def series_of_entry(entry: StudyRun) -> MetricSeries | None:
 
 
 def series_of_run(run: RunDirectory) -> MetricSeries:
-    """A run directory, finished or not.
+    """A run directory, finished or not. Without a row in its log, the series has no points.
 
     Raises:
         UserError: log, configuration or manifest cannot be read.
     """
-    manifest = read_manifest(run)  # before the log: a log read after its manifest is complete
-    points = log_points(log := read_log(run.log) if run.log.exists() else Log(run.log))
+    # The manifest is read first: a log that is read after its manifest is complete.
+    manifest = read_manifest(run)
+    log = read_log(run.log) if run.log.exists() else Log(run.log)
+    points = log_points(log)
     if not points:
         return MetricSeries(run_key(run), "", [])
-    cfg = read_config(run)
-    files = (run.config, run.manifest) if manifest else (run.config,)
-    status = {"diverged": "FAILED", "complete": "FINISHED"}[manifest.status] if manifest else None
+    config = read_run_config(run)
     return MetricSeries(
-        run_key(run),
-        f"{cfg['variant']['name']} s{cfg['seed']}",
-        points,
-        run_params(cfg),
-        run_tags(run, cfg, log, manifest),
-        files,
-        status,
+        key=run_key(run),
+        name=f"{config.variant_name} s{config.seed}",
+        points=points,
+        params=run_params(config),
+        tags=run_tags(run, config, log, manifest),
+        files=(run.config, run.manifest) if manifest else (run.config,),
+        status=MLFLOW_STATUS[manifest.status] if manifest else None,
     )
 
 
 def series_of_log(entry: StudyRun) -> MetricSeries:
-    """A log that was handed over, an entry of a study's runs.json; another content makes another run."""
+    """A log that was handed over. The same path with another content makes another MLflow run.
+
+    Raises:
+        UserError: the log cannot be read.
+    """
     source = source_of(entry)
     if entry.directory:  # a run directory without a manifest: `entry.log` is the log inside it
         source = replace(source, kind=LOG)
     log = read_source(source)
-    note = f"""
-- **{source.variant}**, seed {source.seed}: {source.kind} `{source.path}`
-- last evaluation: step {max(log.evals, default=0)}: {figures(log)}
-"""
-    tags = {
-        "variant": source.variant,
-        "seed": str(source.seed),
-        "status": "log only",
-        "sha256": source.sha256,
-        "coordexp_version": __version__,
-        NOTE_TAG: note.strip(),
-    }
-    key, name = (
-        f"logs/{source.variant}/s{source.seed}-{source.sha256[:8]}",
-        f"{source.variant} s{source.seed} (log)",
-    )
+    name = f"{source.variant} s{source.seed}"
+    note = [
+        f"- **{source.variant}**, seed {source.seed}: {source.kind} `{source.path}`",
+        f"- last evaluation: step {max(log.evals, default=0)}: {last_evaluation(log)}",
+    ]
     return MetricSeries(
-        key, name, log_points(log), {"seed": str(source.seed)}, tags, (), "FINISHED"
+        key=f"logs/{source.variant}/s{source.seed}-{source.sha256[:8]}",
+        name=f"{name} (log)",
+        points=log_points(log),
+        params={"seed": str(source.seed)},
+        tags={
+            "variant": source.variant,
+            "seed": str(source.seed),
+            "status": "log only",
+            "sha256": source.sha256,
+            "coordexp_version": __version__,
+            NOTE_TAG: "\n".join(note),
+        },
+        status="FINISHED",
     )
-
-
-def read_config(run: RunDirectory) -> dict[str, Any]:
-    if not run.config.exists():
-        raise UserError(f"{run.config}: no such file")
-    config: Any = OmegaConf.to_container(OmegaConf.load(run.config), resolve=True)
-    return config
 
 
 def log_points(log: Log) -> list[Point]:
     """Every number of a log, by step, at the time its row was written."""
-    rows = [(step, "", row) for step, row in log.train.items()] + [
-        (step, EVAL, row) for step, row in log.evals.items()
-    ]
+    rows = [(step, "", row) for step, row in log.train.items()]
+    rows += [(step, EVAL, row) for step, row in log.evals.items()]
+    rows.sort(key=lambda row: row[:2])
     points = []
-    for step, prefix, row in sorted(rows, key=lambda r: r[:2]):
-        time_ms = int(1000 * row.get("time_unix_s", 0)) or max(step, 1)  # MLflow reads 0 as now
+    for step, prefix, row in rows:
+        # A row without a time stands at its step: MLflow takes a time of 0 for now.
+        time_ms = int(1000 * row.get(TIME_KEY, 0)) or max(step, 1)
         for key, value in row.items():
-            if key != "time_unix_s":
-                # MLflow stores an infinity as 1.8e308, which flattens every chart; NaN leaves a gap.
-                points.append(
-                    (prefix + key, value if math.isfinite(value) else math.nan, time_ms, step)
-                )
+            if key == TIME_KEY:
+                continue
+            # MLflow stores an infinity as 1.8e308, which flattens every chart. A NaN leaves a gap.
+            shown = value if math.isfinite(value) else math.nan
+            points.append((prefix + key, shown, time_ms, step))
     return points
 
 
-def run_params(cfg: dict[str, Any]) -> dict[str, str]:
-    """What determines a run's result, one parameter a key (`optim.lr`)."""
-    flat = {f"{group}.{key}": value for group in RUN_IDENTITY for key, value in cfg[group].items()}
-    return {key: str(value) for key, value in (flat | {"seed": cfg["seed"]}).items()}
+def run_params(config: RunConfig) -> dict[str, str]:
+    """What determines a run's result, one parameter per setting (`optim.lr`)."""
+    params = {}
+    for group in RUN_IDENTITY:
+        for key, value in getattr(config, group).items():
+            params[f"{group}.{key}"] = str(value)
+    params["seed"] = str(config.seed)
+    return params
 
 
 def run_tags(
-    run: RunDirectory, cfg: dict[str, Any], log: Log, manifest: RunManifest | None
+    run: RunDirectory, config: RunConfig, log: Log, manifest: RunManifest | None
 ) -> dict[str, str]:
-    """Identity, state and a note; digests of the inputs once the manifest vouches for them."""
+    """What the run is, its status and a note; digests of its inputs once it has a manifest."""
     status = manifest.status if manifest else "running"
     outcome = manifest.reason if manifest and manifest.reason else status
-    inputs = asdict(manifest.inputs_sha256) if manifest else {}
-    note = f"""
-- **{cfg["variant"]["name"]}**, seed {cfg["seed"]}: {outcome}
-- last evaluation: step {max(log.evals, default=0)} of {cfg["train"]["max_steps"]}: {figures(log)}
-- model `{cfg["model"]["name"]}`, data `{cfg["data"]["name"]}`; files in `{run.path}`
-"""
-    return {
-        "variant": cfg["variant"]["name"],
-        "seed": str(cfg["seed"]),
+    planned, evaluated = config.train["max_steps"], max(log.evals, default=0)
+    note = [
+        f"- **{config.variant_name}**, seed {config.seed}: {outcome}",
+        f"- last evaluation: step {evaluated} of {planned}: {last_evaluation(log)}",
+        f"- model `{config.model['name']}`, data `{config.data['name']}`; files in `{run.path}`",
+    ]
+    tags = {
+        "variant": config.variant_name,
+        "seed": str(config.seed),
         "hash8": run.path.name.rpartition("-")[2],
         "status": status,
         "coordexp_version": __version__,
-        **{f"{name}_sha256": sha256 for name, sha256 in inputs.items()},
-        NOTE_TAG: note.strip(),
     }
+    if manifest:
+        for name, sha256 in asdict(manifest.inputs_sha256).items():
+            tags[f"{name}_sha256"] = sha256
+    return tags | {NOTE_TAG: "\n".join(note)}
 
 
-def figures(log: Log) -> str:
+def last_evaluation(log: Log) -> str:
     """The last evaluation in a few words."""
     row = log.evals.get(max(log.evals, default=0), {})
-    return ", ".join(f"{key} {row[key]:.4g}" for key in NOTED_METRICS if key in row) or "none yet"
+    shown = [f"{key} {row[key]:.4g}" for key in NOTED_METRICS if key in row]
+    return ", ".join(shown) or "none yet"

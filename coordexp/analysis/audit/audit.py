@@ -41,6 +41,9 @@ BOOKKEEPING = {
 }
 
 
+COMPARED_GROUPS = ("model", "data", "optim", "train")
+
+
 def audit(runs: Sequence[RunData]) -> Audit:
     """The audit of a study.
 
@@ -142,7 +145,7 @@ def config_differences(runs: Sequence[RunData]) -> list[str]:
     A run that says nothing of a whole group, as one that was trained elsewhere, is not held to differ in it.
     """
     flat = {
-        run.name: flatten({g: run.config[g] for g in ("model", "data", "optim", "train")})
+        run.name: flatten({group: getattr(run.config, group) for group in COMPARED_GROUPS})
         for run in runs
         if run.config
     }
@@ -151,7 +154,9 @@ def config_differences(runs: Sequence[RunData]) -> list[str]:
     for key in keys:
         group = key.partition(".")[0]
         values = {
-            run.name: flat[run.name].get(key) for run in runs if run.config and run.config[group]
+            run.name: flat[run.name].get(key)
+            for run in runs
+            if run.config and getattr(run.config, group)
         }
         holders: dict[str, list[str]] = {}
         for name, value in values.items():

@@ -180,7 +180,7 @@ def shipped(variant: str) -> Mapping[str, Any] | None:
 
 def declared(run: RunData) -> Mapping[str, Any] | None:
     """The objective the run was to have: from its configuration, else from conf/variant; None where neither knows."""
-    return run.config["variant"] if run.config else shipped(run.variant)
+    return run.config.variant if run.config else shipped(run.variant)
 
 
 def other_variant(run: RunData) -> str | None:

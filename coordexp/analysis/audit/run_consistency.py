@@ -28,7 +28,7 @@ TEMPERATURES = ("1", "own", "fitted")
 
 
 def train_setting(run: RunData, key: str) -> Any:
-    return run.config["train"].get(key) if run.config else None
+    return run.config.train.get(key) if run.config else None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from coordexp.errors import UserError
 from coordexp.storage.logs.log import EVAL, SUMMARY_KEYS, Log, Row, warn_of_repeats
@@ -29,6 +29,8 @@ NOT_A_LOG = {
     codecs.BOM_UTF16_LE: "is UTF-16: save it as UTF-8",
     codecs.BOM_UTF16_BE: "is UTF-16: save it as UTF-8",
 }
+JsonRow: TypeAlias = dict[str, object]
+
 _STEP = re.compile(r"\s*(\d{1,15})\s*(?:/\s*(-?\d{1,15})\s*)?", re.ASCII)
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?|NaN|nan|-?(Infinity|inf)", re.ASCII)
 
@@ -75,7 +77,7 @@ def read_log(path: Path) -> Log:
     return log
 
 
-def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, JsonRow]]:
     """The objects of a log with their line numbers; a torn last line becomes a warning."""
     lines = _content(path).split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -105,7 +107,7 @@ def _content(path: Path) -> bytes:
     return content.removeprefix(codecs.BOM_UTF8)
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes) -> JsonRow:
     """The object of a line. Raises ValueError, saying in a few words what is wrong with it."""
     try:
         text = line.decode()
@@ -126,7 +128,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     return row
 
 
-def _split(row: dict[str, Any]) -> tuple[Row, Row]:
+def _split(row: JsonRow) -> tuple[Row, Row]:
     """The train and the eval values of a row.
 
     Without a loss there are no train values: eval rows repeat a few train keys.
@@ -146,13 +148,13 @@ def _split(row: dict[str, Any]) -> tuple[Row, Row]:
     return train, evals
 
 
-def _why_left_out(row: dict[str, Any], has_values: bool) -> str:
+def _why_left_out(row: JsonRow, has_values: bool) -> str:
     if not has_values:
         return "no values" if SUMMARY_KEYS.isdisjoint(row) else "summary"
     return "no step" if all(row.get(key) is None for key in STEP_KEYS) else "bad step"
 
 
-def _step_of(row: dict[str, Any]) -> tuple[int | None, int | None]:
+def _step_of(row: JsonRow) -> tuple[int | None, int | None]:
     """(step, planned steps) from `640/720`, from `640` or from a number."""
     value = next((row[key] for key in STEP_KEYS if row.get(key) is not None), None)
     if isinstance(value, float) and value.is_integer():
@@ -164,7 +166,7 @@ def _step_of(row: dict[str, Any]) -> tuple[int | None, int | None]:
     return int(match[1]), planned if planned > 0 else None
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, float):
         return value
     if isinstance(value, str):

@@ -1,0 +1,68 @@
+"""config.yaml of a run: the settings it was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from coordexp.errors import UserError
+from coordexp.storage.runs import RunDirectory
+
+Settings: TypeAlias = dict[str, Any]  # one group of a configuration, as YAML holds it
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The settings of a run, by group.
+
+    It is no `Config`: the run may be of another version, or have been trained elsewhere, and then
+    some groups are empty.
+    """
+
+    variant: Settings
+    seed: int
+    model: Settings = field(default_factory=dict)
+    data: Settings = field(default_factory=dict)
+    optim: Settings = field(default_factory=dict)
+    train: Settings = field(default_factory=dict)
+    probe: Settings = field(default_factory=dict)
+
+    @property
+    def variant_name(self) -> str:
+        return str(self.variant["name"])
+
+
+def read_run_config(run: RunDirectory) -> RunConfig:
+    """The configuration of a run.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or lacks a group or the variant's name.
+    """
+    content = read_yaml(run.config)
+    try:
+        config = msgspec.convert(content, RunConfig)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{run.config}: {error}: damaged, or not of this project") from error
+    if not isinstance(config.variant.get("name"), str):
+        raise UserError(f"{run.config}: variant has no name: damaged, or not of this project")
+    return config
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        UserError: it is missing or cannot be read as YAML.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+        raise UserError(f"{path}: not a readable YAML configuration") from error
