@@ -9,7 +9,6 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -53,8 +52,8 @@ def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path
     (out / "images" / split).mkdir(parents=True, exist_ok=True)
     for leftover in (out / "images" / split).glob("*.tmp"):  # of a killed run
         leftover.unlink()
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for index in tqdm(range(n_images), desc=f"scenes {split}", unit="img", mininterval=1.0):
         rng = np.random.default_rng([cfg.seed, ("train", "val").index(split), index])
         shapes = place_shapes(cfg, rng)
@@ -142,7 +141,7 @@ def _save(picture: Image.Image, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _annotation(annotation_id: int, image_id: int, shape: Shape) -> dict[str, Any]:
+def _annotation(annotation_id: int, image_id: int, shape: Shape) -> dict[str, object]:
     x1, y1, x2, y2 = shape.box
     w, h = round(x2 - x1, 2), round(y2 - y1, 2)
     return {

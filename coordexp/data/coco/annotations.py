@@ -35,6 +35,9 @@ LISTS = ("images", "annotations", "categories")
 MAX_SIDE_PX = 2**31 - 1  # no picture format allows more
 
 
+RawEntry = dict[str, Any]  # an entry of one of the lists, as the file has it
+
+
 @dataclass(frozen=True)
 class CocoImage:
     """A picture and what is annotated in it."""
@@ -44,7 +47,7 @@ class CocoImage:
     width: int
     height: int
     metadata: dict[str, Any]  # of its record
-    annotations: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[RawEntry] = field(default_factory=list)
 
     def find(self, root: Path) -> Path | None:
         """The picture's file below `root`; None where it is missing."""
@@ -59,7 +62,7 @@ class CocoFile:
     path: Path
     names: dict[Any, str]  # of the categories, by id
     images: list[CocoImage]
-    astray: list[dict[str, Any]]  # annotations whose picture is not in the file
+    astray: list[RawEntry]  # annotations whose picture is not in the file
 
 
 class NotCocoError(Exception):
@@ -116,7 +119,7 @@ def is_id(value: Any) -> bool:
     return is_text(value) if isinstance(value, str) else all_finite([value])
 
 
-def _names(categories: list[dict[str, Any]], path: Path) -> dict[Any, str]:
+def _names(categories: list[RawEntry], path: Path) -> dict[Any, str]:
     """Category names by id, in Unicode's NFC, in which tokenizers write them."""
     names: dict[Any, str] = {}
     for category in categories:
@@ -136,9 +139,7 @@ def is_text(value: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _images(
-    raw: list[dict[str, Any]], names: Mapping[Any, str], path: Path
-) -> dict[Any, CocoImage]:
+def _images(raw: list[RawEntry], names: Mapping[Any, str], path: Path) -> dict[Any, CocoImage]:
     """Pictures by id.
 
     A candidate path that two pictures share is removed from both: vid0/1.jpg and vid1/1.jpg would
@@ -165,7 +166,7 @@ def _images(
     return images
 
 
-def _image(image: dict[str, Any], names: Mapping[Any, str], where: str) -> CocoImage:
+def _image(image: RawEntry, names: Mapping[Any, str], where: str) -> CocoImage:
     width: Any = image.get("width")
     height: Any = image.get("height")
     if not all(type(side) is int and 1 < side <= MAX_SIDE_PX for side in (width, height)):
@@ -185,7 +186,7 @@ def _image(image: dict[str, Any], names: Mapping[Any, str], where: str) -> CocoI
     return CocoImage(image["id"], _paths(image, where), width, height, metadata)
 
 
-def _paths(image: dict[str, Any], where: str) -> tuple[str, ...]:
+def _paths(image: RawEntry, where: str) -> tuple[str, ...]:
     """Paths below the pictures' directory under which the picture may lie, likeliest first.
 
     COCO has `file_name`, relative to that directory; LVIS has a `coco_url` that ends in
@@ -229,11 +230,9 @@ def _lies_below(path: str) -> bool:
     )
 
 
-def _distribute(
-    annotations: list[dict[str, Any]], images: Mapping[Any, CocoImage]
-) -> list[dict[str, Any]]:
+def _distribute(annotations: list[RawEntry], images: Mapping[Any, CocoImage]) -> list[RawEntry]:
     """Add each annotation to its picture; returns the annotations of unknown pictures."""
-    astray: list[dict[str, Any]] = []
+    astray: list[RawEntry] = []
     for i, annotation in enumerate(annotations):
         try:
             image = images.get(annotation["image_id"])
@@ -278,7 +277,7 @@ def coco_records(path: Path, root: Path) -> list[Record]:
     return records
 
 
-def _strictly(coco: CocoFile, annotation: dict[str, Any], frame: Frame) -> RecordObject:
+def _strictly(coco: CocoFile, annotation: RawEntry, frame: Frame) -> RecordObject:
     """The object of an annotation; where the conversion would drop or clip it, UserError."""
     try:
         instance = convert_instance(annotation, coco.names, frame)
@@ -293,5 +292,5 @@ def _strictly(coco: CocoFile, annotation: dict[str, Any], frame: Frame) -> Recor
     return instance.object
 
 
-def _where(coco: CocoFile, annotation: dict[str, Any]) -> str:
+def _where(coco: CocoFile, annotation: RawEntry) -> str:
     return f"{coco.path}: annotation {annotation.get('id')} of image {annotation['image_id']}"
