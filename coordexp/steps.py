@@ -1,11 +1,10 @@
-"""The workflow's single steps: each reads the files of the step before it and writes its own."""
+"""The workflow's single steps. Each reads the files of the step before it and writes its own."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from coordexp.storage.files import point_link, read_json, write_json
 from coordexp.study.plan import plan_study
@@ -15,6 +14,13 @@ from coordexp.study.preregistration import preregister, read_preregistration
 def preregister_study(settings: str) -> None:
     """Write down which runs a study consists of and the rule that decides, before training."""
     print(preregister(plan_study(json.loads(settings))))
+
+
+def create_tracking_database() -> None:
+    """Create the MLflow database and experiment, once, before parallel jobs write to it."""
+    from coordexp.tracking.mlflow_import import create_database
+
+    print(create_database())
 
 
 def audit_study(study: Path) -> None:
@@ -45,9 +51,8 @@ def fitness_study(study: Path) -> None:
     step = read_comparison(study).decision_step
     settings = read_preregistration(study).probe
     runs = load_runs(study)
-    write_json(
-        study / "probe.json", probe_study(runs, read_probes(runs, step, settings), step, settings)
-    )
+    probes = read_probes(runs, step, settings)
+    write_json(study / "probe.json", probe_study(runs, probes, step, settings))
 
 
 def recommend_study(study: Path) -> None:
@@ -57,8 +62,9 @@ def recommend_study(study: Path) -> None:
     from coordexp.analysis.recommendation.recommend import recommend, write_recommendation
     from coordexp.study.inputs import load_runs
 
-    plan, probe = read_preregistration(study), read_json(study / "probe.json")
+    plan = read_preregistration(study)
     audit, comparison = read_audit(study), read_comparison(study)
+    probe = read_json(study / "probe.json")
     write_recommendation(study, recommend(plan, load_runs(study), audit, comparison, probe))
 
 
@@ -67,13 +73,6 @@ def report_study(study: Path) -> None:
     from coordexp.report.html import write_report
 
     write_report(study)
-
-
-def track_init(_: Path) -> None:
-    """Create the MLflow database and experiment, once, before anything writes to it in parallel."""
-    from coordexp.tracking.mlflow_import import create_database
-
-    print(create_database())
 
 
 def track_study(study: Path) -> None:
@@ -91,14 +90,28 @@ def publish_study(study: Path) -> None:
     point_link(study.parent / "latest", study)
 
 
-STEPS: dict[str, Callable[[Any], None]] = {
-    "preregister": preregister_study,
+STUDY_STEPS: dict[str, Callable[[Path], None]] = {
     "audit": audit_study,
     "compare": compare_study,
     "fitness": fitness_study,
     "recommend": recommend_study,
     "report": report_study,
-    "track-init": track_init,
     "track": track_study,
     "publish": publish_study,
 }
+STEP_NAMES = ("preregister", "track-init", *STUDY_STEPS)
+
+
+def run_step(name: str, argument: str) -> None:
+    """Run a step by its name.
+
+    Args:
+        name: one of STEP_NAMES.
+        argument: the study directory; of `preregister` the settings as JSON; of `track-init` empty.
+    """
+    if name == "preregister":
+        preregister_study(argument)
+    elif name == "track-init":
+        create_tracking_database()
+    else:
+        STUDY_STEPS[name](Path(argument))

@@ -79,18 +79,29 @@ def load_runs(study_dir: Path) -> list[RunData]:
 
 def load_run(entry: StudyRun) -> RunData:
     """Raises UserError: a log that was handed over has changed since, or cannot be read."""
-    if entry.directory is None:
-        source = source_of(entry)
-        if source_sha256(source.path, source.kind) != source.sha256:
-            raise UserError(
-                f"{source.path}: has changed since the study began: start the same command again"
-            )
-        return RunData(entry.variant, entry.seed, read_source(source))
-    run = RunDirectory(Path(entry.directory))
+    if entry.directory is not None:
+        return load_run_directory(entry.variant, entry.seed, RunDirectory(Path(entry.directory)))
+    source = source_of(entry)
+    if source_sha256(source.path, source.kind) != source.sha256:
+        raise UserError(
+            f"{source.path}: has changed since the study began: start the same command again"
+        )
+    return load_source(source)
+
+
+def load_source(source: Source) -> RunData:
+    """The run that a NAME=PATH stands for."""
+    if source.run is not None:
+        return load_run_directory(source.variant, source.seed, source.run)
+    return RunData(source.variant, source.seed, read_source(source))
+
+
+def load_run_directory(variant: str, seed: int, run: RunDirectory) -> RunData:
+    """A run directory's log, manifest and configuration."""
     config = read_run_config(run)
     # A run may diverge before its first row: then there is no log.
     log = read_log(run.log) if run.log.exists() else Log(run.log)
-    return RunData(entry.variant, entry.seed, log, run, read_manifest(run), config)
+    return RunData(variant, seed, log, run, read_manifest(run), config)
 
 
 def source_of(entry: StudyRun) -> Source:

@@ -1,0 +1,104 @@
+"""What `import coordexp` offers that needs more than one package: compare runs, load a run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coordexp.config.rule_file import load_rule
+from coordexp.errors import UserError
+from coordexp.steps import STUDY_STEPS
+from coordexp.storage.files import read_json, write_json
+from coordexp.study.comparison import plan_comparison
+from coordexp.study.inputs import RunData, load_source
+from coordexp.study.preregistration import preregister
+from coordexp.study.sources import parse_sources
+
+
+def compare(
+    runs: Mapping[str, str | Path] | Sequence[str],
+    out: str | Path,
+    *,
+    rule: str | Path | None = None,
+    image_side: int | None = None,
+    cell: int | None = None,
+    evidence: str | Path | None = None,
+) -> dict[str, Any]:
+    """Audit and compare runs that exist already, and apply the decision rule. Trains nothing.
+
+    Args:
+        runs: a path by variant name, or "NAME=PATH" each (a name that occurs twice stands for two
+            seeds). A path is a logging.jsonl, or a TensorBoard, run or study directory.
+        out: the study directory to write: new, empty, or of the same comparison.
+        rule: a YAML file with a decision rule, or with what differs from the default one.
+        image_side: side of the validation images in pixels, where only logs are given.
+        cell: side of the area that one visual token covers, in pixels.
+        evidence: a JSON file of published rollout figures, shown beside the comparison.
+
+    Returns:
+        The content of out/recommendation.json. Metrics are in the units of `coordexp.metrics`.
+
+    Raises:
+        UserError: a source cannot be found or read, or `out` holds something else. A new `out` is
+            left empty then.
+    """
+    if isinstance(runs, Mapping):
+        runs = [f"{name}={path}" for name, path in runs.items()]
+    out = Path(out)
+    study = plan_comparison(runs, load_rule(Path(rule) if rule else None), image_side, cell)
+    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_new and not (out / "preregistration.json").exists():
+        raise UserError(f"{out}: exists and is not a study directory: choose another --out")
+    preregister(study, out)
+    try:
+        for name in ("audit", "compare", "fitness", "recommend", "report"):
+            STUDY_STEPS[name](out)
+            if name == "fitness" and evidence:
+                _add_evidence(out, Path(evidence))
+    except UserError:
+        if is_new:  # half a study would refuse the corrected command
+            _empty(out)
+        raise
+    recommendation: dict[str, Any] = read_json(out / "recommendation.json")
+    return recommendation
+
+
+def load_run(path: str | Path) -> RunData:
+    """One run: its log, and of a run directory also its manifest and configuration.
+
+    Args:
+        path: a run directory, a logging.jsonl, or TensorBoard events (a file, or their directory).
+
+    Returns:
+        The run; `log.train` and `log.evals` hold the values by key of each step. Losses are in
+        nats, distances in bins (a bin is 1/999 of the image side). `variant` is that of a run
+        directory's configuration, and "run" where there is only a log.
+
+    Raises:
+        UserError: nothing there can be read, or it holds more than one run.
+    """
+    sources = parse_sources([f"run={path}"])
+    if len(sources) > 1:
+        raise UserError(f"{path}: holds {len(sources)} runs: give the path of one")
+    run = load_source(sources[0])
+    if run.config is None:
+        return run
+    return replace(run, variant=run.config["variant"]["name"])
+
+
+def _add_evidence(study: Path, evidence: Path) -> None:
+    from coordexp.analysis.comparison.probes import read_aggregates
+
+    probe = read_json(study / "probe.json")
+    write_json(study / "probe.json", probe | {"aggregates": read_aggregates(evidence)})
+
+
+def _empty(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

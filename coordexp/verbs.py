@@ -1,0 +1,133 @@
+"""What each verb of `coordexp` does. A verb imports torch or MLflow only where it uses it.
+
+The first paragraph of a verb's docstring is its description in `coordexp VERB --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from coordexp.analysis.recommendation.card import card
+from coordexp.config.compose import compose
+from coordexp.errors import UserError
+from coordexp.steps import run_step
+from coordexp.storage.files import read_json
+from coordexp.storage.runs import RESULTS
+
+READ_BY_EVALUATE = ("probe.", "runtime.", "train.eval_micro_batch=")
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print the decision card."""
+    study = args.study or latest_study()
+    if not (study / "recommendation.json").exists():
+        raise UserError(
+            f"{study}: holds no recommendation: run `snakemake --cores all stage1_ablation`"
+        )
+    print(card(read_json(study / "recommendation.json"), study), end="")
+
+
+def latest_study() -> Path:
+    """The study that was decided or returned to last."""
+    links = list(RESULTS.glob("*/latest"))
+    if not links:
+        raise UserError(
+            "no study has been decided here yet: run `snakemake --cores all stage1_ablation` first"
+        )
+    newest = max(links, key=lambda link: link.lstat().st_mtime)
+    return newest.parent / newest.readlink()
+
+
+def ui(args: argparse.Namespace) -> None:
+    """Serve MLflow on 127.0.0.1 and keep importing whatever the runs have written so far."""
+    from coordexp.tracking.server import serve
+
+    serve(args.port)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Make the records and the base model that these overrides need, where they do not exist yet."""
+    cfg = compose(args.overrides)
+    if args.only != "data":
+        from coordexp.models.base import prepare_base
+
+        print(prepare_base(cfg))
+    if args.only != "base":
+        from coordexp.data.prepare import prepare_data
+
+        print(prepare_data(cfg))
+
+
+def validate_records(args: argparse.Namespace) -> None:
+    """Print every problem of a record file with its line, then what the file holds. Exit code 1 where there is a problem."""
+    from coordexp.data.coco.parallel import n_cores
+    from coordexp.data.validate import summary, validate
+
+    counts: Counter[str] = Counter()
+    workers = 1 if args.no_pictures else n_cores()
+    for problem in validate(args.records, counts, not args.no_pictures, workers):
+        print(problem)
+    print(f"{args.records}: {summary(counts)}")
+    if counts["problems"]:
+        sys.exit(1)
+
+
+def compare_logs(args: argparse.Namespace) -> None:
+    """Audit, compare and decide between runs that exist already; write a study directory and print its card. Nothing is trained."""
+    from coordexp.api import compare
+
+    compare(
+        args.runs,
+        args.out,
+        rule=args.rule,
+        image_side=args.image_side,
+        cell=args.cell,
+        evidence=args.evidence,
+    )
+    print((args.out / "recommendation.md").read_text(), end="")
+
+
+def probe_run(args: argparse.Namespace) -> None:
+    """Rollouts, a short geometric fine-tune, rollouts again. Finished parts are not done again.
+
+    The recipe is that of the run's own study, except where an override sets it or chooses an
+    experiment.
+    """
+    from coordexp.probe import job
+    from coordexp.storage.runs import RunDirectory
+
+    run = RunDirectory(args.run)
+    overrides = list(args.overrides)
+    chooses_recipe = any(word.startswith(("experiment=", "probe=")) for word in overrides)
+    if not chooses_recipe:
+        overrides = [*job.own_recipe(run), *overrides]
+    print(job.probe_run(run, args.step, compose(overrides)))
+
+
+def evaluate_outside(args: argparse.Namespace) -> None:
+    """Token table, eval row and Stage-2 probe of a checkpoint; prints the directory that `coordexp compare` takes."""
+    from coordexp.probe.outside import evaluate_checkpoint
+
+    for override in args.overrides:
+        if not override.startswith(READ_BY_EVALUATE):
+            raise UserError(
+                f"{override}: `coordexp evaluate` reads {', '.join(READ_BY_EVALUATE)} alone"
+            )
+    cfg = compose(args.overrides)
+    run = evaluate_checkpoint(
+        args.checkpoint, args.data, args.name, args.step, args.temperature, cfg
+    )
+    print(run.path)
+
+
+def step(args: argparse.Namespace) -> None:
+    """One step of the workflow. Each reads the files of the step before it."""
+    takes_study = args.step != "track-init"
+    if takes_study and args.study is None:
+        raise UserError(f"step {args.step}: needs a study directory")
+    if not takes_study and args.study is not None:
+        raise UserError(f"step {args.step}: takes no study")
+    run_step(args.step, args.study or "")
