@@ -369,7 +369,7 @@ def test_the_lvis_study_has_the_published_recipe():
     assert (optim.weight_decay, optim.clip_norm, optim.warmup_fraction) == (0.1, 0.5, 0.1)
     assert (train.micro_batch_tokens, train.eval_steps) == (16000, 40)
     assert cfg.data.val_images == 1000
-    assert (train.dtype, train.gradient_checkpointing) == ("bfloat16", True)
+    assert (train.dtype.value, train.gradient_checkpointing) == ("bfloat16", True)
     assert train.max_steps * train.images_per_step == pytest.approx(
         4 * 100_170, abs=train.images_per_step
     ), "four epochs"

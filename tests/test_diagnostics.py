@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_ranks import gradient, training
 
-from coordexp.config.schema import VariantConfig
+from coordexp.config.schema import TokenGroups, VariantConfig
 from coordexp.coords import BOX_SLOTS, N_BINS, pixel_to_bin
 from coordexp.data.batches import Dataset
 from coordexp.losses.diagnostics import FIT_RANGE, coord_mass, distribution_columns, fit_temperature
@@ -30,6 +30,11 @@ COLUMNS = {
     *("p_gt_t1", "p_gt_own", "p_gt_fitted"),
     *("entropy_t1", "entropy_own", "entropy_fitted"),
 }
+
+
+def variant(temperature: float = 1.0) -> VariantConfig:
+    """A variant trained at this temperature."""
+    return VariantConfig("pure_ce", TokenGroups.joint, temperature=temperature)
 
 
 def logits_of(seed: int, rows: int, spread: float, width: int = N_BINS) -> torch.Tensor:
@@ -140,9 +145,7 @@ def table_of(seed: int, images: int) -> tuple[pd.DataFrame, torch.Tensor]:
 
 def test_columns_at_temperature_1_ignore_the_variants_own():
     table, logits = table_of(0, 12)
-    tables = {
-        t: add_distributions(table, logits, VariantConfig(temperature=t))[0] for t in (0.3, 1.0)
-    }
+    tables = {t: add_distributions(table, logits, variant(t))[0] for t in (0.3, 1.0)}
     for name in (c for c in tables[1.0] if not c.endswith("_own")):
         assert tables[0.3][name].equals(tables[1.0][name]), name
     for name in ("expected_bin", "w1_to_delta", "p_gt", "entropy"):
@@ -154,22 +157,22 @@ def test_the_temperature_is_fitted_on_half_of_the_images():
     table, logits = table_of(1, 40)
     half = np.array([in_fit_half(i) for i in table["image_id"]])
     assert 0.25 < half.mean() < 0.75
-    found, fitted = add_distributions(table, logits, VariantConfig())
+    found, fitted = add_distributions(table, logits, variant())
     assert (found["fit_half"] == half).all()
     assert fitted == fit_temperature(
         logits[half], torch.tensor(table["gt_bin"].to_numpy()[half], dtype=torch.long)
     )
     assert fitted == pytest.approx(2, rel=0.3)
     other_half = table.assign(gt_bin=np.where(half, table["gt_bin"], 0).astype(np.int16))
-    assert add_distributions(other_half, logits, VariantConfig())[1] == fitted
+    assert add_distributions(other_half, logits, variant())[1] == fitted
 
 
 def test_the_number_of_rows_at_once_changes_nothing(monkeypatch):
     table, logits = table_of(2, 40)
-    whole, fitted = add_distributions(table, logits, VariantConfig(temperature=0.7))
+    whole, fitted = add_distributions(table, logits, variant(0.7))
     for module in ("training.evaluate", "losses.diagnostics"):
         monkeypatch.setattr(f"coordexp.{module}.ROWS_AT_ONCE", 7)
-    cut, fitted_cut = add_distributions(table, logits, VariantConfig(temperature=0.7))
+    cut, fitted_cut = add_distributions(table, logits, variant(0.7))
     assert fitted_cut == pytest.approx(fitted, rel=1e-6)
     pd.testing.assert_frame_equal(cut, whole, rtol=1e-4 if fitted_cut != fitted else 1e-6)
 

@@ -26,12 +26,17 @@ def ranking_table(finding: ProbeFinding | None) -> Table | None:
     """The candidates in the order of Stage-1, and in that of the probe's signal."""
     if finding is None:
         return None
-    places = [str(i + 1) for i in range(len(finding.stage1_ranking))]
-    table = Table("rankings", words("ranking", *places))
-    signal = SIGNALS[finding.signal].label
-    table.add(cell("Stage-1"), *[cell(name(variant)) for variant in finding.stage1_ranking])
-    by_probe = [cell(name(variant)) for variant in finding.probe_ranking]
-    table.add(cell(f"probe, by {signal}"), *by_probe)
+    # A variant that is not eligible, or was not probed, stands in one of the rankings only.
+    rankings = {
+        "Stage-1": finding.stage1_ranking,
+        f"probe, by {SIGNALS[finding.signal].label}": finding.probe_ranking,
+    }
+    n_places = max(len(variants) for variants in rankings.values())
+    table = Table("rankings", words("ranking", *map(str, range(1, n_places + 1))))
+    for label, variants in rankings.items():
+        cells = [cell(name(variant)) for variant in variants]
+        cells += [empty()] * (n_places - len(variants))
+        table.add(cell(label), *cells)
     return table
 
 
