@@ -86,7 +86,7 @@ def load_run(path: str | Path) -> RunData:
     run = load_source(sources[0])
     if run.config is None:
         return run
-    return replace(run, variant=run.config["variant"]["name"])
+    return replace(run, variant=run.config.variant_name)
 
 
 def _add_evidence(study: Path, evidence: Path) -> None:
