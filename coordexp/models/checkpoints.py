@@ -28,8 +28,7 @@ Prompt: one picture, then "Detect every object.". Pictures are not resized; both
 
     from pathlib import Path
     from transformers import Qwen3VLForConditionalGeneration
-    from coordexp.models.merging import save_adapted
-from coordexp.models.processor import load_processor
+    from coordexp.models.processor import load_processor
     model = Qwen3VLForConditionalGeneration.from_pretrained(".")
     processor = load_processor(Path("."))
 """
