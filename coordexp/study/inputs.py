@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordexp.errors import UserError
-from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.run_config import RunConfig, read_run_config
@@ -100,7 +100,7 @@ def load_run_directory(variant: str, seed: int, run: RunDirectory) -> RunData:
     """A run directory's log, manifest and configuration."""
     config = read_run_config(run)
     # A run may diverge before its first row: then there is no log.
-    log = read_log(run.log) if run.log.exists() else Log(run.log)
+    log = read_log_if_any(run.log)
     return RunData(variant, seed, log, run, read_manifest(run), config)
 
 

@@ -118,11 +118,10 @@ def preregister(study: Study, study_dir: Path | None = None) -> Path:
 
     earlier = [e for e in earlier_registrations() if e.hash8 != study.hash8]
     rule_sha256 = digest(plain(study.rule))
-    runs = [planned(run) for run in study.runs] + [handed_over(s) for s in study.sources]
-    runs = [
-        replace(run, registered=any(registers(e, run, rule_sha256) for e in earlier))
-        for run in runs
-    ]
+    runs = []
+    for run in [*map(planned, study.runs), *map(handed_over, study.sources)]:
+        registered = any(registers(e, run, rule_sha256) for e in earlier)
+        runs.append(replace(run, registered=registered))
     registration = Preregistration(
         study=study.name,
         hash8=study.hash8,
@@ -157,7 +156,7 @@ def handed_over(source: Source) -> RegisteredRun:
         variant=source.variant,
         seed=source.seed,
         directory=str(source.run.path) if source.run else None,
-        log=str(source.run.log if source.run else source.path),
+        log=str(source.log_path),
         kind=source.kind,
         sha256=source.sha256,
         existing=True,

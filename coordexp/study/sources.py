@@ -49,6 +49,11 @@ class Source:
     sha256: str
     run: RunDirectory | None
 
+    @property
+    def log_path(self) -> Path:
+        """The log, or the TensorBoard events."""
+        return self.run.log if self.run else self.path
+
 
 @dataclass(frozen=True)
 class _Claim:
@@ -92,10 +97,7 @@ def read_source(source: Source) -> Log:
     """
     if source.kind == TENSORBOARD:
         return read_events(source.path)
-    if source.kind == RUN_DIRECTORY:
-        log = read_log(RunDirectory(source.path).log)
-    else:
-        log = read_log(source.path)
+    log = read_log(source.log_path)
     if not log.rows:
         problem = f"{log.path}: holds no row with a step and a loss or eval_ values"
         raise UserError("; ".join([problem, *log.warnings]))

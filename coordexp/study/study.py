@@ -83,9 +83,8 @@ class Study:
     @property
     def evidence(self) -> list[str]:
         """The files that everything after training starts from."""
-        files = [run.directory.manifest for run in self.runs]
-        files += [source.run.log if source.run else source.path for source in self.sources]
-        return [str(file) for file in files]
+        files = [str(run.directory.manifest) for run in self.runs]
+        return files + [str(source.log_path) for source in self.sources]
 
     @property
     def decision_step(self) -> int | None:

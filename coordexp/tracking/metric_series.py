@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coordexp import __version__
 from coordexp.config.digests import RUN_IDENTITY
-from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.run_config import RunConfig, read_run_config
@@ -50,10 +50,13 @@ def run_key(run: RunDirectory) -> str:
 
 def series_of_entry(entry: StudyRun) -> MetricSeries | None:
     """The finished run of a study's entry, else the log that was handed over, else None."""
-    run = RunDirectory(Path(entry.directory)) if entry.directory else None
-    if run and run.manifest.exists():
-        return series_of_run(run)
-    return series_of_log(entry) if entry.log else None
+    if entry.directory:
+        run = RunDirectory(Path(entry.directory))
+        if run.manifest.exists():
+            return series_of_run(run)
+    if entry.log:
+        return series_of_log(entry)
+    return None
 
 
 def series_of_run(run: RunDirectory) -> MetricSeries:
@@ -64,19 +67,23 @@ def series_of_run(run: RunDirectory) -> MetricSeries:
     """
     # The manifest is read first: a log that is read after its manifest is complete.
     manifest = read_manifest(run)
-    log = read_log(run.log) if run.log.exists() else Log(run.log)
+    log = read_log_if_any(run.log)
     points = log_points(log)
     if not points:
         return MetricSeries(run_key(run), "", [])
     config = read_run_config(run)
+    files, status = [run.config], None
+    if manifest:
+        files.append(run.manifest)
+        status = MLFLOW_STATUS[manifest.status]
     return MetricSeries(
         key=run_key(run),
         name=f"{config.variant_name} s{config.seed}",
         points=points,
         params=run_params(config),
         tags=run_tags(run, config, log, manifest),
-        files=(run.config, run.manifest) if manifest else (run.config,),
-        status=MLFLOW_STATUS[manifest.status] if manifest else None,
+        files=tuple(files),
+        status=status,
     )
 
 
@@ -144,11 +151,12 @@ def run_tags(
     run: RunDirectory, config: RunConfig, log: Log, manifest: RunManifest | None
 ) -> dict[str, str]:
     """What the run is, its status and a note; digests of its inputs once it has a manifest."""
-    status = manifest.status if manifest else "running"
-    outcome = manifest.reason if manifest and manifest.reason else status
+    status, reason = "running", None
+    if manifest:
+        status, reason = manifest.status, manifest.reason
     planned, evaluated = config.train["max_steps"], max(log.evals, default=0)
     note = [
-        f"- **{config.variant_name}**, seed {config.seed}: {outcome}",
+        f"- **{config.variant_name}**, seed {config.seed}: {reason or status}",
         f"- last evaluation: step {evaluated} of {planned}: {last_evaluation(log)}",
         f"- model `{config.model['name']}`, data `{config.data['name']}`; files in `{run.path}`",
     ]

@@ -132,9 +132,8 @@ def import_study(study_dir: Path) -> TrackedStudy:
     run_ids = {}
     for entry in read_study_runs(study_dir):
         series = series_of_entry(entry)
-        run_id = import_series(series) if series else ""
-        if series and run_id:
-            run_ids[series.key] = run_id
+        if series and series.points:
+            run_ids[series.key] = import_series(series)
     models = {}
     with mlflow_client() as (client, experiment_id):
         comparison_run_id = import_comparison(client, experiment_id, study_dir, card)

@@ -77,6 +77,15 @@ def read_log(path: Path) -> Log:
     return log
 
 
+def read_log_if_any(path: Path) -> Log:
+    """The log, or one without rows where the file does not exist.
+
+    Raises:
+        UserError: as `read_log` does.
+    """
+    return read_log(path) if path.exists() else Log(path)
+
+
 def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, JsonRow]]:
     """The objects of a log with their line numbers; a torn last line becomes a warning."""
     lines = _content(path).split(b"\n")

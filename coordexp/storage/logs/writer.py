@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from coordexp.storage.files import naming_full_disk
-from coordexp.storage.logs.jsonl import STEP_KEY, read_log
-from coordexp.storage.logs.log import EVAL, Log
+from coordexp.storage.logs.jsonl import STEP_KEY, read_log_if_any
+from coordexp.storage.logs.log import EVAL
 
 Kind = Literal["train", "eval"]
 
@@ -28,7 +28,7 @@ class LogWriter:
         self.path = path
         self.max_steps = max_steps
         cut_torn_line(path)
-        log = read_log(path) if path.exists() else Log(path)
+        log = read_log_if_any(path)
         self.written: set[tuple[Kind, int]] = set()
         for step in log.train:
             self.written.add(("train", step))
