@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from coordexp.analysis.audit.findings import Audit
+from coordexp.analysis.comparison.findings import Comparison
 from coordexp.package_data import package_data
 from coordexp.storage.files import write_text
 from coordexp.storage.manifest import RunManifest
@@ -22,6 +24,8 @@ TYPES: dict[str, type] = {
     "run": RunManifest,
     "preregistration": Preregistration,
     "runs": StudyRuns,
+    "audit": Audit,
+    "comparison": Comparison,
 }
 
 

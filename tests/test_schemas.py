@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import jsonschema
 import pytest
 from studies import eval_row, write_run, write_study
 
 from coordexp.schemas import TYPES, schema_path, schema_text
-from coordexp.study.inputs import collect
+from coordexp.steps import STEPS
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -19,17 +18,19 @@ def test_committed_schema_is_the_generated_one(name):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """The directory of a study with one run."""
+def files(tmp_path_factory):
+    """The files of a study of two runs and of one of the runs, by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("study"))
-        run = write_run("mixed", eval_row(24.0, 55.0, 0.2, 0.1, 40.0, 4.0))
-        path = write_study([run])
-        collect(path)
-        return {"run": run.manifest.absolute(), **{p.stem: p.absolute() for p in path.iterdir()}}
+        row = eval_row(24.0, 55.0, 0.2, 0.1, 40.0, 4.0)
+        runs = [write_run(variant, row, tables=True) for variant in ("mixed", "pure_ce")]
+        study = write_study(runs)
+        for step in ("audit", "compare"):
+            STEPS[step](study)
+        return {path.stem: path.absolute() for path in [runs[0].manifest, *study.glob("*.json")]}
 
 
-@pytest.mark.parametrize("name", ["run", "preregistration", "runs"])
-def test_written_file_satisfies_its_schema(study, name):
+@pytest.mark.parametrize("name", ["run", "preregistration", "runs", "audit", "comparison"])
+def test_written_file_satisfies_its_schema(files, name):
     schema = json.loads(schema_path(name).read_text())
-    jsonschema.validate(json.loads(Path(study[name]).read_text()), schema)
+    jsonschema.validate(json.loads(files[name].read_text()), schema)

@@ -1,1 +1,1 @@
-"""The log of a run: written row by row while training, and read from every format that is known."""
+"""The log of a run: its writer, and a reader for each format."""
