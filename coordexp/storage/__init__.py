@@ -1,1 +1,1 @@
-"""Files on disk: run directories, logs and their readers, token tables, atomic writes."""
+"""Files on disk: run directories and their manifest, token tables, typed JSON, atomic writes."""
