@@ -9,7 +9,7 @@ import pytest
 from studies import eval_row, write_run, write_study
 
 from coordexp.schemas import TYPES, schema_path, schema_text
-from coordexp.steps import STEPS
+from coordexp.steps import audit_study, compare_study
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -25,8 +25,8 @@ def files(tmp_path_factory):
         row = eval_row(24.0, 55.0, 0.2, 0.1, 40.0, 4.0)
         runs = [write_run(variant, row, tables=True) for variant in ("mixed", "pure_ce")]
         study = write_study(runs)
-        for step in ("audit", "compare"):
-            STEPS[step](study)
+        audit_study(study)
+        compare_study(study)
         return {path.stem: path.absolute() for path in [runs[0].manifest, *study.glob("*.json")]}
 
 
