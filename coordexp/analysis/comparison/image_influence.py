@@ -73,5 +73,6 @@ def quantile_influence(
     at_low, at_q, at_high = np.quantile(per_token, [low, q, high])
 
     below = np.bincount(image_index[per_token <= at_q], minlength=len(counts))  # [I]
-    inverse_density = (at_high - at_low) / (high - low)
-    return float(at_q), (q * counts - below) / n * inverse_density
+    # 1 / f is the slope of the quantile function, (at_high - at_low) / (high - low).
+    influence = (q * counts - below) / n * (at_high - at_low) / (high - low)
+    return float(at_q), influence
