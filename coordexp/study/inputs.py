@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log_if_any
@@ -31,6 +32,10 @@ class RunData:
     @property
     def name(self) -> str:
         return f"{self.variant} s{self.seed}"
+
+    def train_setting(self, key: str) -> Any:
+        """A setting of the group `train`; None without a configuration."""
+        return self.config.train.get(key) if self.config else None
 
     @property
     def diverged(self) -> bool:

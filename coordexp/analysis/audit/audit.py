@@ -1,54 +1,40 @@
-"""Can the logs be believed? What each run's own rows say, and what it has in common with the other runs.
+"""Can the logs be believed? What each run's own rows say, and what it shares with the other runs.
 
-A ratio near 1 in a log does not prove the gradients; the pre-flight recorded in the manifest does.
+A ratio near 1 in a log does not prove the gradients; the pre-flight in the manifest does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from coordexp.analysis.audit.faults import judge
 from coordexp.analysis.audit.findings import Audit, FamilyRatios, RunAudit
 from coordexp.analysis.audit.ratios import (
+    COORD_LOSS,
     FAMILIES,
     TERMS,
     family_ratios,
-    judge,
     overfit_ratio,
 )
-from coordexp.analysis.audit.rows import (
-    COORDINATES,
-    declared,
-    log_checks,
-    missing_rows,
-    not_finite,
-    other_variant,
-    switch,
-)
-from coordexp.analysis.audit.run_consistency import (
-    Validation,
-    consistency_checks,
-    not_checked,
-    train_setting,
-    validation_of,
-)
+from coordexp.analysis.audit.rows import log_checks, missing_rows, not_finite
+from coordexp.analysis.audit.run_consistency import consistency_checks, not_checked
+from coordexp.analysis.audit.validation_set import Validation, validation_of
+from coordexp.analysis.audit.variant_of_log import coordinate_switch, declared, other_variant
 from coordexp.config.digests import flatten
 from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 
 PASSING = ("consistent", "not identifiable")
+COMPARED_GROUPS = ("model", "data", "optim", "train")
+# What a run records, and not what it trains: these may differ.
 BOOKKEEPING = {
     f"train.{key}" for key in ("audit_images", "logging_steps", "state_steps", "checkpoint_steps")
 }
 
 
-COMPARED_GROUPS = ("model", "data", "optim", "train")
-
-
 def audit(runs: Sequence[RunData]) -> Audit:
     """The audit of a study.
-
-    runs: an entry a run (`audit_run`).  differences: settings outside `variant` that are not the same in every run.
-    passed: the names of the runs that may be recommended.
 
     Raises:
         UserError: a token table cannot be read.
@@ -60,21 +46,9 @@ def audit(runs: Sequence[RunData]) -> Audit:
 
 
 def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> RunAudit:
-    """What is known for and against one run of a study.
-
-    grad_accumulation_steps: from the log, else from the configuration; None where neither says.
-    families: {family: pairs, from_step, n, median, min, max} (`family_ratios`) of every loss family the log holds.
-    verdict, why: "not finite", "swapped" (a log of another variant), one of `ratios.judge`, or "missing".
-    overfit_ratio: eval loss over that of the audited train images at the end; None where there are none.
-    checks: [{name, passed, detail}]; `passed` None is something to know that neither passes nor fails.
-    not_checked: what could not be judged and why.  warnings: the reader's.  passed: nothing failed.
-    """
+    """What is found for and against one run of a study."""
     gas = accumulation(run)
-    families = {
-        family: family_ratios(run.log, family)
-        for family in (*FAMILIES, *TERMS)
-        if applicable(run.log, family)
-    }
+    families = {family: family_ratios(run.log, family) for family in applicable(run.log)}
     verdict, why = verdict_on(run, families, gas)
     checks = [*log_checks(run), *consistency_checks(run, runs, validation)]
     unchecked = not_checked(run)
@@ -96,74 +70,83 @@ def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> 
 
 
 def accumulation(run: RunData) -> float | None:
-    """Micro-batches an optimizer step and process (GAS)."""
-    logged = [
-        row["accum/grad_steps"] for row in run.log.train.values() if "accum/grad_steps" in row
-    ]
-    if logged:
-        return logged[0]
-    images, micro_batch = (train_setting(run, key) for key in ("images_per_step", "micro_batch"))
+    """Micro-batches per optimizer step and process (GAS); None where it is unknown."""
+    for row in run.log.train.values():
+        if "accum/grad_steps" in row:
+            return row["accum/grad_steps"]
+    images, micro_batch = run.train_setting("images_per_step"), run.train_setting("micro_batch")
+    if not images or not micro_batch:
+        return None
     processes = run.manifest.processes if run.manifest else 1
-    return images / (micro_batch * processes) if images and micro_batch else None
+    return float(images / (micro_batch * processes))
 
 
-def applicable(log: Log, family: str) -> bool:
-    """The loss always; a family that some row has, or should have; parts of one where train and eval rows have them."""
-    trained, evaluated = (
-        any(family in row for row in rows.values()) for rows in (log.train, log.evals)
-    )
-    if family in TERMS:
-        return trained and evaluated
-    switched_on = family.startswith(COORDINATES) and 1.0 in switch(log)
-    return family == "loss" or trained or evaluated or switched_on
+def applicable(log: Log) -> list[str]:
+    """The loss families and terms to look at.
+
+    The loss always; another family that some row has, or should have because its coordinate terms
+    are switched on; a term that both train and eval rows have.
+    """
+    trained = {key for row in log.train.values() for key in row}
+    evaluated = {key for row in log.evals.values() for key in row}
+    wanted = {"loss"} | trained | evaluated
+    if 1.0 in coordinate_switch(log):
+        wanted |= {family for family in FAMILIES if family.startswith(COORD_LOSS)}
+    families = [family for family in FAMILIES if family in wanted]
+    return families + [term for term in TERMS if term in trained & evaluated]
 
 
 def verdict_on(
-    run: RunData, families: dict[str, FamilyRatios], gas: float | None
+    run: RunData, families: Mapping[str, FamilyRatios], gas: float | None
 ) -> tuple[str, str]:
     """The gravest thing that the log shows, and its reason."""
     if broken := not_finite(run.log):
-        return "not finite", f"{broken[0]} is not finite" + (
-            f" ({len(broken) - 1} more)" if broken[1:] else ""
-        )
+        more = f" ({len(broken) - 1} more)" if broken[1:] else ""
+        return "not finite", f"{broken[0]} is not finite{more}"
     if reason := other_variant(run):
         return "swapped", reason
     if run.log.evals and not run.log.train:
-        return (
-            "not identifiable",
-            "there are no train rows: whether the loss was scaled soundly cannot be told",
-        )
+        unknown = "whether the loss was scaled soundly cannot be told"
+        return "not identifiable", f"there are no train rows: {unknown}"
     verdict, why = judge(run.log, families, gas)
-    if gaps := missing_rows(run.log, families):
-        return ("missing", gaps) if verdict in PASSING else (verdict, f"{why}; {gaps}")
-    return verdict, why
+    gaps = missing_rows(run.log, families)
+    if not gaps:
+        return verdict, why
+    if verdict in PASSING:
+        return "missing", gaps
+    return verdict, f"{why}; {gaps}"
 
 
 def config_differences(runs: Sequence[RunData]) -> list[str]:
-    """Settings outside `variant` that are not the same in every run; they confound the comparison.
+    """Settings outside `variant` that differ between runs; they confound the comparison.
 
-    A run that says nothing of a whole group, as one that was trained elsewhere, is not held to differ in it.
+    A run that says nothing of a whole group, as one that was trained elsewhere, does not count as
+    different in it.
     """
-    flat = {
-        run.name: flatten({group: getattr(run.config, group) for group in COMPARED_GROUPS})
-        for run in runs
-        if run.config
+    configs = {run.name: run.config for run in runs if run.config}
+    settings = {
+        name: flatten({group: getattr(config, group) for group in COMPARED_GROUPS})
+        for name, config in configs.items()
     }
-    keys = sorted({key for settings in flat.values() for key in settings} - BOOKKEEPING)
+    keys = {key for flat in settings.values() for key in flat}
     differences = []
-    for key in keys:
+    for key in sorted(keys - BOOKKEEPING):
         group = key.partition(".")[0]
         values = {
-            run.name: flat[run.name].get(key)
-            for run in runs
-            if run.config and getattr(run.config, group)
+            name: settings[name].get(key)
+            for name, config in configs.items()
+            if getattr(config, group)
         }
-        holders: dict[str, list[str]] = {}
-        for name, value in values.items():
-            holders.setdefault(str(value), []).append(name)
-        if len(holders) > 1:
-            differences.append(
-                f"{key}: "
-                + ", ".join(f"{' and '.join(names)} {value}" for value, names in holders.items())
-            )
+        groups = runs_by_value(values)
+        if len(groups) > 1:
+            said = [f"{' and '.join(names)} {value}" for value, names in groups.items()]
+            differences.append(f"{key}: {', '.join(said)}")
     return differences
+
+
+def runs_by_value(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The runs that hold each value, from each run's value."""
+    groups: dict[str, list[str]] = {}
+    for name, value in values.items():
+        groups.setdefault(str(value), []).append(name)
+    return groups

@@ -1,28 +1,29 @@
-"""The comparison: exact common steps, snapshots, plateau, and paired differences, on comparable metrics only."""
+"""The comparison: exact common steps, snapshots, plateaus and paired differences.
+
+Only metrics that may be compared between variants enter it.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from coordexp.analysis.comparison.effects import Tables, bands, differences, read_tables
-from coordexp.analysis.comparison.findings import (
-    Comparison,
-    CurveRow,
-    Snapshot,
-    SnapshotRow,
-    Stability,
-    TemperatureRow,
-    Window,
+from coordexp.analysis.comparison.curves import (
+    curve_rows,
+    mean_curves,
+    snapshot,
+    temperature_rows,
+    winners,
 )
+from coordexp.analysis.comparison.effects import Curve, bands, differences, read_tables
+from coordexp.analysis.comparison.findings import Comparison, Snapshot, Stability, Window
 from coordexp.analysis.comparison.plateau import drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
 from coordexp.analysis.comparison.slices import slices
 from coordexp.analysis.comparison.stability import rank_stability
 from coordexp.config.schema import RuleConfig
 from coordexp.errors import UserError
-from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, metric, metric_values
+from coordexp.metrics import METRICS, TEMPERATURE_PREFIX
 from coordexp.study.inputs import RunData, by_variant
 from coordexp.study.study import Vision
 
@@ -30,164 +31,116 @@ from coordexp.study.study import Vision
 def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = None) -> Comparison:
     """The comparison of a study under its rule.
 
-    `vision` gives `side_px` and `cell_px` where no manifest does.
+    Args:
+        vision: of the validation images, used where no manifest has them.
 
     Raises:
-        UserError: no step is common to all runs that finished, or the decision step is not one of them.
+        UserError: the runs that finished share no eval step, or the rule's decision step is not
+            one of the shared ones.
     """
     finished = [run for run in runs if not run.diverged and run.log.evals]
     groups = by_variant(finished)
+    temperature, names = rule.temperature, rule.metrics
+
     steps = common_steps(finished)
     decision_step = decide_step(steps, rule.decision_step)
-    window = [
-        s for s in steps if decision_step and (1 - rule.window) * decision_step < s <= decision_step
-    ]
-    tables = read_tables(finished, rule.temperature)
-    curves = {
-        t: curve_rows(groups, t, tables if t == rule.temperature else {})
-        for t in TEMPERATURE_PREFIX
-    }
-    mine = curves[rule.temperature]
-    later = sorted({row.step for row in mine if steps and row.step > steps[-1]})
-    snapshots = [
-        snapshot(mine, step) for step in ([decision_step, *later] if decision_step else [])
-    ]
-    means = {name: mean_curves(mine, name) for name in rule.metrics}
-    levels = plateaus(finished, rule.temperature)
+    window = window_steps(steps, decision_step, rule.window)
+
+    # Values at every temperature; token tables are read at the rule's own, and fill what logs lack.
+    tables = read_tables(finished, temperature)
+    curves = {t: curve_rows(groups, t, {}) for t in TEMPERATURE_PREFIX if t != temperature}
+    curves[temperature] = of_rule = curve_rows(groups, temperature, tables)
+    decision = {t: snapshot(curves[t], decision_step) for t in TEMPERATURE_PREFIX}
+    later = sorted({row.step for row in of_rule if steps and row.step > steps[-1]})
+    snapshots: list[Snapshot] = []
+    if decision_step:
+        snapshots = [decision[temperature], *(snapshot(of_rule, step) for step in later)]
+
+    means = {name: mean_curves(of_rule, name) for name in names}
+    levels = plateaus(finished, temperature)
     level_drifts = drifts(levels)
+    sides_px, cell_px = vision_facts(finished, vision)
     return Comparison(
-        temperature=rule.temperature,
+        temperature=temperature,
         common_steps=steps,
         decision_step=decision_step,
         window=Window(rule.window, window),
         snapshots=snapshots,
-        temperatures={
-            t: temperature_rows(groups, rows, decision_step, t) for t, rows in curves.items()
-        },
-        winners={
-            t: winners(snapshot(rows, decision_step), rule.metrics) for t, rows in curves.items()
-        },
-        curves=mine,
+        temperatures={t: temperature_rows(groups, at, t) for t, at in decision.items()},
+        winners={t: winners(at, names) for t, at in decision.items()},
+        curves=of_rule,
         bands=bands(groups, tables),
         stability=stability(means, steps, window),
         plateau=levels,
         drift=level_drifts,
         differences=differences(groups, means, tables, decision_step, window, rule),
-        slices=slices(groups, decision_step, rule.temperature),
+        slices=slices(groups, decision_step, temperature),
         resolution_limit=resolution_limit(
-            snapshots[0].rows if snapshots else [], level_drifts, *vision_facts(finished, vision)
+            snapshots[0].rows if snapshots else [], level_drifts, sides_px, cell_px
         ),
     )
 
 
 def common_steps(runs: Sequence[RunData]) -> list[int]:
-    """The exact intersection of eval steps; nothing is interpolated."""
+    """The eval steps that all runs share exactly; nothing is interpolated.
+
+    Raises:
+        UserError: there are runs, and no such step.
+    """
     if not runs:
         return []
     shared = set.intersection(*(set(run.log.evals) for run in runs))
     if not shared:
         raise UserError(
-            "the runs share no eval step: give them the same train.eval_steps (or --step, to `coordexp evaluate`)"
+            "the runs share no eval step: give them the same train.eval_steps "
+            "(or --step, to `coordexp evaluate`)"
         )
     return sorted(shared)
 
 
-def decide_step(steps: list[int], setting: str) -> int | None:
+def decide_step(steps: Sequence[int], setting: str) -> int | None:
+    """The decision step among the common steps; None where there are none.
+
+    Raises:
+        UserError: the setting is neither last_common nor one of the steps.
+    """
     if not steps:
         return None
     if setting == "last_common":
         return steps[-1]
     if not setting.isdigit() or int(setting) not in steps:
         raise UserError(
-            f"study.rule.decision_step={setting}: must be last_common or one of the common eval steps {steps}"
+            f"study.rule.decision_step={setting}: must be last_common or one of the common eval "
+            f"steps {steps}"
         )
     return int(setting)
 
 
-def curve_rows(
-    groups: dict[str, list[RunData]], temperature: str, tables: Tables
-) -> list[CurveRow]:
-    """What each run's log says at each eval step; a metric its log lacks comes from its token table."""
-    return [
-        CurveRow(
-            variant,
-            run.seed,
-            step,
-            (tables[run.name, step].values if (run.name, step) in tables else {})
-            | metric_values(row, temperature),
-        )
-        for variant, runs in groups.items()
-        for run in runs
-        for step, row in sorted(run.log.evals.items())
-    ]
-
-
-def snapshot(curves: Sequence[CurveRow], step: int | None) -> Snapshot:
-    """The metrics of each variant at a step, averaged over the seeds that have them."""
-    rows = []
-    at_step = [row for row in curves if row.step == step]
-    for variant in dict.fromkeys(row.variant for row in at_step):
-        mine = [row for row in at_step if row.variant == variant]
-        means = {}
-        for name in (*METRICS, *BESIDE):
-            values = [row.values[name] for row in mine if name in row.values]
-            if values:
-                means[name] = math.fsum(values) / len(values)
-        if means:
-            rows.append(SnapshotRow(variant, [row.seed for row in mine], means))
-    return Snapshot(step, rows)
-
-
-def temperature_rows(
-    groups: dict[str, list[RunData]], curves: Sequence[CurveRow], step: int | None, name: str
-) -> list[TemperatureRow]:
-    """The decision snapshot at a temperature, and which temperature that was for each seed, where the log names it."""
-    key = f"{TEMPERATURE_PREFIX[name]}/temperature"
-    rows = []
-    for row in snapshot(curves, step).rows:
-        if not any(METRICS[n].has_temperature for n in row.values if n in METRICS):
-            continue
-        evals = [run.log.evals[step] for run in groups[row.variant] if step in run.log.evals]
-        used = [1.0] * len(evals) if name == "1" else [e[key] for e in evals if key in e]
-        rows.append(TemperatureRow(row.variant, row.seeds, row.values, used))
-    return rows
-
-
-def winners(at_step: Snapshot, names: Sequence[str]) -> dict[str, str | None]:
-    """Who is best on each metric that every variant has; None where several are."""
-    values = {row.variant: row.values for row in at_step.rows}
-    shared = [name for name in names if values and all(name in row for row in values.values())]
-    return {name: metric(name).best({v: row[name] for v, row in values.items()}) for name in shared}
-
-
-def mean_curves(curves: Sequence[CurveRow], name: str) -> dict[str, dict[int, float]]:
-    """Each variant's curve of a metric, averaged over its seeds, at the steps that all of its seeds have."""
-    found: dict[str, dict[int, float]] = {}
-    for variant in dict.fromkeys(row.variant for row in curves):
-        mine = [row for row in curves if row.variant == variant]
-        seeds = {row.seed for row in mine}
-        for step in dict.fromkeys(row.step for row in mine):
-            values = [row.values[name] for row in mine if row.step == step and name in row.values]
-            if len(values) == len(seeds):
-                found.setdefault(variant, {})[step] = math.fsum(values) / len(values)
-    return found
+def window_steps(steps: Sequence[int], decision_step: int | None, share: float) -> list[int]:
+    """The common steps in the last `share` of the way to the decision step."""
+    if decision_step is None:
+        return []
+    start = (1 - share) * decision_step
+    return [step for step in steps if start < step <= decision_step]
 
 
 def stability(
-    means: dict[str, dict[str, dict[int, float]]], steps: Sequence[int], window: Sequence[int]
+    means: Mapping[str, Mapping[str, Curve]], steps: Sequence[int], window: Sequence[int]
 ) -> dict[str, Stability]:
-    """Who leads at each common step, since when for good, and whether leaving out a block of the window changes it."""
+    """How firmly the best variant stands, by metric: over all common steps, and in the window.
+
+    A metric that some variant lacks at a common step is left out.
+
+    Args:
+        means: the variants' mean curves, by metric and variant.
+    """
     found = {}
     for name, curves in means.items():
-        if (
-            len(curves) > 1
-            and window
-            and all(step in curve for curve in curves.values() for step in steps)
-        ):
-            lower = bool(METRICS[name].lower_is_better)
-            whole, inside = (
-                rank_stability(curves, steps, lower),
-                rank_stability(curves, window, lower),
-            )
-            found[name] = replace(inside, winners=whole.winners, settled_from=whole.settled_from)
+        complete = all(step in curve for curve in curves.values() for step in steps)
+        if len(curves) < 2 or not window or not complete:
+            continue
+        lower = bool(METRICS[name].lower_is_better)
+        overall = rank_stability(curves, steps, lower)
+        inside = rank_stability(curves, window, lower)
+        found[name] = replace(inside, winners=overall.winners, settled_from=overall.settled_from)
     return found

@@ -1,0 +1,74 @@
+"""Is a log of the variant it is named after? Its coordinate terms tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from coordexp.analysis.audit.ratios import COORD_LOSS
+from coordexp.analysis.audit.rows import SUM_TOLERANCE, all_rows
+from coordexp.config.location import CONF_DIR
+from coordexp.metrics import COORD_TERMS
+from coordexp.storage.logs.log import Log, Row
+from coordexp.study.inputs import RunData
+
+
+def coordinate_switch(log: Log) -> set[float]:
+    """The values of `coord_diag/enabled` in the log: 1 coordinate terms on, 0 off."""
+    return {row["coord_diag/enabled"] for row in all_rows(log) if "coord_diag/enabled" in row}
+
+
+@cache
+def shipped(variant: str) -> Mapping[str, Any] | None:
+    """The objective of that name in conf/variant; None where there is none."""
+    path = CONF_DIR / "variant" / f"{variant}.yaml"
+    return OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else None  # type: ignore[return-value]
+
+
+def declared(run: RunData) -> Mapping[str, Any] | None:
+    """The objective the run was to have: from its configuration, else from conf/variant.
+
+    None where neither knows it.
+    """
+    return run.config.variant if run.config else shipped(run.variant)
+
+
+def other_variant(run: RunData) -> str | None:
+    """Why the log cannot be of the variant it is named after.
+
+    None where it can be, or where nobody can tell.
+    """
+    objective = declared(run)
+    if objective is None:
+        return None
+    if shipped(run.variant) and objective["name"] != run.variant:
+        return f"its configuration is that of {objective['name']}, not of {run.variant}"
+
+    rows, switch = all_rows(run.log), coordinate_switch(run.log)
+    logged = {term for term in COORD_TERMS if any(row.get(f"{COORD_LOSS}/{term}") for row in rows)}
+    has_terms = bool(logged) or any(row.get(f"{COORD_LOSS}/loss") for row in rows)
+    expected = {term for term in COORD_TERMS if objective.get(term)}
+    if not expected:
+        if not has_terms and 1.0 not in switch:
+            return None
+        terms = ", ".join(sorted(logged)) or "some"
+        return f"{run.variant} has no coordinate terms, the log has {terms}"
+
+    lacks_all = not has_terms and (0.0 in switch or loss_is_base_ce(rows))
+    has_others = logged and logged != expected
+    if not lacks_all and not has_others:
+        return None
+    terms = ", ".join(sorted(logged)) or "none of them"
+    return f"{run.variant} trains on {', '.join(sorted(expected))}, the log has {terms}"
+
+
+def loss_is_base_ce(rows: Iterable[Row]) -> bool:
+    """Whether the loss is the base CE in every row that has both, and some row has."""
+    pairs = [
+        (row["loss"], row["base_ce/loss"]) for row in rows if {"loss", "base_ce/loss"} <= row.keys()
+    ]
+    return bool(pairs) and all(math.isclose(a, b, rel_tol=SUM_TOLERANCE) for a, b in pairs)
