@@ -1,4 +1,4 @@
-"""The audit on logs whose truth is known: each fault in hundreds of random draws, and sound runs in hundreds more."""
+"""The audit on logs whose truth is known: each fault, and sound runs, in hundreds of draws."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_pairs_are_those_of_the_nearest_train_row_before():
 
 
 def test_train_rows_that_lag_behind_a_falling_loss_do_not_count():
-    """Train rows are means over the 40 steps before; the loss falls tenfold within 200 of 1200 steps."""
+    """Train rows are means over the 40 steps before; the loss falls tenfold in 200 of 1200."""
     log = Log(Path("logging.jsonl"), max_steps=1200)
     loss = lambda step: 1 + 9 * np.exp(-step / 50)  # noqa: E731
     for step in range(40, 1201, 40):
@@ -205,7 +205,7 @@ def test_an_overfit_run_is_consistent_where_train_images_are_evaluated_too():
 
 
 def test_train_images_that_happen_to_be_easy_do_not_turn_overfitting_into_a_fault():
-    """A fault of the scale moves both ratios to one side; here one is far below 1, the other far above."""
+    """A fault of the scale moves both ratios to one side; here they lie far apart around 1."""
     run = sound(np.random.default_rng(11), "mixed", overfit=1.5, subset=True)
     for row in run.log.evals.values():
         row |= {key: 0.5 * value for key, value in row.items() if key.startswith("train_subset/")}
@@ -230,7 +230,7 @@ def test_where_both_ratios_are_off_it_is_a_fault_however_much_the_run_overfits(g
 
 
 def test_an_overfit_run_at_gas_2_is_never_called_one_over_gas():
-    """Eval ends at twice the train loss: the same ratio as the fault's, but not from the first step on."""
+    """Eval ends at twice the train loss: the fault's ratio, but not from the first step on."""
     found = draws(lambda rng: verdict(sound(rng, overfit=1.0, gas=2)))
     assert {entry.verdict for entry in found} <= {"consistent", "drift"}
     assert all("overfit" in entry.why for entry in found if entry.families["loss"].median < 0.7)
@@ -372,7 +372,7 @@ def test_a_name_that_no_variant_has_cannot_be_checked_and_is_no_fault():
 
 
 def test_bare_losses_are_told_apart_by_their_sum():
-    """Without sub-terms and without `coord_diag/enabled`, what is left is whether the loss is the base CE."""
+    """Without sub-terms and without `coord_diag/enabled`: whether the loss is the base CE."""
     names = (
         ("pure_ce", "mixed", "swapped"),
         ("mixed", "pure_ce", "swapped"),

@@ -217,7 +217,7 @@ def test_a_different_validation_set_is_found_by_its_table(tmp_path):
 
 @pytest.mark.parametrize("decimals", [(4, 3), (2, 2)])
 def test_a_different_validation_set_is_found_by_its_size(decimals):
-    """eval_runtime x eval_samples_per_second, as Hugging Face rounds them; sizes that differ by 3 % or more."""
+    """runtime x samples per second, as Hugging Face rounds them; sizes that differ by 3 % or more."""
 
     def logged(rng: np.random.Generator, n_samples: int) -> Log:
         log = Log(Path("logging.jsonl"))

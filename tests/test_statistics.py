@@ -1,4 +1,4 @@
-"""The statistics against brute force, scipy and simulation; and what docs/calibration.md claims, on a smaller scale."""
+"""The statistics against brute force, scipy and simulation; and docs/calibration.md, in small."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_without_resampling_nearly_the_same():
 
 
 def two_way(rng, n_studies, n_seeds, n_images, seed_sd, image_sd, both_sd):
-    """Differences [R, S] and influences [R, S, I] of a two-way random model without unequal counts."""
+    """Differences [R, S] and influences [R, S, I] of a two-way random model, equal counts."""
     apart = (
         seed_sd * rng.normal(size=(n_studies, n_seeds, 1))
         + image_sd * rng.normal(size=(n_studies, 1, n_images))
@@ -193,7 +193,7 @@ def test_variance_parts_estimate_what_they_say(seed_sd, image_sd, both_sd):
     ("sds", "least", "most"), [((1.0, 6.0, 4.0), 0.96, 1.06), ((0.0, 0.0, 4.0), 1.0, 1.4)]
 )
 def test_the_variance_is_that_of_the_mean_difference(sds, least, most):
-    """The interaction is counted once; where there is nothing else, what is cut off at 0 costs a little."""
+    """The interaction is counted once; where there is nothing else, the cut at 0 costs a little."""
     differences, influence = two_way(np.random.default_rng(7), 6000, 10, 40, *sds)
     variance, _ = satterthwaite(10, 40, *variance_parts(differences, influence))
     assert least < np.mean(variance) / differences.mean(-1).var() < most
@@ -299,7 +299,7 @@ def test_a_diverged_seed_or_two_seeds_give_no_estimate():
 
 
 def closed_test(p_values: list[float]) -> list[float]:
-    """Holm as a closed test: the largest Bonferroni p-value of any set of hypotheses that holds this one."""
+    """Holm as a closed test: the largest Bonferroni p-value of any set that holds this one."""
     names = range(len(p_values))
     sets = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(names, size)]
     return [

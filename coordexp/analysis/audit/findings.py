@@ -23,7 +23,7 @@ class RatioPair:
     """An eval row and the nearest train row before it, of one loss family.
 
     ratio: train over eval.
-    subset_ratio: train over the evaluation of train images; None where the log has no such evaluation.
+    subset_ratio: train over the evaluation of train images; None without such an evaluation.
     """
 
     step: int

@@ -1,4 +1,4 @@
-"""Did the runs differ in nothing but their objective? What manifests, configurations and tables say.
+"""Did the runs differ in nothing but their objective? Checks of manifests, settings and tables.
 
 The majority value is taken as correct. Without a majority, as between two runs that differ, nobody
 can say which run is right: every one fails the check.

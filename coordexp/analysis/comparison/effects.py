@@ -135,7 +135,10 @@ def pair_estimates(
 
 
 def measure(run: RunData, table: ImageInfluence, step: int, rule: RuleConfig) -> Measured:
-    """The metrics of one run at the decision step; its tokens are read again only for a bootstrap."""
+    """The metrics of one run at the decision step.
+
+    Its tokens are read again only where a bootstrap needs them.
+    """
 
     @cache
     def draws() -> dict[str, np.ndarray]:

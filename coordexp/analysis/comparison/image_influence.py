@@ -52,8 +52,8 @@ def quantile_influence(
     """The quantile Q at level q over all tokens, and the influence of each image on it.
 
     Q interpolates linearly, as the trainer logs it. Image i, with n_i of the N tokens, has the
-    influence (q n_i - #{its tokens ≤ Q}) / (f N). The density f at Q is a difference quotient of the
-    empirical quantile function over q ± h, with the bandwidth h of Hall & Sheather (1988); see
+    influence (q n_i - #{its tokens ≤ Q}) / (f N). The density f at Q is a difference quotient of
+    the empirical quantile function over q ± h, with the bandwidth h of Hall & Sheather (1988); see
     Koenker, Quantile Regression, 3.4.2.
 
     Args:

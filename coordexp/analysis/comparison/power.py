@@ -13,7 +13,7 @@ MAX_SEEDS = 1000
 
 
 def seeds_needed(estimate: Estimate, n_seeds: int, margin: float) -> int | None:
-    """The fewest seeds (three or more) whose interval is expected to reach no farther than ± margin.
+    """The fewest seeds (three or more) with an expected interval of at most ± margin.
 
     From the variances measured at `n_seeds`: those of seeds and interaction shrink with more
     seeds, that of the images does not.
@@ -39,7 +39,7 @@ def seeds_needed(estimate: Estimate, n_seeds: int, margin: float) -> int | None:
 
 
 def flip_seed_sd(lead: float, image_se: float = 0.0) -> float:
-    """The SD of one seed's metric at which one repeat in six (16 %) reverses the order of two variants.
+    """The SD of one seed's metric at which one repeat in six reverses the order of two variants.
 
     The lead, measured with one seed a side, is taken as the true one. The lead of a repeat then
     has the variance 2 SD² + image_se² around it, and is below 0 with probability Φ(-1) = 16 %

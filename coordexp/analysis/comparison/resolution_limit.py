@@ -73,12 +73,21 @@ def suggestion(cells: float | None, variants_differ: bool | None) -> str:
             f"{size}, well above half of one: the cell alone does not explain an error of this size"
         )
     if cells < low:
-        return f"{size}, below half of one: localisation is already finer than the cell, which is then not what limits it"
+        return (
+            f"{size}, below half of one: localisation is already finer than the cell, which is "
+            "then not what limits it"
+        )
     if variants_differ is None:
         return f"{size}, about half of one; whether the variants have come to rest cannot be said"
     if variants_differ:
-        return f"{size}, about half of one, but the variants still differ by more than each drifts: a floor of the vision is possible"
-    return f"{size}, and the variants differ by less than each drifts: this looks like a floor of the vision, not of the loss"
+        return (
+            f"{size}, about half of one, but the variants still differ by more than each drifts: "
+            "a floor of the vision is possible"
+        )
+    return (
+        f"{size}, and the variants differ by less than each drifts: this looks like a floor of "
+        "the vision, not of the loss"
+    )
 
 
 def vision_facts(

@@ -57,7 +57,7 @@ def shared_steps(curves: Curves, steps: Sequence[int]) -> list[int]:
 
 
 def settled_from(winners: Sequence[StepWinner]) -> int | None:
-    """The first step from which the last winner wins without a break; None after a tie at the end."""
+    """The first step from which the last winner wins on; None after a tie at the end."""
     settled = None
     for at in reversed(winners):
         if at.winner is None or at.winner != winners[-1].winner:
@@ -69,7 +69,7 @@ def settled_from(winners: Sequence[StepWinner]) -> int | None:
 def leave_one_block_out(
     curves: Curves, steps: Sequence[int], lower_is_better: bool, n_blocks: int
 ) -> list[str | None]:
-    """The best by the sum over the steps, with one block of neighbouring steps left out each time."""
+    """The best by the sum over the steps, with one block of steps left out each time."""
     winners = []
     for block in np.array_split(np.arange(len(steps)), n_blocks):
         kept = [step for i, step in enumerate(steps) if i not in block]

@@ -34,7 +34,7 @@ class Estimate:
 
     difference, low, high, se: in the metric's unit; low and high bound the 95 % interval.
     df: degrees of freedom of the t interval; None for the bootstrap.
-    share_above_0: the probability that second - first > 0, from the resamples or the t distribution.
+    share_above_0: probability that second - first > 0, by the resamples or the t distribution.
     p_value: two-sided, of difference = 0; None where the variance over seeds is unseen.
     method: "paired bootstrap over images", "linearised over images" or "crossed seeds x images".
     seed_var: variance of the difference over seeds, per one seed; None where it is unseen.
