@@ -191,7 +191,7 @@ def verify_finished(run: RunDirectory, inputs: InputDigests) -> bool:
     if damaged := damaged_artifacts(run, manifest):
         advice = "restore it, or remove the directory to train again"
         raise UserError(
-            f"{run.path}: {damaged[0]} is not what {run.manifest.name} vouches for: {advice}"
+            f"{run.path}: {damaged[0]} differs from its digest in {run.manifest.name}: {advice}"
         )
     run.manifest.touch()
     # The trainer may have been killed after it wrote run.json and before it removed the state.
