@@ -57,7 +57,7 @@ def test_sound_runs_are_not_accused(subset):
 @pytest.mark.parametrize(
     ("label", "factor"), [("≈ 1/GAS", lambda _, gas: 1 / gas), ("≈ GAS", lambda _, gas: gas)]
 )
-def test_a_factor_of_the_accumulation_is_named_with_the_families_that_have_it(label, factor):
+def test_a_gas_factor_is_named_with_the_families_that_show_it(label, factor):
     found = draws(lambda rng: verdict(sound(rng, scale=times(factor))))
     most(found, label, 0.99)
     assert not any(entry.passed for entry in found)
@@ -99,7 +99,7 @@ def test_a_slow_drift_is_named(subset):
     assert not any(entry.passed for entry in found)
 
 
-def test_a_term_that_hardly_counts_may_wander_but_one_that_does_may_not():
+def test_a_small_term_may_drift_and_a_large_one_may_not():
     """A hundredth of the loss overfits before the rest does; a fault of it would be a factor."""
 
     def wandering(rng, term):
@@ -123,7 +123,7 @@ def test_without_accumulation_nothing_is_identifiable():
     assert "GAS unknown" in verdict(run).why
 
 
-def test_accumulation_is_read_from_the_configuration_where_the_log_is_silent():
+def test_gas_comes_from_the_configuration_if_the_log_lacks_it():
     run = sound(np.random.default_rng(1))
     for row in run.log.train.values():
         del row["accum/grad_steps"]
@@ -193,7 +193,7 @@ def test_a_loss_that_never_settles_is_judged_on_its_second_half():
 # --- overfitting ---
 
 
-def test_an_overfit_run_is_consistent_where_train_images_are_evaluated_too():
+def test_an_overfit_run_passes_if_train_images_are_evaluated():
     found = draws(lambda rng: verdict(sound(rng, overfit=rng.uniform(0.5, 2), subset=True)))
     most(found, "consistent", 0.99)
     off = [entry for entry in found if not 0.8 < entry.families["loss"].median < 1.25]
@@ -204,7 +204,7 @@ def test_an_overfit_run_is_consistent_where_train_images_are_evaluated_too():
     assert all(1.2 < entry.overfit_ratio < 3.8 for entry in found)
 
 
-def test_train_images_that_happen_to_be_easy_do_not_turn_overfitting_into_a_fault():
+def test_easy_train_images_do_not_make_overfitting_a_fault():
     """A fault of the scale moves both ratios to one side; here they lie far apart around 1."""
     run = sound(np.random.default_rng(11), "mixed", overfit=1.5, subset=True)
     for row in run.log.evals.values():
@@ -215,7 +215,7 @@ def test_train_images_that_happen_to_be_easy_do_not_turn_overfitting_into_a_faul
 
 
 @pytest.mark.parametrize("gas", GAS)
-def test_where_both_ratios_are_off_it_is_a_fault_however_much_the_run_overfits(gas):
+def test_both_ratios_off_is_a_fault_even_when_overfit(gas):
     scale = times(lambda _, gas: 1 / gas)
     most(
         draws(
@@ -313,7 +313,7 @@ def test_a_family_without_its_rows_is_missing(family):
     assert not entry.passed
 
 
-def test_coordinate_terms_that_are_on_but_nowhere_logged_are_missing():
+def test_coordinate_terms_on_but_not_logged_are_missing():
     run = sound(np.random.default_rng(4), "softce_w1_gate")
     for row in [*run.log.train.values(), *run.log.evals.values()]:
         for key in [key for key in row if key.startswith("coord_softce_w1")]:
@@ -365,7 +365,7 @@ def test_swapped_logs_are_named():
     assert all(draws(exchanged, 100))
 
 
-def test_a_name_that_no_variant_has_cannot_be_checked_and_is_no_fault():
+def test_an_unknown_variant_name_is_not_checked_and_no_fault():
     entry = verdict(replace(sound(np.random.default_rng(5), "mixed"), variant="baseline"))
     assert entry.verdict == "consistent"
     assert any("baseline has no file in conf/variant" in line for line in entry.not_checked)
@@ -424,7 +424,7 @@ def test_a_coordinate_term_that_does_not_add_up_is_named():
     assert failed.detail.startswith(f"coord_softce_w1/loss at step {step} is ")
 
 
-def test_a_log_that_accounts_otherwise_is_not_accused_but_a_manifest_leaves_no_excuse():
+def test_another_sum_is_excused_only_without_a_manifest():
     rng = np.random.default_rng(8)
     window, one_side, other_terms = (sound(rng, "mixed") for _ in range(3))
     for row in window.log.train.values():  # the total averages a window, its parts are of one step

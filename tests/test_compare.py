@@ -93,7 +93,7 @@ def row_of(variant: str, mae: float) -> SnapshotRow:
         (80.0, False, "the cell alone does not explain"),
     ],
 )
-def test_the_resolution_limit_is_a_hypothesis_that_follows_the_numbers(mae, differ, says):
+def test_the_suggested_limit_follows_the_numbers(mae, differ, says):
     rows = [row_of("a", mae), row_of("b", mae + 1)]
     drift = Drift("expected_bin_mae", between=1.0, within=1.0, differ=differ)
     found = resolution_limit(rows, [drift], [480, 640, 800], 32)
@@ -116,7 +116,7 @@ def test_sizes_come_from_the_manifest():
     assert vision_facts([run], None) == ([80, 560, 900], 32)
 
 
-def test_differences_are_those_of_the_shared_seeds_and_their_tables():
+def test_differences_use_only_the_seeds_both_variants_have():
     finals = {"a": [20.0, 21.0, 22.0], "b": [25.0, 27.0]}
     runs = [
         load(
@@ -147,6 +147,14 @@ def test_differences_are_those_of_the_shared_seeds_and_their_tables():
         assert band.low < mean < band.high
 
 
+def test_variants_of_three_seeds_that_share_one_are_bootstrapped():
+    final = eval_row(20.0, 50, 0.2, 0.2, 30, 3.0)
+    runs = [load(write_run("pure_ce", final, seed=s, tables=True), "a", s) for s in (0, 1, 2)]
+    runs += [load(write_run("mixed", final, seed=s, tables=True), "b", s) for s in (2, 3, 4)]
+    methods = {d.interval.method for d in compare(runs, RULE).differences if d.interval}
+    assert methods == {"paired bootstrap over images"}
+
+
 def test_other_validation_images_cannot_be_paired():
     runs = [
         load(write_run(v, eval_row(20, 50, 0.2, 0.2, 30, 3.0), tables=True), v)
@@ -159,7 +167,7 @@ def test_other_validation_images_cannot_be_paired():
     assert all(d.interval is None for d in compare(runs, RULE).differences)
 
 
-def test_later_steps_that_only_some_share_are_shown_and_decide_nothing():
+def test_later_steps_of_some_runs_are_shown_and_not_decisive():
     def run(name: str, last: int, mae: float) -> RunData:
         return RunData(name, 0, log_of(dict.fromkeys(range(40, last + 1, 40), mae)))
 

@@ -69,7 +69,7 @@ def test_draws_are_exact_over_the_tokens_of_each_resample(counts, seed, ties):
         assert found == pytest.approx([np.quantile(r, q) for r in resamples], rel=1e-12)
 
 
-def test_a_resample_whose_quantile_lies_far_from_the_samples_is_exact_too():
+def test_a_resample_with_a_far_off_quantile_is_exact_too():
     tokens = tokens_of([2, *[4000] * 8, 2], 0, ties=False)
     tokens.values[P90.name][:2], tokens.values[P90.name][-2:] = (0.1, 0.2), (5000.0, 6000.0)
     easiest, hardest = (np.eye(10, dtype=np.uint16)[[i]] * 10 for i in (0, 9))
@@ -81,7 +81,7 @@ def test_a_resample_whose_quantile_lies_far_from_the_samples_is_exact_too():
     )
 
 
-def test_weights_resample_all_images_and_are_the_same_for_every_table():
+def test_weights_resample_all_images_alike_for_every_table():
     weights = image_weights(50)
     assert weights.shape == (2000, 50)
     assert (weights.sum(1) == 50).all()
@@ -251,7 +251,7 @@ def test_never_surer_than_seeds_alone_or_images_alone(model):
 
 
 @given(models)
-def test_order_and_unit_do_not_matter_and_swapping_turns_the_sign(model):
+def test_order_and_unit_do_not_matter_and_a_swap_negates(model):
     seed, n_seeds, n_images, *sds = model
     assume(any(sds))
     rng = np.random.default_rng(seed)
@@ -379,7 +379,7 @@ def crossed(
 
 
 @pytest.mark.parametrize("margin", [0.2, 0.5, 1.0, 5.0])
-def test_seeds_needed_without_images_is_the_textbooks_sample_size(margin):
+def test_seeds_needed_without_images_is_the_t_test_sample_size(margin):
     enough = [n for n in range(3, 1001) if stats.t.ppf(0.975, n - 1) * 0.7 / math.sqrt(n) <= margin]
     assert seeds_needed(crossed(0.49, 0.0, 0.0), 3, margin) == enough[0]
 
@@ -517,7 +517,7 @@ def within(calibration, coverage: float) -> bool:
     return low <= coverage <= high
 
 
-def test_crossed_intervals_hold_the_truth_and_find_more_with_more_seeds(calibration):
+def test_crossed_intervals_cover_and_narrow_with_more_seeds(calibration):
     for truth in (0.0, 0.5, 1.5):
         found = [calibration.crossed_world(truth, n_seeds, 1500) for n_seeds in calibration.SEEDS]
         assert all(within(calibration, f["coverage"]) for f in found)
@@ -552,7 +552,7 @@ def test_a_variant_with_a_diverged_seed_is_never_recommended(calibration):
     assert found["if_dropped"] > 0.3  # what dropping it would have claimed
 
 
-def test_one_seed_holds_for_its_checkpoints_and_falls_short_for_variants(calibration):
+def test_one_seed_covers_its_checkpoints_and_not_its_variants(calibration):
     for interval in calibration.one_seed_world(400, 300).values():
         coverage = [calibration.one_seed_coverage(interval, sd) for sd in (0.0, 1.0, 2.0, 4.0)]
         assert within(calibration, coverage[0])

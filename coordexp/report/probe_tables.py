@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from coordexp.analysis.comparison.leads import Lead, leads
-from coordexp.metrics import SIGNALS, Signal
+from coordexp.metrics import SIGNALS, Signal, best
 from coordexp.report.decision_files import ProbeFinding, StudyProbe
 from coordexp.report.numbers import number
 from coordexp.report.result_tables import direction
@@ -83,20 +83,15 @@ def signal_heading(signal: Signal) -> Line:
 
 def signal_cells(means: Mapping[str, Mapping[str, float]], signal: Signal) -> list[Cell]:
     """A signal of each candidate; the best are bold, several where they are equal."""
-    values = [of_variant.get(signal.name) for of_variant in means.values()]
-    best = best_value(signal, [value for value in values if value is not None])
+    held = {variant: v[signal.name] for variant, v in means.items() if signal.name in v}
+    leading: list[str] = []
+    if signal.lower_is_better is not None and len(held) > 1:
+        leading = best(held, signal.lower_is_better)
     cells = []
-    for value in values:
-        tone = "best" if value is not None and value == best else ""
-        cells.append(cell(number(value, ".3f"), tone=tone))
+    for variant in means:
+        tone = "best" if variant in leading else ""
+        cells.append(cell(number(held.get(variant), ".3f"), tone=tone))
     return cells
-
-
-def best_value(signal: Signal, values: Sequence[float]) -> float | None:
-    """None where no side is better, or nobody else is there to be better than."""
-    if signal.lower_is_better is None or len(values) < 2:
-        return None
-    return min(values) if signal.lower_is_better else max(values)
 
 
 def lead_cell(lead: Lead | None) -> Cell:
