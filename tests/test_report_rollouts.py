@@ -107,6 +107,16 @@ def test_rankings_of_stage1_and_probe_stand_side_by_side() -> None:
     assert table.row("probe, by F1@.5, end") == ["pure_ce", "softce_w1_gate", "mixed"]
 
 
+def test_rankings_of_unequal_length_leave_places_empty() -> None:
+    def lose_one(recommendation: dict[str, Any]) -> None:
+        recommendation["stage2"]["stage1_ranking"] = ["pure_ce", "mixed"]
+
+    table = page(change(probed_study(), "recommendation", lose_one)).tables["rankings"]
+    assert table.headings == ["ranking", "1", "2", "3"]
+    assert table.row("Stage-1") == ["pure_ce", "mixed", "–"]
+    assert table.row("probe, by F1@.5, end") == ["pure_ce", "softce_w1_gate", "mixed"]
+
+
 def test_signal_table_has_values_with_the_best_bold() -> None:
     table = page(probed_study()).tables["signals"]
     for variant in VARIANTS:
