@@ -9,8 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from coordexp.config.package import VERSION
+
 if TYPE_CHECKING:
-    from coordexp.api import compare, load_run
+    from coordexp.cli.compare import compare
     from coordexp.config.compose import compose
     from coordexp.config.schema import TokenGroups, VariantConfig
     from coordexp.coords import (
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from coordexp.errors import UserError
     from coordexp.losses.diagnostics import coord_mass, distribution_columns, fit_temperature
     from coordexp.losses.fused import objective
+    from coordexp.study.inputs import load_run
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "TokenGroups",
@@ -45,8 +48,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "compare": "coordexp.api",
-    "load_run": "coordexp.api",
+    "compare": "coordexp.cli.compare",
+    "load_run": "coordexp.study.inputs",
     "compose": "coordexp.config.compose",
     "TokenGroups": "coordexp.config.schema",
     "VariantConfig": "coordexp.config.schema",

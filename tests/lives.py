@@ -1,6 +1,6 @@
 """The forge: a process that imports torch once and then forks trainers, called lives. Run by training.py.
 
-A life runs `coordexp.training.train.main()` (or `coordexp.cli.main()`) in a directory of its own, as a spawned one would. A fault
+A life runs `coordexp.training.train.main()` (or `coordexp.cli.main.main()`) in a directory of its own, as a spawned one would. A fault
 makes it die, or fills its disk, just before a chosen file event: an audit event of Python (`open`, `os.rename`, …) below
 results/runs whose arguments contain a word. With SIMULATED_GPU in its environment it sees a GPU (simulated_gpu.py).
 
@@ -20,14 +20,14 @@ from contextlib import suppress
 from typing import Any
 
 # The module whose main() an entry names; `count` counts tokens here.
-ENTRIES = {"train": "coordexp.training.train", "cli": "coordexp.cli"}
+ENTRIES = {"train": "coordexp.training.train", "cli": "coordexp.cli.main"}
 
 
 def serve() -> None:
     """Requests: {"poll": pid} -> {"returncode": null | int}; anything else is a life to start -> {"pid": …}."""
     import torch
 
-    import coordexp.cli
+    import coordexp.cli.main
     import coordexp.training.train  # noqa: F401
 
     torch.set_num_threads(1)

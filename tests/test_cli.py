@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import coordexp
-from coordexp.cli import main, parse
+from coordexp.cli.main import main, parse
 
 # Fills in what bash sets before it calls a completion function, calls it, and prints the candidates.
 COMPLETE = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from coco_files import many
 
-from coordexp.cli import main
+from coordexp.cli.main import main
 from coordexp.config.compose import compose
 from coordexp.study.plan import plan_study
 

@@ -13,7 +13,7 @@ import pytest
 from note import write_log
 from studies import eval_row, write_run, write_study
 
-from coordexp.cli import main
+from coordexp.cli.main import main
 from coordexp.storage.files import read_json
 from coordexp.study.plan import plan_study
 
@@ -129,7 +129,7 @@ def test_a_slip_costs_one_line(prepare, arguments, says):
 
 def test_it_imports_neither_torch_nor_mlflow(logs):
     program = (
-        "import sys; from coordexp.cli import main; "
+        "import sys; from coordexp.cli.main import main; "
         f"main(['compare', *{logs!r}, '--out', 'out']); print('torch' in sys.modules, 'mlflow' in sys.modules, file=sys.stderr)"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}

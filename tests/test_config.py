@@ -14,7 +14,7 @@ import yaml
 from coordexp.config.checks import check
 from coordexp.config.compose import compose
 from coordexp.config.digests import RUN_IDENTITY, digest, flatten, group_hash, plain, run_hash
-from coordexp.config.location import CONF_DIR
+from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import TokenGroups
 from coordexp.storage.runs import RunDirectory, write_config
 from coordexp.study.plan import plan_study

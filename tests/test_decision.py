@@ -10,7 +10,7 @@ import pytest
 from studies import eval_row, write_run, write_study
 
 from coordexp.analysis.recommendation.recommend import SCHEMA
-from coordexp.cli import main
+from coordexp.cli.main import main
 
 # The note's snapshot at step 640 (MAE, p90, acc, p_gt); W1 and entropy are made up, in the order that smoothness implies.
 NOTE_640 = {

@@ -114,7 +114,7 @@ def test_peft_is_imported_by_adapters_and_lora_alone():
 
 def test_analysis_and_report_import_no_torch():
     program = (
-        "import sys, coordexp.cli, coordexp.study.plan, coordexp.analysis.recommendation.recommend, "
+        "import sys, coordexp.cli.main, coordexp.study.plan, coordexp.analysis.recommendation.recommend, "
         "coordexp.analysis.comparison.compare, "
         "coordexp.analysis.audit.audit, coordexp.report.html; print('torch' in sys.modules, 'mlflow' in sys.modules)"
     )
@@ -129,13 +129,12 @@ BOOKKEEPING = {
     "config/compose.py",
     "config/digests.py",
     "config/limits.py",
-    "config/location.py",
+    "config/package.py",
     "config/schema.py",
     "errors.py",
     "metrics.py",
     "models/base_manifest.py",
     "models/embeddings.py",
-    "package_data.py",
     "storage/files.py",
     "storage/logs/jsonl.py",
     "storage/logs/log.py",

@@ -25,7 +25,7 @@ from coordexp.analysis.recommendation.verdict import (
     fitness_verdict,
     reconsider,
 )
-from coordexp.cli import main
+from coordexp.cli.main import main
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
 from coordexp.config.rule_file import load_rule

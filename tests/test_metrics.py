@@ -11,7 +11,7 @@ import pytest
 from studies import eval_row, write_run, write_study
 
 from coordexp import metrics
-from coordexp.cli import main
+from coordexp.cli.main import main
 from coordexp.metrics import METRICS, REGISTRY, Metric, PerToken
 from coordexp.storage.files import read_json
 

@@ -10,7 +10,7 @@ import pytest
 from note import NOTE, VARIANTS, published, write_log
 
 from coordexp.analysis.comparison.resolution_limit import bins_to_px
-from coordexp.cli import main
+from coordexp.cli.main import main
 
 RULE = "decision_step: '640'\n"
 

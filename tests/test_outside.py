@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.cli import main, parse
+from coordexp.cli.main import main, parse
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
 from coordexp.storage.files import read_json

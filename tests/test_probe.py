@@ -16,7 +16,7 @@ import pytest
 import torch
 from studies import eval_row, write_run
 
-from coordexp.cli import main
+from coordexp.cli.main import main
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain, run_hash
 from coordexp.coords import coord_token_ids, write_coordjson

@@ -17,7 +17,7 @@ import reports
 from report_readers import Page, page, tables_of
 from studies import eval_row, write_run, write_study
 
-from coordexp.cli import main
+from coordexp.cli.main import main
 from coordexp.report.html import write_report
 from coordexp.storage.files import read_json, write_json
 from coordexp.storage.runs import RunDirectory

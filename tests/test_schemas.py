@@ -8,13 +8,15 @@ import jsonschema
 import pytest
 from studies import eval_row, write_run, write_study
 
-from coordexp.schemas import TYPES, schema_path, schema_text
-from coordexp.steps import audit_study, compare_study
+from coordexp.cli.schemas import TYPES, schema_path, schema_text
+from coordexp.cli.steps import audit_study, compare_study
 
 
 @pytest.mark.parametrize("name", TYPES)
 def test_committed_schema_is_the_generated_one(name):
-    assert schema_path(name).read_text() == schema_text(name), "run `python -m coordexp.schemas`"
+    assert schema_path(name).read_text() == schema_text(name), (
+        "run `python -m coordexp.cli.schemas`"
+    )
 
 
 @pytest.fixture(scope="module")

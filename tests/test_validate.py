@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_pictures import png_header
 
-from coordexp.cli import main
+from coordexp.cli.main import main
 from coordexp.coords import COORD_TOKENS
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.records import clockwise, read_records
@@ -274,7 +274,7 @@ def test_the_command_prints_all_and_fails_where_there_is_one(tmp_path, capsys):
 
 
 def test_it_imports_no_torch():
-    program = "import sys, coordexp.cli, coordexp.data.validate, coordexp.data.coco.conversion; print('torch' in sys.modules)"
+    program = "import sys, coordexp.cli.main, coordexp.data.validate, coordexp.data.coco.conversion; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coordexp.config.limits import check_limits
-from coordexp.config.location import CONF_DIR
+from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
     CocoConfig,
     Config,

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from coordexp.config.checks import check
-from coordexp.config.location import CONF_DIR
+from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
     SPELLED_ONE_WAY,
     CocoConfig,

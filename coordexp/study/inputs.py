@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.preregistration import RegisteredRun, read_preregistration
-from coordexp.study.sources import Source, read_source, source_sha256
+from coordexp.study.sources import Source, parse_sources, read_source, source_sha256
 from coordexp.study.study_runs import StudyRun, read_study_runs, write_study_runs
 
 
@@ -79,10 +79,10 @@ def study_run(run: RegisteredRun) -> StudyRun:
 
 def load_runs(study_dir: Path) -> list[RunData]:
     """The runs noted in `runs.json`, with their logs read."""
-    return [load_run(entry) for entry in read_study_runs(study_dir)]
+    return [load_study_run(entry) for entry in read_study_runs(study_dir)]
 
 
-def load_run(entry: StudyRun) -> RunData:
+def load_study_run(entry: StudyRun) -> RunData:
     """Raises UserError: a log that was handed over has changed since, or cannot be read."""
     if entry.directory is not None:
         return load_run_directory(entry.variant, entry.seed, RunDirectory(Path(entry.directory)))
@@ -92,6 +92,29 @@ def load_run(entry: StudyRun) -> RunData:
             f"{source.path}: has changed since the study began: start the same command again"
         )
     return load_source(source)
+
+
+def load_run(path: str | Path) -> RunData:
+    """One run: its log, and of a run directory also its manifest and configuration.
+
+    Args:
+        path: a run directory, a logging.jsonl, or TensorBoard events (a file, or their directory).
+
+    Returns:
+        The run; `log.train` and `log.evals` hold the values by key of each step. Losses are in
+        nats, distances in bins (a bin is 1/999 of the image side). `variant` is that of a run
+        directory's configuration, and "run" where there is only a log.
+
+    Raises:
+        UserError: nothing there can be read, or it holds more than one run.
+    """
+    sources = parse_sources([f"run={path}"])
+    if len(sources) > 1:
+        raise UserError(f"{path}: holds {len(sources)} runs: give the path of one")
+    run = load_source(sources[0])
+    if run.config is None:
+        return run
+    return replace(run, variant=run.config.variant_name)
 
 
 def load_source(source: Source) -> RunData:

@@ -15,7 +15,7 @@ from typing import Any
 from coordexp.config.checks import is_missing_directory
 from coordexp.config.compose import compose
 from coordexp.config.digests import digest, group_hash, plain, run_hash
-from coordexp.config.location import CONF_DIR
+from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import CocoConfig, Config, DataConfig, PretrainedQwen3VLConfig
 from coordexp.errors import UserError
 from coordexp.storage.runs import base_path, data_directory

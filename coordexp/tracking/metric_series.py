@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from coordexp import __version__
 from coordexp.config.digests import RUN_IDENTITY
+from coordexp.config.package import VERSION
 from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.manifest import RunManifest, read_manifest
@@ -112,7 +112,7 @@ def series_of_log(entry: StudyRun) -> MetricSeries:
             "seed": str(source.seed),
             "status": "log only",
             "sha256": source.sha256,
-            "coordexp_version": __version__,
+            "coordexp_version": VERSION,
             NOTE_TAG: "\n".join(note),
         },
         status="FINISHED",
@@ -165,7 +165,7 @@ def run_tags(
         "seed": str(config.seed),
         "hash8": run.path.name.rpartition("-")[2],
         "status": status,
-        "coordexp_version": __version__,
+        "coordexp_version": VERSION,
     }
     if manifest:
         for name, sha256 in asdict(manifest.inputs_sha256).items():

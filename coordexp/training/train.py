@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from coordexp.config.compose import compose, typed
 from coordexp.config.digests import digest, run_hash
-from coordexp.config.location import CONF_DIR
+from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import Config
 from coordexp.data.prepare import data_path
 from coordexp.errors import UserError

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from coordexp.analysis.audit.ratios import COORD_LOSS
 from coordexp.analysis.audit.rows import SUM_TOLERANCE, all_rows
-from coordexp.config.location import CONF_DIR
+from coordexp.config.package import CONF_DIR
 from coordexp.metrics import COORD_TERMS
 from coordexp.storage.logs.log import Log, Row
 from coordexp.study.inputs import RunData

@@ -32,9 +32,9 @@ from coordexp.analysis.recommendation.verdict import (
     reconsider,
 )
 from coordexp.config.digests import digest
+from coordexp.config.package import package_data
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS, Metric
-from coordexp.package_data import package_data
 from coordexp.storage.files import read_json, sha256_directory, write_json, write_text
 from coordexp.study.inputs import RunData
 from coordexp.study.preregistration import Preregistration

@@ -1,6 +1,6 @@
 """JSON Schemas of the files of a study and a run, generated from their types.
 
-python -m coordexp.schemas        writes workflow/schemas/<name>.schema.json
+python -m coordexp.cli.schemas        writes workflow/schemas/<name>.schema.json
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.comparison.findings import Comparison
-from coordexp.package_data import package_data
+from coordexp.config.package import package_data
 from coordexp.storage.files import write_text
 from coordexp.storage.manifest import RunManifest
 from coordexp.storage.typed import json_schema

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import coordexp
-from coordexp import verbs
+from coordexp.cli import verbs
+from coordexp.cli.steps import STEP_NAMES
 from coordexp.errors import UserError
-from coordexp.steps import STEP_NAMES
 
 Verb = Callable[[argparse.Namespace], None]
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
@@ -221,7 +221,3 @@ def add_step(subparsers: Subparsers) -> None:
         nargs="?",
         help="a study directory (preregister: the --config of snakemake, as JSON)",
     )
-
-
-if __name__ == "__main__":
-    main()

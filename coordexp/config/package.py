@@ -1,10 +1,12 @@
-"""Where the directories lie that the package reads beside its code: settings and JSON Schemas."""
+"""The package itself: its version, and where its settings and JSON Schemas lie."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent
+VERSION = "0.1.0"
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 _IN_A_CHECKOUT = {"conf": "conf", "schemas": "workflow/schemas"}
 
 
@@ -15,3 +17,6 @@ def package_data(name: str) -> Path:
     """
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / _IN_A_CHECKOUT[name]
+
+
+CONF_DIR = package_data("conf")

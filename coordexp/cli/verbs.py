@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 from coordexp.analysis.recommendation.card import card
+from coordexp.cli.steps import run_step
 from coordexp.config.compose import compose
 from coordexp.errors import UserError
-from coordexp.steps import run_step
 from coordexp.storage.files import read_json
 from coordexp.storage.runs import RESULTS
 
@@ -77,7 +77,7 @@ def validate_records(args: argparse.Namespace) -> None:
 
 def compare_logs(args: argparse.Namespace) -> None:
     """Audit, compare and decide between runs that exist already; write a study directory and print its card. Nothing is trained."""
-    from coordexp.api import compare
+    from coordexp.cli.compare import compare
 
     compare(
         args.runs,

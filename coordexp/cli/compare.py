@@ -1,21 +1,18 @@
-"""What `import coordexp` offers that needs more than one package: compare runs, load a run."""
+"""Compare runs that exist already: the steps of a study, one after the other, without the workflow."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from coordexp.cli.steps import STUDY_STEPS
 from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
-from coordexp.steps import STUDY_STEPS
 from coordexp.storage.files import read_json, write_json
 from coordexp.study.comparison import plan_comparison
-from coordexp.study.inputs import RunData, load_source
 from coordexp.study.preregistration import preregister
-from coordexp.study.sources import parse_sources
 
 
 def compare(
@@ -64,29 +61,6 @@ def compare(
         raise
     recommendation: dict[str, Any] = read_json(out / "recommendation.json")
     return recommendation
-
-
-def load_run(path: str | Path) -> RunData:
-    """One run: its log, and of a run directory also its manifest and configuration.
-
-    Args:
-        path: a run directory, a logging.jsonl, or TensorBoard events (a file, or their directory).
-
-    Returns:
-        The run; `log.train` and `log.evals` hold the values by key of each step. Losses are in
-        nats, distances in bins (a bin is 1/999 of the image side). `variant` is that of a run
-        directory's configuration, and "run" where there is only a log.
-
-    Raises:
-        UserError: nothing there can be read, or it holds more than one run.
-    """
-    sources = parse_sources([f"run={path}"])
-    if len(sources) > 1:
-        raise UserError(f"{path}: holds {len(sources)} runs: give the path of one")
-    run = load_source(sources[0])
-    if run.config is None:
-        return run
-    return replace(run, variant=run.config.variant_name)
 
 
 def _add_evidence(study: Path, evidence: Path) -> None:

@@ -1,0 +1,1 @@
+"""The command `coordexp`: its verbs, and the single steps of the workflow."""
