@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import coordexp
 from coordexp.cli import verbs
 from coordexp.cli.steps import STEP_NAMES
+from coordexp.config.package import VERSION
 from coordexp.errors import UserError
 
+DESCRIPTION = (
+    "CoordExp Stage-1: train three loss variants, audit their logs, recommend a Stage-2 checkpoint."
+)
 Verb = Callable[[argparse.Namespace], None]
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -70,8 +73,8 @@ def path_arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="coordexp", description=coordexp.__doc__.splitlines()[0])
-    top.add_argument("--version", action="version", version=f"coordexp {coordexp.__version__}")
+    top = argparse.ArgumentParser(prog="coordexp", description=DESCRIPTION)
+    top.add_argument("--version", action="version", version=f"coordexp {VERSION}")
     top.add_argument(
         "--print-completion",
         action=PrintCompletion,
