@@ -9,13 +9,20 @@ from snakemake.utils import min_version
 min_version("9.27")
 sys.path.insert(0, workflow.basedir)
 
+from coordexp.cli.code_digest import code_digest
 from coordexp.errors import UserError
+from coordexp.cli.steps import STUDY_STEPS
 from coordexp.study.plan import plan_study
 
 try:
     STUDY = plan_study(config)
 except UserError as error:
     sys.exit(f"stage1_ablation: {error}")
+
+# A digest of the code of each step. It is a parameter of the rules of analysis and report, so they run
+# again when their code has changed. Training and probe have none: a finished run is never repeated
+# because of code. Neither has the preregistration: it is written once.
+CODE = {name: code_digest(step) for name, step in STUDY_STEPS.items()}
 
 NEEDS_LOGS = "compare_logs: give the logs: --config logs='NAME=PATH NAME=PATH …'"
 DECIDED = [

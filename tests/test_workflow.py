@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,58 @@ def test_a_fourth_variant_is_one_yaml_and_its_name_in_the_study(house):
     file = house / "conf/study/stage1_ablation.yaml"
     file.write_text(file.read_text().replace("pure_ce, mixed]", "pure_ce, mixed, softce_wide]"))
     assert planned(house)["train"] == 1
+
+
+# What follows from changed code of the analysis: its own rules, and those that show their results.
+ANALYSED_AGAIN = ("audit", "compare", "fitness", "recommend", "report")
+SHOWN_AGAIN = ("mlflow_import", "latest", "stage1_ablation")
+
+
+@pytest.fixture
+def copied_house(house, tmp_path) -> Path:
+    """A copy of the finished study, for a test that changes the code."""
+    return Path(shutil.copytree(house, tmp_path / "house", symlinks=True))
+
+
+def add_documented_metric(copy: Path) -> None:
+    """Add the example of docs/metrics.md to the registry."""
+    entry = re.search(r"```python\n(.*?)```", (ROOT / "docs/metrics.md").read_text(), re.S)[1]
+    registry = copy / "coordexp/metrics.py"
+    code = registry.read_text()
+    first = "    # These are shown beside them.\n"
+    assert first in code
+    registry.write_text(code.replace(first, entry.rstrip() + ",\n" + first))
+
+
+def test_added_metric_runs_the_analysis_again_and_no_training(copied_house):
+    directory = study(copied_house)
+    registered = (directory / "preregistration.json").read_bytes()
+    before = json.loads((directory / "recommendation.json").read_text())
+    add_documented_metric(copied_house)
+    assert planned(copied_house) == dict.fromkeys((*ANALYSED_AGAIN, *SHOWN_AGAIN), 1)
+
+    # MLflow refuses a database that was moved, as that of the copy was.
+    arguments = ("stage1_ablation", "--until", "report", "--config", "experiment=smoke")
+    snakemake(copied_house, *arguments)
+    assert planned(copied_house) == dict.fromkeys(SHOWN_AGAIN, 1)
+    assert "within_8_bins" in (directory / "comparison.json").read_text()
+    assert (directory / "preregistration.json").read_bytes() == registered
+    after = json.loads((directory / "recommendation.json").read_text())
+    assert (after["alerts"], after["confidence"]) == (before["alerts"], before["confidence"])
+
+
+@pytest.mark.parametrize(
+    ("file", "rules"),
+    [
+        ("coordexp/report/templates/card.html", ("report", *SHOWN_AGAIN)),
+        ("coordexp/training/train.py", ()),
+        ("coordexp/losses/fused.py", ()),
+    ],
+)
+def test_changed_code_plans_the_rules_that_run_it(copied_house, file, rules):
+    with (copied_house / file).open("a") as edited:
+        edited.write("\n")
+    assert planned(copied_house) == dict.fromkeys(rules, 1)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coordexp.storage.files import point_link, read_json, write_json
-from coordexp.study.plan import plan_study
 from coordexp.study.preregistration import preregister, read_preregistration
 
 
 def preregister_study(settings: str) -> None:
     """Write down which runs a study consists of and the rule that decides, before training."""
+    from coordexp.study.plan import plan_study
+
     print(preregister(plan_study(json.loads(settings))))
 
 

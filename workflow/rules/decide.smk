@@ -41,6 +41,7 @@ rule audit:
         runtime=30,
     params:
         study=subpath(output[0], parent=True),
+        code=CODE["audit"],
     shell:
         "python -m coordexp.cli step audit {params.study} > {log} 2>&1"
 
@@ -64,6 +65,7 @@ rule compare:
         runtime=30,
     params:
         study=subpath(output[0], parent=True),
+        code=CODE["compare"],
     shell:
         "python -m coordexp.cli step compare {params.study} > {log} 2>&1"
 
@@ -87,6 +89,7 @@ rule fitness:
         runtime=30,
     params:
         study=subpath(output[0], parent=True),
+        code=CODE["fitness"],
     shell:
         "python -m coordexp.cli step fitness {params.study} > {log} 2>&1"
 
@@ -112,5 +115,6 @@ rule recommend:
         runtime=30,
     params:
         study=subpath(output[0], parent=True),
+        code=CODE["recommend"],
     shell:
         "python -m coordexp.cli step recommend {params.study} > {log} 2>&1"

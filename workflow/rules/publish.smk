@@ -21,6 +21,7 @@ rule report:
         runtime=30,
     params:
         study=subpath(output[0], parent=True),
+        code=CODE["report"],
     shell:
         "python -m coordexp.cli step report {params.study} > {log} 2>&1"
 
