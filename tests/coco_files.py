@@ -20,7 +20,9 @@ CATEGORIES = [{"id": CUP, "name": "cup"}, {"id": BAT, "name": "bat_(animal)"}]
 
 
 def settings(*overrides: str, **values: Any) -> CocoConfig:
-    """The default settings of real data with these overrides; what is not said is a rehearsal of `coco.json`."""
+    """The default settings of real data with these overrides; what is not said is a rehearsal of
+    `coco.json`.
+    """
     given = ["data.annotations=coco.json", "data.render_missing=true"]
     cfg = compose(["data=coco", *given, *overrides]).data
     return dataclasses.replace(cfg, **values)

@@ -1,4 +1,6 @@
-"""The note as logs: its published figures where there are any, and SYNTHETIC rows, labelled so, everywhere else."""
+"""The note as logs: its published figures where there are any, and SYNTHETIC rows, labelled so,
+everywhere else.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def write_log(path: Path, variant: str) -> Path:
 
 
 def synthetic_metrics(variant: str, step: int, rng: np.random.Generator) -> dict[str, float]:
-    """SYNTHETIC: a collapse from hundreds of bins that is over by about step 120, then the published level and noise."""
+    """SYNTHETIC: a collapse from hundreds of bins that is over by about step 120, then the
+    published level and noise.
+    """
     level = published(640)[variant]
     fall = 200 * float(np.exp(-step / 22))
     errors = {"expected_bin_mae": 1.0, "expected_bin_abs_err_p90": 2.0}

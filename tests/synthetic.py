@@ -40,13 +40,21 @@ def draws(test: Callable[[np.random.Generator], Any], n: int = N_DRAWS) -> list[
     return [test(np.random.default_rng([20260127, seed])) for seed in range(n)]
 
 
-def sound(rng: np.random.Generator, variant: str | None = None, overfit: float | None = None, subset: bool = False,
-          gas: int | None = None, n_evals: int | None = None, scale: Fault | None = None) -> RunData:  # fmt: skip
+def sound(
+    rng: np.random.Generator,
+    variant: str | None = None,
+    overfit: float | None = None,
+    subset: bool = False,
+    gas: int | None = None,
+    n_evals: int | None = None,
+    scale: Fault | None = None,
+) -> RunData:
     """A run as it should be: noisy train rows that look back, exact eval rows, mild overfitting.
 
-    9 to 60 evaluations; noise of a train row 1 to 8 %, some of it common to all terms; the loss falls fast, then slowly.
-    `overfit`: by how much the eval value ends above what it would be (default: up to 15 %). `subset`: the eval rows hold
-    train images too, which may be a little easier or harder. `scale(parts, progress, gas)` works on the train rows.
+    9 to 60 evaluations; noise of a train row 1 to 8 %, some of it common to all terms; the loss
+    falls fast, then slowly. `overfit`: by how much the eval value ends above what it would be
+    (default: up to 15 %). `subset`: the eval rows hold train images too, which may be a little
+    easier or harder. `scale(parts, progress, gas)` works on the train rows.
     """
     variant = variant or str(rng.choice([*TERMS]))
     n_evals, gap, noise = (

@@ -28,7 +28,7 @@ from coordexp.data.coco.images import (
 BUDGET = 768 * 32 * 32
 
 
-# --- sizes ----------------------------------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_picture_of_the_right_size_is_not_touched():
     assert resized(original, (32, 96)).size == (32, 96)
 
 
-# --- reading --------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------
 
 GRADIENT = np.linspace(0, 255, 64 * 32).reshape(32, 64).astype(np.uint8)
 
@@ -97,8 +97,12 @@ def test_the_annotated_size_tells_whether_exif_turns_a_picture(tmp_path, orienta
     path = with_orientation(tmp_path / "a.jpg", orientation)
     stored = np.asarray(Image.open(path).convert("RGB"))
     assert (np.asarray(read_picture(path, (64, 32))) == stored).all()
-    turns = {5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1),
-             7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: lambda a: np.rot90(a)}  # fmt: skip
+    turns = {
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+        8: lambda a: np.rot90(a),
+    }
     if orientation in turns:
         assert (np.asarray(read_picture(path, (32, 64))) == turns[orientation](stored)).all()
     else:
@@ -222,7 +226,7 @@ def test_no_damage_raises_anything_else(tmp_path, suffix):
             continue
 
 
-# --- drawing --------------------------------------------------------------------------------------------------
+# --- drawing ----------------------------------------------------------------
 
 
 def test_shapes_are_drawn_where_they_are_annotated_small_ones_on_top():

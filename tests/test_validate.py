@@ -82,32 +82,64 @@ BROKEN = [
     (GOOD | {"images": ["\ud800.png"]}, ["'\\ud800.png'", "not relative"]),
     (GOOD | {"objects": {}}, ["objects must be"]),
     (GOOD | {"metadata": 5}, ["metadata must be"]),
-    *((with_objects(CUP, POLY) | {"metadata": {"order": order}}, ["metadata.order"])
-      for order in ([0], [0, 0], [1, 2], "01", [0.0, 1.0], None)),
+    *(
+        (with_objects(CUP, POLY) | {"metadata": {"order": order}}, ["metadata.order"])
+        for order in ([0], [0, 0], [1, 2], "01", [0.0, 1.0], None)
+    ),
     (with_objects("cup"), ["object 0", "desc"]),
     (with_objects({"bbox_2d": [1, 2, 3, 4]}), ["object 0", "desc"]),
     (with_objects({"desc": "cup"}), ["exactly one of"]),
     (with_objects(CUP | {"poly": [10, 10, 30, 12, 28, 30]}), ["exactly one of"]),
-    (with_objects({"desc": "<|coord_5|>", "bbox_2d": [1, 2, 3, 4]}), ["spells the token <|coord_5|>"]),
-    (with_objects({"desc": "a <|im_end|>", "bbox_2d": [1, 2, 3, 4]}), ["spells the token <|im_end|>"]),
+    (
+        with_objects({"desc": "<|coord_5|>", "bbox_2d": [1, 2, 3, 4]}),
+        ["spells the token <|coord_5|>"],
+    ),
+    (
+        with_objects({"desc": "a <|im_end|>", "bbox_2d": [1, 2, 3, 4]}),
+        ["spells the token <|im_end|>"],
+    ),
     (with_objects({"desc": "cre\u0300me", "bbox_2d": [1, 2, 3, 4]}), ["NFC"]),
     (with_objects({"desc": "\ud83e", "bbox_2d": [1, 2, 3, 4]}), ["surrogate"]),
-    *((with_objects({"desc": "cup", "bbox_2d": box}), [word]) for box, word in (
-        ([3, 2, 1, 4], "inverted"), ([1, 4, 3, 2], "inverted"), ([1, 2, 1, 4], "no area"), ([1, 2, 3], "four numbers"),
-        ([1, 2, None, 4], "not a number"), ([1, 2, True, 4], "not a number"), ([1, 2, NAN, 4], "not finite"),
-        ([1, 2, 10**400, 4], "not finite"), ([-1, 2, 3, 4], "negative"), ([1, 2, 64.5, 4], "beyond the picture"),
-        ([1, 2, 3, 96.5], "beyond the picture"), ([1, 2, 3, "4"], "'4'"), (tokens(3, 2, 1, 4), "inverted"),
-        ([*tokens(1, 2, 3), "<|coord_1000|>"], "<|coord_1000|>"), ([*tokens(1, 2, 3), "<|coord_05|>"], "<|coord_05|>"),
-        ([*tokens(1, 2, 3), 4], "mixes"), (tokens(1, 2, 3), "four numbers"))),
-    *((with_objects({"desc": "leaf", "poly": poly}), [word]) for poly, word in (
-        ([1, 1, 5, 1], "three x, y pairs"), ([1, 1, 5, 1, 5, 5, 5], "three x, y pairs"), ([1, 1, 5, 1, 9, 1], "no area"),
-        ([10, 10, 20, 20, 30, 30], "no area"), ([10, 10, 20, 20, 20, 10, 10, 20], "no area"),
-        ([30, 12, 28, 30, 10, 10], "begin at its top-most"), ([10, 10, 28, 30, 30, 12], "not clockwise"),
-        ([10, 10, 30, 12, 28, 30, 10, 10], "repeats its first vertex"), (tokens(9, 8, 1, 9, 4, 6), "begin at its top-most"))),
+    *(
+        (with_objects({"desc": "cup", "bbox_2d": box}), [word])
+        for box, word in (
+            ([3, 2, 1, 4], "inverted"),
+            ([1, 4, 3, 2], "inverted"),
+            ([1, 2, 1, 4], "no area"),
+            ([1, 2, 3], "four numbers"),
+            ([1, 2, None, 4], "not a number"),
+            ([1, 2, True, 4], "not a number"),
+            ([1, 2, NAN, 4], "not finite"),
+            ([1, 2, 10**400, 4], "not finite"),
+            ([-1, 2, 3, 4], "negative"),
+            ([1, 2, 64.5, 4], "beyond the picture"),
+            ([1, 2, 3, 96.5], "beyond the picture"),
+            ([1, 2, 3, "4"], "'4'"),
+            (tokens(3, 2, 1, 4), "inverted"),
+            ([*tokens(1, 2, 3), "<|coord_1000|>"], "<|coord_1000|>"),
+            ([*tokens(1, 2, 3), "<|coord_05|>"], "<|coord_05|>"),
+            ([*tokens(1, 2, 3), 4], "mixes"),
+            (tokens(1, 2, 3), "four numbers"),
+        )
+    ),
+    *(
+        (with_objects({"desc": "leaf", "poly": poly}), [word])
+        for poly, word in (
+            ([1, 1, 5, 1], "three x, y pairs"),
+            ([1, 1, 5, 1, 5, 5, 5], "three x, y pairs"),
+            ([1, 1, 5, 1, 9, 1], "no area"),
+            ([10, 10, 20, 20, 30, 30], "no area"),
+            ([10, 10, 20, 20, 20, 10, 10, 20], "no area"),
+            ([30, 12, 28, 30, 10, 10], "begin at its top-most"),
+            ([10, 10, 28, 30, 30, 12], "not clockwise"),
+            ([10, 10, 30, 12, 28, 30, 10, 10], "repeats its first vertex"),
+            (tokens(9, 8, 1, 9, 4, 6), "begin at its top-most"),
+        )
+    ),
     (with_objects(POLY, CUP), ["object 1", "(y1, x1)", "object 0"]),
     (with_objects({"desc": "b", "bbox_2d": [5, 2, 9, 9]}, CUP), ["object 1", "(y1, x1)"]),
     (with_objects(CUP, CUP), ["object 1: is object 0 again"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("line", "named"), BROKEN)
@@ -261,9 +293,9 @@ def test_the_command_prints_all_and_fails_where_there_is_one(tmp_path, capsys):
     assert left.value.code == 1
     told = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in told] == [f"{path}:1", f"{path}:2", str(path)]
-    assert (
-        told[-1]
-        == f"{path}: 2 records, 3 objects (2 boxes, 1 polygons, 1 in coordinate tokens): 2 problems in 2 lines"
+    assert told[-1] == (
+        f"{path}: 2 records, 3 objects (2 boxes, 1 polygons, 1 in coordinate tokens): "
+        "2 problems in 2 lines"
     )
     path.write_text(json.dumps(GOOD) + "\n")
     main(["validate", str(path), "--no-pictures"])
@@ -274,7 +306,10 @@ def test_the_command_prints_all_and_fails_where_there_is_one(tmp_path, capsys):
 
 
 def test_it_imports_no_torch():
-    program = "import sys, coordexp.cli.main, coordexp.data.validate, coordexp.data.coco.conversion; print('torch' in sys.modules)"
+    program = (
+        "import sys, coordexp.cli.main, coordexp.data.validate, coordexp.data.coco.conversion; "
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -285,12 +320,36 @@ def test_it_imports_no_torch():
     assert done.stdout.strip() == "False"
 
 
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["cup", "a.png", "<|coord_5|>"]),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(
-        ["images", "width", "height", "objects", "metadata", "desc", "bbox_2d", "poly", "order"]), inner, max_size=6),
-    max_leaves=20,
-))  # fmt: skip
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.sampled_from(["cup", "a.png", "<|coord_5|>"]),
+        lambda inner: (
+            st.lists(inner, max_size=5)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "images",
+                        "width",
+                        "height",
+                        "objects",
+                        "metadata",
+                        "desc",
+                        "bbox_2d",
+                        "poly",
+                        "order",
+                    ]
+                ),
+                inner,
+                max_size=6,
+            )
+        ),
+        max_leaves=20,
+    )
+)
 def test_no_json_makes_it_raise(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("any") / "a.jsonl"
     for line in (value, GOOD | {"objects": value}, with_objects(value), GOOD | {"metadata": value}):
