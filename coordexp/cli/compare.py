@@ -1,4 +1,4 @@
-"""Compare runs that exist already: the steps of a study, one after the other, without the workflow."""
+"""Compare runs that exist already: the steps of a study in order, without the workflow."""
 
 from __future__ import annotations
 

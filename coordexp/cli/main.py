@@ -1,4 +1,7 @@
-"""The command line of `coordexp`: its verbs, and the arguments of each. What a verb does is in verbs.py."""
+"""The command line of `coordexp`: its verbs, and the arguments of each.
+
+What a verb does is in verbs.py.
+"""
 
 from __future__ import annotations
 

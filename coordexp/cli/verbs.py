@@ -49,7 +49,7 @@ def ui(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Make the records and the base model that these overrides need, where they do not exist yet."""
+    """Make the records and the base model that these overrides need, if they do not exist yet."""
     cfg = compose(args.overrides)
     if args.only != "data":
         from coordexp.models.base import prepare_base
@@ -62,7 +62,10 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def validate_records(args: argparse.Namespace) -> None:
-    """Print every problem of a record file with its line, then what the file holds. Exit code 1 where there is a problem."""
+    """Print every problem of a record file with its line, then what the file holds.
+
+    The exit code is 1 if there is a problem.
+    """
     from coordexp.data.coco.parallel import n_cores
     from coordexp.data.validate import summary, validate
 
@@ -76,7 +79,10 @@ def validate_records(args: argparse.Namespace) -> None:
 
 
 def compare_logs(args: argparse.Namespace) -> None:
-    """Audit, compare and decide between runs that exist already; write a study directory and print its card. Nothing is trained."""
+    """Audit, compare and decide between runs that exist already. Nothing is trained.
+
+    Writes a study directory and prints its card.
+    """
     from coordexp.cli.compare import compare
 
     compare(
@@ -91,7 +97,7 @@ def compare_logs(args: argparse.Namespace) -> None:
 
 
 def probe_run(args: argparse.Namespace) -> None:
-    """Rollouts, a short geometric fine-tune, rollouts again. Finished parts are not done again.
+    """Rollouts, a short geometric fine-tune, rollouts again. Finished parts are not repeated.
 
     The recipe is that of the run's own study, except where an override sets it or chooses an
     experiment.
@@ -108,7 +114,10 @@ def probe_run(args: argparse.Namespace) -> None:
 
 
 def evaluate_outside(args: argparse.Namespace) -> None:
-    """Token table, eval row and Stage-2 probe of a checkpoint; prints the directory that `coordexp compare` takes."""
+    """Write token table, eval row and Stage-2 probe of a checkpoint.
+
+    Prints the directory that `coordexp compare` takes.
+    """
     from coordexp.probe.outside import evaluate_checkpoint
 
     for override in args.overrides:
