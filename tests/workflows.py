@@ -33,7 +33,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The interpreter of the tests also runs the rules' `python`; and nobody is told that `make` runs the tests."""
+    """The rules' `python` is that of the tests; that `make` runs the tests is left out."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     inherited = {name: value for name, value in os.environ.items() if name != "MAKELEVEL"}
     return inherited | {"PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -1,13 +1,14 @@
-# From finished runs to the card. Every file lies in the study directory, named by the digest of runs and rule.
+# From finished runs to the card. Every file lies in the study directory, which is named by the
+# digest of runs and rule.
 
 
 rule preregister:
     output:
         update(f"{STUDY.path}/preregistration.json"),
     log:
-        f"results/logs/{STUDY.name}/{STUDY.hash8}/preregister.log",
+        f"{LOGS}/preregister.log",
     benchmark:
-        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/preregister.tsv"
+        f"{BENCHMARKS}/preregister.tsv"
     priority: 100
     conda:
         "../../environment.yml"
@@ -17,6 +18,8 @@ rule preregister:
         runtime=30,
     params:
         settings=lambda wildcards, output: json.dumps(config),
+    message:
+        "Write down the runs of the study and the decision rule, before there are results."
     shell:
         "python -m coordexp.cli step preregister {params.settings:q} > {log} 2>&1"
 
@@ -30,23 +33,26 @@ rule audit:
         f"{STUDY.path}/audit.json",
         f"{STUDY.path}/audit.csv",
     log:
-        f"results/logs/{STUDY.name}/{STUDY.hash8}/audit.log",
+        f"{LOGS}/audit.log",
     benchmark:
-        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/audit.tsv"
+        f"{BENCHMARKS}/audit.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=4000,
         runtime=30,
     params:
-        study=subpath(output[0], parent=True),
+        step="audit",
         code=CODE["audit"],
+        study=subpath(output[0], parent=True),
+    message:
+        "Audit the logs: can they be believed, and do runs differ in their objective alone?"
     shell:
-        "python -m coordexp.cli step audit {params.study} > {log} 2>&1"
+        "python -m coordexp.cli step {params.step} {params.study} > {log} 2>&1"
 
 
-rule compare:
+use rule audit as compare with:
     input:
         f"{STUDY.path}/preregistration.json",
         f"{STUDY.path}/runs.json",
@@ -54,23 +60,18 @@ rule compare:
         f"{STUDY.path}/comparison.json",
         f"{STUDY.path}/comparison.csv",
     log:
-        f"results/logs/{STUDY.name}/{STUDY.hash8}/compare.log",
+        f"{LOGS}/compare.log",
     benchmark:
-        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/compare.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
+        f"{BENCHMARKS}/compare.tsv"
     params:
-        study=subpath(output[0], parent=True),
+        step="compare",
         code=CODE["compare"],
-    shell:
-        "python -m coordexp.cli step compare {params.study} > {log} 2>&1"
+        study=subpath(output[0], parent=True),
+    message:
+        "Compare the variants on metrics that are comparable, at the steps that all runs share."
 
 
-rule fitness:
+use rule audit as fitness with:
     input:
         f"{STUDY.path}/preregistration.json",
         f"{STUDY.path}/comparison.json",
@@ -78,23 +79,18 @@ rule fitness:
     output:
         f"{STUDY.path}/probe.json",
     log:
-        f"results/logs/{STUDY.name}/{STUDY.hash8}/fitness.log",
+        f"{LOGS}/fitness.log",
     benchmark:
-        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/fitness.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
+        f"{BENCHMARKS}/fitness.tsv"
     params:
-        study=subpath(output[0], parent=True),
+        step="fitness",
         code=CODE["fitness"],
-    shell:
-        "python -m coordexp.cli step fitness {params.study} > {log} 2>&1"
+        study=subpath(output[0], parent=True),
+    message:
+        "Collect the Stage-2 probes of the runs."
 
 
-rule recommend:
+use rule audit as recommend with:
     input:
         f"{STUDY.path}/preregistration.json",
         f"{STUDY.path}/audit.json",
@@ -102,19 +98,19 @@ rule recommend:
         f"{STUDY.path}/probe.json",
     output:
         f"{STUDY.path}/recommendation.json",
-        f"{STUDY.path}/recommendation.md",
+        report(
+            f"{STUDY.path}/recommendation.md",
+            caption="../report/card.rst",
+            category="Decision",
+            labels={"shows": "card"},
+        ),
     log:
-        f"results/logs/{STUDY.name}/{STUDY.hash8}/recommend.log",
+        f"{LOGS}/recommend.log",
     benchmark:
-        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/recommend.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=30,
+        f"{BENCHMARKS}/recommend.tsv"
     params:
-        study=subpath(output[0], parent=True),
+        step="recommend",
         code=CODE["recommend"],
-    shell:
-        "python -m coordexp.cli step recommend {params.study} > {log} 2>&1"
+        study=subpath(output[0], parent=True),
+    message:
+        "Apply the decision rule and write the card."

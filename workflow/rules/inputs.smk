@@ -1,4 +1,4 @@
-# What every run starts from: records and base model, each in a directory named by its configuration's digest.
+# Records and base model, each in a directory named by the digest of its configuration.
 
 
 # Real data wants every core and holds its whole annotation file in memory; scenes are drawn by one.
@@ -19,6 +19,8 @@ rule data:
         runtime=lambda wildcards: 60 if wildcards.name == "scenes" else 720,
     params:
         overrides=lambda wildcards, output: STUDY.overrides_for_data(wildcards.hash8),
+    message:
+        "Make the records {wildcards.name}-{wildcards.hash8}."
     shell:
         "python -m coordexp.cli prepare --only data {params.overrides:q} > {log} 2>&1"
 
@@ -38,5 +40,7 @@ rule base_model:
         runtime=60,
     params:
         overrides=lambda wildcards, output: STUDY.overrides_for_base(wildcards.hash8),
+    message:
+        "Make the base model {wildcards.name}-{wildcards.hash8}, from which every variant starts."
     shell:
         "python -m coordexp.cli prepare --only base {params.overrides:q} > {log} 2>&1"

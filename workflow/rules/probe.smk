@@ -1,5 +1,5 @@
-# The Stage-2 probe of one run at the decision step: rollouts, a short geometric fine-tune, rollouts again. It claims as many
-# cores as its training did: where that one had the machine's GPUs to itself, neither finds room beside the other.
+# The Stage-2 probe of one run at the decision step. It claims as many cores as its training did:
+# where a training has the machine's GPUs to itself, no probe may start beside it or beside another.
 
 
 rule probe:
@@ -23,5 +23,9 @@ rule probe:
         overrides=lambda wildcards, output: STUDY.overrides_for_probe(
             wildcards.variant, wildcards.seed, wildcards.hash8
         ),
+    message:
+        "Probe {wildcards.variant}, seed {wildcards.seed}, on {threads} cores:"
+        " rollouts, a short geometric fine-tune, rollouts again."
     shell:
-        "python -m coordexp.cli probe {params.run} {params.overrides:q} runtime.wait=true --step {params.step} > {log} 2>&1"
+        "python -m coordexp.cli probe {params.run} {params.overrides:q} runtime.wait=true"
+        " --step {params.step} > {log} 2>&1"

@@ -1,29 +1,35 @@
 # What people look at: the report, MLflow, and the link to the latest study.
 
 
-rule report:
+use rule audit as report with:
     input:
         f"{STUDY.path}/recommendation.json",
         f"{STUDY.path}/comparison.json",
         f"{STUDY.path}/audit.json",
     output:
-        directory(f"{STUDY.path}/figures"),
-        f"{STUDY.path}/report.html",
+        report(
+            directory(f"{STUDY.path}/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        report(
+            f"{STUDY.path}/report.html",
+            caption="../report/page.rst",
+            category="Decision",
+            labels={"shows": "report with all evidence"},
+        ),
     log:
-        f"results/logs/{STUDY.name}/{STUDY.hash8}/report.log",
+        f"{LOGS}/report.log",
     benchmark:
-        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/report.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=30,
+        f"{BENCHMARKS}/report.tsv"
     params:
-        study=subpath(output[0], parent=True),
+        step="report",
         code=CODE["report"],
-    shell:
-        "python -m coordexp.cli step report {params.study} > {log} 2>&1"
+        study=subpath(output[0], parent=True),
+    message:
+        "Draw the figures and write report.html."
 
 
 rule mlflow_database:
@@ -39,6 +45,8 @@ rule mlflow_database:
     resources:
         mem_mb=2000,
         runtime=30,
+    message:
+        "Create the MLflow database, once, before jobs write to it."
     shell:
         "python -m coordexp.cli step track-init > {log} 2>&1"
 
@@ -51,9 +59,9 @@ rule mlflow_import:
     output:
         f"{STUDY.path}/mlflow.json",
     log:
-        f"results/logs/{STUDY.name}/{STUDY.hash8}/mlflow.log",
+        f"{LOGS}/mlflow.log",
     benchmark:
-        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/mlflow.tsv"
+        f"{BENCHMARKS}/mlflow.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -61,27 +69,25 @@ rule mlflow_import:
         mem_mb=2000,
         runtime=30,
     params:
+        step="track",
         study=subpath(output[0], parent=True),
+    message:
+        "Import runs, comparison and recommended checkpoints into MLflow."
     shell:
-        "python -m coordexp.cli step track {params.study} > {log} 2>&1"
+        "python -m coordexp.cli step {params.step} {params.study} > {log} 2>&1"
 
 
-rule latest:
+use rule mlflow_import as latest with:
     input:
         f"{STUDY.path}/mlflow.json",
     output:
         directory(str(STUDY.latest)),
     log:
-        f"results/logs/{STUDY.name}/{STUDY.hash8}/latest.log",
+        f"{LOGS}/latest.log",
     benchmark:
-        f"results/benchmarks/{STUDY.name}/{STUDY.hash8}/latest.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=30,
+        f"{BENCHMARKS}/latest.tsv"
     params:
+        step="publish",
         study=subpath(input[0], parent=True),
-    shell:
-        "python -m coordexp.cli step publish {params.study} > {log} 2>&1"
+    message:
+        "Point results/{STUDY.name}/latest at this study."

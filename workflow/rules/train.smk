@@ -1,5 +1,6 @@
-# One training: a variant, a seed, and the digest of everything else that determines it. The manifest is the only
-# output, and an updated one: a trainer that was orphaned by a kill may have finished it in the meantime.
+# One training: a variant, a seed, and the digest of everything else that determines it. The
+# manifest is the only output, and it is updated, not replaced: a trainer that was orphaned by a kill
+# may have finished it.
 
 
 rule train:
@@ -21,5 +22,7 @@ rule train:
     params:
         launch=lambda wildcards, output: STUDY.run(**wildcards).launcher,
         overrides=lambda wildcards, output: STUDY.run(**wildcards).overrides,
+    message:
+        "Train {wildcards.variant}, seed {wildcards.seed}, on {threads} cores."
     shell:
         "{params.launch} coordexp.training.train {params.overrides:q} runtime.wait=true 2>> {log}"
