@@ -1,6 +1,6 @@
 """The built package: what it holds, and its commands in a fresh environment and an empty directory.
 
-Takes minutes, so `make test` leaves it out: `pytest -m wheel`.
+Takes minutes, so `make test` leaves it out; `.ci/run` runs it. By hand: `pytest -n 0 -m wheel`.
 """
 
 from __future__ import annotations
@@ -108,6 +108,16 @@ def test_version_is_that_of_the_project(programs, empty):
     version = run([programs / "coordexp", "--version"], empty).stdout
     installed = run([programs / "pip", "show", "coordexp"], empty).stdout
     assert f"Version: {version.split()[1]}\n" in installed
+
+
+def test_completion_scripts_are_printed_for_both_commands(programs, empty):
+    for command in (
+        ["coordexp", "--print-completion", "bash"],
+        ["coordexp-train", "-sc", "install=bash"],
+    ):
+        script = run([programs / command[0], *command[1:]], empty).stdout
+        assert command[0] in script
+        assert "complete " in script
 
 
 def test_compare_runs_in_an_empty_directory(programs, empty):
