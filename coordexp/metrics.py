@@ -179,7 +179,7 @@ def metric_values(row: Mapping[str, float], temperature: str) -> dict[str, float
 
 
 @dataclass(frozen=True)
-class Signal:
+class ProbeMetric:
     """A value that a probe measures."""
 
     name: str
@@ -188,43 +188,45 @@ class Signal:
     of_images: bool = True  # is a sum over images, so it has an interval
 
 
-SIGNALS = {
+PROBE_METRICS = {
     s.name: s
     for s in (
-        Signal("parse_rate", "parse rate", False),
-        Signal("f1_50", "F1@.5", False),
-        Signal("f1_75", "F1@.75", False),
-        Signal("f1", "F1@.5:.95", False),
-        Signal("f1_50_agnostic", "F1@.5, names aside", False),
-        Signal("precision_50", "precision@.5", False),
-        Signal("recall_50", "recall@.5", False),
-        Signal("mean_matched_iou", "matched IoU", False),
-        Signal("count_ratio", "count ratio", None),
-        Signal("duplicate_rate", "duplicates", True),
-        Signal("truncation_rate", "truncated", True),
-        Signal("ap", "COCO AP", False, of_images=False),
-        Signal("geo_loss_before", "geometric loss, start", True),
-        Signal("geo_loss_after", "geometric loss, end", True),
-        Signal("geo_loss_slope", "slope a step", None, of_images=False),
-        Signal("parse_rate_after", "parse rate, end", False),
-        Signal("f1_50_after", "F1@.5, end", False),
-        Signal("f1_after", "F1@.5:.95, end", False),
+        ProbeMetric("parse_rate", "parse rate", False),
+        ProbeMetric("f1_50", "F1@.5", False),
+        ProbeMetric("f1_75", "F1@.75", False),
+        ProbeMetric("f1", "F1@.5:.95", False),
+        ProbeMetric("f1_50_agnostic", "F1@.5, names aside", False),
+        ProbeMetric("precision_50", "precision@.5", False),
+        ProbeMetric("recall_50", "recall@.5", False),
+        ProbeMetric("mean_matched_iou", "matched IoU", False),
+        ProbeMetric("count_ratio", "count ratio", None),
+        ProbeMetric("duplicate_rate", "duplicates", True),
+        ProbeMetric("truncation_rate", "truncated", True),
+        ProbeMetric("ap", "COCO AP", False, of_images=False),
+        ProbeMetric("geo_loss_before", "geometric loss, start", True),
+        ProbeMetric("geo_loss_after", "geometric loss, end", True),
+        ProbeMetric("geo_loss_slope", "slope a step", None, of_images=False),
+        ProbeMetric("parse_rate_after", "parse rate, end", False),
+        ProbeMetric("f1_50_after", "F1@.5, end", False),
+        ProbeMetric("f1_after", "F1@.5:.95, end", False),
     )
 }
 
 
 def lower_is_better(name: str) -> bool | None:
     """The better side of a metric or of a signal of the Stage-2 probe; None where neither is."""
-    return (SIGNALS.get(name) or REGISTRY[name]).lower_is_better
+    return (PROBE_METRICS.get(name) or REGISTRY[name]).lower_is_better
 
 
-def signal(name: str) -> Signal:
+def signal(name: str) -> ProbeMetric:
     """A signal that a rule may judge checkpoints by.
 
     Raises:
         UserError: the name is unknown, or the signal has no direction, or no interval.
     """
-    usable = [s.name for s in SIGNALS.values() if s.of_images and s.lower_is_better is not None]
+    usable = [
+        s.name for s in PROBE_METRICS.values() if s.of_images and s.lower_is_better is not None
+    ]
     if name not in usable:
         raise UserError(f"study.rule.probe.signal={name}: must be one of {', '.join(usable)}")
-    return SIGNALS[name]
+    return PROBE_METRICS[name]

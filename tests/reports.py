@@ -514,7 +514,7 @@ def recommendation_of(comparison: Comparison, seeds: int, bare: bool) -> dict[st
     claims = [{"variant": variant, **claim} for variant in order[1:]]
     against = "against the primary: MAE +0.63 bins (worse)"
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "study": {"name": "stage1_ablation", "hash8": "0123abcd", "seeds": seeds},
         "decision_step": step,
         "confidence": {"stage1_ranking": stage1, "stage2_fitness": stage2},
@@ -530,7 +530,7 @@ def recommendation_of(comparison: Comparison, seeds: int, bare: bool) -> dict[st
         "caveats": [],
         "confirmatory": claims if comparison.bands else [],
         "audit": {"passed": [], "verdicts": {}},
-        "stage2": None,
+        "probe": None,
         "would_overturn": ["a Stage-2 probe in which another variant descends better"],
         "would_take": [] if bare else ["5 seeds a variant for a MAE interval of ± 0.50 bins"],
         "rule": {"text": "Decision step last_common, T = 1.", "sha256": "a" * 64},

@@ -12,7 +12,7 @@ from note import write_log
 from studies import eval_row, write_run
 
 import coordexp
-from coordexp.storage.files import read_json
+from coordexp.analysis.recommendation.findings import read_recommendation
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,9 @@ def test_import_loads_neither_torch_nor_mlflow():
 def test_compare_takes_paths_by_name_and_returns_the_decision():
     logs = {name: write_log(Path(f"{name}.jsonl"), name) for name in ("pure_ce", "mixed")}
     decision = coordexp.compare(logs, "compared")
-    assert decision == read_json(Path("compared/recommendation.json"))
-    assert decision["primary"]["variant"] in logs
+    assert decision == read_recommendation(Path("compared"))
+    assert decision.primary is not None
+    assert decision.primary.variant in logs
 
 
 def test_compare_leaves_a_new_directory_empty_on_refusal():

@@ -15,7 +15,7 @@ from coordexp.cli.code_digest import code_digest, reached_files
 from coordexp.cli.steps import STUDY_STEPS
 
 PACKAGE = Path(this.__file__).parents[1]
-ANALYSIS = ("audit", "compare", "fitness", "recommend", "report")
+ANALYSIS = ("audit", "compare", "collect-probes", "recommend", "report")
 
 # The modules that a step has loaded when it fails for want of a study, beside those of the version.
 LOADED_BY = """

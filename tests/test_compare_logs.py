@@ -163,7 +163,7 @@ def test_a_study_is_compared_with_an_earlier_one():
     studies = []
     for lr in ("1e-3", "5e-4"):
         study = write_study(run_pair(lr))
-        for verb in ("audit", "compare", "fitness", "recommend"):
+        for verb in ("audit", "compare", "collect-probes", "recommend"):
             main(["step", verb, str(study)])
         studies.append(study)
     main(["compare", f"old={studies[0]}", f"new={studies[1]}", "--out", "out"])

@@ -1,4 +1,4 @@
-"""Grades, the confirmatory family and doubts, from estimates whose truth the test chooses."""
+"""Grades, the confirmatory family and what would overturn them, from estimates whose truth the test chooses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from coordexp.analysis.comparison.findings import (
 )
 from coordexp.analysis.comparison.statistics import crossed_estimate
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
-from coordexp.analysis.recommendation.doubts import alerts, caveats, would_overturn, would_take
+from coordexp.analysis.recommendation.sensitivity import alerts, caveats, would_overturn, would_take
 from coordexp.config.digests import plain
 from coordexp.config.rule_file import load_rule
 from coordexp.metrics import METRICS
@@ -101,7 +101,7 @@ def facts(
 
 def grade(f: Facts) -> tuple[str, str]:
     found = ranking_confidence(f, confirmatory(f))
-    return found["grade"], found["reason"]
+    return found.grade, found.reason
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_holm_counts_every_rival():
     assert grade(facts({"a": weak, "b": weak}, 6, **spread))[0] == "provisional"
     family = confirmatory(facts({"a": weak, "b": weak}, 6, **spread))
     assert all(
-        c["p_holm"] == pytest.approx(2 * estimate(weak, 6, seed_sd=0.1, image_se=0.0).p_value)
+        c.p_holm == pytest.approx(2 * estimate(weak, 6, seed_sd=0.1, image_se=0.0).p_value)
         for c in family
     )
 
@@ -199,9 +199,9 @@ def test_the_lead_is_turned_so_that_positive_means_the_primary_is_better():
         f.comparison.differences[0] = replace(difference, metric=name, margin=0.5)
         (found,) = confirmatory(f)
         sign = 1 if METRICS[name].lower_is_better else -1  # `a` minus `best` is +1
-        assert found["lead"] == sign
-        assert found["low"] < found["lead"] < found["high"]
-        assert (found["share_better"] > 0.99) == (sign > 0)
+        assert found.lead == sign
+        assert found.low < found.lead < found.high
+        assert (found.share_better > 0.99) == (sign > 0)
 
 
 def test_a_lead_too_small_for_two_decimals_is_not_told_as_none():

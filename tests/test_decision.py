@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 from studies import eval_row, write_run, write_study
 
-from coordexp.analysis.recommendation.recommend import SCHEMA
 from coordexp.cli.main import main
+from coordexp.cli.schemas import schema_path
 
 # The note's snapshot at step 640 (MAE, p90, acc, p_gt); W1 and entropy are made up, in the order that smoothness implies.
 NOTE_640 = {
@@ -26,10 +26,10 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 def decide(study):
-    for verb in ("audit", "compare", "fitness", "recommend"):
+    for verb in ("audit", "compare", "collect-probes", "recommend"):
         main(["step", verb, str(study)])
     found = json.loads((study / "recommendation.json").read_text())
-    jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+    jsonschema.validate(found, json.loads(schema_path("recommendation").read_text()))
     return found
 
 

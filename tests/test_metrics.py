@@ -55,7 +55,7 @@ def test_the_docs_entry_is_enough_for_a_new_metric(tmp_path, monkeypatch):
     ]
     margins = {"expected_bin_mae": 0.5, "within_8_bins": 0.02}
     study = write_study(runs, {"metrics": [*margins], "margins": margins})
-    for verb in ("audit", "compare", "fitness", "recommend", "report"):
+    for verb in ("audit", "compare", "collect-probes", "recommend", "report"):
         main(["step", verb, str(study)])
     comparison = read_json(study / "comparison.json")
     for row, run in zip(comparison["snapshots"][0]["rows"], runs, strict=True):

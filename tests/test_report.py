@@ -33,7 +33,7 @@ PYTHON_VALUES = r"\b(None|Undefined|nan|inf)\b"
 
 def decided(runs: list[RunDirectory], **study: Any) -> Path:
     path = write_study(runs, **study)
-    for step in ("audit", "compare", "fitness", "recommend"):
+    for step in ("audit", "compare", "collect-probes", "recommend"):
         main(["step", step, str(path)])
     return path
 

@@ -13,7 +13,7 @@ from reports import change, study_files
 
 from coordexp.coords import write_coordjson
 from coordexp.data.records import Record, read_records
-from coordexp.metrics import SIGNALS
+from coordexp.metrics import PROBE_METRICS
 
 VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
 F1 = {"softce_w1_gate": 0.4, "pure_ce": 0.6, "mixed": 0.4}
@@ -40,8 +40,8 @@ def fill_probe(probe: dict[str, Any]) -> None:
         probe["means"][variant] = {"f1_50_after": F1[variant], "geo_loss_after": LOSS[variant]}
         probe["means"][variant]["count_ratio"] = 0.9
     for first, second in (("softce_w1_gate", "pure_ce"), ("pure_ce", "mixed")):
-        for signal, values in (("f1_50_after", F1), ("geo_loss_after", LOSS)):
-            probe["differences"].append(difference(first, second, signal, values))
+        for metric, values in (("f1_50_after", F1), ("geo_loss_after", LOSS)):
+            probe["differences"].append(difference(first, second, metric, values))
 
 
 def candidate(variant: str) -> dict[str, Any]:
@@ -65,31 +65,36 @@ def candidate(variant: str) -> dict[str, Any]:
     }
 
 
-def difference(first: str, second: str, signal: str, values: dict[str, float]) -> dict[str, Any]:
+def difference(first: str, second: str, metric: str, values: dict[str, float]) -> dict[str, Any]:
     """Second minus first, with an interval of 0.05 to each side."""
     gap = values[second] - values[first]
     return {
         "first": first,
         "second": second,
-        "signal": signal,
+        "metric": metric,
+        "margin": None,
         "difference": gap,
-        "low": gap - 0.05,
-        "high": gap + 0.05,
-        "se": 0.025,
-        "df": None,
-        "share_above_0": 0.9,
-        "p_value": None,
-        "method": "paired bootstrap over images",
-        "seed_var": None,
-        "image_var": 0.001,
-        "interaction_var": None,
-        "n_images": 256,
+        "interval": {
+            "difference": gap,
+            "low": gap - 0.05,
+            "high": gap + 0.05,
+            "se": 0.025,
+            "df": None,
+            "share_above_0": 0.9,
+            "p_value": None,
+            "method": "paired bootstrap over images",
+            "seed_var": None,
+            "image_var": 0.001,
+            "interaction_var": None,
+            "n_images": 256,
+        },
+        "window": None,
     }
 
 
 def confirm(recommendation: dict[str, Any]) -> None:
-    recommendation["stage2"] = {
-        "verdict": "confirmed",
+    recommendation["probe"] = {
+        "outcome": "confirmed",
         "sentence": "the probe confirms pure_ce",
         "smoothness": None,
         "stage1_ranking": ["pure_ce", "mixed", "softce_w1_gate"],
@@ -109,7 +114,7 @@ def test_rankings_of_stage1_and_probe_stand_side_by_side() -> None:
 
 def test_rankings_of_unequal_length_leave_places_empty() -> None:
     def lose_one(recommendation: dict[str, Any]) -> None:
-        recommendation["stage2"]["stage1_ranking"] = ["pure_ce", "mixed"]
+        recommendation["probe"]["stage1_ranking"] = ["pure_ce", "mixed"]
 
     table = page(change(probed_study(), "recommendation", lose_one)).tables["rankings"]
     assert table.headings == ["ranking", "1", "2", "3"]
@@ -150,7 +155,7 @@ def test_signals_that_no_candidate_has_are_left_out() -> None:
     table = page(probed_study()).tables["signals"]
     shown = [row[0].text.rstrip(" ↑↓") for row in table.rows]
     names = ("count_ratio", "geo_loss_after", "f1_50_after")
-    assert shown == [SIGNALS[name].label for name in names]
+    assert shown == [PROBE_METRICS[name].label for name in names]
 
 
 def test_study_without_a_probe_has_no_probe_tables() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def decide(
     rule=RULE,
     seeds: dict[str, tuple[int, ...]] | None = None,
 ):
-    """Audit, comparison and recommendation of logs that hold these metrics at these steps, without any file."""
+    """The recommendation of logs that hold these metrics at these steps, without any file."""
     runs = []
     for variant, by_step in curves.items():
         for seed in (seeds or {}).get(variant, (0,)):
@@ -54,7 +54,8 @@ def decide(
     ]
     study = registration(study="compare_logs", rule=plain(rule), runs=plans)
     found = audit(runs)
-    return recommend(study, runs, found, compare(runs, rule), probe_study(runs, {}, None, None))
+    not_probed = probe_study(runs, {}, None, None)
+    return asdict(recommend(study, runs, found, compare(runs, rule), not_probed))
 
 
 def test_plurality_then_declared_order_then_none():

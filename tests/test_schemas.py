@@ -8,8 +8,15 @@ import jsonschema
 import pytest
 from studies import eval_row, write_run, write_study
 
+from coordexp.analysis.audit.findings import read_audit
+from coordexp.analysis.comparison.findings import read_comparison
+from coordexp.analysis.comparison.probe_findings import read_study_probe
+from coordexp.analysis.recommendation.findings import read_recommendation
 from coordexp.cli.schemas import TYPES, schema_path, schema_text
-from coordexp.cli.steps import audit_study, compare_study
+from coordexp.cli.steps import audit_study, collect_probes, compare_study, recommend_study
+from coordexp.errors import UserError
+from coordexp.study.preregistration import read_preregistration
+from coordexp.study.study_runs import read_study_runs
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -29,10 +36,44 @@ def files(tmp_path_factory):
         study = write_study(runs)
         audit_study(study)
         compare_study(study)
+        collect_probes(study)
+        recommend_study(study)
         return {path.stem: path.absolute() for path in [runs[0].manifest, *study.glob("*.json")]}
 
 
-@pytest.mark.parametrize("name", ["run", "preregistration", "runs", "audit", "comparison"])
+READERS = {
+    "audit": read_audit,
+    "comparison": read_comparison,
+    "probe": read_study_probe,
+    "recommendation": read_recommendation,
+    "preregistration": read_preregistration,
+    "runs": read_study_runs,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_wrong_file_is_one_line_that_names_file_and_key(files, name):
+    path = files[name]
+    whole = json.loads(path.read_text())
+    without = [{k: v for k, v in whole.items() if k != key} for key in whole]
+    try:
+        for content in (*without, {}, [], None, 5):
+            path.write_text(json.dumps(content))
+            try:
+                READERS[name](path.parent)  # a key with a default may be missing
+            except UserError as error:
+                message = str(error)
+                assert message.startswith(str(path))
+                assert "\n" not in message
+                missing = set(whole) - set(content) if isinstance(content, dict) else {"object"}
+                assert any(f"`{key}`" in message for key in missing)
+            else:
+                assert content in without
+    finally:
+        path.write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize("name", TYPES)
 def test_written_file_satisfies_its_schema(files, name):
     schema = json.loads(schema_path(name).read_text())
     jsonschema.validate(json.loads(files[name].read_text()), schema)

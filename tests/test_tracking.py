@@ -98,7 +98,7 @@ def role(run: RunDirectory, step: int, mae: float = 37.0) -> dict[str, Any]:
         "checkpoint": str(checkpoint),
         "sha256": sha256_directory(checkpoint),
         "metrics": {"expected_bin_mae": mae},
-        "reasons": [],
+        "reasons": ["made up"],
     }
 
 
@@ -115,10 +115,29 @@ def make_study(
             ]
         },
     )
-    write_json(study / "recommendation.json", {"primary": primary, "secondary": secondary})
+    write_json(study / "recommendation.json", recommendation(primary, secondary))
     write_text(study / "recommendation.md", "# Take pure CE")
     write_text(study / "figures" / "mae.svg", "<svg/>")
     return study
+
+
+def recommendation(primary: dict | None, secondary: dict | None) -> dict:
+    """A recommendation that says nothing but who holds these roles."""
+    nothing: dict[str, list] = {key: [] for key in ("optional", "tied", "ineligible", "alerts")}
+    nothing |= {key: [] for key in ("confirmatory", "evidence", "would_overturn", "would_take")}
+    grade = {"grade": "descriptive", "reason": "made up"}
+    return nothing | {
+        "schema_version": 3,
+        "study": {"name": "stage1_ablation", "hash8": "0123abcd", "seeds": 1},
+        "decision_step": 8,
+        "confidence": {"stage1_ranking": grade, "stage2_fitness": grade},
+        "primary": primary,
+        "secondary": secondary,
+        "probe": None,
+        "audit": {"passed": [], "verdicts": {}},
+        "caveats": [],
+        "rule": {"text": "", "sha256": "a" * 64},
+    }
 
 
 def client() -> MlflowClient:
@@ -364,7 +383,7 @@ def test_log_without_a_run_is_imported_once_without_a_model() -> None:
         "checkpoint": None,
         "sha256": None,
         "metrics": {},
-        "reasons": [],
+        "reasons": ["made up"],
     }
     study = make_study("11111111", [], entry, None)
     write_text(

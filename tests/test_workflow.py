@@ -146,7 +146,7 @@ def test_a_fourth_variant_is_one_yaml_and_its_name_in_the_study(house):
 
 
 # What follows from changed code of the analysis: its own rules, and those that show their results.
-ANALYSED_AGAIN = ("audit", "compare", "fitness", "recommend", "report")
+ANALYSED_AGAIN = ("audit", "compare", "collect_probes", "recommend", "report")
 SHOWN_AGAIN = ("mlflow_import", "latest", "stage1_ablation")
 
 

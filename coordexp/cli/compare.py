@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from coordexp.analysis.comparison.probe_findings import (
+    read_aggregates,
+    read_study_probe,
+    write_study_probe,
+)
+from coordexp.analysis.recommendation.findings import Recommendation, read_recommendation
 from coordexp.cli.steps import STUDY_STEPS
 from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
-from coordexp.storage.files import read_json, write_json
 from coordexp.study.comparison import plan_comparison
 from coordexp.study.preregistration import preregister
 
@@ -23,7 +28,7 @@ def compare(
     image_side: int | None = None,
     cell: int | None = None,
     evidence: str | Path | None = None,
-) -> dict[str, Any]:
+) -> Recommendation:
     """Audit and compare runs that exist already, and apply the decision rule. Trains nothing.
 
     Args:
@@ -36,7 +41,7 @@ def compare(
         evidence: a JSON file of published rollout figures, shown beside the comparison.
 
     Returns:
-        The content of out/recommendation.json. Metrics are in the units of `coordexp.metrics`.
+        The decision, as it lies in out/recommendation.json. Metrics are in the units of `coordexp.metrics`.
 
     Raises:
         UserError: a source cannot be found or read, or `out` holds something else. A new `out` is
@@ -51,23 +56,20 @@ def compare(
         raise UserError(f"{out}: exists and is not a study directory: choose another --out")
     preregister(study, out)
     try:
-        for name in ("audit", "compare", "fitness", "recommend", "report"):
+        for name in ("audit", "compare", "collect-probes", "recommend", "report"):
             STUDY_STEPS[name](out)
-            if name == "fitness" and evidence:
+            if name == "collect-probes" and evidence:
                 _add_evidence(out, Path(evidence))
     except UserError:
         if is_new:  # half a study would refuse the corrected command
             _empty(out)
         raise
-    recommendation: dict[str, Any] = read_json(out / "recommendation.json")
-    return recommendation
+    return read_recommendation(out)
 
 
 def _add_evidence(study: Path, evidence: Path) -> None:
-    from coordexp.analysis.comparison.probes import read_aggregates
-
-    probe = read_json(study / "probe.json")
-    write_json(study / "probe.json", probe | {"aggregates": read_aggregates(evidence)})
+    probe = replace(read_study_probe(study), aggregates=read_aggregates(evidence))
+    write_study_probe(study, probe)
 
 
 def _empty(directory: Path) -> None:

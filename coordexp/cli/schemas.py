@@ -10,6 +10,8 @@ from pathlib import Path
 
 from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.comparison.findings import Comparison
+from coordexp.analysis.comparison.probe_findings import StudyProbe
+from coordexp.analysis.recommendation.findings import Recommendation
 from coordexp.config.package import package_data
 from coordexp.storage.files import write_text
 from coordexp.storage.manifest import RunManifest
@@ -26,6 +28,8 @@ TYPES: dict[str, type] = {
     "runs": StudyRuns,
     "audit": Audit,
     "comparison": Comparison,
+    "probe": StudyProbe,
+    "recommendation": Recommendation,
 }
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from coordexp.storage.files import point_link, read_json, write_json
+from coordexp.storage.files import point_link
 from coordexp.study.preregistration import preregister, read_preregistration
 
 
@@ -43,9 +43,10 @@ def compare_study(study: Path) -> None:
     write_comparison(study, compare(load_runs(study), plan.decision_rule, plan.vision))
 
 
-def fitness_study(study: Path) -> None:
+def collect_probes(study: Path) -> None:
     """Collect the Stage-2 probes of a study's runs (probe.json)."""
     from coordexp.analysis.comparison.findings import read_comparison
+    from coordexp.analysis.comparison.probe_findings import write_study_probe
     from coordexp.analysis.comparison.probes import probe_study, read_probes
     from coordexp.study.inputs import load_runs
 
@@ -53,20 +54,22 @@ def fitness_study(study: Path) -> None:
     settings = read_preregistration(study).probe
     runs = load_runs(study)
     probes = read_probes(runs, step, settings)
-    write_json(study / "probe.json", probe_study(runs, probes, step, settings))
+    write_study_probe(study, probe_study(runs, probes, step, settings))
 
 
 def recommend_study(study: Path) -> None:
     """Apply the decision rule (recommendation.json, recommendation.md)."""
     from coordexp.analysis.audit.findings import read_audit
     from coordexp.analysis.comparison.findings import read_comparison
+    from coordexp.analysis.comparison.probe_findings import read_study_probe
     from coordexp.analysis.recommendation.recommend import recommend, write_recommendation
     from coordexp.study.inputs import load_runs
 
     plan = read_preregistration(study)
     audit, comparison = read_audit(study), read_comparison(study)
-    probe = read_json(study / "probe.json")
-    write_recommendation(study, recommend(plan, load_runs(study), audit, comparison, probe))
+    write_recommendation(
+        study, recommend(plan, load_runs(study), audit, comparison, read_study_probe(study))
+    )
 
 
 def report_study(study: Path) -> None:
@@ -94,7 +97,7 @@ def publish_study(study: Path) -> None:
 STUDY_STEPS: dict[str, Callable[[Path], None]] = {
     "audit": audit_study,
     "compare": compare_study,
-    "fitness": fitness_study,
+    "collect-probes": collect_probes,
     "recommend": recommend_study,
     "report": report_study,
     "track": track_study,

@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 from coordexp.analysis.recommendation.card import card
+from coordexp.analysis.recommendation.findings import read_recommendation
 from coordexp.cli.steps import run_step
 from coordexp.config.compose import compose
 from coordexp.errors import UserError
-from coordexp.storage.files import read_json
 from coordexp.storage.runs import RESULTS
 
 READ_BY_EVALUATE = ("probe.", "runtime.", "train.eval_micro_batch=")
@@ -27,7 +27,7 @@ def show(args: argparse.Namespace) -> None:
         raise UserError(
             f"{study}: holds no recommendation: run `snakemake --cores all stage1_ablation`"
         )
-    print(card(read_json(study / "recommendation.json"), study), end="")
+    print(card(read_recommendation(study), study), end="")
 
 
 def latest_study() -> Path:

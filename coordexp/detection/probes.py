@@ -17,7 +17,7 @@ from coordexp.data.records import read_records
 from coordexp.detection.average_precision import average_precision
 from coordexp.detection.scores import RolloutScores, figures, read_rollouts, score_rollouts
 from coordexp.errors import UserError
-from coordexp.metrics import SIGNALS
+from coordexp.metrics import PROBE_METRICS
 from coordexp.storage.files import read_json
 
 
@@ -44,7 +44,7 @@ class Probed:
         for moment, loss in self.geo_loss.items():
             mean = (once @ (loss * self.n_boxes)) / np.maximum(boxes, 1)
             found[f"geo_loss_{moment}"] = mean if weights is not None else float(mean[0])
-        return {name: value for name, value in found.items() if name in SIGNALS}
+        return {name: value for name, value in found.items() if name in PROBE_METRICS}
 
     def influence(self) -> dict[str, np.ndarray]:
         """How much each image moves each signal, by leaving it out (the jackknife's influence)  # [I] each"""

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from coordexp.analysis.comparison.probe_findings import Candidate
 from coordexp.coords import CoordObject, parse_coordjson, to_pixels
 from coordexp.data.records import Record, read_records
 from coordexp.detection.matching import THRESHOLDS
 from coordexp.detection.scores import read_rollouts, score_rollouts
 from coordexp.report import svg
-from coordexp.report.decision_files import Candidate
 from coordexp.report.plot import Figure
 from coordexp.report.style import Look
 from coordexp.report.svg import INK, element, fitted, group, path, text

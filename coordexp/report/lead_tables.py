@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordexp.analysis.comparison.leads import Lead, LeadWindow
+from coordexp.analysis.recommendation.findings import Claim, Ineligible
 from coordexp.metrics import METRICS, Metric
-from coordexp.report.decision_files import Claim, Ineligible
 from coordexp.report.labels import with_unit
 from coordexp.report.numbers import lead_interval, lead_value, number, percent, probability
 from coordexp.report.result_tables import judged, metric_columns

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordexp.analysis.recommendation.findings import Recommendation, Role
 from coordexp.report import (
     commands,
     curve_tables,
@@ -15,7 +16,6 @@ from coordexp.report import (
     result_tables,
     run_tables,
 )
-from coordexp.report.decision_files import Recommendation, Role
 from coordexp.report.lead_tables import Leads
 from coordexp.report.log_tables import Statement
 from coordexp.report.plot import Figure
@@ -53,7 +53,7 @@ class Tables:
 class Page:
     """The values of the templates.
 
-    headline, headline_reason: the verdict of the card, in two parts.
+    headline, headline_reason: the one sentence of the card, in two parts.
     roles: the title of each role, with who holds it.
     has_preflights: some run checked its gradients before its first step.
     temperatures: those at which the logs hold metrics.
@@ -88,7 +88,7 @@ def page_of(
 ) -> Page:
     """The page of a study; `of_primary` are the leads of its primary, or of every pair."""
     recommendation, comparison = study.recommendation, study.comparison
-    headline, _, reason = study.verdict.partition(": ")
+    headline, _, reason = study.headline.partition(": ")
     roles = roles_of(recommendation)
     has_preflights = any(run.preflight is not None for run in study.runs)
     return Page(
@@ -132,7 +132,7 @@ def tables_of(
         temperatures=curve_tables.temperature_table(comparison),
         plateau=curve_tables.plateau_table(comparison.plateau, n_seeds),
         drift=curve_tables.drift_table(comparison.drift),
-        rankings=probe_tables.ranking_table(recommendation.stage2),
+        rankings=probe_tables.ranking_table(recommendation.probe),
         signals=probe_tables.signal_table(study.probe, study.stage1_primary),
         votes=run_tables.vote_table(study.preregistration),
         earlier=run_tables.earlier_table(study.preregistration),

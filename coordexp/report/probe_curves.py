@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from coordexp.analysis.comparison.probe_findings import Candidate
 from coordexp.report import plot
-from coordexp.report.decision_files import Candidate
 from coordexp.report.plot import Box, Figure, Panel
 from coordexp.report.scales import step_scale, y_scale
 from coordexp.report.style import Look, looks_of

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from coordexp.analysis.comparison.leads import Lead, leads
-from coordexp.metrics import SIGNALS, Signal, best
-from coordexp.report.decision_files import ProbeFinding, StudyProbe
+from coordexp.analysis.comparison.probe_findings import StudyProbe
+from coordexp.analysis.recommendation.findings import ProbeFinding
+from coordexp.metrics import PROBE_METRICS, ProbeMetric, best
 from coordexp.report.numbers import number
 from coordexp.report.result_tables import direction
 from coordexp.report.table import (
@@ -29,7 +30,7 @@ def ranking_table(finding: ProbeFinding | None) -> Table | None:
     # A variant that is not eligible, or was not probed, stands in one of the rankings only.
     rankings = {
         "Stage-1": finding.stage1_ranking,
-        f"probe, by {SIGNALS[finding.signal].label}": finding.probe_ranking,
+        f"probe, by {PROBE_METRICS[finding.signal].label}": finding.probe_ranking,
     }
     n_places = max(len(variants) for variants in rankings.values())
     table = Table("rankings", words("ranking", *map(str, range(1, n_places + 1))))
@@ -63,7 +64,7 @@ def signal_table(probe: StudyProbe, primary: str | None) -> Table | None:
     columns += [column(name(variant), numeric=True) for variant in probe.means]
     columns += [column(("over ", name(rival)), numeric=True) for rival in rivals]
     table = Table("signals", columns, caption=caption)
-    for signal in SIGNALS.values():
+    for signal in PROBE_METRICS.values():
         if any(signal.name in values for values in probe.means.values()):
             over = by_signal.get(signal.name, {})
             table.add(
@@ -74,14 +75,14 @@ def signal_table(probe: StudyProbe, primary: str | None) -> Table | None:
     return table
 
 
-def signal_heading(signal: Signal) -> Line:
+def signal_heading(signal: ProbeMetric) -> Line:
     """The name of a signal, with an arrow to the better side where one side is better."""
     if signal.lower_is_better is None:
         return signal.label
     return f"{signal.label} ", direction(signal.lower_is_better)
 
 
-def signal_cells(means: Mapping[str, Mapping[str, float]], signal: Signal) -> list[Cell]:
+def signal_cells(means: Mapping[str, Mapping[str, float]], signal: ProbeMetric) -> list[Cell]:
     """A signal of each candidate; the best are bold, several where they are equal."""
     held = {variant: v[signal.name] for variant, v in means.items() if signal.name in v}
     leading: list[str] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from coordexp.analysis.comparison.findings import Comparison, Snapshot
+from coordexp.analysis.recommendation.findings import Ineligible, Role
 from coordexp.metrics import BESIDE, METRICS, Metric
-from coordexp.report.decision_files import Ineligible, Role
 from coordexp.report.labels import metrics_in
 from coordexp.report.numbers import metric_value
 from coordexp.report.table import (

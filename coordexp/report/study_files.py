@@ -7,13 +7,9 @@ from pathlib import Path
 
 from coordexp.analysis.audit.findings import Audit, read_audit
 from coordexp.analysis.comparison.findings import Comparison, read_comparison
-from coordexp.report.decision_files import (
-    Recommendation,
-    StudyProbe,
-    read_recommendation,
-    read_study_probe,
-    read_verdict,
-)
+from coordexp.analysis.comparison.probe_findings import StudyProbe, read_study_probe
+from coordexp.analysis.recommendation.card import headline
+from coordexp.analysis.recommendation.findings import Recommendation, read_recommendation
 from coordexp.study.preregistration import Preregistration, read_preregistration
 from coordexp.study.study_runs import StudyRun, read_study_runs
 from coordexp.study.tracked import TrackedStudy, read_tracked_study
@@ -23,7 +19,6 @@ from coordexp.study.tracked import TrackedStudy, read_tracked_study
 class StudyFiles:
     """The files of a study.
 
-    verdict: the one sentence of the card.
     mlflow: None before the study's import into MLflow, which comes after the report.
     """
 
@@ -31,10 +26,14 @@ class StudyFiles:
     comparison: Comparison
     probe: StudyProbe
     recommendation: Recommendation
-    verdict: str
     runs: list[StudyRun]
     preregistration: Preregistration
     mlflow: TrackedStudy | None
+
+    @property
+    def headline(self) -> str:
+        """The one sentence of the card."""
+        return headline(self.recommendation)
 
     @property
     def primary(self) -> str | None:
@@ -44,8 +43,8 @@ class StudyFiles:
     @property
     def stage1_primary(self) -> str | None:
         """The variant that Stage-1 put first, also where the probe put another one before it."""
-        if self.recommendation.stage2:
-            return self.recommendation.stage2.stage1_ranking[0]
+        if self.recommendation.probe:
+            return self.recommendation.probe.stage1_ranking[0]
         return self.primary
 
     @property
@@ -65,7 +64,6 @@ def read_study(study_dir: Path) -> StudyFiles:
         comparison=read_comparison(study_dir),
         probe=read_study_probe(study_dir),
         recommendation=read_recommendation(study_dir),
-        verdict=read_verdict(study_dir),
         runs=read_study_runs(study_dir),
         preregistration=read_preregistration(study_dir),
         mlflow=read_tracked_study(study_dir),

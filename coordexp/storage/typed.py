@@ -21,8 +21,10 @@ _ADVICE = (
 )
 
 
-def read_typed(path: Path, kind: type[T]) -> T:
+def read_typed(path: Path, kind: type[T], advice: str = _ADVICE) -> T:
     """The content of a JSON file as a dataclass, `kind`. Keys that it does not know are ignored.
+
+    `advice` ends the message of a wrong file: what to do.
 
     Raises:
         UserError: the file is missing, is not JSON, or lacks a key or has a value of another type;
@@ -37,9 +39,9 @@ def read_typed(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {error}: {_ADVICE}") from error
+        raise UserError(f"{path}: {error}: {advice}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}): {_ADVICE}") from error
+        raise UserError(f"{path}: not valid JSON ({error}): {advice}") from error
 
 
 def write_typed(path: Path, value: DataclassInstance) -> None:

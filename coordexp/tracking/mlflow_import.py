@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 # MLflow reads these while it is imported, and the server inherits them. Its background jobs do
 # nothing that this project uses.
@@ -27,8 +26,9 @@ os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
+from coordexp.analysis.recommendation.findings import Role, read_recommendation
 from coordexp.errors import UserError
-from coordexp.storage.files import locked, read_json
+from coordexp.storage.files import locked
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
 from coordexp.study.study_runs import read_study_runs
@@ -128,7 +128,8 @@ def import_study(study_dir: Path) -> TrackedStudy:
         UserError: a file of the study, or a recommended checkpoint, is missing or broken.
     """
     study_dir = study_dir.resolve()  # it may be the link `latest`
-    card = read_json(study_dir / "recommendation.json")
+    found = read_recommendation(study_dir)
+    roles = {"primary": found.primary, "secondary": found.secondary}
     run_ids = {}
     for entry in read_study_runs(study_dir):
         series = series_of_entry(entry)
@@ -136,9 +137,9 @@ def import_study(study_dir: Path) -> TrackedStudy:
             run_ids[series.key] = import_series(series)
     models = {}
     with mlflow_client() as (client, experiment_id):
-        comparison_run_id = import_comparison(client, experiment_id, study_dir, card)
-        for role in ALIASES:
-            models[role] = point_alias(client, role, card[role], study_dir.name, run_ids)
+        comparison_run_id = import_comparison(client, experiment_id, study_dir, roles)
+        for role, holder in roles.items():
+            models[role] = point_alias(client, role, holder, study_dir.name, run_ids)
     tracked = TrackedStudy(
         experiment_id=experiment_id,
         runs=run_ids,
@@ -186,7 +187,7 @@ def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> 
 
 
 def import_comparison(
-    client: MlflowClient, experiment_id: str, study_dir: Path, card: dict[str, Any]
+    client: MlflowClient, experiment_id: str, study_dir: Path, roles: Mapping[str, Role | None]
 ) -> str:
     """One MLflow run with the decision: its note is the card, its metrics those of the roles."""
     study, hash8 = study_dir.parent.name, study_dir.name
@@ -198,10 +199,9 @@ def import_comparison(
 
     now_ms = int(1000 * time.time())
     changed = []
-    for role in ALIASES:
-        entry = card[role]
-        tags[role] = entry["variant"] if entry else "none"
-        for name, value in (entry["metrics"] if entry else {}).items():
+    for role, entry in roles.items():
+        tags[role] = entry.variant if entry else "none"
+        for name, value in (entry.metrics if entry else {}).items():
             key = f"{role}/{name}"
             if value != run.data.metrics.get(key):
                 changed.append(Metric(key, value, now_ms, 0))
@@ -220,7 +220,7 @@ def import_comparison(
 def point_alias(
     client: MlflowClient,
     role: str,
-    entry: dict[str, Any] | None,
+    entry: Role | None,
     study: str,
     run_ids: dict[str, str],
 ) -> int | None:
@@ -231,18 +231,23 @@ def point_alias(
     if not client.search_registered_models(f"name = '{MODEL}'"):
         description = "Stage-1 checkpoints that a study recommended for Stage-2"
         client.create_registered_model(MODEL, description=description)
-    if entry is None or entry["checkpoint"] is None:
+    if entry is None or entry.checkpoint is None:
         client.delete_registered_model_alias(MODEL, ALIASES[role])
         return None
-    checkpoint = Path(entry["checkpoint"])
+    checkpoint = Path(entry.checkpoint)
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: recommended as {role}, but there is no such directory")
-    known = client.search_model_versions(f"name = '{MODEL}' and tags.sha256 = '{entry['sha256']}'")
+    known = client.search_model_versions(f"name = '{MODEL}' and tags.sha256 = '{entry.sha256}'")
     if known:
         version = known[0].version
     else:
         run_id = run_ids.get(run_key(RunDirectory(checkpoint.parents[1])))
-        tags = {name: entry[name] for name in ("variant", "seed", "step", "sha256")}
+        tags = {
+            "variant": entry.variant,
+            "seed": str(entry.seed),
+            "step": str(entry.step),
+            "sha256": str(entry.sha256),
+        }
         uri = checkpoint.resolve().as_uri()
         version = client.create_model_version(MODEL, uri, run_id, tags).version
     client.set_model_version_tag(MODEL, version, "study", study)

@@ -71,7 +71,7 @@ use rule audit as compare with:
         "Compare the variants on metrics that are comparable, at the steps that all runs share."
 
 
-use rule audit as fitness with:
+use rule audit as collect_probes with:
     input:
         f"{STUDY.path}/preregistration.json",
         f"{STUDY.path}/comparison.json",
@@ -79,12 +79,12 @@ use rule audit as fitness with:
     output:
         f"{STUDY.path}/probe.json",
     log:
-        f"{LOGS}/fitness.log",
+        f"{LOGS}/collect_probes.log",
     benchmark:
-        f"{BENCHMARKS}/fitness.tsv"
+        f"{BENCHMARKS}/collect_probes.tsv"
     params:
-        step="fitness",
-        code=CODE["fitness"],
+        step="collect-probes",
+        code=CODE["collect-probes"],
         study=subpath(output[0], parent=True),
     message:
         "Collect the Stage-2 probes of the runs."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from coordexp.analysis.recommendation.findings import Recommendation, Role
 from coordexp.metrics import METRICS
 from coordexp.study.tracked import read_tracked_study
 
@@ -17,95 +18,97 @@ COLUMNS = (
 )
 
 
-def card(found: dict[str, Any], study_dir: Path) -> str:
+def card(found: Recommendation, study_dir: Path) -> str:
     """The card of a recommendation; `study_dir` is where report and checkpoints are named from."""
-    lines = [
-        *(f"!! {line}" for line in found["alerts"]),
-        f"# {verdict(found)}",
-        "",
-        *role_table(found),
-        "",
-    ]
-    for label, key in (
-        ("Stage-1 ranking", "stage1_ranking"),
-        ("Stage-2 fitness", "stage2_fitness"),
+    confidence = found.confidence
+    lines = [f"!! {alert}" for alert in found.alerts]
+    lines += [f"# {headline(found)}", "", *role_table(found), ""]
+    for label, grade in (
+        ("Stage-1 ranking", confidence.stage1_ranking),
+        ("Stage-2 fitness", confidence.stage2_fitness),
     ):
-        grade = found["confidence"][key]
-        lines.append(f"- {label}: **{grade['grade']}** ({grade['reason']})")
-    lines += ["", "Would overturn it:", *(f"- {line}" for line in found["would_overturn"])]
-    if found["would_take"]:
-        lines += ["", "To be surer:", *(f"- {line}" for line in found["would_take"])]
-    if found["ineligible"]:
-        lines += [
-            "",
-            "Not eligible:",
-            *(
-                f"- {entry['variant']}: {'; '.join(entry['reasons'])}"
-                for entry in found["ineligible"]
-            ),
-        ]
-    if found["caveats"]:
-        lines += ["", "Caveats:", *(f"- {line}" for line in found["caveats"])]
-    lines += ["", *places(found, study_dir)]
+        lines.append(f"- {label}: **{grade.grade}** ({grade.reason})")
+    refused = [f"{entry.variant}: {'; '.join(entry.reasons)}" for entry in found.ineligible]
+    lines += ["", "Would overturn it:", *items(found.would_overturn)]
+    for title, entries in (
+        ("To be surer:", found.would_take),
+        ("Not eligible:", refused),
+        ("Caveats:", found.caveats),
+    ):
+        if entries:
+            lines += ["", title, *items(entries)]
+    lines += ["", *where_things_lie(found, study_dir)]
     return "\n".join(lines) + "\n"
 
 
-def verdict(found: dict[str, Any]) -> str:
+def items(entries: Sequence[str]) -> list[str]:
+    return [f"- {entry}" for entry in entries]
+
+
+def headline(found: Recommendation) -> str:
     """The one sentence."""
-    step = found["decision_step"]
-    if found["primary"]:
-        sentence = f"Start Stage-2 from {found['primary']['variant']} (seed {found['primary']['seed']}, step {step})"
-        return f"{sentence}: {found['primary']['reasons'][0]}"
-    if found["tied"]:
-        return f"No primary at step {step}: {', '.join(entry['variant'] for entry in found['tied'])} are tied"
+    step, primary = found.decision_step, found.primary
+    if primary:
+        start = f"Start Stage-2 from {primary.variant} (seed {primary.seed}, step {step})"
+        return f"{start}: {primary.reasons[0]}"
+    if found.tied:
+        tied = ", ".join(entry.variant for entry in found.tied)
+        return f"No primary at step {step}: {tied} are tied"
     return "No recommendation: no run passed the audit and the bars"
 
 
-def role_table(found: dict[str, Any]) -> list[str]:
+def role_table(found: Recommendation) -> list[str]:
     """Roles and the figures that decided, as an aligned table."""
-    entries = [(role, found[role]) for role in ("primary", "secondary") if found[role]]
-    entries += [(role, entry) for role in ("optional", "tied") for entry in found[role]]
-    if not entries:
+    holders = role_holders(found)
+    if not holders:
         return ["no variant holds a role"]
-    names = [name for name in COLUMNS if all(name in entry["metrics"] for _, entry in entries)]
-    titles = [
-        METRICS[name].label + (f" ({METRICS[name].unit})" if METRICS[name].unit else "")
-        for name in names
-    ]
-    header = ["role", "variant", *titles]
-    body = [
-        [role, entry["variant"], *(_figure(name, entry["metrics"][name]) for name in names)]
-        for role, entry in entries
-    ]
-    widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
-    aligned = [
-        "| " + " | ".join(_pad(cell, widths[i], i) for i, cell in enumerate(row)) + " |"
-        for row in [header, *body]
-    ]
-    rule = (
-        "|"
-        + "|".join("-" * (width + 1) + (":" if i > 1 else "-") for i, width in enumerate(widths))
-        + "|"
-    )
-    return [aligned[0], rule, *aligned[1:]]
+    names = [name for name in COLUMNS if all(name in entry.metrics for _, entry in holders)]
+    table = [["role", "variant", *(title(name) for name in names)]]
+    for role, entry in holders:
+        table.append([role, entry.variant, *(figure(name, entry.metrics[name]) for name in names)])
+
+    # Two columns of words, to the left; figures to the right.
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append(f"| {' | '.join(cells)} |")
+    dashes = ["-" * (width + 2) for width in widths[:2]]
+    dashes += ["-" * (width + 1) + ":" for width in widths[2:]]
+    lines.insert(1, f"|{'|'.join(dashes)}|")
+    return lines
 
 
-def _pad(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column < 2 else cell.rjust(width)
+def role_holders(found: Recommendation) -> list[tuple[str, Role]]:
+    """Each role with who holds it, in the order of the card."""
+    holders = []
+    if found.primary:
+        holders.append(("primary", found.primary))
+    if found.secondary:
+        holders.append(("secondary", found.secondary))
+    holders += [("optional", entry) for entry in found.optional]
+    holders += [("tied", entry) for entry in found.tied]
+    return holders
 
 
-def _figure(name: str, value: float) -> str:
+def title(name: str) -> str:
+    """A metric as the head of a column: `MAE (bins)`."""
+    metric = METRICS[name]
+    return f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+
+
+def figure(name: str, value: float) -> str:
     return f"{value:.2f}" if METRICS[name].unit else f"{value:.4f}"
 
 
-def places(found: dict[str, Any], study_dir: Path) -> list[str]:
-    """Where checkpoint, report and UI lie."""
+def where_things_lie(found: Recommendation, study_dir: Path) -> list[str]:
+    """The paths of checkpoints and report, and how to open the UI."""
     lines = []
-    for role in ("primary", "secondary"):
-        if found[role] and found[role]["checkpoint"]:
-            lines.append(
-                f"{role + ' checkpoint':20s} {found[role]['checkpoint']}  (sha256 {found[role]['sha256'][:12]})"
-            )
+    for role, entry in (("primary", found.primary), ("secondary", found.secondary)):
+        if entry and entry.checkpoint and entry.sha256:
+            label = f"{role} checkpoint"
+            lines.append(f"{label:20s} {entry.checkpoint}  (sha256 {entry.sha256[:12]})")
     lines.append(f"{'report':20s} {study_dir / 'report.html'}")
     tracked = read_tracked_study(study_dir)
     link = f", then {tracked.ui_link}" if tracked else ""

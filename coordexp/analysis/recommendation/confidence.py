@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.comparison.findings import Comparison
 from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.statistics import LEVEL, holm
+from coordexp.analysis.recommendation.findings import GRADES, Claim, Grade, GradeName
 from coordexp.analysis.recommendation.rule import Values, choose_primary
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS
 from coordexp.study.inputs import RunData
 from coordexp.study.preregistration import EarlierStudy, Preregistration
 
-GRADES = ("descriptive", "provisional", "supported", "conclusive")  # in rising order
 CONCLUSIVE_FROM = 6  # seeds
 
 
@@ -50,54 +49,53 @@ def leads_of_primary(facts: Facts, name: str) -> list[Lead]:
     ]
 
 
-def confirmatory(facts: Facts) -> list[dict[str, Any]]:
-    """The confirmatory family: the rule's first metric, the primary against each rival, p-values after Holm."""
-    pairs = [
-        (lead, lead.estimate)
-        for lead in leads_of_primary(facts, facts.rule.metrics[0])
-        if lead.estimate
-    ]
-    p_values = [estimate.p_value for _, estimate in pairs if estimate.p_value is not None]
-    adjusted: Sequence[float | None] = (
-        holm(p_values) if len(p_values) == len(pairs) else [None] * len(pairs)
-    )
-    return [
-        {
-            "variant": lead.second,
-            "metric": lead.metric,
-            "lead": lead.value,
-            "low": estimate.low,
-            "high": estimate.high,
-            "share_better": estimate.share_above_0,
-            "p_holm": p_holm,
-            "verdict": lead.verdict,
-        }
-        for (lead, estimate), p_holm in zip(pairs, adjusted, strict=True)
-    ]
+def confirmatory(facts: Facts) -> list[Claim]:
+    """The confirmatory family: the rule's first metric, the primary against each rival.
+
+    The p-values are those after Holm.
+    """
+    first = facts.rule.metrics[0]
+    leads_with_interval = [lead for lead in leads_of_primary(facts, first) if lead.estimate]
+    estimates = [lead.estimate for lead in leads_with_interval if lead.estimate]
+    p_values = [estimate.p_value for estimate in estimates if estimate.p_value is not None]
+    # With fewer than three seeds the variance over seeds is unseen: no p-value, and none to adjust.
+    adjusted: Sequence[float | None] = [None] * len(estimates)
+    if len(p_values) == len(estimates):
+        adjusted = holm(p_values)
+    claims = []
+    for lead, estimate, p_holm in zip(leads_with_interval, estimates, adjusted, strict=True):
+        assert lead.verdict is not None  # it has an interval
+        claims.append(
+            Claim(
+                variant=lead.second,
+                metric=lead.metric,
+                lead=lead.value,
+                low=estimate.low,
+                high=estimate.high,
+                share_better=estimate.share_above_0,
+                p_holm=p_holm,
+                verdict=lead.verdict,
+            )
+        )
+    return claims
 
 
-def ranking_confidence(facts: Facts, family: Sequence[dict[str, Any]]) -> dict[str, str]:
+def ranking_confidence(facts: Facts, family: Sequence[Claim]) -> Grade:
     """The grade of the Stage-1 ranking and its one reason."""
     if facts.primary is None:
-        return {"grade": "descriptive", "reason": "no variant leads"}
+        return Grade("descriptive", "no variant leads")
     if len(facts.rows) == 1:
-        return {
-            "grade": "descriptive",
-            "reason": "only one variant is eligible: nothing to rank it against",
-        }
+        return Grade("descriptive", "only one variant is eligible: nothing to rank it against")
     if len(family) < len(facts.rows) - 1:
-        return {
-            "grade": "descriptive",
-            "reason": "logs only: no token tables of the same images, so no interval",
-        }
+        return Grade("descriptive", "logs only: no token tables of the same images, so no interval")
     earned, reason = earned_grade(facts, family)
     ceilings = caps(facts)
     if ceilings and GRADES.index(earned) > GRADES.index("provisional"):
-        return {"grade": "provisional", "reason": f"{ceilings[0]}; without that: {earned}"}
-    return {"grade": earned, "reason": "; ".join([reason, *ceilings[:1]])}
+        return Grade("provisional", f"{ceilings[0]}; without that: {earned}")
+    return Grade(earned, "; ".join([reason, *ceilings[:1]]))
 
 
-def earned_grade(facts: Facts, family: Sequence[dict[str, Any]]) -> tuple[str, str]:
+def earned_grade(facts: Facts, family: Sequence[Claim]) -> tuple[GradeName, str]:
     """What the intervals alone would allow."""
     label = METRICS[facts.rule.metrics[0]].label
     n_seeds = shared_seeds(facts)
@@ -105,17 +103,17 @@ def earned_grade(facts: Facts, family: Sequence[dict[str, Any]]) -> tuple[str, s
         return "provisional", "one seed: what another seed would change is unseen"
     if n_seeds < CROSSED_FROM:
         return "provisional", f"{n_seeds} seeds: too few to see what another seed would change"
-    behind = [
-        f"{c['variant']} ({c['verdict']})"
-        for c in family
-        if not (c["lead"] > 0 and c["p_holm"] < 1 - LEVEL)
-    ]
+    behind = []
+    for claim in family:
+        assert claim.p_holm is not None  # three seeds and more have a variance over seeds
+        if not (claim.lead > 0 and claim.p_holm < 1 - LEVEL):
+            behind.append(f"{claim.variant} ({claim.verdict})")
     if behind:
         return (
             "provisional",
             f"{n_seeds} seeds, but the {label} lead is not resolved over {', '.join(behind)}",
         )
-    beyond = all(c["verdict"] == "superior" for c in family)
+    beyond = all(claim.verdict == "superior" for claim in family)
     if beyond and n_seeds >= CONCLUSIVE_FROM:
         return (
             "conclusive",

@@ -1,9 +1,9 @@
-"""The Stage-2 verdict: per-image probe data that turn the card, that do not, and aggregates that never may."""
+"""The probe's finding: per-image data that change the card, that do not, and aggregates that never may."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -15,17 +15,20 @@ from PIL import Image
 from studies import eval_row, write_run, write_study
 
 from coordexp.analysis.comparison.bootstrap import bootstrap_estimate
+from coordexp.analysis.comparison.findings import Difference
 from coordexp.analysis.comparison.pairs import paired_estimates
+from coordexp.analysis.comparison.probe_findings import Aggregates, Candidate, StudyProbe
 from coordexp.analysis.comparison.probes import measure
 from coordexp.analysis.comparison.statistics import crossed_estimate
-from coordexp.analysis.recommendation.recommend import SCHEMA
-from coordexp.analysis.recommendation.verdict import (
-    aggregate_verdict,
-    fitness_grade,
-    fitness_verdict,
+from coordexp.analysis.recommendation.findings import Claim, Grade
+from coordexp.analysis.recommendation.probe_finding import (
+    aggregate_finding,
+    probe_finding,
+    probe_grade,
     reconsider,
 )
 from coordexp.cli.main import main
+from coordexp.cli.schemas import schema_path
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
 from coordexp.config.rule_file import load_rule
@@ -111,10 +114,10 @@ def decide(shares: dict[str, tuple[float, float]], rows=None):
         runs.append(write_run(variant, final, tables=True))
         write_probe(runs[-1], share, rng, parse)
     study = write_study(runs)
-    for verb in ("audit", "compare", "fitness", "recommend", "report"):
+    for verb in ("audit", "compare", "collect-probes", "recommend", "report"):
         main(["step", verb, str(study)])
     found = read_json(study / "recommendation.json")
-    jsonschema.validate(found, read_json(SCHEMA))
+    jsonschema.validate(found, read_json(schema_path("recommendation")))
     return found, study
 
 
@@ -125,10 +128,10 @@ def test_a_clear_lead_in_rollouts_turns_the_card_where_stage_1_cannot_tell():
     assert found["primary"]["reasons"][0].startswith(
         "put before pure_ce by the probe: F1@.5, end +0."
     )
-    assert found["stage2"]["verdict"] == "overturned"
-    assert found["stage2"]["changed_roles"]
-    assert found["stage2"]["stage1_ranking"] == ["pure_ce", "mixed"]
-    assert found["stage2"]["probe_ranking"] == ["mixed", "pure_ce"]
+    assert found["probe"]["outcome"] == "overturned"
+    assert found["probe"]["changed_roles"]
+    assert found["probe"]["stage1_ranking"] == ["pure_ce", "mixed"]
+    assert found["probe"]["probe_ranking"] == ["mixed", "pure_ce"]
     assert found["confidence"]["stage2_fitness"]["grade"] == "provisional"
     page = (study / "report.html").read_text()
     assert "Does it hold in rollouts?" in page
@@ -147,11 +150,8 @@ def test_where_nobody_is_eligible_the_probe_is_not_said_to_be_missing():
     assert found["primary"] is None
     assert found["confidence"]["stage2_fitness"]["grade"] == "descriptive"
     assert "no variant is primary" in found["confidence"]["stage2_fitness"]["reason"]
-    diverged = {"candidates": [{"status": "diverged"}]}
-    assert fitness_grade(None, diverged) == {
-        "grade": "descriptive",
-        "reason": "no probe came to its end",
-    }
+    diverged = study_probe([replace(candidate("mixed"), status="diverged")])
+    assert probe_grade(None, diverged) == Grade("descriptive", "no probe came to its end")
     assert "no Stage-2 probe has been run" not in (study / "report.html").read_text()
 
 
@@ -172,14 +172,23 @@ def test_a_superior_stage_1_lead_is_overturned_in_words_and_keeps_its_role():
     )
     if found["confirmatory"][0]["verdict"] in ("superior", "better"):
         assert found["primary"]["variant"] == "pure_ce"
-        assert not found["stage2"]["changed_roles"]
-    assert found["stage2"]["verdict"] == "overturned"
+        assert not found["probe"]["changed_roles"]
+    assert found["probe"]["outcome"] == "overturned"
 
 
 ROWS = {"mixed": {"expected_bin_mae": 24.0}, "pure_ce": {"expected_bin_mae": 23.9}}
 
 
-def probe_with(f1_lead: float, noise: float) -> dict:
+def candidate(variant: str) -> Candidate:
+    return Candidate(variant, 0, "complete", None, "", "", N_IMAGES, {}, {}, {}, [])
+
+
+def study_probe(candidates: list[Candidate], **found) -> StudyProbe:
+    nothing = {"not_probed": [], "means": {}, "differences": []}
+    return StudyProbe(step=360, settings=None, candidates=candidates, **(nothing | found))
+
+
+def probe_with(f1_lead: float, noise: float) -> StudyProbe:
     """Per-image F1 of 200 images in which mixed leads by this much."""
     rng = np.random.default_rng(5)
     weights = image_weights(N_IMAGES)
@@ -187,23 +196,13 @@ def probe_with(f1_lead: float, noise: float) -> dict:
     gaps += f1_lead - gaps.mean()
     draws = (weights @ gaps) / N_IMAGES
     estimate = bootstrap_estimate(np.zeros_like(draws), draws, f1_lead)
-    difference = {
-        "first": "pure_ce",
-        "second": "mixed",
-        "signal": "f1_50_after",
-        **asdict(estimate),
-    }
+    difference = Difference("pure_ce", "mixed", "f1_50_after", None, f1_lead, estimate, None)
     means = {
         "pure_ce": {"f1_50_after": 0.5, "parse_rate": 1.0},
         "mixed": {"f1_50_after": 0.5 + f1_lead, "parse_rate": 1.0},
     }
-    candidates = [{"variant": v, "seed": 0} for v in means]
-    return {
-        "differences": [difference],
-        "means": means,
-        "aggregates": None,
-        "candidates": candidates,
-    }
+    candidates = [candidate(variant) for variant in means]
+    return study_probe(candidates, means=means, differences=[difference])
 
 
 @pytest.mark.parametrize(
@@ -219,7 +218,7 @@ def probe_with(f1_lead: float, noise: float) -> dict:
     ],
 )
 def test_when_the_probe_may_change_the_primary(lead, noise, stage1, turns):
-    family = [{"variant": "mixed", "verdict": stage1}]
+    family = [Claim("mixed", "expected_bin_mae", 0.0, 0.0, 0.0, 0.5, None, stage1)]
     changed = reconsider("pure_ce", ROWS, family, probe_with(lead, noise), RULE)
     assert (changed is not None and changed[0] == "mixed") == turns
     forbidden = replace(RULE, probe=replace(RULE.probe, may_change_roles=False))
@@ -227,7 +226,7 @@ def test_when_the_probe_may_change_the_primary(lead, noise, stage1, turns):
 
 
 @pytest.mark.parametrize(
-    ("lead", "noise", "verdict"),
+    ("lead", "noise", "outcome"),
     [
         (0.08, 0.35, "overturned"),
         (-0.08, 0.35, "confirmed"),
@@ -235,12 +234,12 @@ def test_when_the_probe_may_change_the_primary(lead, noise, stage1, turns):
         (0.0, 0.3, "unresolved"),
     ],
 )
-def test_the_verdict_follows_the_interval(lead, noise, verdict):
-    found = fitness_verdict("pure_ce", None, ROWS, probe_with(lead, noise), RULE)
-    assert found["verdict"] == verdict
-    grade = fitness_grade(found, probe_with(lead, noise))
-    assert grade["grade"] == "provisional"
-    assert "1 seed" in grade["reason"]
+def test_the_outcome_follows_the_interval(lead, noise, outcome):
+    found = probe_finding("pure_ce", None, ROWS, probe_with(lead, noise), RULE)
+    assert found.outcome == outcome
+    grade = probe_grade(found, probe_with(lead, noise))
+    assert grade.grade == "provisional"
+    assert "1 seed" in grade.reason
 
 
 PUBLISHED = {
@@ -264,19 +263,18 @@ def test_published_aggregates_are_shown_with_their_confounds_and_change_nothing(
         v: {"expected_bin_mae": entry["expected_bin_mae"]}
         for v, entry in PUBLISHED["variants"].items()
     }
-    probe = {"differences": [], "means": {}, "aggregates": PUBLISHED, "candidates": []}
-    found = fitness_verdict("softce_w1_gate", "mixed", rows, probe, RULE)
-    assert found == aggregate_verdict("softce_w1_gate", rows, PUBLISHED, RULE)
-    assert found["verdict"] == "unresolved"
-    assert found["probe_ranking"] == ["mixed", "pure_ce", "softce_w1_gate"]
-    assert found["stage1_ranking"] == ["softce_w1_gate", "pure_ce", "mixed"]
-    assert (
-        "different final steps: softce_w1_gate 1832, pure_ce 1932, mixed 1344" in found["confounds"]
-    )
-    assert any(line.startswith("200 images") for line in found["confounds"])
-    assert any("without per-image data" in line for line in found["confounds"])
+    aggregates = Aggregates(**PUBLISHED)
+    probe = study_probe([], aggregates=aggregates)
+    found = probe_finding("softce_w1_gate", "mixed", rows, probe, RULE)
+    assert found == aggregate_finding("softce_w1_gate", rows, aggregates, RULE)
+    assert found.outcome == "unresolved"
+    assert found.probe_ranking == ["mixed", "pure_ce", "softce_w1_gate"]
+    assert found.stage1_ranking == ["softce_w1_gate", "pure_ce", "mixed"]
+    assert "different final steps: softce_w1_gate 1832, pure_ce 1932, mixed 1344" in found.confounds
+    assert any(line.startswith("200 images") for line in found.confounds)
+    assert any("without per-image data" in line for line in found.confounds)
     assert reconsider("softce_w1_gate", rows, [], probe, RULE) is None
-    assert fitness_grade(found, probe)["grade"] == "descriptive"
+    assert probe_grade(found, probe).grade == "descriptive"
 
 
 def test_published_aggregates_go_through_compare_to_a_card_whose_roles_they_do_not_change(tmp_path):
@@ -287,7 +285,7 @@ def test_published_aggregates_go_through_compare_to_a_card_whose_roles_they_do_n
     plain_card, beside = (
         read_json(Path(name) / "recommendation.json") for name in ("plain", "beside")
     )
-    assert beside["stage2"]["verdict"] == "unresolved"
+    assert beside["probe"]["outcome"] == "unresolved"
     assert [beside[role] for role in ("primary", "secondary", "optional")] == [
         plain_card[role] for role in ("primary", "secondary", "optional")
     ]

@@ -1,0 +1,96 @@
+"""What the Stage-2 probes of a study found: the types of probe.json, its reader and its writer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coordexp.analysis.comparison.findings import Difference
+from coordexp.errors import UserError
+from coordexp.storage.run_config import Settings
+from coordexp.storage.typed import read_typed, write_typed
+
+_AGGREGATES_FORM = (
+    'must be {"source": "…", "variants": {"pure_ce": {"f1_50": 0.564, "final_step": 1932}, …}}'
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One probed run.
+
+    reason: why the fine-tune did not come to its end; None where it did.
+    images: how many were rolled out.
+    figures: the metrics of the probe; those after the fine-tune are missing where it diverged.
+    dropped: objects of the first rollouts that broke the grammar, by reason.
+    wall_s: seconds by part.
+    curve: the losses of the fine-tune, with its step.
+    """
+
+    variant: str
+    seed: int
+    status: str
+    reason: str | None
+    directory: str
+    records: str
+    images: int
+    figures: dict[str, float]
+    dropped: dict[str, int]
+    wall_s: dict[str, float]
+    curve: list[dict[str, int | float]]
+
+
+@dataclass(frozen=True)
+class Aggregates:
+    """Rollout figures that were published elsewhere, without per-image data.
+
+    variants: the figures of each, by the name of the probe's metric, and its `final_step`.
+    images: how many were rolled out, where the source says.
+    notes: what else confounds them.
+    """
+
+    source: str
+    variants: dict[str, dict[str, int | float]]
+    images: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StudyProbe:
+    """The content of probe.json; without candidates where nothing was probed.
+
+    settings: the recipe that every candidate was probed with.
+    not_probed: names of runs.
+    means: the metrics of each variant, averaged over its probed seeds.
+    differences: of every pair, paired on seeds and images; no margin is set for these metrics.
+    aggregates: shown beside; they never change a role.
+    """
+
+    step: int | None
+    settings: Settings | None
+    candidates: list[Candidate]
+    not_probed: list[str]
+    means: dict[str, dict[str, float]]
+    differences: list[Difference]
+    aggregates: Aggregates | None = None
+
+
+def read_study_probe(study_dir: Path) -> StudyProbe:
+    """Raises UserError: probe.json is missing or of another form."""
+    return read_typed(study_dir / "probe.json", StudyProbe)
+
+
+def write_study_probe(study_dir: Path, probe: StudyProbe) -> None:
+    write_typed(study_dir / "probe.json", probe)
+
+
+def read_aggregates(path: Path) -> Aggregates:
+    """Figures published elsewhere, from a JSON file.
+
+    Raises:
+        UserError: the file is missing or not of that form.
+    """
+    found = read_typed(path, Aggregates, advice=_AGGREGATES_FORM)
+    if not found.variants:
+        raise UserError(f"{path}: no variants: {_AGGREGATES_FORM}")
+    return found

@@ -1,0 +1,162 @@
+"""The decision of a study: the types of recommendation.json, its reader and its writer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias, get_args
+
+from msgspec import Meta
+
+from coordexp.storage.typed import read_typed, write_typed
+
+SCHEMA_VERSION = 3
+
+GradeName = Literal["descriptive", "provisional", "supported", "conclusive"]
+GRADES: tuple[GradeName, ...] = get_args(GradeName)  # in rising order
+Outcome = Literal["confirmed", "overturned", "unresolved"]
+Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True)
+class StudyName:
+    name: str
+    hash8: Annotated[str, Meta(pattern="^[0-9a-f]{8}$")]
+    seeds: Annotated[int, Meta(ge=1)]
+
+
+@dataclass(frozen=True)
+class Grade:
+    """How sure one half of the decision is, and the one reason."""
+
+    grade: GradeName
+    reason: str
+
+
+@dataclass(frozen=True)
+class Confidence:
+    stage1_ranking: Grade
+    stage2_fitness: Grade
+
+
+@dataclass(frozen=True)
+class Role:
+    """A variant that holds a role, by one of its checkpoints.
+
+    checkpoint: a Hugging Face directory; None where only logs exist, or where it was not kept.
+    metrics: averaged over the variant's seeds, at the rule's temperature.
+    """
+
+    variant: str
+    seed: int
+    step: int
+    checkpoint: str | None
+    sha256: Sha256 | None
+    metrics: dict[str, float]
+    reasons: Annotated[list[str], Meta(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Ineligible:
+    """A variant that may hold no role."""
+
+    variant: str
+    reasons: Annotated[list[str], Meta(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the confirmatory family: the primary against a rival on the rule's first metric.
+
+    lead, low, high: positive where the primary is better.
+    share_better: the probability that it is.
+    p_holm: after Holm; None where the variance over seeds is unseen.
+    verdict: of the lead against its margin.
+    """
+
+    variant: str
+    metric: str
+    lead: float
+    low: float
+    high: float
+    share_better: float
+    p_holm: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class ProbeFinding:
+    """What the Stage-2 probe says of the Stage-1 ranking.
+
+    smoothness: what it says of the hypothesis about the secondary; None where it says nothing.
+    signal: the probe's metric that decides.
+    confounds: what keeps the figures from being evidence of the objective alone.
+    changed_roles: the probe put another variant first.
+    """
+
+    outcome: Outcome
+    sentence: str
+    smoothness: str | None
+    stage1_ranking: list[str]
+    probe_ranking: list[str]
+    signal: str
+    confounds: list[str]
+    changed_roles: bool = False
+
+
+@dataclass(frozen=True)
+class AuditSummary:
+    """The runs that may be recommended, and the audit's verdict on each run."""
+
+    passed: list[str]
+    verdicts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The decision rule in words, and the digest of its settings."""
+
+    text: str
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The content of recommendation.json.
+
+    primary, secondary: None where no variant may hold the role, or none is better than the rest.
+    tied: the eligible variants, where no one is primary.
+    confirmatory: always of the Stage-1 choice, also where the probe puts another variant first.
+    alerts: rule, margins or seeds were changed after results were known.
+    probe: None where nothing was probed.
+    evidence: the primary's lead over each rival on each metric of the rule.
+    would_take: seeds, and their measured cost, for an interval as narrow as the margin.
+    """
+
+    schema_version: int
+    study: StudyName
+    decision_step: int | None
+    confidence: Confidence
+    primary: Role | None
+    secondary: Role | None
+    optional: list[Role]
+    tied: list[Role]
+    ineligible: list[Ineligible]
+    alerts: list[str]
+    confirmatory: list[Claim]
+    probe: ProbeFinding | None
+    evidence: list[str]
+    audit: AuditSummary
+    would_overturn: list[str]
+    would_take: list[str]
+    caveats: list[str]
+    rule: Rule
+
+
+def read_recommendation(study_dir: Path) -> Recommendation:
+    """Raises UserError: recommendation.json is missing or of another form."""
+    return read_typed(study_dir / "recommendation.json", Recommendation)
+
+
+def write_recommendation(study_dir: Path, found: Recommendation) -> None:
+    write_typed(study_dir / "recommendation.json", found)
