@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,28 +18,30 @@ from pycocotools.cocoeval import COCOeval
 from coordexp.coords import CoordObject, parse_coordjson, write_coordjson
 from coordexp.data.records import Record, RecordObject
 from coordexp.detection.average_precision import average_precision, object_scores
+from coordexp.detection.rollouts import Rollout
 
-RECORD = Record("0.png", 1000, 1000, (RecordObject("cup", "bbox_2d", (100.0, 100.0, 200.0, 200.0)),
-                                      RecordObject("dog", "bbox_2d", (300.0, 300.0, 500.0, 400.0))))  # fmt: skip
+CUP = RecordObject("cup", "bbox_2d", (100.0, 100.0, 200.0, 200.0))
+DOG = RecordObject("dog", "bbox_2d", (300.0, 300.0, 500.0, 400.0))
+RECORD = Record("0.png", 1000, 1000, (CUP, DOG))
 
 
-def rollout(text: str, image: int = 0, scores: list[float] | None = None) -> dict:
-    """One token a character; those of the n-th object have the log-probability log(scores[n]), all others 0."""
+def rollout(text: str, image: int = 0, scores: list[float] | None = None) -> Rollout:
+    """One token per character; those of object n have log-probability log(scores[n]), others 0."""
     logprobs = [0.0] * len(text)
     for (begin, end), score in zip(
         parse_coordjson(text).spans, scores or [], strict=scores is not None
     ):
         logprobs[begin:end] = [math.log(score)] * (end - begin)
     ends = list(range(1, len(text) + 1))
-    return {"image_id": image, "image": f"{image}.png", "text": text, "finished": True, "n_tokens": len(text),
-            "token_ends": ends, "token_logprobs": logprobs}  # fmt: skip
+    return Rollout(image, f"{image}.png", text, True, len(text), ends, logprobs)
 
 
 def score_of(tokens: list[tuple[str, float]]) -> list[float]:
     text = "".join(piece for piece, _ in tokens)
     ends = np.cumsum([len(piece) for piece, _ in tokens]).tolist()
-    row = rollout(text) | {"token_ends": ends, "token_logprobs": [logprob for _, logprob in tokens]}
-    return object_scores(row, parse_coordjson(text))
+    logprobs = [logprob for _, logprob in tokens]
+    written = replace(rollout(text), token_ends=ends, token_logprobs=logprobs)
+    return object_scores(written, parse_coordjson(text))
 
 
 def test_a_score_is_the_geometric_mean_over_the_tokens_within_the_object():
@@ -84,7 +87,7 @@ def test_tokens_that_do_not_fit_the_text_are_refused(refused):
         {"token_ends": [len(text)], "token_logprobs": [-1.0]},
     ):
         with refused("image 0", "token_ends"):
-            average_precision([rollout(text) | changes], [RECORD])
+            average_precision([replace(rollout(text), **changes)], [RECORD])
 
 
 def test_truth_has_a_precision_of_one():
@@ -220,7 +223,7 @@ def test_precision_is_that_of_pycocotools(seed, capfd):
         rollout(text, i, [score for _, _, score in predicted[i]]) for i, text in enumerate(texts)
     ]
     # The scores as they come out of the tokens, so that ties stay ties on both sides.
-    scored = [object_scores(row, parse_coordjson(row["text"])) for row in rows]
+    scored = [object_scores(row, parse_coordjson(row.text)) for row in rows]
     assert [s for scores in scored for s in scores] == pytest.approx(
         [s for objects in predicted for _, _, s in objects]
     )

@@ -22,7 +22,8 @@ from coordexp.config.digests import plain, run_hash
 from coordexp.coords import coord_token_ids, write_coordjson
 from coordexp.data.batches import Dataset, step_indices
 from coordexp.data.records import read_records
-from coordexp.detection.scores import figures, read_rollouts, score_rollouts
+from coordexp.detection.rollouts import read_rollouts
+from coordexp.detection.scores import figures, score_rollouts
 from coordexp.models.checkpoints import save_pretrained
 from coordexp.probe import job
 from coordexp.probe.finetune import batch_losses, count, fine_tune, means, objective, validate
@@ -362,7 +363,7 @@ def test_what_a_probe_leaves(probed, checkpoint, scenes, tiny):
             found[when]["geo_loss"], abs=1e-5
         )
         written = read_rollouts(sorted((probed / when).glob("rollouts-*.jsonl")))
-        assert [row["image_id"] for row in written] == images
+        assert [rollout.image_id for rollout in written] == images
         assert score_rollouts(written, records).images.tolist() == images
     val = scenes.dataset("val", tiny.processor)
     expected = by_hand(copy.deepcopy(tiny.vlm).float(), val, images)

@@ -17,7 +17,7 @@ from PIL import Image
 from coordexp.coords import parse_coordjson, write_coordjson
 from coordexp.data.batches import Dataset
 from coordexp.data.records import Record, RecordObject, write_records
-from coordexp.detection.scores import read_rollouts, record_of
+from coordexp.detection.rollouts import read_rollouts, record_of
 from coordexp.models.checkpoints import save_pretrained
 from coordexp.models.processor import build_tokenizer
 from coordexp.probe.rollout import (
@@ -270,13 +270,10 @@ def test_shards_share_the_images_and_the_text_is_the_same(vlm, dataset, tmp_path
     rows = read_rollouts(shard_files(tmp_path))
     for i, (row, answer) in enumerate(zip(rows, expected, strict=True)):
         assert record_of(row, dataset.records) is dataset.records[i]
-        assert (row["text"], row["finished"], row["n_tokens"]) == (
-            answer.text,
-            answer.finished,
-            len(answer.token_ends),
-        )
-        assert row["token_ends"] == answer.token_ends
-        assert row["token_logprobs"] == pytest.approx(answer.token_logprobs, abs=2e-6)
+        assert (row.text, row.finished) == (answer.text, answer.finished)
+        assert row.n_tokens == len(answer.token_ends)
+        assert row.token_ends == answer.token_ends
+        assert row.token_logprobs == pytest.approx(answer.token_logprobs, abs=2e-6)
 
 
 def test_the_truth_comes_back_as_it_was_written(dataset, tmp_path):
@@ -338,7 +335,7 @@ def test_other_shards_do_not_repeat_what_is_there(dataset, tmp_path):
     calls: list[list[int]] = []
     roll_out(tmp_path, {}, dataset, everything(dataset), stub(dataset, calls), batch=9)
     assert calls == [[0, 2, 4, 6]]
-    assert [row["image_id"] for row in read_rollouts(shard_files(tmp_path))] == everything(dataset)
+    assert [row.image_id for row in read_rollouts(shard_files(tmp_path))] == everything(dataset)
 
 
 def test_a_row_that_another_shard_is_just_writing_does_not_count(dataset, tmp_path):
@@ -416,11 +413,9 @@ def test_a_checkpoint_directory_is_rolled_out(tiny, scenes, tmp_path):
         )
     rows = read_rollouts(shard_files(out))
     dataset = scenes.dataset("val", tiny.processor)
-    assert [row["image_id"] for row in rows] == evenly_spaced(9, 5).tolist()
-    expected = greedy(copy.deepcopy(tiny.vlm).float(), dataset, 6)(
-        [row["image_id"] for row in rows]
-    )
-    assert [row["text"] for row in rows] == [answer.text for answer in expected]
+    assert [row.image_id for row in rows] == evenly_spaced(9, 5).tolist()
+    expected = greedy(copy.deepcopy(tiny.vlm).float(), dataset, 6)([row.image_id for row in rows])
+    assert [row.text for row in rows] == [answer.text for answer in expected]
     header = json.loads((out / "rollouts.json").read_text())
     assert header["model_sha256"] == sha256_directory(tmp_path / "checkpoint")
     assert (header["budget"], header["n_images"]) == (6, 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from coordexp.coords import CoordObject, write_coordjson
 from coordexp.data.coco.annotations import coco_records
 from coordexp.data.records import Record, RecordObject, reading_order
-from coordexp.detection.scores import figures, read_rollouts, score_rollouts
+from coordexp.detection.rollouts import Rollout, read_rollouts
+from coordexp.detection.scores import figures, score_rollouts
 
 LVIS = Path(__file__).parents[2] / "shared" / "data" / "lvis_val_100.json"
 SHARES = {
@@ -47,14 +49,15 @@ RECORDS = [
 
 def rollout(
     i: int, objects: list[CoordObject] | str, records: list[Record] = RECORDS, **changes
-) -> dict:
+) -> Rollout:
+    """One token per character; `changes` replace fields."""
     text = objects if isinstance(objects, str) else write_coordjson(objects)
-    row = {"image_id": i, "image": records[i].image, "text": text, "finished": True, "n_tokens": len(text),
-           "token_ends": list(range(1, len(text) + 1)), "token_logprobs": [-0.1] * len(text)}  # fmt: skip
-    return row | changes
+    n = len(text)
+    ends = list(range(1, n + 1))
+    return replace(Rollout(i, records[i].image, text, True, n, ends, [-0.1] * n), **changes)
 
 
-def truths(records: list[Record] = RECORDS) -> list[dict]:
+def truths(records: list[Record] = RECORDS) -> list[Rollout]:
     return [rollout(i, r.coord_objects(), records) for i, r in enumerate(records)]
 
 
@@ -189,7 +192,7 @@ def test_columns_are_per_image_in_ascending_order():
     assert scores.images.tolist() == [0, 1, 2]
     assert scores.columns["n_truth"].tolist() == scores.columns["n_predicted"].tolist() == [3, 2, 0]
     assert scores.columns["tp_aware"].tolist() == [[3] * 10, [2] * 10, [0] * 10]
-    assert scores.columns["n_tokens"].tolist() == [len(row["text"]) for row in truths()]
+    assert scores.columns["n_tokens"].tolist() == [len(row.text) for row in truths()]
     assert score_rollouts(truths()[1:], RECORDS).images.tolist() == [1, 2], (
         "a part of the images may be rolled out"
     )
@@ -211,7 +214,7 @@ def test_weights_are_images_written_out_so_many_times(monkeypatch):
     assert np.ptp(found["f1_50_agnostic"]) > 0
     for draw in range(7):
         images = np.repeat(np.arange(12), weights[draw])
-        again = [rows[i] | {"image_id": new} for new, i in enumerate(images)]
+        again = [replace(rows[i], image_id=new) for new, i in enumerate(images)]
         expected = figures(score_rollouts(again, [records[i] for i in images]))
         assert {name: values[draw] for name, values in found.items()} == pytest.approx(
             expected, abs=1e-12
@@ -229,15 +232,14 @@ def box(rng: np.random.Generator) -> tuple[float, ...]:
     return x, y, x + 200, y + 200
 
 
-def shard(path: Path, *rows: dict | str) -> Path:
-    path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
-    )
+def shard(path: Path, *rows: Rollout | str) -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(asdict(row)) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines))
     return path
 
 
 def test_shards_in_any_order(tmp_path):
-    rows = [row | {"text": row["text"] + " \u2028"} for row in truths()]
+    rows = [replace(row, text=row.text + " \u2028") for row in truths()]
     paths = [
         shard(tmp_path / "a.jsonl", rows[2], rows[0]),
         shard(tmp_path / "b.jsonl"),
@@ -262,7 +264,8 @@ def test_one_image_with_two_texts_is_refused(tmp_path, refused):
     [
         ('{"image_id": 0, "te', "JSON"),
         ("[" * 100_000, "JSON"),
-        ("[]", "image_id"),
+        ("[]", "object"),
+        ("{}", "image_id"),
         ({"image_id": "0"}, "image_id"),
         ({"image_id": True}, "image_id"),
         ({"text": None}, "text"),
@@ -279,9 +282,9 @@ def test_one_image_with_two_texts_is_refused(tmp_path, refused):
     ],
 )
 def test_a_broken_line_is_named(tmp_path, refused, line, word):
-    path = shard(
-        tmp_path / "a.jsonl", truths()[0], truths()[1] | line if isinstance(line, dict) else line
-    )
+    if isinstance(line, dict):
+        line = json.dumps(asdict(truths()[1]) | line)
+    path = shard(tmp_path / "a.jsonl", truths()[0], line)
     with refused("a.jsonl:2", word):
         read_rollouts([path])
 

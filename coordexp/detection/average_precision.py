@@ -10,13 +10,14 @@ import numpy as np
 from coordexp.coords import Parsed, parse_coordjson
 from coordexp.data.records import Record
 from coordexp.detection.matching import Box
-from coordexp.detection.scores import named_boxes, record_of
+from coordexp.detection.rollouts import Rollout, record_of
+from coordexp.detection.scores import named_boxes
 from coordexp.errors import UserError
 
 NAMES = ("ap", "ap_50", "ap_75")  # mean over IoU .5 … .95, and at .5 and .75
 
 
-def object_scores(row: dict[str, Any], parsed: Parsed) -> list[float]:
+def object_scores(rollout: Rollout, parsed: Parsed) -> list[float]:
     """exp(mean log-probability) of the tokens of each object kept: the geometric mean of their probabilities, in (0, 1].
 
     An object's tokens are those whose characters all lie in its span. One that reaches beyond (`}, {"` in one token)
@@ -25,24 +26,22 @@ def object_scores(row: dict[str, Any], parsed: Parsed) -> list[float]:
     Raises:
         UserError: no token lies in an object: the tokens do not fit the text.
     """
-    ends = np.array(row["token_ends"], dtype=np.int64)  # [C] for C tokens
+    ends = np.array(rollout.token_ends, dtype=np.int64)  # [C] for C tokens
     starts = np.concatenate([[0], ends[:-1]])
-    logprobs = np.array(row["token_logprobs"], dtype=np.float64)
+    logprobs = np.array(rollout.token_logprobs, dtype=np.float64)
     scores = []
     for begin, end in parsed.spans:
         # A token without a character (a part of one, the end of the text) belongs to the object it stands strictly within.
         first = max(np.searchsorted(starts, begin), np.searchsorted(ends, begin, side="right"))
         behind = min(np.searchsorted(ends, end, side="right"), np.searchsorted(starts, end))
         if first >= behind:
-            where = f"rollout of image {row['image_id']}: no token lies within characters {begin} to {end}"
+            where = f"rollout of image {rollout.image_id}: no token lies within characters {begin} to {end}"
             raise UserError(f"{where}: token_ends do not fit the text, roll out again")
         scores.append(float(np.exp(logprobs[first:behind].mean())))
     return scores
 
 
-def average_precision(
-    rows: Sequence[dict[str, Any]], records: Sequence[Record]
-) -> dict[str, float]:
+def average_precision(rollouts: Sequence[Rollout], records: Sequence[Record]) -> dict[str, float]:
     """`ap`, `ap_50`, `ap_75` over the images that have a rollout, by COCO's own rules (Lin et al. 2014; faster-coco-eval).
 
     These differ from the matching of scores.py: pairs are taken greedily by score, a category counts as much as another
@@ -55,13 +54,13 @@ def average_precision(
     """
     truth: list[tuple[int, str, Box, float]] = []  # image_id, name, box, score
     predicted: list[tuple[int, str, Box, float]] = []
-    for row in rows:
-        image, parsed = row["image_id"], parse_coordjson(row["text"])
+    for rollout in rollouts:
+        image, parsed = rollout.image_id, parse_coordjson(rollout.text)
         truth += [
             (image, name.strip(), box, 1.0)
-            for name, box in named_boxes(record_of(row, records).coord_objects())
+            for name, box in named_boxes(record_of(rollout, records).coord_objects())
         ]
-        named = zip(named_boxes(parsed.objects), object_scores(row, parsed), strict=True)
+        named = zip(named_boxes(parsed.objects), object_scores(rollout, parsed), strict=True)
         predicted += [(image, name.strip(), box, score) for (name, box), score in named]
     categories = {
         name: number
@@ -70,7 +69,7 @@ def average_precision(
     predicted = [p for p in predicted if p[1] in categories]
     if not predicted:
         return dict.fromkeys(NAMES, 0.0)
-    return _evaluate([row["image_id"] for row in rows], categories, truth, predicted)
+    return _evaluate([rollout.image_id for rollout in rollouts], categories, truth, predicted)
 
 
 def _evaluate(

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from coordexp.data.records import read_records
 from coordexp.detection.average_precision import average_precision
-from coordexp.detection.scores import RolloutScores, figures, read_rollouts, score_rollouts
+from coordexp.detection.rollouts import read_rollouts
+from coordexp.detection.scores import RolloutScores, figures, score_rollouts
 from coordexp.errors import UserError
 from coordexp.metrics import PROBE_METRICS
 from coordexp.storage.files import read_json

@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from transformers import DynamicCache, Qwen3VLForConditionalGeneration
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from coordexp.data.batches import Dataset
+from coordexp.detection.rollouts import Rollout
 from coordexp.errors import UserError
 from coordexp.models.adapters import hidden_states
 from coordexp.models.checkpoints import load_base
@@ -258,13 +259,13 @@ def finished_images(out: Path) -> set[int]:
 
 
 def _row(dataset: Dataset, image_id: int, answer: Answer) -> bytes:
-    row = {
-        "image_id": image_id,
-        "image": dataset.records[image_id].image,
-        "text": answer.text,
-        "finished": answer.finished,
-        "n_tokens": len(answer.token_ends),
-        "token_ends": answer.token_ends,
-        "token_logprobs": answer.token_logprobs,
-    }
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    rollout = Rollout(
+        image_id=image_id,
+        image=dataset.records[image_id].image,
+        text=answer.text,
+        finished=answer.finished,
+        n_tokens=len(answer.token_ends),
+        token_ends=answer.token_ends,
+        token_logprobs=answer.token_logprobs,
+    )
+    return json.dumps(asdict(rollout), ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -14,7 +14,8 @@ from coordexp.analysis.comparison.probe_findings import Candidate
 from coordexp.coords import CoordObject, parse_coordjson, to_pixels
 from coordexp.data.records import Record, read_records
 from coordexp.detection.matching import THRESHOLDS
-from coordexp.detection.scores import read_rollouts, score_rollouts
+from coordexp.detection.rollouts import read_rollouts
+from coordexp.detection.scores import score_rollouts
 from coordexp.report import svg
 from coordexp.report.plot import Figure
 from coordexp.report.style import Look
@@ -102,7 +103,8 @@ def column_of(candidate: Candidate, records: Sequence[Record]) -> Column:
     ):
         # An image without objects for which none was written is right.
         f1[image] = 2 * hits / total if total else 1.0
-    return Column(candidate.variant, {row["image_id"]: row["text"] for row in rollouts}, f1)
+    texts = {rollout.image_id: rollout.text for rollout in rollouts}
+    return Column(candidate.variant, texts, f1)
 
 
 def choose_images(columns: Sequence[Column], records: Sequence[Record]) -> list[int]:
