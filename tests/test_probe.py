@@ -22,6 +22,8 @@ from coordexp.config.digests import plain, run_hash
 from coordexp.coords import coord_token_ids, write_coordjson
 from coordexp.data.batches import Dataset, step_indices
 from coordexp.data.records import read_records
+from coordexp.detection.probe_manifest import MissingProbe, read_probe_manifest
+from coordexp.detection.probes import read_probe
 from coordexp.detection.rollouts import read_rollouts
 from coordexp.detection.scores import figures, score_rollouts
 from coordexp.models.checkpoints import save_pretrained
@@ -30,6 +32,7 @@ from coordexp.probe.finetune import batch_losses, count, fine_tune, means, objec
 from coordexp.probe.rollout import Answer
 from coordexp.probe.run import run_probe, weights_sha256
 from coordexp.storage.files import sha256_directory, sha256_file
+from coordexp.storage.typed import write_typed
 from coordexp.training.evaluate import evenly_spaced
 
 SMALL = ("images=6", "steps=3", "images_per_step=5", "micro_batch=2", "rollout_batch=4", "lr=1e-3")
@@ -484,6 +487,47 @@ def test_a_probe_that_diverges_says_so(checkpoint, scenes, tmp_path):
     assert table["geo_loss_after"].isna().all()
     assert table["geo_loss_before"].notna().all()
     assert not (tmp_path / "after").exists(), "nothing of other settings stays"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{}", "status"),
+        ("[]", "object"),
+        ("null", "object"),
+        ("{", "JSON"),
+        ('{"status": "no checkpoint"}', "reason"),
+        ('{"status": "complete", "checkpoint": "c"}', "records"),
+        ('{"status": "done"}', "$.status"),
+    ],
+)
+def test_damaged_probe_json_costs_one_line(tmp_path, refused, content, word):
+    (tmp_path / "probe.json").write_text(content)
+    with refused(str(tmp_path / "probe.json"), word):
+        read_probe(tmp_path)
+
+
+def test_each_missing_key_of_probe_json_is_named(probed, tmp_path, refused):
+    whole = manifest(probed)
+    for key in whole:
+        rest = {name: value for name, value in whole.items() if name != key}
+        (tmp_path / "probe.json").write_text(json.dumps(rest))
+        with refused(str(tmp_path / "probe.json"), f"`{key}`"):
+            read_probe_manifest(tmp_path / "probe.json")
+
+
+def test_probe_without_a_checkpoint_reads_as_none(tmp_path):
+    path = tmp_path / "probe.json"
+    missing = MissingProbe("no checkpoint", "diverged at step 3", plain(settings()))
+    write_typed(path, missing)
+    assert list(json.loads(path.read_text())) == ["status", "reason", "settings"]
+    assert read_probe_manifest(path) == missing
+    assert read_probe(tmp_path) is None
+
+
+def test_probe_json_stays_equal_when_read_and_written(probed, tmp_path):
+    write_typed(tmp_path / "probe.json", read_probe_manifest(probed / "probe.json"))
+    assert (tmp_path / "probe.json").read_bytes() == (probed / "probe.json").read_bytes()
 
 
 def test_a_run_directory_stands_for_its_last_checkpoint(checkpoint, scenes, tmp_path, refused):

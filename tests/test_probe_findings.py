@@ -34,11 +34,13 @@ from coordexp.config.digests import plain
 from coordexp.config.rule_file import load_rule
 from coordexp.coords import CoordObject, write_coordjson
 from coordexp.data.records import Record, RecordObject, write_records
+from coordexp.detection.probe_manifest import ProbeManifest
 from coordexp.detection.probes import read_probe
 from coordexp.errors import UserError
 from coordexp.resampling import image_weights
 from coordexp.storage.files import read_json, write_json, write_text
 from coordexp.storage.runs import probe_directory
+from coordexp.storage.typed import write_typed
 
 RULE = load_rule(None)
 N_IMAGES = 200
@@ -101,8 +103,29 @@ def write_probe(
         json.dumps({"step": 1, "geo_loss": 0.3, "l1": 0.1, "giou_loss": 0.2, "text_ce": 0.1})
         + "\n",
     )
-    write_json(out / "probe.json", {"status": "complete", "reason": None, "records": str(path), "wall_s": {"load": 1.0},
-                                    "geo_loss_slope_per_step": -0.001})  # fmt: skip
+    manifest = ProbeManifest(
+        checkpoint="checkpoint",
+        records=str(path),
+        checkpoint_sha256="0" * 64,
+        data_sha256={},
+        settings=plain(compose().probe),
+        status="complete",
+        reason=None,
+        images=N_IMAGES,
+        boxes=N_IMAGES,
+        budget_tokens=64,
+        steps=1,
+        before={},
+        after={},
+        geo_loss_slope_per_step=-0.001,
+        after_sha256="0" * 64,
+        wall_s={"load": 1.0},
+        device="cpu",
+        finished_at="2026-01-01T00:00:00+00:00",
+        versions={},
+        artifacts={},
+    )
+    write_typed(out / "probe.json", manifest)
 
 
 def decide(shares: dict[str, tuple[float, float]], rows=None):

@@ -15,11 +15,16 @@ import pyarrow.parquet as pq
 
 from coordexp.data.records import read_records
 from coordexp.detection.average_precision import average_precision
+from coordexp.detection.probe_manifest import (
+    PROBE_FILE,
+    MissingProbe,
+    ProbeManifest,
+    read_probe_manifest,
+)
 from coordexp.detection.rollouts import read_rollouts
 from coordexp.detection.scores import RolloutScores, figures, score_rollouts
 from coordexp.errors import UserError
 from coordexp.metrics import PROBE_METRICS
-from coordexp.storage.files import read_json
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Probed:
     """One candidate's probe. `scores` by moment (before, after); `geo_loss` by moment [I], over `n_boxes` [I]."""
 
     directory: Path
-    manifest: dict[str, Any]
+    manifest: ProbeManifest
     scores: dict[str, RolloutScores]
     images: np.ndarray  # [I]
     n_boxes: np.ndarray  # [I]
@@ -61,12 +66,12 @@ def read_probe(directory: Path) -> Probed | None:
     Raises:
         UserError: its files, or the records it was made from, are broken or missing.
     """
-    if not (directory / "probe.json").exists():
+    if not (directory / PROBE_FILE).exists():
         return None
-    manifest = read_json(directory / "probe.json")
-    if manifest["status"] == "no checkpoint":
+    manifest = read_probe_manifest(directory / PROBE_FILE)
+    if isinstance(manifest, MissingProbe):
         return None
-    records = read_records(Path(manifest["records"]))
+    records = read_records(Path(manifest.records))
     moments = [m for m in ("before", "after") if list(directory.glob(f"{m}/rollouts-*.jsonl"))]
     rows = {m: read_rollouts(sorted(directory.glob(f"{m}/rollouts-*.jsonl"))) for m in moments}
     scores = {m: score_rollouts(rows[m], records) for m in moments}

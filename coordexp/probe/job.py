@@ -8,26 +8,34 @@ import torch
 
 from coordexp.config.digests import group_hash, plain
 from coordexp.config.schema import Config
+from coordexp.detection.probe_manifest import PROBE_FILE, MissingProbe
 from coordexp.errors import UserError
 from coordexp.models.checkpoints import device_for
 from coordexp.probe.run import run_probe
-from coordexp.storage.files import write_json
 from coordexp.storage.manifest import read_manifest
 from coordexp.storage.run_config import read_run_config
 from coordexp.storage.runs import RunDirectory, data_directory, probe_directory
+from coordexp.storage.typed import write_typed
 
 
 def own_recipe(run: RunDirectory) -> list[str]:
-    """The probe settings of the study that a run was trained for, as overrides; none where it does not say."""
+    """The probe settings of the study that a run was trained for, as overrides.
+
+    None where the run does not say.
+    """
     if not run.config.exists():
         return []
     return [f"probe.{key}={value}" for key, value in read_run_config(run).probe.items()]
 
 
 def probe_run(run: RunDirectory, step: int | None, cfg: Config) -> Path:
-    """Probe a run's checkpoint at a step (its last one, if None) with the recipe `cfg.probe`; returns probe.json's path.
+    """Probe a run's checkpoint at a step (by default its last) with the settings `cfg.probe`.
 
-    A run that diverged, or kept no checkpoint at that step, gets a probe.json that says so: the card must explain it.
+    A run that diverged, or kept no checkpoint at that step, gets a probe.json that says so: the
+    report must explain it.
+
+    Returns:
+        The path of probe.json.
 
     Raises:
         UserError: the run is not finished, or its data are not there any more.
@@ -42,11 +50,8 @@ def probe_run(run: RunDirectory, step: int | None, cfg: Config) -> Path:
         reason = (
             manifest.reason or f"no checkpoint was kept at step {at} (see train.checkpoint_steps)"
         )
-        write_json(
-            out / "probe.json",
-            {"status": "no checkpoint", "reason": reason, "settings": plain(cfg.probe)},
-        )
-        return out / "probe.json"
+        write_typed(out / PROBE_FILE, MissingProbe("no checkpoint", reason, plain(cfg.probe)))
+        return out / PROBE_FILE
     data = read_run_config(run).data
     torch.set_num_threads(cfg.runtime.threads)
     return run_probe(

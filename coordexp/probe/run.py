@@ -1,12 +1,13 @@
 """The Stage-2 probe of one checkpoint: rollouts, a short geometric fine-tune, rollouts again.
 
-<out>/before/, <out>/after/   rollouts (see rollout.py) of the checkpoint, and of the weights the fine-tune ends with
-<out>/probe.jsonl             a row a step of the fine-tune
+<out>/before/, <out>/after/   rollouts of the checkpoint, and of the fine-tuned weights
+<out>/probe.jsonl             one row per step of the fine-tune
 <out>/images.parquet          image_id, n_boxes, geo_loss_before, geo_loss_after
-<out>/probe.json              settings, digests, losses, seconds; written last, so where it stands all of it does
+<out>/probe.json              settings, digests, losses, seconds; written last: it stands for all
 
-Every candidate gets the same recipe: the same images in the same order, one temperature, float32, dropout off. The
-fine-tuned weights are dropped: they only show how well a checkpoint takes to continuous losses.
+Every candidate gets the same settings: the same images in the same order, one temperature,
+float32, dropout off. The fine-tuned weights are dropped: they only show how well a checkpoint
+takes to continuous losses.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
@@ -27,49 +28,68 @@ from transformers import Qwen3VLForConditionalGeneration
 from coordexp.config.digests import plain
 from coordexp.config.schema import ProbeConfig
 from coordexp.data.batches import Dataset
+from coordexp.detection.probe_manifest import (
+    PROBE_FILE,
+    MissingProbe,
+    ProbeInputs,
+    ProbeManifest,
+    ProbeResult,
+    read_probe_manifest,
+)
 from coordexp.errors import UserError
 from coordexp.models.checkpoints import load_base
 from coordexp.probe.finetune import fine_tune, validate
 from coordexp.probe.rollout import Generate, greedy, of_what, roll_out, token_budget
 from coordexp.storage.files import (
     locked,
-    read_json,
     replacing,
     sha256_directory,
     sha256_file,
-    write_json,
 )
 from coordexp.storage.manifest import installed_versions, utc_now
 from coordexp.storage.runs import RunDirectory
+from coordexp.storage.typed import write_typed
 from coordexp.training.evaluate import evenly_spaced
 
-Generator = Callable[
-    [Qwen3VLForConditionalGeneration, Dataset, int], Generate
-]  # model, images, token budget
+# (model, dataset, token budget) -> image ids to answers
+Generator = Callable[[Qwen3VLForConditionalGeneration, Dataset, int], Generate]
 
 
 def run_probe(
-    source: Path, data: Path, out: Path, cfg: ProbeConfig, device: str = "cpu", wait: bool = False,
+    source: Path,
+    data: Path,
+    out: Path,
+    cfg: ProbeConfig,
+    device: str = "cpu",
+    wait: bool = False,
     generator: Generator = greedy,
-) -> Path:  # fmt: skip
-    """Probe a checkpoint directory (or the last checkpoint of a run directory); returns `<out>/probe.json`.
+) -> Path:
+    """Probe a checkpoint directory (or the last checkpoint of a run directory).
 
-    `data` holds train.jsonl and val.jsonl. A finished probe of the same bytes and settings is recognised and its
-    manifest touched; a killed one keeps the rollouts it has and repeats the fine-tune, on a CPU bit for bit.
+    A finished probe of the same bytes and settings is recognised and its probe.json touched. A
+    killed probe keeps its rollouts and repeats the fine-tune, on a CPU bit for bit.
+
+    Args:
+        source: a checkpoint or run directory.
+        data: directory with train.jsonl and val.jsonl.
+        out: directory of the probe.
+        wait: wait while another process probes into `out`.
+        generator: what writes the answers.
+
+    Returns:
+        The path of probe.json.
 
     Raises:
-        UserError: there is no checkpoint, another process probes into `out` (unless `wait`), or the data are at fault.
+        UserError: there is no checkpoint, another process probes into `out` (unless `wait`), or
+            the data are damaged or missing.
     """
-    checkpoint, manifest = checkpoint_of(source), out / "probe.json"
+    checkpoint, manifest = checkpoint_of(source), out / PROBE_FILE
     with locked(out / ".lock", "being probed", wait):
-        sha256 = sha256_directory(checkpoint)
-        inputs = {
-            "checkpoint_sha256": sha256,
-            "data_sha256": {
-                split: sha256_file(data / f"{split}.jsonl") for split in ("train", "val")
-            },
-            "settings": plain(cfg),
-        }
+        inputs = ProbeInputs(
+            checkpoint_sha256=sha256_directory(checkpoint),
+            data_sha256={split: sha256_file(data / f"{split}.jsonl") for split in ("train", "val")},
+            settings=plain(cfg),
+        )
         if is_finished(manifest, inputs):
             manifest.touch()
             return manifest
@@ -78,23 +98,19 @@ def run_probe(
         vlm, processor = load_base(checkpoint, torch.float32)
         train, val = (Dataset(data / f"{split}.jsonl", processor) for split in ("train", "val"))
         wall_s = {"load": time.perf_counter() - started}
-        found = probe(vlm.to(device), sha256, train, val, out, cfg, wall_s, generator)
-        facts = {
-            "device": device,
-            "finished_at": utc_now(),
-            "versions": installed_versions(),
-            "artifacts": artifacts(out),
-        }
-        write_json(
-            manifest,
-            {
-                "checkpoint": str(checkpoint),
-                "records": str(data / "val.jsonl"),
-                **inputs,
-                **found,
-                **facts,
-            },
+        sha256 = inputs.checkpoint_sha256
+        result = probe(vlm.to(device), sha256, train, val, out, cfg, wall_s, generator)
+        finished = ProbeManifest(
+            checkpoint=str(checkpoint),
+            records=str(data / "val.jsonl"),
+            **vars(inputs),
+            **vars(result),
+            device=device,
+            finished_at=utc_now(),
+            versions=installed_versions(),
+            artifacts=artifacts(out),
         )
+        write_typed(manifest, finished)
     return manifest
 
 
@@ -110,38 +126,47 @@ def checkpoint_of(source: Path) -> Path:
     )
 
 
-def is_finished(manifest: Path, inputs: dict[str, Any]) -> bool:
-    """Whether a probe of these inputs has been written, and its files are still what the manifest vouches for."""
+def is_finished(manifest: Path, inputs: ProbeInputs) -> bool:
+    """Whether there is a probe of these inputs whose files are as they were written."""
     if not manifest.exists():
         return False
-    found = read_json(manifest)
-    return all(found.get(key) == value for key, value in inputs.items()) and found[
-        "artifacts"
-    ] == artifacts(manifest.parent)
+    try:
+        found = read_probe_manifest(manifest)
+    except UserError:  # damaged, or of another version: the probe is made again and replaces it
+        return False
+    if isinstance(found, MissingProbe):
+        return False
+    return found.inputs == inputs and found.artifacts == artifacts(manifest.parent)
 
 
 def artifacts(out: Path) -> dict[str, str]:
-    """sha256 of each file the manifest vouches for."""
+    """sha256 of each file that a probe leaves beside probe.json."""
     files = [*out.glob("*/rollouts-*.jsonl"), *out.glob("probe.jsonl"), *out.glob("images.parquet")]
     return {path.relative_to(out).as_posix(): sha256_file(path) for path in sorted(files)}
 
 
 def probe(
-    vlm: Qwen3VLForConditionalGeneration, sha256: str, train: Dataset, val: Dataset, out: Path, cfg: ProbeConfig,
-    wall_s: dict[str, float], generator: Generator = greedy,
-) -> dict[str, Any]:  # fmt: skip
-    """Look, fine-tune `vlm` in place, look again; everything but the manifest is written to `out`.
+    vlm: Qwen3VLForConditionalGeneration,
+    sha256: str,
+    train: Dataset,
+    val: Dataset,
+    out: Path,
+    cfg: ProbeConfig,
+    wall_s: dict[str, float],
+    generator: Generator = greedy,
+) -> ProbeResult:
+    """Roll out and validate, fine-tune `vlm` in place, roll out and validate again.
 
-    `sha256` stands for the weights of `vlm`; seconds by part are added to `wall_s`. Returns the losses before and
-    after, the slope of `geo_loss` over the steps (least squares), what it cost, and `status`: complete, or diverged, and
-    then there is nothing after.
+    Everything but probe.json is written to `out`; seconds by part are added to `wall_s`.
+    `sha256` identifies the weights of `vlm`.
     """
     images, budget = evenly_spaced(len(val), cfg.images).tolist(), token_budget(val)
 
-    def rollouts(when: str, model_sha256: str) -> None:
-        with timed(wall_s, f"rollouts_{when}"):
+    def rollouts(moment: str, model_sha256: str) -> None:
+        with timed(wall_s, f"rollouts_{moment}"):
             what = of_what(model_sha256, val.path, budget, len(images))
-            roll_out(out / when, what, val, images, generator(vlm, val, budget), cfg.rollout_batch)
+            generate = generator(vlm, val, budget)
+            roll_out(out / moment, what, val, images, generate, cfg.rollout_batch)
 
     rollouts("before", sha256)
     with timed(wall_s, "validation_before"):
@@ -158,31 +183,41 @@ def probe(
     else:
         shutil.rmtree(out / "after", ignore_errors=True)  # of earlier settings
         table_after["geo_loss"] = np.nan
-    table = table.merge(
-        table_after, on=["image_id", "n_boxes"], suffixes=("_before", "_after"), validate="1:1"
+    n_boxes = write_image_losses(out / "images.parquet", table, table_after)
+    return ProbeResult(
+        status="diverged" if reason else "complete",
+        reason=reason,
+        images=len(images),
+        boxes=n_boxes,
+        budget_tokens=budget,
+        steps=len(rows),
+        before=before,
+        after=None if reason else after,
+        geo_loss_slope_per_step=slope_per_step([row["geo_loss"] for row in rows]),
+        after_sha256=after_sha256,
+        wall_s={part: round(seconds, 2) for part, seconds in wall_s.items()},
     )
-    with replacing(out / "images.parquet") as temporary:
+
+
+def write_image_losses(path: Path, before: pd.DataFrame, after: pd.DataFrame) -> int:
+    """Write each image's losses before and after the fine-tune; returns the number of boxes."""
+    suffixes = ("_before", "_after")
+    table = before.merge(after, on=["image_id", "n_boxes"], suffixes=suffixes, validate="1:1")
+    with replacing(path) as temporary:
         table.to_parquet(temporary, index=False)
-    geo_loss = [row["geo_loss"] for row in rows]
-    return {
-        "status": "diverged" if reason else "complete",
-        "reason": reason,
-        "images": len(images),
-        "boxes": int(table["n_boxes"].sum()),
-        "budget_tokens": budget,
-        "steps": len(rows),
-        "before": before,
-        "after": None if reason else after,
-        "geo_loss_slope_per_step": float(np.polyfit(range(len(rows)), geo_loss, 1)[0])
-        if len(rows) > 1
-        else None,
-        "after_sha256": after_sha256,
-        "wall_s": {part: round(seconds, 2) for part, seconds in wall_s.items()},
-    }
+    return int(table["n_boxes"].sum())
+
+
+def slope_per_step(losses: Sequence[float]) -> float | None:
+    """Slope of the least-squares line through the losses of successive steps; None below two."""
+    if len(losses) < 2:
+        return None
+    return float(np.polyfit(range(len(losses)), losses, 1)[0])
 
 
 @contextmanager
 def timed(wall_s: dict[str, float], part: str) -> Iterator[None]:
+    """Note the seconds of the block in `wall_s`, under the name `part`."""
     started = time.perf_counter()
     yield
     wall_s[part] = time.perf_counter() - started

@@ -69,14 +69,14 @@ def candidate(run: RunData, probed: Probed) -> Candidate:
     return Candidate(
         variant=run.variant,
         seed=run.seed,
-        status=manifest["status"],
-        reason=manifest["reason"],
+        status=manifest.status,
+        reason=manifest.reason,
         directory=str(probed.directory),
-        records=manifest["records"],
+        records=manifest.records,
         images=len(probed.images),
         figures=metrics_of(probed),
         dropped=dict(probed.scores["before"].dropped_by_reason),
-        wall_s=manifest["wall_s"],
+        wall_s=manifest.wall_s,
         curve=[json.loads(row) for row in rows],
     )
 
@@ -84,7 +84,7 @@ def candidate(run: RunData, probed: Probed) -> Candidate:
 def metrics_of(probed: Probed) -> dict[str, float]:
     """Every metric of one probe; those of the end are missing where the fine-tune diverged."""
     values = {**probed.figures(), "ap": probed.ap}
-    slope = probed.manifest["geo_loss_slope_per_step"]
+    slope = probed.manifest.geo_loss_slope_per_step
     if slope is not None:
         values["geo_loss_slope"] = slope
     return values

@@ -1,0 +1,98 @@
+"""probe.json of one checkpoint: what was probed, with which settings, and what came out.
+
+A finished probe has a `ProbeManifest`. Where a run kept no checkpoint at the step, a
+`MissingProbe` says why, so that the report can tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from coordexp.storage.typed import read_typed
+
+PROBE_FILE = "probe.json"
+
+Settings = dict[str, bool | int | float]  # of ProbeConfig
+
+
+@dataclass(frozen=True)
+class ProbeInputs:
+    """What determines a probe: the same inputs give the same files."""
+
+    checkpoint_sha256: str
+    data_sha256: dict[str, str]  # by split
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Losses on the validation images before and after the fine-tune; after is None if it diverged."""
+
+    status: Literal["complete", "diverged"]
+    reason: str | None  # why it diverged
+    images: int
+    boxes: int  # true boxes in them
+    budget_tokens: int  # per rollout
+    steps: int  # of the fine-tune that were taken
+    before: dict[str, float]
+    after: dict[str, float] | None
+    geo_loss_slope_per_step: float | None  # least squares; None with fewer than two steps
+    after_sha256: str | None  # of the fine-tuned weights
+    wall_s: dict[str, float]  # by part
+
+
+@dataclass(frozen=True)
+class ProbeManifest:
+    """probe.json of a finished probe: the fields of its inputs and its result, and about the job."""
+
+    checkpoint: str
+    records: str  # file of the validation records
+    checkpoint_sha256: str
+    data_sha256: dict[str, str]
+    settings: Settings
+    status: Literal["complete", "diverged"]
+    reason: str | None
+    images: int
+    boxes: int
+    budget_tokens: int
+    steps: int
+    before: dict[str, float]
+    after: dict[str, float] | None
+    geo_loss_slope_per_step: float | None
+    after_sha256: str | None
+    wall_s: dict[str, float]
+    device: str
+    finished_at: str  # UTC, ISO 8601
+    versions: dict[str, str]
+    artifacts: dict[str, str]  # file below the probe's directory -> sha256
+
+    @property
+    def inputs(self) -> ProbeInputs:
+        return ProbeInputs(self.checkpoint_sha256, self.data_sha256, self.settings)
+
+
+@dataclass(frozen=True)
+class MissingProbe:
+    """probe.json where the run kept no checkpoint at the step."""
+
+    status: Literal["no checkpoint"]
+    reason: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class _Status:
+    status: Literal["complete", "diverged", "no checkpoint"]
+
+
+def read_probe_manifest(path: Path) -> ProbeManifest | MissingProbe:
+    """Read a probe.json.
+
+    Raises:
+        UserError: the file is missing or damaged, or lacks a key; the message names file and key.
+    """
+    if read_typed(path, _Status).status == "no checkpoint":
+        return read_typed(path, MissingProbe)
+    return read_typed(path, ProbeManifest)
