@@ -64,18 +64,19 @@ def test_runtime_override_changes_the_launcher_not_the_run():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
+        ({"pur_ce": "optim.lr=1"}, "pur_ce=…: unknown key: did you mean pure_ce?"),
         (
-            {"pur_ce": "optim.lr=1"},
-            "pur_ce=…: unknown key; known are experiment, study, seeds, all, softce_w1_gate, "
+            {"other": "optim.lr=1"},
+            "other=…: unknown key: known are experiment, study, seeds, all, softce_w1_gate, "
             "pure_ce, mixed",
         ),
         ({"seeds": 0}, "seeds=0"),
         ({"seeds": "three"}, "seeds=three"),
         ({"seeds": True}, "seeds=True"),
-        ({"experiment": "nope"}, "experiment/nope"),
+        ({"experiment": "nope"}, "experiment=nope"),
         (
             {"experimet": "lvis_4b", "all": "model.path=/there"},
-            "--config experimet=…: unknown key; known are experiment,",
+            "--config experimet=…: unknown key: did you mean experiment?",
         ),
         ({"pure_ce": "optim.lrx=1"}, "optim.lrx"),
         ({"pure_ce": "optim.lr=fast"}, "lr"),

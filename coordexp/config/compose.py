@@ -31,6 +31,7 @@ from coordexp.config.schema import (
     ScenesConfig,
     TinyQwen3VLConfig,
 )
+from coordexp.config.suggest import about_unknown_key, did_you_mean
 from coordexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Config:
         OmegaConfBaseException,
         ValueError,
     ) as error:  # Hydra raises a bare ValueError for train=3
-        reason = " ".join(f"{error} {error.__cause__ or ''}".split()) + advice_on_quotes(error)
-        raise UserError(
-            f"configuration: {reason} (overrides: {' '.join(overrides) or 'none'})"
-        ) from error
+        raise UserError(f"configuration: {in_one_line(error, overrides, conf_dir)}") from error
 
 
 def typed(composed: DictConfig) -> Config:
@@ -71,7 +69,9 @@ def typed(composed: DictConfig) -> Config:
     for group in fields(Config):
         if OmegaConf.select(composed, group.name) is None:
             raise UserError(f"configuration: {group.name}=null: it needs a value")
-    refuse_unknown_keys(composed, Config)
+    unknown = unknown_key(composed, Config)
+    if unknown is not None:
+        raise UserError(f"configuration: {about_unknown_key(unknown, composed)}")
     if missing := sorted(OmegaConf.missing_keys(composed)):
         raise UserError(f"configuration: {missing[0]} has no value: set it with {missing[0]}=…")
     cfg = OmegaConf.to_object(composed)
@@ -93,19 +93,49 @@ def with_spelled_paths(settings: Settings) -> Settings:
     return replace(settings, **spelled)
 
 
-def refuse_unknown_keys(
-    node: DictConfig, schema: type[DataclassInstance], prefix: str = ""
-) -> None:
-    """Refuse a key that no field reads: Hydra's `+key=` appends one even to a typed group."""
+def unknown_key(node: DictConfig, schema: type[DataclassInstance], prefix: str = "") -> str | None:
+    """A key that no field reads, if there is one: `+key=` appends it even to a typed group."""
     known = [field.name for field in fields(schema)]
-    for key in node:
-        if key not in known:
-            raise UserError(
-                f"configuration: unknown key {prefix}{key!s}: known are {', '.join(known)}"
-            )
-        child = node._get_node(key)
+    for name in node:
+        key = f"{prefix}{name!s}"
+        if name not in known:
+            return key
+        child = node._get_node(name)
         if isinstance(child, DictConfig) and is_dataclass(kind := OmegaConf.get_type(child)):
-            refuse_unknown_keys(child, kind, f"{prefix}{key!s}.")
+            below = unknown_key(child, kind, f"{key}.")
+            if below is not None:
+                return below
+    return None
+
+
+def in_one_line(error: Exception, overrides: Sequence[str], conf_dir: Path) -> str:
+    """What Hydra or OmegaConf found wrong, without advice that would be refused next.
+
+    Hydra advises to append an unknown key by `+key=value`; no field would read it.
+    """
+    unknown = re.match(r"Could not override '([^']+)'", str(error))
+    if unknown:
+        return about_unknown_key(unknown[1], with_choices_alone(overrides, conf_dir))
+    absent = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
+    if absent:
+        group, name = absent[1], absent[2]
+        choices = sorted(path.stem for path in (conf_dir / group).glob("*.yaml"))
+        if not choices:
+            known = sorted(path.name for path in conf_dir.iterdir() if path.is_dir())
+            return f"unknown group {group}{did_you_mean(group, known)}"
+        return f"{group}={name}: no such file in conf/{group}/{did_you_mean(name, choices)}"
+    reason = " ".join(f"{error} {error.__cause__ or ''}".split())
+    reason = reason.partition(" full_key:")[0]  # what follows are names of OmegaConf's own
+    given = " ".join(overrides) or "none"
+    return f"{reason}{advice_on_quotes(error)} (overrides: {given})"
+
+
+def with_choices_alone(overrides: Sequence[str], conf_dir: Path) -> DictConfig:
+    """The configuration of the overrides that choose a file of a group, such as `model=qwen3vl`."""
+    groups = {path.name for path in conf_dir.iterdir() if path.is_dir()}
+    choices = [word for word in overrides if word.partition("=")[0] in groups]
+    with initialize_config_dir(str(conf_dir), version_base="1.3"):
+        return hydra_compose("config", overrides=choices)
 
 
 def advice_on_quotes(error: Exception) -> str:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from coordexp.config.checks import check_rule
 from coordexp.config.compose import compose, schema_node
 from coordexp.config.digests import plain
 from coordexp.config.limits import check_limits
 from coordexp.config.schema import RuleConfig
+from coordexp.config.suggest import did_you_mean, known_keys
 from coordexp.errors import UserError
+
+
+def refuse_aliases(path: Path) -> None:
+    """Refuse a YAML file that repeats a part by an alias (`*name`).
+
+    OmegaConf copies the part at each alias: nine lists of nine aliases each would fill the memory.
+    """
+    with open(path, encoding="utf-8") as file:
+        for event in yaml.parse(file, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{path}: a YAML alias, *{event.anchor}: write its value out")
 
 
 def load_rule(path: Path | None) -> RuleConfig:
@@ -29,20 +42,31 @@ def load_rule(path: Path | None) -> RuleConfig:
         return default
     node = schema_node(RuleConfig)
     try:
+        refuse_aliases(path)
         content = OmegaConf.load(path)
         if isinstance(content, DictConfig):
             content = content.get("rule", content)
+        if not isinstance(content, DictConfig):
+            raise UserError(f"{path}: not a decision rule: it must hold settings, KEY: VALUE")
         rule = OmegaConf.to_object(OmegaConf.merge(node, plain(default), content))
     except (
         OSError,
         OmegaConfBaseException,
-        YAMLError,
-        AttributeError,
+        yaml.YAMLError,
         UnicodeDecodeError,
+        RecursionError,
     ) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a decision rule ({reason})") from error
+        raise UserError(f"{path}: {in_one_line(error, node)}") from error
     assert isinstance(rule, RuleConfig)
     check_limits(rule, "study.rule.")
     check_rule(rule)
     return rule
+
+
+def in_one_line(error: Exception, node: DictConfig) -> str:
+    """What is wrong with a rule file."""
+    reason = " ".join(str(error).split())
+    unknown = re.search(r"^Key '[^']+' not in .* full_key: (\S+)", reason)
+    if unknown:
+        return f"unknown key {unknown[1]}{did_you_mean(unknown[1], known_keys(RuleConfig, node))}"
+    return f"not a decision rule ({reason.partition(' full_key:')[0]})"

@@ -17,6 +17,7 @@ from coordexp.config.compose import compose
 from coordexp.config.digests import digest, group_hash, plain, run_hash
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import CocoConfig, Config, DataConfig, PretrainedQwen3VLConfig
+from coordexp.config.suggest import did_you_mean
 from coordexp.errors import UserError
 from coordexp.storage.runs import base_path, data_directory
 from coordexp.study.comparison import plan_comparison
@@ -73,7 +74,7 @@ def refuse_unknown(keys: Iterable[str], variants: Sequence[str]) -> None:
     known = (*_OWN_KEYS, *variants)
     for key in keys:
         if key not in known:
-            raise UserError(f"--config {key}=…: unknown key; known are {', '.join(known)}")
+            raise UserError(f"--config {key}=…: unknown key{did_you_mean(key, known)}")
 
 
 def plan_from_settings(settings: Mapping[str, Any]) -> Study:
@@ -81,8 +82,7 @@ def plan_from_settings(settings: Mapping[str, Any]) -> Study:
     for key in settings:
         if key not in _KEYS_WITH_LOGS:
             raise UserError(
-                f"--config {key}=…: means nothing beside logs=…; "
-                f"known are {', '.join(_KEYS_WITH_LOGS)}"
+                f"--config {key}=…: means nothing beside logs=…{did_you_mean(key, _KEYS_WITH_LOGS)}"
             )
     logs = settings["logs"].split() if isinstance(settings["logs"], str) else settings["logs"]
     if not isinstance(logs, list) or not all(isinstance(entry, str) for entry in logs):

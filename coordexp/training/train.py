@@ -29,7 +29,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from coordexp.config.compose import compose, typed
+from coordexp.config.command_line import check_arguments
+from coordexp.config.compose import typed
 from coordexp.config.digests import digest, run_hash
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import Config
@@ -220,14 +221,11 @@ def hydra_main(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point. Plain overrides are checked first, so that a slip costs one line and not Hydra's dozen."""
-    if not any(argument.startswith("-") for argument in sys.argv[1:]) and not any(
-        "," in a for a in sys.argv[1:]
-    ):
-        try:
-            compose(sys.argv[1:])
-        except UserError as error:
-            sys.exit(f"coordexp-train: {error}")
+    """Entry point. Overrides are checked first, so that a slip costs one line, not Hydra's dozen."""
+    try:
+        check_arguments(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"coordexp-train: {error}")
     hydra_main()
 
 

@@ -1,0 +1,53 @@
+"""What somebody probably meant who misspelt a key or a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+
+from coordexp.config.schema import Config
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`: did you mean smoke?`, or the names that are known where none is near."""
+    names = list(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.7)
+    if near:
+        return f": did you mean {near[0]}?"
+    return f": known are {', '.join(names)}"
+
+
+def about_unknown_key(key: str, composed: DictConfig) -> str:
+    """What to say of a key (`train.max_stepz`) that no field of the configuration reads.
+
+    `composed` tells which model and which data are chosen: the key of another kind is no help.
+    """
+    keys = list(known_keys(Config, composed))
+    near = get_close_matches(key, keys, n=1, cutoff=0.8)
+    if near:
+        return f"unknown key {key}: did you mean {near[0]}?"
+    # Without a near one: what its group holds, or, where there is no such group, the groups.
+    group = key.rpartition(".")[0]
+    inside = [known for known in keys if known.rpartition(".")[0] == group]
+    if not inside:
+        inside = [known for known in keys if "." not in known]
+    return f"unknown key {key}: known are {', '.join(inside)}"
+
+
+def known_keys(kind: type[DataclassInstance], node: DictConfig) -> Iterator[str]:
+    """Every key of a dataclass and of those in it, as they are in a composed configuration."""
+    for name in get_type_hints(kind):
+        yield name
+        child = node._get_node(name) if name in node else None
+        if isinstance(child, DictConfig):
+            chosen = OmegaConf.get_type(child)
+            if is_dataclass(chosen) and isinstance(chosen, type):
+                for key in known_keys(chosen, child):
+                    yield f"{name}.{key}"
