@@ -126,11 +126,13 @@ def test_analysis_and_report_import_no_torch():
 
 BOOKKEEPING = {
     "config/checks.py",
+    "config/command_line.py",
     "config/compose.py",
     "config/digests.py",
     "config/limits.py",
     "config/package.py",
     "config/schema.py",
+    "config/suggest.py",
     "errors.py",
     "metrics.py",
     "models/base_manifest.py",
