@@ -9,6 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := 1
 
+STRICT := $(addprefix coordexp/,config storage study analysis)
+
 .PHONY: ablation test lint lock
 
 ablation: $(STAMP)
@@ -22,6 +24,7 @@ lint: $(STAMP)
 	ruff check .
 	ruff format --check .
 	mypy
+	mypy --strict --follow-imports=silent --cache-dir=.mypy_cache/strict $(STRICT)
 	lint-imports
 	snakefmt --check Snakefile workflow
 	snakemake --lint

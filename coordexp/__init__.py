@@ -1,7 +1,7 @@
 """CoordExp Stage-1: train three loss variants, audit their logs, recommend a Stage-2 checkpoint.
 
-The public interface is the names in `__all__` and the commands `coordexp` and `coordexp-train`. Every
-other module and name is internal and may change in any release.
+The public interface is the names in `__all__` and the commands `coordexp` and `coordexp-train`.
+Every other module and name is internal and may change in any release.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `import coordexp` loads neither torch nor pandas."""
+    """Import a public name when it is first used: `import coordexp` loads neither torch nor
+    pandas.
+    """
     if name not in _MODULES:
         raise AttributeError(f"module 'coordexp' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,6 @@
-"""What many tests share: a base model of a few thousand weights in float64, and a few small generated scenes."""
+"""What many tests share: a base model of a few thousand weights in float64, and a few small
+generated scenes.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,9 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# pytest-xdist keeps every core busy; more threads would only wait for one another.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, by whomever
 
@@ -52,7 +57,9 @@ TINY_OVERRIDES = (
 
 @dataclass
 class Tiny:
-    """The configuration it was built from, the model in float64 (in training mode, no dropout) and its processor."""
+    """The configuration it was built from, the model in float64 (in training mode, no dropout) and
+    its processor.
+    """
 
     cfg: Any
     vlm: Any
@@ -82,7 +89,9 @@ class Scenes:
 
 
 def keep_float64(patch: pytest.MonkeyPatch) -> None:
-    """transformers rounds to float32 inside two functions; leave float64 as it is there, so that 1e-10 means something."""
+    """transformers rounds to float32 inside two functions; leave float64 as it is there, so that
+    1e-10 means something.
+    """
     import torch
     from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 
@@ -140,7 +149,9 @@ def in_tmp(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def refused():
-    """`with refused("optim.lr") as error:` — a UserError of one line in which each of the words occurs."""
+    """`with refused("optim.lr") as error:` — a UserError of one line in which each of the words
+    occurs.
+    """
     from contextlib import contextmanager
 
     from coordexp.errors import UserError
@@ -159,7 +170,9 @@ def refused():
 
 @pytest.fixture(scope="session")
 def record_file():
-    """`record_file(directory, [[objects of image 0], …])` writes grey pictures of 64 px and the records; returns the JSONL."""
+    """`record_file(directory, [[objects of image 0], …])` writes grey pictures of 64 px and the
+    records; returns the JSONL.
+    """
     from PIL import Image
 
     from coordexp.data.records import Record, RecordObject, reading_order, write_records

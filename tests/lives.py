@@ -1,8 +1,11 @@
-"""The forge: a process that imports torch once and then forks trainers, called lives. Run by training.py.
+"""The forge: a process that imports torch once and then forks trainers, called lives.
 
-A life runs `coordexp.training.train.main()` (or `coordexp.cli.main.main()`) in a directory of its own, as a spawned one would. A fault
-makes it die, or fills its disk, just before a chosen file event: an audit event of Python (`open`, `os.rename`, …) below
-results/runs whose arguments contain a word. With SIMULATED_GPU in its environment it sees a GPU (simulated_gpu.py).
+Run by training.py.
+
+A life runs `coordexp.training.train.main()` (or `coordexp.cli.main.main()`) in a directory of its
+own, as a spawned one would. A fault makes it die, or fills its disk, just before a chosen file
+event: an audit event of Python (`open`, `os.rename`, …) below results/runs whose arguments contain
+a word. With SIMULATED_GPU in its environment it sees a GPU (simulated_gpu.py).
 
     python tests/lives.py      serves requests on stdin, a JSON object a line (see `serve`)
 """
@@ -24,7 +27,9 @@ ENTRIES = {"train": "coordexp.training.train", "cli": "coordexp.cli.main"}
 
 
 def serve() -> None:
-    """Requests: {"poll": pid} -> {"returncode": null | int}; anything else is a life to start -> {"pid": …}."""
+    """Requests: {"poll": pid} -> {"returncode": null | int}; anything else is a life to start ->
+    {"pid": …}.
+    """
     import torch
 
     import coordexp.cli.main
@@ -95,7 +100,9 @@ def count_tokens(overrides: list[str]) -> None:
 
 
 def before_event(event: str, word: str, count: int, act) -> None:
-    """Call `act` just before the count-th file event of this name (or any, if empty) on a path that contains `word`."""
+    """Call `act` just before the count-th file event of this name (or any, if empty) on a path that
+    contains `word`.
+    """
     seen = itertools.count(1)
 
     def hook(name: str, arguments: tuple) -> None:
@@ -140,7 +147,9 @@ def fill_disk_before(event: str, word: str, ballast: str, spare_bytes: int = 0) 
 
 
 def fail_sync_of(word: str) -> None:
-    """fsync of a path that contains `word` reports a full disk, as it does where writing is delayed."""
+    """fsync of a path that contains `word` reports a full disk, as it does where writing is
+    delayed.
+    """
     fsync = os.fsync
 
     def failing(fd: int) -> None:

@@ -1,9 +1,11 @@
-"""A pretended CUDA device on a CPU: real numbers, and an error wherever CUDA would refuse tensors of two devices.
+"""A pretended CUDA device on a CPU: real numbers, and an error wherever CUDA would refuse tensors
+of two devices.
 
-`pretend()` turns a process into one that sees such a GPU, to its end. Each storage "on the GPU" is noted. A function mode
-answers `.device` from the notes and turns a request for CUDA into a noted CPU tensor; a dispatch mode notes what comes out of
-operators, and raises where one meets both kinds. What needs a driver (FlashAttention, Triton, sums wider than their products)
-has a stand-in that checks where its tensors lie. Speed, memory, kernels and NCCL are not pretended.
+`pretend()` turns a process into one that sees such a GPU, to its end. Each storage "on the GPU" is
+noted. A function mode answers `.device` from the notes and turns a request for CUDA into a noted
+CPU tensor; a dispatch mode notes what comes out of operators, and raises where one meets both
+kinds. What needs a driver (FlashAttention, Triton, sums wider than their products) has a stand-in
+that checks where its tensors lie. Speed, memory, kernels and NCCL are not pretended.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def is_cuda(device: Any) -> bool:
 
 
 class Notes(TorchDispatchMode):
-    """Where the outputs of an operator lie; a 0-dimensional CPU tensor may stand beside ones on the GPU, as on CUDA."""
+    """Where the outputs of an operator lie; a 0-dimensional CPU tensor may stand beside ones on the
+    GPU, as on CUDA.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -124,7 +128,9 @@ class Answers(TorchFunctionMode):
 
 
 def made(func: Any, args: tuple, kwargs: dict[str, Any], given: list[Tensor]) -> Any:
-    """Call `func`, which may be told a device to make its output on; else that is made where its arguments lie."""
+    """Call `func`, which may be told a device to make its output on; else that is made where its
+    arguments lie.
+    """
     devices = [x for x in args if isinstance(x, torch.device)]
     if kwargs.get("device") is not None:
         devices.append(torch.device(kwargs["device"]))

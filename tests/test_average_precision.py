@@ -149,7 +149,9 @@ def test_rollouts_of_other_records_are_refused(refused):
 
 
 def random_case(seed: int) -> tuple[list[list[tuple]], list[list[tuple]]]:
-    """Truth and predictions of some images: (name, box, score), near misses, false ones, other names, ties in score."""
+    """Truth and predictions of some images: (name, box, score), near misses, false ones, other
+    names, ties in score.
+    """
     rng = np.random.default_rng(seed)
     truth, predicted = [], []
     for _ in range(12):
@@ -190,10 +192,18 @@ def by_pycocotools(truth: list[list[tuple]], predicted: list[list[tuple]]) -> li
 
     def annotations(images):
         return [
-            {"image_id": image, "category_id": ids[name], "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
-             "iscrowd": 0, "score": score}
-            for image, objects in enumerate(images) for name, (x1, y1, x2, y2), score in objects if name in ids
-        ]  # fmt: skip
+            {
+                "image_id": image,
+                "category_id": ids[name],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": 0,
+                "score": score,
+            }
+            for image, objects in enumerate(images)
+            for name, (x1, y1, x2, y2), score in objects
+            if name in ids
+        ]
 
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()
@@ -213,8 +223,15 @@ def by_pycocotools(truth: list[list[tuple]], predicted: list[list[tuple]]) -> li
 @pytest.mark.parametrize("seed", range(8))
 def test_precision_is_that_of_pycocotools(seed, capfd):
     truth, predicted = random_case(seed)
-    records = [Record(f"{i}.png", 1000, 1000, tuple(RecordObject(n, "bbox_2d", tuple(map(float, b))) for n, b, _ in objects))
-               for i, objects in enumerate(truth)]  # fmt: skip
+    records = [
+        Record(
+            f"{i}.png",
+            1000,
+            1000,
+            tuple(RecordObject(n, "bbox_2d", tuple(map(float, b))) for n, b, _ in objects),
+        )
+        for i, objects in enumerate(truth)
+    ]
     texts = [
         write_coordjson([CoordObject(n, "bbox_2d", box) for n, box, _ in objects])
         for objects in predicted
@@ -240,7 +257,8 @@ def test_precision_is_that_of_pycocotools(seed, capfd):
 def test_the_library_is_imported_only_when_it_is_asked():
     program = (
         "import json, sys, coordexp.detection.average_precision, coordexp.detection.scores;"
-        "print(json.dumps([name in sys.modules for name in ('torch', 'faster_coco_eval', 'mlflow')]))"
+        "print(json.dumps([name in sys.modules for name in ('torch', 'faster_coco_eval', "
+        "'mlflow')]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

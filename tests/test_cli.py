@@ -10,7 +10,8 @@ import pytest
 import coordexp
 from coordexp.cli.main import main, parse
 
-# Fills in what bash sets before it calls a completion function, calls it, and prints the candidates.
+# Fills in what bash sets before it calls a completion function, calls it, and prints the
+# candidates.
 COMPLETE = """
 source completion.bash
 COMP_WORDS=("$@")

@@ -1,4 +1,6 @@
-"""COCO and LVIS annotation files as they really are: what ends the reading, what is dropped, what becomes of the rest."""
+"""COCO and LVIS annotation files as they really are: what ends the reading, what is dropped, what
+becomes of the rest.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
 NAN, INF = math.nan, math.inf
 
 
-# --- one annotation -------------------------------------------------------------------------------------------
+# --- one annotation ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -68,19 +70,52 @@ DROPPED = [
     ({"category_id": 99}, "unknown category"),
     *(({"iscrowd": crowd}, "crowd region") for crowd in (1, True, 2)),
     *(({"iscrowd": crowd}, "broken iscrowd") for crowd in ("0", "1", [], {})),
-    *(({"bbox": bbox}, "broken box") for bbox in ([1, 2, NAN, 4], [1, 2, 3, INF], [1, 2, 3], [1, 2, 3, 4, 5], ["1", 2, 3, 4],
-                                                  [True, 2, 3, 4], "1234", 7, {}, [10**400, 2, 3, 4])),
-    *(({"bbox": bbox}, "no area") for bbox in ([1, 2, 0, 4], [1, 2, 3, 0], [1, 2, -3, 4], [1, 2, 1e-9, 4], [99.5, 2, 0.4, 4])),
-    *(({"bbox": bbox}, "outside the picture") for bbox in ([100, 2, 3, 4], [1, 50, 3, 4], [-9, 2, 9, 4], [1, -9, 3, 8])),
+    *(
+        ({"bbox": bbox}, "broken box")
+        for bbox in (
+            [1, 2, NAN, 4],
+            [1, 2, 3, INF],
+            [1, 2, 3],
+            [1, 2, 3, 4, 5],
+            ["1", 2, 3, 4],
+            [True, 2, 3, 4],
+            "1234",
+            7,
+            {},
+            [10**400, 2, 3, 4],
+        )
+    ),
+    *(
+        ({"bbox": bbox}, "no area")
+        for bbox in ([1, 2, 0, 4], [1, 2, 3, 0], [1, 2, -3, 4], [1, 2, 1e-9, 4], [99.5, 2, 0.4, 4])
+    ),
+    *(
+        ({"bbox": bbox}, "outside the picture")
+        for bbox in ([100, 2, 3, 4], [1, 50, 3, 4], [-9, 2, 9, 4], [1, -9, 3, 8])
+    ),
     ({"bbox": None, "segmentation": None}, "no box and no mask"),
     ({"bbox": None, "segmentation": []}, "no box and no mask"),
     ({"bbox": None, "segmentation": [[1, 2, 3, 4]]}, "no box and no mask"),
-    *(({"bbox": None, "segmentation": {"size": size, "counts": counts}}, "broken mask") for size, counts in (
-        ([50, 100], [4999]), ([50, 100], [5001]), ([50, 100], [-1, 5001]), ([50, 100], ["5000"]), ([50, 100], None),
-        ([100, 50], [0, 5000]), ([50], [0, 5000]), (None, [0, 5000]), ([50, 100], ""), ([50, 100], "~~~~"), ([50, 100], "é"),
-        ([50, 100], "PPPPPPPPPPPPPPPP"), ([50, 100], "0" * 5000))),
+    *(
+        ({"bbox": None, "segmentation": {"size": size, "counts": counts}}, "broken mask")
+        for size, counts in (
+            ([50, 100], [4999]),
+            ([50, 100], [5001]),
+            ([50, 100], [-1, 5001]),
+            ([50, 100], ["5000"]),
+            ([50, 100], None),
+            ([100, 50], [0, 5000]),
+            ([50], [0, 5000]),
+            (None, [0, 5000]),
+            ([50, 100], ""),
+            ([50, 100], "~~~~"),
+            ([50, 100], "é"),
+            ([50, 100], "PPPPPPPPPPPPPPPP"),
+            ([50, 100], "0" * 5000),
+        )
+    ),
     ({"bbox": None, "segmentation": {"size": [50, 100], "counts": [5000]}}, "no area"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "reason"), DROPPED)
@@ -131,7 +166,7 @@ def test_no_text_of_run_lengths_reaches_beyond_its_mask(counts):
     assert 0 <= y1 < y2 <= 7
 
 
-# --- the file -------------------------------------------------------------------------------------------------
+# --- the file ---------------------------------------------------------------------------------
 
 GOOD = {"images": [image(1)], "annotations": [annotation(31)], "categories": CATEGORIES}
 
@@ -152,42 +187,101 @@ ENDS = [
     (("images",), {"0": image(1)}, "images must be a list, not {"),
     (("categories",), {"2": "cup"}, "categories must be a list, not {'2': 'cup'}"),
     (("images", 0), [], "images[0] must be an object, not []"),
-    (("images", 0), {"file_name": "1.jpg", "width": 64, "height": 64}, "images[0]: id must be a number or text, and is missing"),
-    *((("images", 0, "id"), i, f"images[0]: id must be a number or text, not {shown}")
-      for i, shown in ((NAN, "nan"), (INF, "inf"), (True, "True"), ([1], "[1]"), ("\ud800", "'\\ud800'"))),
+    (
+        ("images", 0),
+        {"file_name": "1.jpg", "width": 64, "height": 64},
+        "images[0]: id must be a number or text, and is missing",
+    ),
+    *(
+        (("images", 0, "id"), i, f"images[0]: id must be a number or text, not {shown}")
+        for i, shown in (
+            (NAN, "nan"),
+            (INF, "inf"),
+            (True, "True"),
+            ([1], "[1]"),
+            ("\ud800", "'\\ud800'"),
+        )
+    ),
     (("images", 0), {"id": 1, "file_name": "a.jpg", "height": 5}, "width"),
-    *((("images", 0, "width"), width, "image 1") for width in (0, 1, -5, 64.5, "64", None, True, NAN, 2**31, 10**400)),
+    *(
+        (("images", 0, "width"), width, "image 1")
+        for width in (0, 1, -5, 64.5, "64", None, True, NAN, 2**31, 10**400)
+    ),
     (("images",), [image(1), image(1, (32, 32))], "image 1 is there twice"),
     (("images",), [image(1), image(2) | {"file_name": "1.jpg"}], "1.jpg"),
-    (("images",), [image(1), image(2) | {"file_name": "./1.jpg"}], "images 1 and 2 are the same picture '1.jpg'"),
-    (("images",), [image(1) | {"file_name": "d//1.jpg"}, image(2) | {"file_name": "d/1.jpg"}], "'d/1.jpg'"),
+    (
+        ("images",),
+        [image(1), image(2) | {"file_name": "./1.jpg"}],
+        "images 1 and 2 are the same picture '1.jpg'",
+    ),
+    (
+        ("images",),
+        [image(1) | {"file_name": "d//1.jpg"}, image(2) | {"file_name": "d/1.jpg"}],
+        "'d/1.jpg'",
+    ),
     (("images", 0), {"id": 1, "width": 64, "height": 64}, "neither file_name nor coco_url"),
-    *((("images", 0, "file_name"), name, "image 1") for name in ("/a.jpg", "../1.jpg", "a/../../1.jpg", "a\0b", ".", "\ud800")),
+    *(
+        (("images", 0, "file_name"), name, "image 1")
+        for name in ("/a.jpg", "../1.jpg", "a/../../1.jpg", "a\0b", ".", "\ud800")
+    ),
     *((("images", 0, "file_name"), name, "not a COCO") for name in (5, ["1.jpg"])),
     (("images", 0, "file_name"), 5, "image 1: file_name must be text, not 5"),
     (("images", 0, "coco_url"), 5, "image 1: coco_url must be text, not 5"),
-    (("images", 0, "coco_url"), "http://a/../..", "image 1: coco_url 'http://a/../..' does not lie below"),
-    (("images", 0), {"id": 1, "width": 64, "height": 64, "coco_url": "http://a.org"}, "neither file_name nor coco_url"),
+    (
+        ("images", 0, "coco_url"),
+        "http://a/../..",
+        "image 1: coco_url 'http://a/../..' does not lie below",
+    ),
+    (
+        ("images", 0),
+        {"id": 1, "width": 64, "height": 64, "coco_url": "http://a.org"},
+        "neither file_name nor coco_url",
+    ),
     (("images", 0), {"id": 1, "width": 64, "height": 64, "coco_url": "http://["}, "not a COCO"),
     (("images", 0, "id"), {}, "not a COCO"),
     (("images", 0, "neg_category_ids"), 5, "not a COCO"),
-    *((("images", 0, "neg_category_ids"), ids, "image 1: neg_category_ids must be a list of category ids")
-      for ids in (5, "2", {"2": 1}, [[2]])),
+    *(
+        (
+            ("images", 0, "neg_category_ids"),
+            ids,
+            "image 1: neg_category_ids must be a list of category ids",
+        )
+        for ids in (5, "2", {"2": 1}, [[2]])
+    ),
     (("categories",), [*CATEGORIES, CATEGORIES[0]], "category 2 is there twice"),
-    *((("categories", 0, "name"), name, "category 2") for name in ("", " ", None, 5, ["cup"], "half \ud83e")),
+    *(
+        (("categories", 0, "name"), name, "category 2")
+        for name in ("", " ", None, 5, ["cup"], "half \ud83e")
+    ),
     (("categories", 0, "name"), "a <|coord_5|> b", "<|coord_5|>"),
     (("categories", 0, "name"), "<|im_end|>", "<|im_end|>"),
     (("categories", 0), {"id": 2}, "name"),
     (("annotations", 0), "cup", "not a COCO"),
     (("annotations", 0), {"id": 31, "category_id": 2}, "image_id"),
     (("annotations", 0), {"id": 31, "image_id": 1}, "category_id"),
-    (("annotations", 0), {"id": 31, "image_id": 1}, "annotation 31: category_id must be a number or text, and is missing"),
-    (("annotations", 0), {"image_id": None, "bbox": [1, 2, 3, 4]}, "annotations[0]: category_id must be a number or text"),
-    (("annotations", 0), {"id": {}, "category_id": 2}, "annotations[0]: image_id must be a number or text, and is missing"),
-    (("annotations", 0, "image_id"), [1], "annotation 31: image_id must be a number or text, not [1]"),
+    (
+        ("annotations", 0),
+        {"id": 31, "image_id": 1},
+        "annotation 31: category_id must be a number or text, and is missing",
+    ),
+    (
+        ("annotations", 0),
+        {"image_id": None, "bbox": [1, 2, 3, 4]},
+        "annotations[0]: category_id must be a number or text",
+    ),
+    (
+        ("annotations", 0),
+        {"id": {}, "category_id": 2},
+        "annotations[0]: image_id must be a number or text, and is missing",
+    ),
+    (
+        ("annotations", 0, "image_id"),
+        [1],
+        "annotation 31: image_id must be a number or text, not [1]",
+    ),
     (("annotations", 0, "category_id"), [2], "not a COCO"),
     (("annotations", 0, "image_id"), {}, "not a COCO"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("where", "value", "named"), ENDS)

@@ -1,4 +1,6 @@
-"""Annotation files to records and pictures: every instance accounted for, resumable, the same on every number of cores."""
+"""Annotation files to records and pictures: every instance accounted for, resumable, the same on
+every number of cores.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def total(stats_by_split, name: str) -> Counter:
     return sum((getattr(stats, name) for stats in stats_by_split.values()), Counter())
 
 
-# --- the LVIS sample ------------------------------------------------------------------------------------------
+# --- the LVIS sample --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,7 @@ def raster_iou(a: np.ndarray, b: np.ndarray, row: dict, scale: int = 4) -> float
     return float(coco_mask.iou(masks[:1], masks[1:], [0])[0, 0])
 
 
-# --- what is counted ------------------------------------------------------------------------------------------
+# --- what is counted --------------------------------------------------------------------------
 
 
 def test_the_account_names_each_kind_of_fault():
@@ -226,7 +228,8 @@ def test_the_report_measures_what_a_model_would_write():
     by_size = sorted(stats_by_split.values(), key=lambda stats: stats.annotated)
     told = by_size[1].report()
     skeleton = len(
-        '{"objects": [{"desc": "cup", "bbox_2d": [, , , ]}, {"desc": "bat_(animal)", "bbox_2d": [, , , ]}]}'
+        '{"objects": [{"desc": "cup", "bbox_2d": [, , , ]}, {"desc": "bat_(animal)", "bbox_2d": [, '
+        ", , ]}]}"
     )
     assert told["coordjson_other_characters"]["max"] == skeleton
     assert told["coordjson_coordinate_tokens"] == {
@@ -250,7 +253,7 @@ def test_each_side_of_a_box_is_counted_in_one_class():
     assert {name: n for name, n in told.items() if n} == expected
 
 
-# --- splits ---------------------------------------------------------------------------------------------------
+# --- splits -----------------------------------------------------------------------------------
 
 
 def images_of(found) -> dict[str, list[int]]:
@@ -321,7 +324,7 @@ def test_a_file_that_cannot_be_split_or_holds_nothing_is_one_line(refused, n):
         convert(annotations="no-such.json")
 
 
-# --- order ----------------------------------------------------------------------------------------------------
+# --- order ------------------------------------------------------------------------------------
 
 
 def test_random_order_is_written_and_read_while_the_file_stays_sorted():
@@ -350,7 +353,7 @@ def test_random_order_is_written_and_read_while_the_file_stays_sorted():
     assert convert("data.order=random", out="other", seed=1)[0]["train"] != found["train"]
 
 
-# --- pictures -------------------------------------------------------------------------------------------------
+# --- pictures ---------------------------------------------------------------------------------
 
 
 def test_pictures_are_resized_and_their_boxes_with_them():
@@ -429,7 +432,7 @@ def test_pictures_that_cannot_be_used_are_left_out_counted_and_named():
         assert any(all(word in line for word in words) for line in faults.splitlines())
 
 
-# --- stop and go ----------------------------------------------------------------------------------------------
+# --- stop and go ------------------------------------------------------------------------------
 
 
 def test_finished_pictures_are_kept_and_torn_ones_are_not():
@@ -537,7 +540,7 @@ def test_a_killed_conversion_leaves_no_workers_and_goes_on(tmp_path):
     assert sha256_directory(Path("out")) == sha256_directory(tmp_path / "fresh")
 
 
-# --- the whole ------------------------------------------------------------------------------------------------
+# --- the whole --------------------------------------------------------------------------------
 
 
 def test_prepare_writes_records_report_and_figure_and_says_what_became_of_the_instances(capsys):

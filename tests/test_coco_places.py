@@ -1,4 +1,6 @@
-"""Which file an annotated picture is, what it is written as, and that nothing is lost before both are known."""
+"""Which file an annotated picture is, what it is written as, and that nothing is lost before both
+are known.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def written() -> dict[int, str]:
 
 
 def with_pictures(path: Path, names: list[str], root: str = "pictures") -> dict:
-    """An annotation file of these pictures, an object in each, and the pictures; returns its content."""
+    """An annotation file of these pictures, an object in each, and the pictures; returns its
+    content.
+    """
     images = [image(i) | {"file_name": name} for i, name in enumerate(names)]
     for i, name in enumerate(names):
         picture(Path(root) / name, seed=i)
@@ -46,7 +50,7 @@ def with_pictures(path: Path, names: list[str], root: str = "pictures") -> dict:
 REAL = {"images": "pictures", "render_missing": False}
 
 
-# --- nothing is lost ------------------------------------------------------------------------------------------
+# --- nothing is lost --------------------------------------------------------------------------
 
 
 def test_a_new_file_that_cannot_be_converted_leaves_the_old_conversion_as_it_is(refused):
@@ -102,11 +106,13 @@ def test_where_no_picture_is_left_it_is_said_what_became_of_the_instances(refuse
         convert()
 
 
-# --- one file, one picture ------------------------------------------------------------------------------------
+# --- one file, one picture --------------------------------------------------------------------
 
 
 def test_a_picture_under_two_names_in_train_and_val_is_noticed(refused):
-    """COCO's own training file with LVIS's validation file, of which most pictures are COCO's training pictures."""
+    """COCO's own training file with LVIS's validation file, of which most pictures are COCO's
+    training pictures.
+    """
     names = [f"{i:012d}.jpg" for i in (9, 25, 30, 34)]
     with_pictures(Path("lvis_v1_val.json"), names, "coco/train2017")
     coco, lvis = (json.loads(Path("lvis_v1_val.json").read_text()) for _ in range(2))
@@ -175,7 +181,7 @@ def test_two_pictures_that_would_be_written_under_one_name_are_refused(refused, 
     convert(**own)  # as drawings they have names of their own
 
 
-# --- names ----------------------------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drawn", [False, True])

@@ -1,4 +1,6 @@
-"""Outlines in few vertices: which annotations become polygons, and that these say what was annotated."""
+"""Outlines in few vertices: which annotations become polygons, and that these say what was
+annotated.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,10 @@ def iou(a, b, scale: int = 10) -> float:
         ([], "no mask"),
         ("SQUARE", "no mask"),
         ([SQUARE, [50, 50, 60, 50, 60, 60]], "several parts"),
-        *(([part], "a broken polygon") for part in ([1, 2, 3, 4], [*SQUARE, 5], [*SQUARE[:-1], math.nan], ["1"] * 6, 5, None)),
+        *(
+            ([part], "a broken polygon")
+            for part in ([1, 2, 3, 4], [*SQUARE, 5], [*SQUARE[:-1], math.nan], ["1"] * 6, 5, None)
+        ),
         ([[10, 10, 30, 30, 30, 10, 10, 30]], "an outline that crosses itself"),
         ([[10, 10, 30, 10, 20, 10]], "an outline that crosses itself"),
         ([[150, -20, 150, 50, 160, 50, 160, -10, 170, -10, 170, 50, 180, 50, 180, -20]], CUT),
@@ -66,7 +71,7 @@ def iou(a, b, scale: int = 10) -> float:
         ([[10, 10, 30, 10, 30, 10.00001, 10, 10.00001]], "an outline without area"),
         ([ring(100, wobble=0.4)], "an outline of too many vertices"),
     ],
-)  # fmt: skip
+)
 def test_a_box_stands_where_no_short_outline_says_the_same(segmentation, reason):
     instance = convert(segmentation)
     assert instance.object == RecordObject("cup", "bbox_2d", (5, 5, 95, 95))

@@ -1,4 +1,6 @@
-"""Record -> CoordJSON -> tokens -> text -> parser -> pixels: no coordinate moves by more than half a bin."""
+"""Record -> CoordJSON -> tokens -> text -> parser -> pixels: no coordinate moves by more than half
+a bin.
+"""
 
 from __future__ import annotations
 

@@ -16,8 +16,10 @@ GIVEN = ("data=lvis", "data.annotations=lvis.json", "data.images=pictures")
 
 
 IMPOSSIBLE = (
-    "seed=-1 seed=null max_objects=0 max_objects=null train_images=0 val_images=-5 max_vertices=2 min_polygon_iou=0 "
-    "min_polygon_iou=1.1 val_fraction=0 val_fraction=1 val_fraction=nan pixel_budget=1023 geometry=circle order=xy image_size=64"
+    "seed=-1 seed=null max_objects=0 max_objects=null train_images=0 val_images=-5 max_vertices=2 "
+    "min_polygon_iou=0 "
+    "min_polygon_iou=1.1 val_fraction=0 val_fraction=1 val_fraction=nan pixel_budget=1023 "
+    "geometry=circle order=xy image_size=64"
 )
 
 

@@ -1,4 +1,6 @@
-"""`coordexp compare NAME=PATH …` and its DAG: the same study directory from runs that exist already."""
+"""`coordexp compare NAME=PATH …` and its DAG: the same study directory from runs that exist
+already.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,19 @@ from coordexp.storage.files import read_json
 from coordexp.study.plan import plan_study
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("preregistration.json", "runs.json", "audit.json", "audit.csv", "comparison.json", "comparison.csv", "probe.json",
-         "recommendation.json", "recommendation.md", "report.html", "figures")  # fmt: skip
+FILES = (
+    "preregistration.json",
+    "runs.json",
+    "audit.json",
+    "audit.csv",
+    "comparison.json",
+    "comparison.csv",
+    "probe.json",
+    "recommendation.json",
+    "recommendation.md",
+    "report.html",
+    "figures",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +143,8 @@ def test_a_slip_costs_one_line(prepare, arguments, says):
 def test_it_imports_neither_torch_nor_mlflow(logs):
     program = (
         "import sys; from coordexp.cli.main import main; "
-        f"main(['compare', *{logs!r}, '--out', 'out']); print('torch' in sys.modules, 'mlflow' in sys.modules, file=sys.stderr)"
+        f"main(['compare', *{logs!r}, '--out', 'out']); print('torch' in sys.modules, 'mlflow' in "
+        "sys.modules, file=sys.stderr)"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(

@@ -1,4 +1,6 @@
-"""Grades, the confirmatory family and what would overturn them, from estimates whose truth the test chooses."""
+"""Grades, the confirmatory family and what would overturn them, from estimates whose truth the test
+chooses.
+"""
 
 from __future__ import annotations
 
@@ -148,14 +150,39 @@ def test_holm_counts_every_rival():
 
 
 CAPS = {
-    "temperature": ({"own": [TemperatureRow("best", [0], {"expected_bin_mae": 22.0}, []),
-                             TemperatureRow("a", [0], {"expected_bin_mae": 21.0}, [])]}, "temperature_sensitive"),
+    "temperature": (
+        {
+            "own": [
+                TemperatureRow("best", [0], {"expected_bin_mae": 22.0}, []),
+                TemperatureRow("a", [0], {"expected_bin_mae": 21.0}, []),
+            ]
+        },
+        "temperature_sensitive",
+    ),
     "confound": ({"confounds": ["optim.lr: best 1, a 2"]}, "differ outside the variant"),
-    "post hoc": ({"study": {"runs": [{"variant": "a", "seed": 0, "existing": True, "registered": False}]}}, "post hoc"),
-    "changed rule": ({"study": {"runs": [{"variant": "a", "seed": 0, "existing": True, "registered": True}],
-                                "earlier_studies": [{"study": "stage1_ablation", "hash8": "1" * 8, "written_at": "2026-01-01",
-                                                     "seeds": 6, "rule_sha256": "x", "changed": ["margins 1 (now 2)"]}]}}, "changed after results"),
-}  # fmt: skip
+    "post hoc": (
+        {"study": {"runs": [{"variant": "a", "seed": 0, "existing": True, "registered": False}]}},
+        "post hoc",
+    ),
+    "changed rule": (
+        {
+            "study": {
+                "runs": [{"variant": "a", "seed": 0, "existing": True, "registered": True}],
+                "earlier_studies": [
+                    {
+                        "study": "stage1_ablation",
+                        "hash8": "1" * 8,
+                        "written_at": "2026-01-01",
+                        "seeds": 6,
+                        "rule_sha256": "x",
+                        "changed": ["margins 1 (now 2)"],
+                    }
+                ],
+            }
+        },
+        "changed after results",
+    ),
+}
 
 
 @pytest.mark.parametrize("cap", CAPS)
@@ -181,7 +208,8 @@ def test_more_seeds_under_the_same_rule_are_recorded_and_cap_nothing():
     f = replace(f, study=replace(f.study, earlier_studies=[earlier], runs=[run]))
     assert grade(f)[0] == "conclusive"
     assert alerts(f) == [
-        "CHANGED AFTER RESULTS: study 11111111 (2026-01-01) registered these runs with 1 seeds a variant (now 6)"
+        "CHANGED AFTER RESULTS: study 11111111 (2026-01-01) registered these runs with 1 seeds a "
+        "variant (now 6)"
     ]
 
 
@@ -211,7 +239,8 @@ def test_a_lead_too_small_for_two_decimals_is_not_told_as_none():
         if line.startswith("other seeds")
     ]
     assert line.startswith(
-        "other seeds: the MAE lead over a is 0.003 bins; if it is the true one, at a seed SD of 0.002 bins"
+        "other seeds: the MAE lead over a is 0.003 bins; if it is the true one, at a seed SD of "
+        "0.002 bins"
     )
 
 
@@ -220,7 +249,8 @@ def test_one_seed_names_the_seed_sd_that_flips_it_and_what_it_would_take():
     f = facts({"a": 0.4}, 1, manifest=manifest, spread={"image_se": 0.05})
     (line,) = [line for line in would_overturn(f, probed=False) if line.startswith("other seeds")]
     assert line.startswith(
-        "other seeds: the MAE lead over a is 0.40 bins; if it is the true one, at a seed SD of 0.28 bins"
+        "other seeds: the MAE lead over a is 0.40 bins; if it is the true one, at a seed SD of "
+        "0.28 bins"
     )
     assert line.endswith("; the margin is 0.50 bins")
     (line,) = would_take(f)

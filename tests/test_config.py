@@ -268,7 +268,10 @@ def test_slips_are_one_line_that_names_the_key(override, named, refused):
 
 
 IMPOSSIBLE = [
-    *(f"train.{key}=0" for key in ("max_steps", "images_per_step", "micro_batch", "eval_steps", "eval_micro_batch")),
+    *(
+        f"train.{key}=0"
+        for key in ("max_steps", "images_per_step", "micro_batch", "eval_steps", "eval_micro_batch")
+    ),
     *(f"train.{key}=-1" for key in ("logging_steps", "state_steps", "checkpoint_steps")),
     "train.micro_batch=3",
     "runtime.processes=0",
@@ -287,7 +290,10 @@ IMPOSSIBLE = [
     "variant.radius_bins=-1",
     "variant.soft_ce=-1 variant.token_groups=split",
     "variant.name=a/b",
-    *(f"optim.{key}=-1" for key in ("lr", "lr_vision", "lr_aligner", "lr_coord", "eps", "weight_decay")),
+    *(
+        f"optim.{key}=-1"
+        for key in ("lr", "lr_vision", "lr_aligner", "lr_coord", "eps", "weight_decay")
+    ),
     *(f"optim.{key}=-0.1" for key in ("warmup_fraction", "floor_fraction")),
     "optim.lr=0",  # step_optimizer divides by it
     "optim.lr=nan",
@@ -296,7 +302,7 @@ IMPOSSIBLE = [
     "optim.beta2=1.5",
     "optim.warmup_fraction=1.5",
     "optim.clip_norm=0",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("overrides", IMPOSSIBLE)

@@ -28,7 +28,7 @@ def prepare(*overrides: str) -> Path:
     return prepare_data(compose([*TINY_OVERRIDES, *overrides])).absolute().parent
 
 
-# --- scenes ---------------------------------------------------------------------------------------------------
+# --- scenes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("in_tmp")
@@ -121,7 +121,7 @@ def test_scenes_that_cannot_be_drawn(refused, override):
         prepare(f"data.{override}")
 
 
-# --- COCO -----------------------------------------------------------------------------------------------------
+# --- COCO -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -180,9 +180,24 @@ def test_a_good_coco_file_converts(tmp_path):
 @pytest.mark.parametrize(
     ("where", "value", "named"),
     [
-        *((("annotations", 0, "bbox"), box, "31") for box in (
-            [1, 2, math.nan, 4], [1, 2, math.inf, 4], [-1, 2, 3, 4], [1, -2, 3, 4], [1, 2, 0, 4], [1, 2, 3, 0], [1, 2, -3, 4],
-            [1, 2, 3], [1, 2, 3, 4, 5], ["1", 2, 3, 4], [True, 2, 3, 4], [None, 2, 3, 4], "1234")),
+        *(
+            (("annotations", 0, "bbox"), box, "31")
+            for box in (
+                [1, 2, math.nan, 4],
+                [1, 2, math.inf, 4],
+                [-1, 2, 3, 4],
+                [1, -2, 3, 4],
+                [1, 2, 0, 4],
+                [1, 2, 3, 0],
+                [1, 2, -3, 4],
+                [1, 2, 3],
+                [1, 2, 3, 4, 5],
+                ["1", 2, 3, 4],
+                [True, 2, 3, 4],
+                [None, 2, 3, 4],
+                "1234",
+            )
+        ),
         (("annotations", 0, "bbox"), None, "coco.json"),
         (("annotations", 0, "category_id"), 3, "31"),
         (("annotations", 0, "image_id"), 8, "31"),
@@ -194,7 +209,7 @@ def test_a_good_coco_file_converts(tmp_path):
         (("images", 0), {"id": 7, "width": 64, "height": 64}, "file_name"),
         (("images",), [{"id": 7, "file_name": "a.png", "width": 64, "height": 64}] * 2, "7"),
     ],
-)  # fmt: skip
+)
 def test_bad_annotations_are_one_line(tmp_path, refused, where, value, named):
     content = coco(tmp_path)
     holder = content

@@ -1,4 +1,6 @@
-"""From logs to the card: audit, comparison and the decision rule, on synthetic runs whose truth is known."""
+"""From logs to the card: audit, comparison and the decision rule, on synthetic runs whose truth is
+known.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from studies import eval_row, write_run, write_study
 from coordexp.cli.main import main
 from coordexp.cli.schemas import schema_path
 
-# The note's snapshot at step 640 (MAE, p90, acc, p_gt); W1 and entropy are made up, in the order that smoothness implies.
+# The note's snapshot at step 640 (MAE, p90, acc, p_gt); W1 and entropy are made up, in the order
+# that smoothness implies.
 NOTE_640 = {
     "softce_w1_gate": eval_row(24.1203, 55.4792, 0.1714, 0.0858, 40.0, 5.0),
     "pure_ce": eval_row(23.6342, 55.0611, 0.2177, 0.1665, 39.0, 3.0),

@@ -114,9 +114,11 @@ def test_peft_is_imported_by_adapters_and_lora_alone():
 
 def test_analysis_and_report_import_no_torch():
     program = (
-        "import sys, coordexp.cli.main, coordexp.study.plan, coordexp.analysis.recommendation.recommend, "
+        "import sys, coordexp.cli.main, coordexp.study.plan, "
+        "coordexp.analysis.recommendation.recommend, "
         "coordexp.analysis.comparison.compare, "
-        "coordexp.analysis.audit.audit, coordexp.report.html; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+        "coordexp.analysis.audit.audit, coordexp.report.html; print('torch' in sys.modules, "
+        "'mlflow' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
@@ -167,7 +169,9 @@ def imported(file: Path) -> set[Path]:
 
 
 def test_manifest_digests_every_module_that_trains():
-    """All that the trainer imports, but bookkeeping, and what makes the data, whose own bytes have a digest."""
+    """All that the trainer imports, but bookkeeping, and what makes the data, whose own bytes have
+    a digest.
+    """
     seen, ahead = set(), [ROOT / "coordexp" / "training" / "train.py"]
     while ahead:
         if (file := ahead.pop()) not in seen:

@@ -22,14 +22,21 @@ objects = st.lists(st.tuples(st.sampled_from(["a", "b", " a"]), boxes), max_size
 # Few distinct values, so that thresholds are met exactly and totals tie.
 ious = st.tuples(st.integers(0, 6), st.integers(0, 6)).flatmap(
     lambda shape: st.lists(
-        st.lists(st.sampled_from([0.0, 0.3, 0.5, 0.6, 0.75, 0.9, 1.0]), min_size=shape[1], max_size=shape[1]),
-        min_size=shape[0], max_size=shape[0],
+        st.lists(
+            st.sampled_from([0.0, 0.3, 0.5, 0.6, 0.75, 0.9, 1.0]),
+            min_size=shape[1],
+            max_size=shape[1],
+        ),
+        min_size=shape[0],
+        max_size=shape[0],
     ).map(lambda rows: np.array(rows, dtype=float).reshape(shape))
-)  # fmt: skip
+)
 
 
 def best_by_brute_force(iou: np.ndarray, threshold: float) -> tuple[int, float]:
-    """Number of pairs and their total IoU, over every way to give each box of the shorter side one of the longer."""
+    """Number of pairs and their total IoU, over every way to give each box of the shorter side one
+    of the longer.
+    """
     iou = iou if iou.shape[0] <= iou.shape[1] else iou.T
     ways = itertools.permutations(range(iou.shape[1]), iou.shape[0])
     kept = ([iou[p, g] for p, g in enumerate(way) if iou[p, g] >= threshold] for way in ways)

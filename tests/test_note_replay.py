@@ -1,4 +1,6 @@
-"""The note replayed through the tool: its tables, roles, pixel arithmetic and tail check come out of the rule."""
+"""The note replayed through the tool: its tables, roles, pixel arithmetic and tail check come out
+of the rule.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ def test_the_roles_are_the_notes_and_follow_the_numbers_not_the_names(tmp_path):
 def test_reasons_are_true_of_the_table(tmp_path):
     found = read(compare(tmp_path), "recommendation")
     assert found["primary"]["reasons"] == [
-        "best on 4 of 4 decided metrics: MAE 23.63 bins, p90 55.06 bins, coord acc 0.2177, p(GT) 0.1665"
+        "best on 4 of 4 decided metrics: MAE 23.63 bins, p90 55.06 bins, coord acc 0.2177, p(GT) "
+        "0.1665"
     ]
     assert found["secondary"]["reasons"][0].startswith(
         "smoother than the primary (p(GT) 0.086 against 0.167): a hypothesis"
@@ -87,7 +90,10 @@ def test_reasons_are_true_of_the_table(tmp_path):
 
 
 def test_the_replay_says_where_the_notes_prose_and_table_differ(tmp_path):
-    """The note: "mixed sits between pure CE and softCE on most metrics". At 640 it is last on two of four."""
+    """The note: "mixed sits between pure CE and softCE on most metrics".
+
+    At 640 it is last on two of four.
+    """
     (mixed,) = read(compare(tmp_path), "recommendation")["optional"]
     assert (
         "of 4 metrics: between the others on 2 (coord acc, p(GT)), last on 2 (MAE, p90)"
@@ -116,7 +122,9 @@ def test_pixels_and_patches(tmp_path):
 
 
 def test_ratios_plateau_and_steps_on_synthetic_rows(tmp_path):
-    """SYNTHETIC rows around the published ones: the audit passes, the collapse ends by 120, the plateau is the note's."""
+    """SYNTHETIC rows around the published ones: the audit passes, the collapse ends by 120, the
+    plateau is the note's.
+    """
     out = compare(tmp_path, rule=None)
     audit, comparison = read(out, "audit"), read(out, "comparison")
     assert {entry["verdict"] for entry in audit["runs"]} == {"consistent"}

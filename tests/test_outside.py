@@ -1,4 +1,6 @@
-"""A checkpoint that plain transformers saved goes through `coordexp evaluate` and `coordexp compare` to a card."""
+"""A checkpoint that plain transformers saved goes through `coordexp evaluate` and `coordexp
+compare` to a card.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ SMALL = (
 
 @pytest.fixture
 def theirs(tiny, in_tmp) -> list[Path]:
-    """Two checkpoints as another trainer leaves them: weights and tokenizer, no processor of ours, no log."""
+    """Two checkpoints as another trainer leaves them: weights and tokenizer, no processor of ours,
+    no log.
+    """
     found = []
     for i in range(2):
         vlm = copy.deepcopy(tiny.vlm).float()
@@ -56,7 +60,8 @@ def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, capsys):
     assert {path: path.stat().st_mtime_ns for path in runs[0].rglob("*.parquet")} == before
 
     Path("rule.yaml").write_text(
-        "eligible: {min_coord_mass: 0, min_text_token_acc: 0, max_mae_over_best: 9, min_parse_rate: 0}\n"
+        "eligible: {min_coord_mass: 0, min_text_token_acc: 0, max_mae_over_best: 9, "
+        "min_parse_rate: 0}\n"
     )
     main(["compare", f"a={runs[0]}", f"b={runs[1]}", "--out", "card", "--rule", "rule.yaml"])
     found = read_json(Path("card/recommendation.json"))

@@ -1,4 +1,6 @@
-"""Samples of one pack do not see each other, and how a step is cut by tokens changes nothing but the cut."""
+"""Samples of one pack do not see each other, and how a step is cut by tokens changes nothing but
+the cut.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def test_a_packed_sample_is_what_it_is_alone_whatever_lies_beside_it(dataset, ti
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_any_cut_gives_the_loss_and_the_gradient_of_the_whole_step(dataset, tiny, variant):
-    """Packs and padded batches of several budgets and numbers of ranks, against each sample alone."""
+    """Packs and padded batches of several budgets and numbers of ranks, against each sample
+    alone.
+    """
     model = tiny.stage1(variant)
     indices = [3, 1, 0, 2, 4, 3]
     counts = torch.tensor(
@@ -129,7 +133,9 @@ def test_every_cut_keeps_the_budget_and_the_ranks_in_step(case, budget, packed):
 
 @given(lengths_and_ranks, st.integers(500, 2000))
 def test_packs_are_few_and_ranks_are_balanced(case, budget):
-    """Fewer packs than a rank each more would leave empty; the busiest rank has at most one sample's length more."""
+    """Fewer packs than a rank each more would leave empty; the busiest rank has at most one
+    sample's length more.
+    """
     lengths, ranks = case
     cut = cut_by_tokens(lengths, ranks, budget, packed=True)
     n_packs = sum(len(micro_batches) for micro_batches in cut)

@@ -50,7 +50,9 @@ def checkpoint(tiny, tmp_path_factory) -> Path:
 
 
 class Truth:
-    """A generator that writes the truth, in place of a model; remembers the images, and may stop as if killed."""
+    """A generator that writes the truth, in place of a model; remembers the images, and may stop as
+    if killed.
+    """
 
     def __init__(self, die_at: int | None = None) -> None:
         self.calls: list[list[int]] = []
@@ -92,7 +94,9 @@ def step_rows(out: Path) -> list[dict]:
 def by_hand(
     vlm, dataset: Dataset, image_ids: Sequence[int], temperature: float = 1.0
 ) -> dict[int, list[float]]:
-    """L1 + 1 - GIoU of every box of each image, from the logits of one picture at a time, in plain numpy."""
+    """L1 + 1 - GIoU of every box of each image, from the logits of one picture at a time, in plain
+    numpy.
+    """
     found: dict[int, list[float]] = {}
     first = next(iter(dataset.bin_of))
     for i in image_ids:
@@ -157,7 +161,9 @@ def test_text_is_judged_by_cross_entropy(tiny, scenes):
 
 
 def test_a_step_does_not_depend_on_how_it_is_cut(tiny, record_file, tmp_path):
-    """Boxes, polygons and empty pictures: losses and gradients of 6 images at once, in twos and one by one."""
+    """Boxes, polygons and empty pictures: losses and gradients of 6 images at once, in twos and one
+    by one.
+    """
     box, polygon = (
         ("cup", "bbox_2d", (1.0, 2.0, 30.0, 40.0)),
         ("leaf", "poly", (5.0, 3.0, 9.0, 6.0, 4.0, 9.0, 1.0, 7.0)),
@@ -209,7 +215,9 @@ def test_only_what_has_a_weight_is_trained(tiny, scenes, weights, name):
 
 
 def test_the_first_step_is_a_fifth_of_the_learning_rate(tiny, scenes, tmp_path):
-    """AdamW's first step moves each weight by its learning rate: here the first of five steps of warm-up."""
+    """AdamW's first step moves each weight by its learning rate: here the first of five steps of
+    warm-up.
+    """
     model = copy.deepcopy(tiny.vlm)
     fine_tune(
         model,
@@ -225,7 +233,9 @@ def test_the_first_step_is_a_fifth_of_the_learning_rate(tiny, scenes, tmp_path):
 
 
 def test_each_step_has_its_own_gradient(tiny, scenes, tmp_path):
-    """The norm logged at step 2 is that of a fresh gradient, on step 2's images, at the weights after step 1."""
+    """The norm logged at step 2 is that of a fresh gradient, on step 2's images, at the weights
+    after step 1.
+    """
     train, cfg = scenes.dataset("train", tiny.processor), settings("steps=1")
     rows, _ = fine_tune(copy.deepcopy(tiny.vlm), train, settings("steps=2"), tmp_path / "log")
     model = copy.deepcopy(tiny.vlm)
@@ -272,7 +282,10 @@ def test_the_fine_tune_learns(tiny, scenes, tmp_path):
 def test_adapters_are_trained_in_place_of_the_weights_and_become_part_of_them(
     tiny, scenes, tmp_path
 ):
-    """Four pictures over and over. The model that comes back is plain, and the one whose losses were logged."""
+    """Four pictures over and over.
+
+    The model that comes back is plain, and the one whose losses were logged.
+    """
     model, train = copy.deepcopy(tiny.vlm), scenes.dataset("train", tiny.processor)
     train.records = train.records[:4]
     cfg = settings("adapter_rank=4", "steps=25", "images_per_step=4", "micro_batch=4", "lr=2e-2")
@@ -422,7 +435,9 @@ def test_a_perfect_generator_scores_perfectly(checkpoint, scenes, tmp_path):
 
 
 def test_a_killed_probe_repeats_no_rollout(checkpoint, scenes, tmp_path):
-    """Of four batches, before, before, after, after, it is killed in the second; then in the fourth."""
+    """Of four batches, before, before, after, after, it is killed in the second; then in the
+    fourth.
+    """
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "probe.json").write_text("{}")  # of an earlier probe
     for die_at in (2, 3):

@@ -1,4 +1,6 @@
-"""The probe's finding: per-image data that change the card, that do not, and aggregates that never may."""
+"""The probe's finding: per-image data that change the card, that do not, and aggregates that never
+may.
+"""
 
 from __future__ import annotations
 
@@ -82,11 +84,23 @@ def write_probe(
                 if rng.random() < parse
                 else "no list"
             )
-            rows.append({"image_id": i, "image": f"{i}.png", "text": text, "finished": True, "n_tokens": 1,
-                         "token_ends": [len(text)], "token_logprobs": [-0.5]})  # fmt: skip
+            rows.append(
+                {
+                    "image_id": i,
+                    "image": f"{i}.png",
+                    "text": text,
+                    "finished": True,
+                    "n_tokens": 1,
+                    "token_ends": [len(text)],
+                    "token_logprobs": [-0.5],
+                }
+            )
         for row in rows:  # one token a character, so that every object has some
-            row |= {"token_ends": list(range(1, len(row["text"]) + 1)), "token_logprobs": [-0.5] * len(row["text"]),
-                    "n_tokens": len(row["text"])}  # fmt: skip
+            row |= {
+                "token_ends": list(range(1, len(row["text"]) + 1)),
+                "token_logprobs": [-0.5] * len(row["text"]),
+                "n_tokens": len(row["text"]),
+            }
         write_text(
             out / moment / "rollouts-0-of-1.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
         )

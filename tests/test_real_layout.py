@@ -1,7 +1,8 @@
-"""`model=qwen3vl` through the commands a user types, on a release that is real in everything but its size.
+"""`model=qwen3vl` through the commands a user types, on a release that is real in everything but
+its size.
 
-prepare, coordexp-train optim=lora, probe: loaded from shards, grown, trained, killed and resumed, merged, reloaded,
-generating. What the 4B model would go through, with the same code.
+prepare, coordexp-train optim=lora, probe: loaded from shards, grown, trained, killed and resumed,
+merged, reloaded, generating. What the 4B model would go through, with the same code.
 """
 
 from __future__ import annotations
@@ -185,7 +186,9 @@ def test_it_trains_and_only_what_was_meant_to_changes(walk, run):
 
 
 def test_the_merged_checkpoint_is_the_trained_model(walk, run, monkeypatch):
-    """The trained model is rebuilt as the trainer holds it, adapters over the base; the checkpoint is loaded plain."""
+    """The trained model is rebuilt as the trainer holds it, adapters over the base; the checkpoint
+    is loaded plain.
+    """
     monkeypatch.chdir(walk.path)
     adapted, processor = load_for_training(compose(walk.overrides), torch.device("cpu"))
     step = run / "checkpoints" / "step-000006"

@@ -136,8 +136,14 @@ def test_another_order_than_the_contracts_is_mended_or_refused(tmp_path, objects
 
 def test_another_order_of_writing_stands_in_the_metadata_of_a_sorted_file(tmp_path):
     a_picture(tmp_path)
-    cup, cap, bat = (RecordObject(name, "bbox_2d", box) for name, box in (
-        ("cup", (1.0, 1.0, 5.0, 5.0)), ("cap", (1.0, 1.0, 9.0, 9.0)), ("bat", (2.0, 2.0, 5.0, 5.0))))  # fmt: skip
+    cup, cap, bat = (
+        RecordObject(name, "bbox_2d", box)
+        for name, box in (
+            ("cup", (1.0, 1.0, 5.0, 5.0)),
+            ("cap", (1.0, 1.0, 9.0, 9.0)),
+            ("bat", (2.0, 2.0, 5.0, 5.0)),
+        )
+    )
     for order, objects in (
         ([0, 1, 2], (cup, cap, bat)),
         ([1, 0, 2], (cap, cup, bat)),

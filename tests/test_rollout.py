@@ -1,4 +1,6 @@
-"""Greedy rollouts: the text does not depend on batch, padding or shards, and nothing is generated twice."""
+"""Greedy rollouts: the text does not depend on batch, padding or shards, and nothing is generated
+twice.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +149,9 @@ def test_answers_are_those_of_the_models_own_generate(vlm, dataset):
 
 
 def test_rows_that_end_leave_the_others_as_they_are(vlm, dataset):
-    """Any token may be declared the end: what is written before it is what would have been written anyway."""
+    """Any token may be declared the end: what is written before it is what would have been written
+    anyway.
+    """
     inputs = dataset.prompts(everything(dataset))
     unbounded = [ids for ids, _, _ in decode(vlm, inputs, -1, BUDGET)]
     assert all(len(ids) == BUDGET for ids in unbounded)

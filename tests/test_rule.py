@@ -1,4 +1,6 @@
-"""The decision rule on values alone: each case that a study can bring, and that neither names nor order decide."""
+"""The decision rule on values alone: each case that a study can bring, and that neither names nor
+order decide.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,22 @@ RULE = load_rule(None)
 
 
 def row(mae, p90, acc, p_gt, w1, **more):
-    return dict(zip(("expected_bin_mae", "expected_bin_abs_err_p90", "coord_token_acc", "p_gt_mean", "w1_to_delta"),
-                    (mae, p90, acc, p_gt, w1), strict=True)) | more  # fmt: skip
+    return (
+        dict(
+            zip(
+                (
+                    "expected_bin_mae",
+                    "expected_bin_abs_err_p90",
+                    "coord_token_acc",
+                    "p_gt_mean",
+                    "w1_to_delta",
+                ),
+                (mae, p90, acc, p_gt, w1),
+                strict=True,
+            )
+        )
+        | more
+    )
 
 
 def decide(
@@ -47,7 +63,10 @@ def decide(
             for step, values in by_step.items():
                 log.train[step] = {"loss": 1.0, "base_ce/loss": 1.0, "accum/grad_steps": 8.0}
                 log.evals[step] = {log_key(name, "1"): value for name, value in values.items()} | {
-                    "loss": 1.0, "base_ce/loss": 1.0, "coord_diag/enabled": 0.0}  # fmt: skip
+                    "loss": 1.0,
+                    "base_ce/loss": 1.0,
+                    "coord_diag/enabled": 0.0,
+                }
             runs.append(RunData(variant, seed, log))
     plans = [
         {"variant": r.variant, "seed": r.seed, "existing": True, "registered": False} for r in runs
@@ -120,8 +139,11 @@ def test_no_common_step_is_refused():
 
 def test_the_bar_on_mae_is_held_against_the_best_of_the_others_that_clear():
     """A run that fails another bar must not drag sound ones below this one."""
-    curves = {"a": {40: row(20, 50, 0.1, 0.1, 30, coord_mass=0.99)}, "b": {40: row(21, 51, 0.1, 0.1, 31, coord_mass=0.99)},
-              "cheat": {40: row(10, 20, 0.9, 0.9, 5, coord_mass=0.2)}}  # fmt: skip
+    curves = {
+        "a": {40: row(20, 50, 0.1, 0.1, 30, coord_mass=0.99)},
+        "b": {40: row(21, 51, 0.1, 0.1, 31, coord_mass=0.99)},
+        "cheat": {40: row(10, 20, 0.9, 0.9, 5, coord_mass=0.2)},
+    }
     found = decide(curves)
     assert [e["variant"] for e in found["ineligible"]] == ["cheat"]
     assert found["primary"]["variant"] == "a"
@@ -204,5 +226,6 @@ def test_every_metric_says_unit_direction_tokens_and_what_it_is_compared_across(
         assert m.tokens in ("coordinate", "text", "supervised")
         assert m.across_objectives or not m.votes
         assert not m.votes or m.lower_is_better is not None
-    assert [m.name for m in itertools.filterfalse(lambda m: m.across_objectives, REGISTRY.values())] == [
-        "loss", "base_ce", "coord_softce_w1"]  # fmt: skip
+    assert [
+        m.name for m in itertools.filterfalse(lambda m: m.across_objectives, REGISTRY.values())
+    ] == ["loss", "base_ce", "coord_softce_w1"]

@@ -1,4 +1,6 @@
-"""Rollouts to figures: the truth scores 1, and one thing wrong costs what it must, by hand arithmetic."""
+"""Rollouts to figures: the truth scores 1, and one thing wrong costs what it must, by hand
+arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,13 @@ SHARES = {
     for kind in ("", "_agnostic")
 }
 PERFECT = dict.fromkeys(SHARES, 1.0) | {
-    "parse_rate": 1.0, "truncation_rate": 0.0, "unfinished_rate": 0.0, "count_ratio": 1.0, "mean_matched_iou": 1.0,
+    "parse_rate": 1.0,
+    "truncation_rate": 0.0,
+    "unfinished_rate": 0.0,
+    "count_ratio": 1.0,
+    "mean_matched_iou": 1.0,
     "duplicate_rate": 0.0,
-}  # fmt: skip
+}
 
 
 def record(name: str, *objects: tuple[str, tuple[float, ...]]) -> Record:
@@ -41,10 +47,15 @@ def record(name: str, *objects: tuple[str, tuple[float, ...]]) -> Record:
 
 
 RECORDS = [
-    record("0.png", ("cup", (100, 100, 200, 200)), ("cup", (300, 100, 400, 200)), ("dog", (500, 500, 900, 900))),
-    record("1.png", ("杯 \"x\"", (10, 20, 30, 20, 30, 60, 10, 60)), ("line", (0.1, 5, 0.4, 9))),
+    record(
+        "0.png",
+        ("cup", (100, 100, 200, 200)),
+        ("cup", (300, 100, 400, 200)),
+        ("dog", (500, 500, 900, 900)),
+    ),
+    record("1.png", ('杯 "x"', (10, 20, 30, 20, 30, 60, 10, 60)), ("line", (0.1, 5, 0.4, 9))),
     record("2.png"),
-]  # fmt: skip
+]
 
 
 def rollout(
@@ -91,15 +102,23 @@ def test_real_records_written_out_score_exactly_one(tmp_path):
 
 def test_one_object_left_out():
     lost = 2 * 4 / (4 + 5)
-    shares = {f"{name}{at}{kind}": value for name, value in (("recall", 4 / 5), ("f1", lost)) for at in ("", "_50", "_75")
-              for kind in ("", "_agnostic")}  # fmt: skip
+    shares = {
+        f"{name}{at}{kind}": value
+        for name, value in (("recall", 4 / 5), ("f1", lost))
+        for at in ("", "_50", "_75")
+        for kind in ("", "_agnostic")
+    }
     assert changed(RECORDS[0].coord_objects()[:2]) == expected(count_ratio=4 / 5, **shares)
 
 
 def test_one_object_said_twice():
     objects = RECORDS[0].coord_objects()
-    shares = {f"{name}{at}{kind}": value for name, value in (("precision", 5 / 6), ("f1", 10 / 11)) for at in ("", "_50", "_75")
-              for kind in ("", "_agnostic")}  # fmt: skip
+    shares = {
+        f"{name}{at}{kind}": value
+        for name, value in (("precision", 5 / 6), ("f1", 10 / 11))
+        for at in ("", "_50", "_75")
+        for kind in ("", "_agnostic")
+    }
     assert changed([*objects, objects[0]]) == expected(
         count_ratio=6 / 5, duplicate_rate=1 / 6, **shares
     )
@@ -115,12 +134,18 @@ def test_one_object_of_another_name():
 
 
 def test_one_object_shifted():
-    """100 px wide, 17 px to the right: IoU 83 / 117 = .709, found at .5, .55, .6, .65 and .7, which are 5 of 10 thresholds."""
+    """100 px wide, 17 px to the right: IoU 83 / 117 = .709, found at .5, .55, .6, .65 and .7, which
+    are 5 of 10 thresholds.
+    """
     objects = RECORDS[0].coord_objects()
     shifted = CoordObject("cup", "bbox_2d", (117, 100, 217, 200))
     mean = (5 * 1 + 5 * 4 / 5) / 10
-    shares = {f"{name}{at}{kind}": value for name in ("precision", "recall", "f1") for at, value in (("", mean), ("_75", 4 / 5))
-              for kind in ("", "_agnostic")}  # fmt: skip
+    shares = {
+        f"{name}{at}{kind}": value
+        for name in ("precision", "recall", "f1")
+        for at, value in (("", mean), ("_75", 4 / 5))
+        for kind in ("", "_agnostic")
+    }
     assert changed([shifted, *objects[1:]]) == expected(
         mean_matched_iou=(4 + 83 / 117) / 5, **shares
     )

@@ -1,6 +1,8 @@
-"""The road of a run on a GPU, where there is none: a pretended one refuses to mix devices, much as CUDA does.
+"""The road of a run on a GPU, where there is none: a pretended one refuses to mix devices, much as
+CUDA does.
 
-Trained, evaluated, checkpointed, killed, resumed and probed; by adapters around bfloat16 on packed samples, and by every weight.
+Trained, evaluated, checkpointed, killed, resumed and probed; by adapters around bfloat16 on packed
+samples, and by every weight.
 """
 
 from __future__ import annotations
@@ -55,7 +57,10 @@ REFUSED = {
     "torch.zeros(3, device='cuda')[torch.tensor([0, 1])] = torch.ones(2)": "not on the GPU",
     "torch.nn.Linear(2, 2).to('cuda')(torch.ones(1, 2))": "not on the GPU",
 }
-TAKEN = "x = torch.ones(3, device='cuda'); assert (x * torch.tensor(2.0) + x[torch.tensor([0])]).cpu().numpy().sum() == 9"
+TAKEN = (
+    "x = torch.ones(3, device='cuda'); "
+    "assert (x * torch.tensor(2.0) + x[torch.tensor([0])]).cpu().numpy().sum() == 9"
+)
 
 
 def test_what_cuda_refuses_is_refused_and_what_it_takes_is_taken():

@@ -1,4 +1,6 @@
-"""The trainer end to end, undisturbed: what a run writes, how it is started, and that two processes give what one gives."""
+"""The trainer end to end, undisturbed: what a run writes, how it is started, and that two processes
+give what one gives.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,17 @@ from coordexp.study.plan import planned_run
 pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow
 COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
-WATCHED = {"expected_bin_mae", "expected_bin_abs_err_p90", "w1_to_delta", "p_gt_mean", "entropy_mean", "coord_mass_mean",
-           "flips_to_text", "flips_to_coord", "enabled"}  # fmt: skip
+WATCHED = {
+    "expected_bin_mae",
+    "expected_bin_abs_err_p90",
+    "w1_to_delta",
+    "p_gt_mean",
+    "entropy_mean",
+    "coord_mass_mean",
+    "flips_to_text",
+    "flips_to_coord",
+    "enabled",
+}
 
 LOSSES = {
     f"eval_{name}" for name in ("loss", "base_ce/loss", "text_ce/loss", "coord_softce_w1/loss")
@@ -104,7 +115,9 @@ def test_rows_carry_the_keys_of_the_contract_and_contributions_sum_to_their_loss
 
 @pytest.mark.parametrize("variant", ["pure_ce", "mixed"])
 def test_a_train_row_is_the_token_weighted_mean_of_its_steps(forge, house, empty, variant):
-    """Another run logs every step; its rows, weighted by the tokens of each step, give the rows of every three."""
+    """Another run logs every step; its rows, weighted by the tokens of each step, give the rows of
+    every three.
+    """
     assert forge.run(empty, f"variant={variant}", *SMALL, "train.logging_steps=1").returncode == 0
     steps = [row for row in rows(only(empty / "results/runs" / variant)) if "loss" in row]
     counts = json.loads(
@@ -135,7 +148,9 @@ def test_a_train_row_is_the_token_weighted_mean_of_its_steps(forge, house, empty
 
 
 def test_train_images_are_evaluated_as_validation_images_are(forge, house, empty):
-    """The validation set replaced by the five train images that are audited: both halves of an eval row must agree."""
+    """The validation set replaced by the five train images that are audited: both halves of an eval
+    row must agree.
+    """
     data = empty / "results" / "data"
     original = data.resolve()
     data.unlink()
@@ -235,7 +250,9 @@ def test_a_run_of_other_data_is_set_aside_and_trained_from_scratch(
 
 
 def ranks(forge, cwd, *arguments: str, fault: tuple = ()) -> list:
-    """Rank 0 (which may have a fault) and rank 1, as `accelerate launch` would start them, but forked."""
+    """Rank 0 (which may have a fault) and rank 1, as `accelerate launch` would start them, but
+    forked.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

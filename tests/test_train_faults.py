@@ -1,4 +1,6 @@
-"""The trainer disturbed: kills, second trainers, damaged files, a full disk, a loss that is not finite."""
+"""The trainer disturbed: kills, second trainers, damaged files, a full disk, a loss that is not
+finite.
+"""
 
 from __future__ import annotations
 
@@ -233,7 +235,9 @@ def test_starting_on_a_full_disk_costs_one_line(forge, small_disk):
 def assert_nothing_lost(
     before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]]
 ) -> None:
-    """What was there is there, unchanged; only the log may have grown, and a later state replaced an earlier one."""
+    """What was there is there, unchanged; only the log may have grown, and a later state replaced
+    an earlier one.
+    """
     for name in set(before) - {"logging.jsonl", "state/state.pt"}:
         assert after[name][0] == before[name][0], name
     assert set(after) >= set(before)

@@ -1,6 +1,7 @@
 """Trainer processes for the tests of the trainer, and what two runs must have in common.
 
-A spawned trainer imports torch for six seconds. So one process (lives.py, the forge) imports it once and forks.
+A spawned trainer imports torch for six seconds. So one process (lives.py, the forge) imports it
+once and forks.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 120
 TIME_LIKE = ("time_unix_s", "eval_time_unix_s", "tokens_per_s", "eval_runtime_s")
 
-# Eight steps of four images in about a second. Train rows (every 3) and states (every 2) fall apart on purpose: a
-# window that is open when the state is written must survive.
+# Eight steps of four images in about a second. Train rows (every 3) and states (every 2) fall apart
+# on purpose: a window that is open when the state is written must survive.
 SMALL = (
     *(
         "model.text_layers=1",
@@ -62,7 +63,9 @@ MIXED = ("variant=mixed", *SMALL)
 
 
 def environment() -> dict[str, str]:
-    """The interpreter of the tests is also the `python` of what it starts, and the package is found from anywhere."""
+    """The interpreter of the tests is also the `python` of what it starts, and the package is found
+    from anywhere.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -149,7 +152,9 @@ class Forge:
 
 @dataclass
 class House:
-    """A directory with data and base model, in which `variant` has been trained undisturbed by a process of its own."""
+    """A directory with data and base model, in which `variant` has been trained undisturbed by a
+    process of its own.
+    """
 
     path: Path
 
@@ -184,7 +189,9 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def artifacts(run: Path) -> dict[str, str]:
-    """sha256 of token tables, checkpoints and configuration, from the manifest (which test_a_finished_run… verifies)."""
+    """sha256 of token tables, checkpoints and configuration, from the manifest (which
+    test_a_finished_run… verifies).
+    """
     found = json.loads((run / "run.json").read_text())["artifacts"]
     return {name: sha256 for name, sha256 in found.items() if name != "logging.jsonl"}
 
@@ -211,7 +218,9 @@ def assert_same_run(run: Path, reference: Path) -> None:
 
 
 def contents(path: Path) -> dict[str, tuple[str, int]]:
-    """sha256 and modification time (ns) of every file but the lock, whose pid is the last holder's."""
+    """sha256 and modification time (ns) of every file but the lock, whose pid is the last
+    holder's.
+    """
     files = [p for p in path.rglob("*") if p.is_file() and p.name != ".lock"]
     return {str(p.relative_to(path)): (sha256_file(p), p.stat().st_mtime_ns) for p in files}
 
@@ -223,7 +232,9 @@ def flip_byte(file: Path, position: int) -> None:
 
 
 def change_input(cwd: Path, which: str) -> None:
-    """Give the data or the base model another digest (and the same content, so that a run of it is the same run)."""
+    """Give the data or the base model another digest (and the same content, so that a run of it is
+    the same run).
+    """
     own = cwd / "results" / which
     original = own.resolve()
     own.unlink()

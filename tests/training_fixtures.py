@@ -60,7 +60,9 @@ def finished(house, empty) -> Path:
 
 @pytest.fixture(scope="session")
 def killed(forge, house, tmp_path_factory) -> Path:
-    """A run of `mixed` killed before it writes the token table of step 6, two steps after a state."""
+    """A run of `mixed` killed before it writes the token table of step 6, two steps after a
+    state.
+    """
     path = house.empty_copy(tmp_path_factory.mktemp("killed") / "run")
     assert (
         forge.run(path, *MIXED, fault=("die_before", "os.mkdir", "eval", 3)).returncode

@@ -41,7 +41,8 @@ def compare(
         evidence: a JSON file of published rollout figures, shown beside the comparison.
 
     Returns:
-        The decision, as it lies in out/recommendation.json. Metrics are in the units of `coordexp.metrics`.
+        The decision, as it lies in out/recommendation.json. Metrics are in the units of
+        `coordexp.metrics`.
 
     Raises:
         UserError: a source cannot be found or read, or `out` holds something else. A new `out` is

@@ -1,4 +1,6 @@
-"""What is refused of a configuration whose types are right: single limits, then rules over several settings."""
+"""What is refused of a configuration whose types are right: single limits, then rules over several
+settings.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ def check_rule(rule: RuleConfig) -> None:
 
 
 def check_sources(data: CocoConfig) -> None:
-    """Annotations are one file to be split, or one per split; images have a directory, or may be drawn."""
+    """Annotations are one file to be split, or one per split; images have a directory, or may be
+    drawn.
+    """
     both = bool(data.train_annotations) + bool(data.val_annotations)
     if (data.annotations and both) or not (data.annotations or both == 2):
         raise UserError(
@@ -127,5 +131,7 @@ def check_scenes(data: ScenesConfig) -> None:
 
 
 def is_missing_directory(path: str) -> bool:
-    """Whether `path` is written as a directory of this machine, not a hub name, and does not exist."""
+    """Whether `path` is written as a directory of this machine, not a hub name, and does
+    not exist.
+    """
     return path.startswith(("/", ".", "~")) and not Path(path).is_dir()

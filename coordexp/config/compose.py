@@ -1,4 +1,5 @@
-"""Compose the configuration: Hydra merges `conf/` and the overrides, and a frozen `Config` comes out.
+"""Compose the configuration: Hydra merges `conf/` and the overrides, and a frozen `Config` comes
+out.
 
 A key or a type that the schema does not know stops `compose` (and so every entry point) with the
 full key in the message. Everything else about a setting is data in `conf/`.
@@ -44,7 +45,8 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Config:
     """The configuration for these Hydra overrides, checked.
 
     Raises:
-        UserError: an unknown key, a wrong type, a missing group or an impossible value, in one line.
+        UserError: an unknown key, a wrong type, a missing group or an impossible value, in one
+        line.
     """
     GlobalHydra.instance().clear()
     try:
@@ -59,7 +61,9 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Config:
 
 
 def typed(composed: DictConfig) -> Config:
-    """What Hydra composed, as the frozen dataclass, checked. `composed` itself is resolved in place.
+    """What Hydra composed, as the frozen dataclass, checked.
+
+    `composed` itself is resolved in place.
 
     Raises:
         UserError: a group is null, a key is unknown, a value is missing or impossible.
@@ -165,7 +169,9 @@ def schema_node(kind: type[DataclassInstance]) -> DictConfig:
 
 
 def register_schema() -> None:
-    """Tell Hydra the type of each group, for the `…_schema` entries in the defaults lists of `conf/`."""
+    """Tell Hydra the type of each group, for the `…_schema` entries in the defaults lists of
+    `conf/`.
+    """
     store = ConfigStore.instance()
     store.store(name="schema", node=schema_node(Config))
     store.store(group="model", name="tiny_qwen3vl_schema", node=schema_node(TinyQwen3VLConfig))

@@ -18,7 +18,9 @@ RUN_IDENTITY = ("variant", "model", "data", "optim", "train")  # the groups that
 
 
 def plain(settings: DataclassInstance | Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as containers that JSON can write: an Enum becomes its name, the order of keys stays."""
+    """Settings as containers that JSON can write: an Enum becomes its name, the order of keys
+    stays.
+    """
     if isinstance(settings, Mapping):
         return {str(key): _plain_value(value) for key, value in settings.items()}
     return {field.name: _plain_value(getattr(settings, field.name)) for field in fields(settings)}

@@ -1,4 +1,5 @@
-"""Limits of single settings: they stand in a field's type, and one walk over the dataclasses checks them.
+"""Limits of single settings: they stand in a field's type, and one walk over the dataclasses checks
+them.
 
 steps: Annotated[int, at_least(1)]
 """
@@ -60,7 +61,8 @@ NAME = Limit(
 
 
 def check_limits(settings: Any, prefix: str = "") -> None:
-    """Test every field of a dataclass, and of the dataclasses in it, against the limits in its type.
+    """Test every field of a dataclass, and of the dataclasses in it, against the limits in its
+    type.
 
     Raises:
         UserError: naming the full key (`optim.adapter.rank`), its value, and what would be right.

@@ -13,7 +13,8 @@ _IN_A_CHECKOUT = {"conf": "conf", "schemas": "workflow/schemas"}
 def package_data(name: str) -> Path:
     """The directory `conf` or `schemas`.
 
-    A wheel holds them inside the package; in a checkout they lie at the top level of the repository.
+    A wheel holds them inside the package; in a checkout they lie at the top level of the
+    repository.
     """
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / _IN_A_CHECKOUT[name]

@@ -1,4 +1,6 @@
-"""The typed schema of the configuration: one frozen dataclass per Hydra group. Values live in `conf/`.
+"""The typed schema of the configuration: one frozen dataclass per Hydra group.
+
+Values live in `conf/`.
 
 A setting without a default here must have a value in `conf/` or on the command line. What a single
 setting may be stands in its type; what several settings must be together stands in `checks.py`.
@@ -96,7 +98,9 @@ class TinyQwen3VLConfig(ModelConfig):
 
 
 class CoordInit(Enum):
-    """How the embeddings of new coordinate tokens are initialised; both are smooth over the bins."""
+    """How the embeddings of new coordinate tokens are initialised; both are smooth over the
+    bins.
+    """
 
     fourier = "fourier"  # random Fourier features
     digits = "digits"  # the path from digit 0 to digit 9, plus Fourier features of half amplitude
@@ -287,7 +291,10 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """The Stage-2 probe: one recipe for every candidate. Does not count towards a run's identity."""
+    """The Stage-2 probe: one recipe for every candidate.
+
+    Does not count towards a run's identity.
+    """
 
     images: Count  # of the validation set: rolled out, and used to validate
     steps: Count  # of the geometric fine-tune

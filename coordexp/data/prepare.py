@@ -1,4 +1,6 @@
-"""From a data setting to record files: results/data/<name>-<hash8>/{train,val}.jsonl and data.json."""
+"""From a data setting to record files: results/data/<name>-<hash8>/{train,val}.jsonl and
+data.json.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def draw_records(scenes: ScenesConfig, out: Path) -> None:
 
 
 def convert_records(settings: CocoConfig, out: Path) -> None:
-    """Records and pictures, conversion.json, which stats_by_split for every instance, and samples.png, to look at."""
+    """Records and pictures, conversion.json, which stats_by_split for every instance, and
+    samples.png, to look at.
+    """
     stats_by_split = convert_annotations(settings, out)
     write_json(
         out / "conversion.json", {split: stats.report() for split, stats in stats_by_split.items()}

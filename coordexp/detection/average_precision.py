@@ -1,4 +1,6 @@
-"""COCO average precision of rollouts; what ranks the predictions is how sure the model was while it wrote them."""
+"""COCO average precision of rollouts; what ranks the predictions is how sure the model was while it
+wrote them.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ NAMES = ("ap", "ap_50", "ap_75")  # mean over IoU .5 … .95, and at .5 and .75
 
 
 def object_scores(rollout: Rollout, parsed: Parsed) -> list[float]:
-    """exp(mean log-probability) of the tokens of each object kept: the geometric mean of their probabilities, in (0, 1].
+    """exp(mean log-probability) of the tokens of each object kept: the geometric mean of their
+    probabilities, in (0, 1].
 
-    An object's tokens are those whose characters all lie in its span. One that reaches beyond (`}, {"` in one token)
-    says as much about the neighbour, and is left out. The mean keeps long names and polygons comparable to short ones.
+    An object's tokens are those whose characters all lie in its span. One that reaches beyond (`},
+    {"` in one token) says as much about the neighbour, and is left out. The mean keeps long names
+    and polygons comparable to short ones.
 
     Raises:
         UserError: no token lies in an object: the tokens do not fit the text.
@@ -31,23 +35,30 @@ def object_scores(rollout: Rollout, parsed: Parsed) -> list[float]:
     logprobs = np.array(rollout.token_logprobs, dtype=np.float64)
     scores = []
     for begin, end in parsed.spans:
-        # A token without a character (a part of one, the end of the text) belongs to the object it stands strictly within.
+        # A token without a character (a part of one, the end of the text) belongs to the object it
+        # stands strictly within.
         first = max(np.searchsorted(starts, begin), np.searchsorted(ends, begin, side="right"))
         behind = min(np.searchsorted(ends, end, side="right"), np.searchsorted(starts, end))
         if first >= behind:
-            where = f"rollout of image {rollout.image_id}: no token lies within characters {begin} to {end}"
+            where = (
+                f"rollout of image {rollout.image_id}: "
+                f"no token lies within characters {begin} to {end}"
+            )
             raise UserError(f"{where}: token_ends do not fit the text, roll out again")
         scores.append(float(np.exp(logprobs[first:behind].mean())))
     return scores
 
 
 def average_precision(rollouts: Sequence[Rollout], records: Sequence[Record]) -> dict[str, float]:
-    """`ap`, `ap_50`, `ap_75` over the images that have a rollout, by COCO's own rules (Lin et al. 2014; faster-coco-eval).
+    """`ap`, `ap_50`, `ap_75` over the images that have a rollout, by COCO's own rules (Lin et al.
 
-    These differ from the matching of scores.py: pairs are taken greedily by score, a category counts as much as another
-    however rare, at most 100 predictions an image and category count, a box without area matches nothing. Names (blanks at
-    their ends left out) are the categories; those that no truth has are none to COCO, so such predictions change nothing
-    here, while they are false positives in precision and F1. Without truth or predictions all are 0.
+    2014; faster-coco-eval).
+
+    These differ from the matching of scores.py: pairs are taken greedily by score, a category
+    counts as much as another however rare, at most 100 predictions an image and category count, a
+    box without area matches nothing. Names (blanks at their ends left out) are the categories;
+    those that no truth has are none to COCO, so such predictions change nothing here, while they
+    are false positives in precision and F1. Without truth or predictions all are 0.
 
     Raises:
         UserError: a rollout made from other records, or whose tokens do not fit its text.
@@ -80,10 +91,17 @@ def _evaluate(
     def annotations(objects: list[Any]) -> list[dict[str, Any]]:
         """COCO's form: x, y, width, height; ids from 1, since 0 means unmatched."""
         return [
-            {"id": i, "image_id": image, "category_id": categories[name], "bbox": [x1, y1, x2 - x1, y2 - y1],
-             "area": (x2 - x1) * (y2 - y1), "iscrowd": 0, "score": score}
+            {
+                "id": i,
+                "image_id": image,
+                "category_id": categories[name],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": 0,
+                "score": score,
+            }
             for i, (image, name, (x1, y1, x2, y2), score) in enumerate(objects, start=1)
-        ]  # fmt: skip
+        ]
 
     reference = COCO(
         {

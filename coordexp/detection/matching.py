@@ -1,7 +1,8 @@
 """Which predicted box is which true box, in one image.
 
-Boxes are x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, continuous (no pixel is added to a side). IoU does not change when an
-axis is stretched, so pixels and bins give the same. Shapes: P predicted boxes, G true ones, T thresholds.
+Boxes are x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, continuous (no pixel is added to a side). IoU
+does not change when an axis is stretched, so pixels and bins give the same. Shapes: P predicted
+boxes, G true ones, T thresholds.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def match(iou: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """Pairs (p, g) of IoU >= threshold, each box in one at most: as many as there can be, and of those the largest total IoU.
+    """Pairs (p, g) of IoU >= threshold, each box in one at most: as many as there can be, and of
+    those the largest total IoU.
 
-    A pair weighs 1 + IoU / (n + 1) with n = min(P, G): all IoU together weigh less than one pair more, and the
-    assignment of largest weight (Hungarian method; Kuhn 1955) is that one. COCO's own matching is greedy by score, and
-    finds fewer pairs in a crowd. `iou` is [P, G]; the order of the boxes changes neither the number of pairs nor their IoU.
+    A pair weighs 1 + IoU / (n + 1) with n = min(P, G): all IoU together weigh less than one pair
+    more, and the assignment of largest weight (Hungarian method; Kuhn 1955) is that one. COCO's own
+    matching is greedy by score, and finds fewer pairs in a crowd. `iou` is [P, G]; the order of the
+    boxes changes neither the number of pairs nor their IoU.
     """
     enough = iou >= threshold
     if not enough.any():
@@ -69,9 +72,10 @@ def score_image(
 ) -> ImageScore:
     """Match the (name, box) that were predicted to those that are true, at each threshold.
 
-    Names are compared letter by letter, blanks at their ends left out: "Cup" is no "cup", the model was taught to write
-    it so. Without truth every prediction is one too many, without predictions every truth is missed; without both all
-    counts are 0 and the image weighs nothing in precision and recall.
+    Names are compared letter by letter, blanks at their ends left out: "Cup" is no "cup", the model
+    was taught to write it so. Without truth every prediction is one too many, without predictions
+    every truth is missed; without both all counts are 0 and the image weighs nothing in precision
+    and recall.
     """
     names, true_names = ([name.strip() for name, _ in side] for side in (predicted, truth))
     iou = box_iou(_boxes(predicted), _boxes(truth))

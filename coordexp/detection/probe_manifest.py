@@ -28,7 +28,9 @@ class ProbeInputs:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Losses on the validation images before and after the fine-tune; after is None if it diverged."""
+    """Losses on the validation images before and after the fine-tune; after is None if it
+    diverged.
+    """
 
     status: Literal["complete", "diverged"]
     reason: str | None  # why it diverged
@@ -45,7 +47,9 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class ProbeManifest:
-    """probe.json of a finished probe: the fields of its inputs and its result, and about the job."""
+    """probe.json of a finished probe: the fields of its inputs and its result, and about
+    the job.
+    """
 
     checkpoint: str
     records: str  # file of the validation records

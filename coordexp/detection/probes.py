@@ -1,7 +1,7 @@
 """A candidate's probe, read back: figures, and what each image contributes to them. No torch.
 
-`<run>/stage2/step-<step>-<recipe8>/` is one probe (see probe.py); recipe8 is the digest of its settings.
-Shapes: I images, D resamples.
+`<run>/stage2/step-<step>-<recipe8>/` is one probe (see probe.py); recipe8 is the digest of its
+settings. Shapes: I images, D resamples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from coordexp.metrics import PROBE_METRICS
 
 @dataclass(frozen=True)
 class Probed:
-    """One candidate's probe. `scores` by moment (before, after); `geo_loss` by moment [I], over `n_boxes` [I]."""
+    """One candidate's probe.
+
+    `scores` by moment (before, after); `geo_loss` by moment [I], over `n_boxes` [I].
+    """
 
     directory: Path
     manifest: ProbeManifest
@@ -40,7 +43,9 @@ class Probed:
     ap: float  # COCO's, of the rollouts before
 
     def figures(self, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """Every signal that has per-image contributions  # [D, I] -> [D] each; no weights -> floats"""
+        """Every signal that has per-image contributions  # [D, I] -> [D] each; no weights
+        -> floats
+        """
         found: dict[str, Any] = {}
         for moment, scores in self.scores.items():
             suffix = "" if moment == "before" else "_after"
@@ -53,7 +58,9 @@ class Probed:
         return {name: value for name, value in found.items() if name in PROBE_METRICS}
 
     def influence(self) -> dict[str, np.ndarray]:
-        """How much each image moves each signal, by leaving it out (the jackknife's influence)  # [I] each"""
+        """How much each image moves each signal, by leaving it out (the jackknife's influence)  #
+        [I] each
+        """
         n = len(self.images)
         without = self.figures(np.ones((n, n), dtype=np.uint16) - np.eye(n, dtype=np.uint16))
         whole = self.figures()
@@ -82,7 +89,8 @@ def read_probe(directory: Path) -> Probed | None:
         images[at], table["image_id"]
     ):
         raise UserError(
-            f"{directory}: rollouts and losses are not of the same images: remove the directory and probe again"
+            f"{directory}: rollouts and losses are not of the same images: remove the directory "
+            "and probe again"
         )
     n_boxes = np.zeros(
         len(images), dtype=np.int64

@@ -88,11 +88,11 @@ def figures(
 ) -> dict[str, float | np.ndarray]:
     """The summary: ratios of sums over images, in each resample.
 
-    `parse_rate`, `truncation_rate` and `unfinished_rate` are shares of the images. `count_ratio`
-    is predicted / true objects, `duplicate_rate` a share of the predicted objects.
-    `mean_matched_iou` is over the pairs with IoU >= .5, whatever their names. `precision`,
-    `recall` and `f1` = 2 TP / (predicted + true) are means over IoU .5, .55, … .95; the suffixes
-    `_50` and `_75` are at one threshold, `_agnostic` ignores names. A share of nothing (0 / 0) is 0.
+    `parse_rate`, `truncation_rate` and `unfinished_rate` are shares of the images. `count_ratio` is
+    predicted / true objects, `duplicate_rate` a share of the predicted objects. `mean_matched_iou`
+    is over the pairs with IoU >= .5, whatever their names. `precision`, `recall` and `f1` = 2 TP /
+    (predicted + true) are means over IoU .5, .55, … .95; the suffixes `_50` and `_75` are at one
+    threshold, `_agnostic` ignores names. A share of nothing (0 / 0) is 0.
 
     Args:
         scores: the counts of I images.

@@ -1,7 +1,8 @@
-"""The base model: built tiny and offline, or loaded and grown by the coordinate tokens; saved once, loaded by all.
+"""The base model: built tiny and offline, or loaded and grown by the coordinate tokens; saved once,
+loaded by all.
 
-Whatever its origin, it lies as one Hugging Face directory in results/base/<name>-<hash8>/, and every variant
-starts from those bytes.
+Whatever its origin, it lies as one Hugging Face directory in results/base/<name>-<hash8>/, and
+every variant starts from those bytes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ HEAD_ROWS_MULTIPLE = (
 
 
 def prepare_base(cfg: Config) -> Path:
-    """Build or grow the base model of `cfg.model`, where it is not there yet; returns its manifest's path.
+    """Build or grow the base model of `cfg.model`, where it is not there yet; returns its
+    manifest's path.
 
     Raises:
         UserError: the pretrained model cannot be found, is no Qwen3-VL, or not all of one.
@@ -130,12 +132,15 @@ def build_tiny(cfg: TinyQwen3VLConfig) -> tuple[Qwen3VLForConditionalGeneration,
 def grow_pretrained(
     cfg: PretrainedQwen3VLConfig,
 ) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """Load a Qwen3-VL, in the precision it was published in, and add the coordinate tokens it does not have yet.
+    """Load a Qwen3-VL, in the precision it was published in, and add the coordinate tokens it does
+    not have yet.
 
-    A release's embedding has more rows than its tokenizer has tokens (151,936 for 151,669); those are used up first.
+    A release's embedding has more rows than its tokenizer has tokens (151,936 for 151,669); those
+    are used up first.
 
     Raises:
-        UserError: `model.path` is neither a local directory nor a reachable hub name, or what lies there is no whole Qwen3-VL.
+        UserError: `model.path` is neither a local directory nor a reachable hub name, or what lies
+        there is no whole Qwen3-VL.
     """
     model, tokenizer = load_whole(f"model.path={cfg.path}", cfg.path, "auto")
     vocabulary = tokenizer.get_vocab()  # a copy of all of it, each time
@@ -159,7 +164,8 @@ def load_whole(
     """Model and tokenizer that another program wrote; `named` is what a message calls them.
 
     Raises:
-        UserError: nothing is there, or not all of a Qwen3-VL: transformers would fill in what is missing at random.
+        UserError: nothing is there, or not all of a Qwen3-VL: transformers would fill in what is
+        missing at random.
     """
     if is_missing_directory(path):
         raise UserError(f"{named}: no such directory")
@@ -180,7 +186,10 @@ def load_whole(
         told = f"{len(missing)} of its weights are not there, such as {missing[0]}"
         raise UserError(f"{named}: {told}: are its files complete?")
     if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != model.config.image_token_id:
-        told = f"its tokenizer does not have {IMAGE_TOKEN} as token {model.config.image_token_id}, as its configuration says"
+        told = (
+            f"its tokenizer does not have {IMAGE_TOKEN} as token {model.config.image_token_id}, "
+            "as its configuration says"
+        )
         raise UserError(f"{named}: {told}: are its files complete?")
     return model, tokenizer
 

@@ -1,4 +1,6 @@
-"""The model in training: loaded from its base, its weights by part, and a checkpoint of it on disk."""
+"""The model in training: loaded from its base, its weights by part, and a checkpoint of it
+on disk.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ pipeline_tag: image-text-to-text
 ---
 # CoordExp Stage-1 checkpoint: {what}
 
-Writes detections as JSON whose coordinates are the tokens `<|coord_0|>` … `<|coord_999|>` (bin k = coordinate k/999).
-Prompt: one picture, then "Detect every object.". Pictures are not resized; both sides must be multiples of 32 px.
+Writes detections as JSON whose coordinates are the tokens `<|coord_0|>` … `<|coord_999|>` (bin k =
+coordinate k/999). Prompt: one picture, then "Detect every object.". Pictures are not resized; both
+sides must be multiples of 32 px.
 
     from pathlib import Path
     from transformers import Qwen3VLForConditionalGeneration
@@ -35,7 +38,9 @@ Prompt: one picture, then "Detect every object.". Pictures are not resized; both
 
 
 def device_for(runtime: RuntimeConfig) -> str:
-    """`cuda` where CUDA sees a GPU that may be used, else `cpu`; sums are float64, which other accelerators lack."""
+    """`cuda` where CUDA sees a GPU that may be used, else `cpu`; sums are float64, which other
+    accelerators lack.
+    """
     return "cuda" if runtime.device is Device.auto and torch.cuda.is_available() else "cpu"
 
 
@@ -54,10 +59,11 @@ def load_base(
 
 
 class PatchProjection(nn.Module):
-    """The vision tower's first layer as a matrix product: its convolution's kernel covers the whole patch.
+    """The vision tower's first layer as a matrix product: its convolution's kernel covers the whole
+    patch.
 
-    Same values as the convolution, which is many times slower in PyTorch. It holds the convolution's own parameters
-    under the same names, so state dicts and checkpoints do not change.
+    Same values as the convolution, which is many times slower in PyTorch. It holds the
+    convolution's own parameters under the same names, so state dicts and checkpoints do not change.
     """
 
     def __init__(self, convolution: nn.Conv3d) -> None:
@@ -73,7 +79,9 @@ class PatchProjection(nn.Module):
 def load_for_training(
     cfg: Config, device: torch.device
 ) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """The base model as `cfg.optim` and `cfg.train` want it trained, still on the CPU, in training mode."""
+    """The base model as `cfg.optim` and `cfg.train` want it trained, still on the CPU, in training
+    mode.
+    """
     dtype = getattr(torch, cfg.train.dtype.name)
     vlm, processor = load_base(base_path(cfg) / "model", dtype)
     if has_flash(device, dtype):
@@ -111,8 +119,9 @@ def save_pretrained(
 
 
 def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters by part: vision, aligner (the mergers), language (with the embeddings), and the coordinate
-    rows where they are parameters of their own (see adapters.py)."""
+    """Trainable parameters by part: vision, aligner (the mergers), language (with the embeddings),
+    and the coordinate rows where they are parameters of their own (see adapters.py).
+    """
     found: dict[str, list[nn.Parameter]] = {
         "vision": [],
         "aligner": [],
@@ -135,7 +144,8 @@ def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def save_checkpoint(
     vlm: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path, what: str
 ) -> None:
-    """A complete Hugging Face directory, with a model card; one that is there already is left as it is.
+    """A complete Hugging Face directory, with a model card; one that is there already is left as it
+    is.
 
     Adapters are folded into it, so that it loads like any other; they are kept beside, in adapter/.
     """

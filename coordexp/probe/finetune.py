@@ -1,7 +1,9 @@
-"""A few steps of geometric fine-tuning on teacher-forced boxes, and the same losses on the validation set.
+"""A few steps of geometric fine-tuning on teacher-forced boxes, and the same losses on the
+validation set.
 
-At each coordinate slot of the ground truth the expected coordinate is decoded (at one temperature for every
-candidate); boxes are judged by L1 + (1 - GIoU) in normalised coordinates, polygons by L1 alone, text by cross-entropy.
+At each coordinate slot of the ground truth the expected coordinate is decoded (at one temperature
+for every candidate); boxes are judged by L1 + (1 - GIoU) in normalised coordinates, polygons by L1
+alone, text by cross-entropy.
 """
 
 from __future__ import annotations
@@ -55,10 +57,12 @@ class Losses:
 def fine_tune(
     vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
 ) -> tuple[list[dict[str, float]], str | None]:
-    """`cfg.steps` steps of AdamW, in place; returns the rows it logs, and why it stopped early if it did.
+    """`cfg.steps` steps of AdamW, in place; returns the rows it logs, and why it stopped early if
+    it did.
 
-    On every weight, or on fresh adapters that become part of the weights at the end. Dropout is off, so a step depends
-    on (seed, step) and the weights alone. One whose loss or gradient is not finite is not taken and is the last.
+    On every weight, or on fresh adapters that become part of the weights at the end. Dropout is
+    off, so a step depends on (seed, step) and the weights alone. One whose loss or gradient is not
+    finite is not taken and is the last.
     """
     if cfg.adapter_rank:
         adapter = AdapterConfig(rank=cfg.adapter_rank, alpha=ALPHA_OVER_RANK * cfg.adapter_rank)
@@ -74,7 +78,9 @@ def fine_tune(
 
 
 def checkpoint_layers(vlm: Qwen3VLForConditionalGeneration) -> None:
-    """Checkpoint each layer, until the next `eval()`; the modules in it stay in eval mode, so there is no dropout."""
+    """Checkpoint each layer, until the next `eval()`; the modules in it stay in eval mode, so there
+    is no dropout.
+    """
     vlm.activation_checkpointing_enable({"use_reentrant": False})
     for layer in vlm.modules():
         if isinstance(layer, GradientCheckpointingLayer):
@@ -124,7 +130,8 @@ def take_steps(
 def validate(
     vlm: Qwen3VLForConditionalGeneration, val: Dataset, images: Iterable[int], cfg: ProbeConfig
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """(image_id, n_boxes, geo_loss) of each image that holds an object, and the means over all of them.
+    """(image_id, n_boxes, geo_loss) of each image that holds an object, and the means over all of
+    them.
 
     n_boxes is what an image weighs in the mean: its objects, polygons too.
     """
@@ -205,13 +212,17 @@ def batch_losses(
 
 
 def objective(sums: Tensor, counts: Tensor, cfg: ProbeConfig) -> Tensor:
-    """l1_weight L1 + giou_weight (1 - GIoU) + text_weight CE, each a mean over the whole step's objects, boxes, tokens."""
+    """l1_weight L1 + giou_weight (1 - GIoU) + text_weight CE, each a mean over the whole step's
+    objects, boxes, tokens.
+    """
     weights = torch.tensor([cfg.l1_weight, cfg.giou_weight, cfg.text_weight], device=sums.device)
     return (weights * sums / counts.clamp(min=1)).sum()
 
 
 def means(sums: Tensor, counts: Tensor) -> dict[str, float]:
-    """`geo_loss` is L1 + (1 - GIoU) an object: what candidates are compared by, whatever the weights."""
+    """`geo_loss` is L1 + (1 - GIoU) an object: what candidates are compared by, whatever the
+    weights.
+    """
     l1, giou_loss, text_ce = (sums / counts.clamp(min=1)).tolist()
     geo_loss = float((sums[0] + sums[1]) / counts[0].clamp(min=1))
     return {"geo_loss": geo_loss, "l1": l1, "giou_loss": giou_loss, "text_ce": text_ce}

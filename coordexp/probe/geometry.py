@@ -10,7 +10,8 @@ from torch import Tensor
 
 from coordexp.coords import LAST_BIN
 
-EPS = 1e-7  # of normalised area: a tenth of one bin by one bin; below it a ratio of areas means nothing
+# Of normalised area: a tenth of one bin by one bin. Below it a ratio of areas means nothing.
+EPS = 1e-7
 
 
 def expected_coordinates(coord_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -22,12 +23,13 @@ def expected_coordinates(coord_logits: Tensor, temperature: float = 1.0) -> Tens
 def giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU of pairs of boxes  # [B, 4], [B, 4] -> [B], in [-1, 1]
 
-    IoU - (C - U) / C, U the area of the union and C that of the smallest enclosing box (Rezatofighi et al. 2019,
-    "Generalized Intersection over Union", algorithm 2). A side that is inverted (x2 < x1) has length 0, and by how
-    much it is inverted is added to the enclosing box's side: so nothing changes for boxes, and an inverted one is the
-    worse the more inverted it is, with a gradient that turns it back wherever it lies. (The paper sorts the corners,
-    which rewards a box for being inverted in the right place; signed areas reward it for being inverted twice.)
-    Where union or enclosing box are smaller than EPS their ratio counts as 0, and has no gradient.
+    IoU - (C - U) / C, U the area of the union and C that of the smallest enclosing box (Rezatofighi
+    et al. 2019, "Generalized Intersection over Union", algorithm 2). A side that is inverted (x2 <
+    x1) has length 0, and by how much it is inverted is added to the enclosing box's side: so
+    nothing changes for boxes, and an inverted one is the worse the more inverted it is, with a
+    gradient that turns it back wherever it lies. (The paper sorts the corners, which rewards a box
+    for being inverted in the right place; signed areas reward it for being inverted twice.) Where
+    union or enclosing box are smaller than EPS their ratio counts as 0, and has no gradient.
     """
     inverted_a, inverted_b = ((box[:, :2] - box[:, 2:]).clamp(min=0) for box in (a, b))  # [B, 2]
     area_a, area_b = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(-1) for box in (a, b))
@@ -53,7 +55,8 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 def geometric_loss(pred: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
     """L1 summed over the four coordinates, and 1 - GIoU, of each box  # [B, 4], [B, 4] -> [B], [B]
 
-    The box loss of DETR (Carion et al. 2020, section 3.1 and appendix A.2) with corners for centres and sizes.
+    The box loss of DETR (Carion et al. 2020, section 3.1 and appendix A.2) with corners for centres
+    and sizes.
     """
     return (pred - gt).abs().sum(-1), 1 - giou(pred, gt)
 
@@ -61,9 +64,11 @@ def geometric_loss(pred: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
 def object_losses(
     pred: Tensor, gt: Tensor, sizes: list[int], is_box: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """L1 and 1 - GIoU of N objects whose C coordinates lie one behind the other  # [C], [C], N, [N] bool -> [N], [N]
+    """L1 and 1 - GIoU of N objects whose C coordinates lie one behind the other  # [C], [C], N, [N]
+    bool -> [N], [N]
 
-    A polygon has an L1 only, four times the mean over its coordinates: as much as a box with those errors.
+    A polygon has an L1 only, four times the mean over its coordinates: as much as a box with those
+    errors.
     """
     l1, giou_loss = pred.new_zeros(len(sizes)), pred.new_zeros(len(sizes))
     lengths = torch.tensor(sizes, dtype=torch.long, device=pred.device)

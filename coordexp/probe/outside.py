@@ -1,7 +1,9 @@
-"""A checkpoint trained elsewhere, looked at as one of this project's: token table, eval row, Stage-2 probe.
+"""A checkpoint trained elsewhere, looked at as one of this project's: token table, eval row,
+Stage-2 probe.
 
-results/evaluated/<name>-<hash8>/ is a run directory without a training log or a manifest; `coordexp compare` takes it.
-hash8 stands for the checkpoint's bytes, the records, the step and the temperature.
+results/evaluated/<name>-<hash8>/ is a run directory without a training log or a manifest; `coordexp
+compare` takes it. hash8 stands for the checkpoint's bytes, the records, the step and the
+temperature.
 """
 
 from __future__ import annotations
@@ -33,16 +35,19 @@ from coordexp.training.stage1_model import Stage1Model
 def evaluate_checkpoint(
     checkpoint: Path, records: Path, name: str, step: int, temperature: float, cfg: Config
 ) -> RunDirectory:
-    """Evaluate a checkpoint on a validation file (val.jsonl) and, where a train.jsonl lies beside it, probe it.
+    """Evaluate a checkpoint on a validation file (val.jsonl) and, where a train.jsonl lies beside
+    it, probe it.
 
-    `temperature` is the one it was trained at (1 for plain cross-entropy). What is done already is not done again.
+    `temperature` is the one it was trained at (1 for plain cross-entropy). What is done already is
+    not done again.
 
     Raises:
         UserError: no Qwen3-VL with coordinate tokens lies there, or the records are broken.
     """
     if not (records.is_file() and (checkpoint / "config.json").is_file()):
         raise UserError(
-            f"{checkpoint if records.is_file() else records}: no such {'checkpoint' if records.is_file() else 'file'}"
+            f"{checkpoint if records.is_file() else records}: no such "
+            f"{'checkpoint' if records.is_file() else 'file'}"
         )
     identity = [sha256_directory(checkpoint), sha256_file(records), step, temperature]
     run = RunDirectory(RESULTS / "evaluated" / f"{name}-{digest(identity)[:8]}")
@@ -76,7 +81,9 @@ def evaluate_checkpoint(
 def judge(
     run: RunDirectory, records: Path, variant: VariantConfig, step: int, cfg: Config
 ) -> dict[str, float]:
-    """Write the token table and give the eval row; the model is let go, for the probe needs its place."""
+    """Write the token table and give the eval row; the model is let go, for the probe needs its
+    place.
+    """
     vlm, processor = load_base(run.checkpoint(step), torch.float32)
     accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu")
     model = Stage1Model(vlm, variant, coord_token_ids(processor.tokenizer)).to(accelerator.device)
@@ -88,7 +95,8 @@ def judge(
 
 
 def load_outside(checkpoint: Path) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """Model and processor of a directory that plain transformers wrote: its weights and tokens, this project's prompt.
+    """Model and processor of a directory that plain transformers wrote: its weights and tokens,
+    this project's prompt.
 
     Raises:
         UserError: it is not a whole Qwen3-VL, or has no coordinate tokens.

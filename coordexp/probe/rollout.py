@@ -1,11 +1,14 @@
-"""What a checkpoint writes when it is let go: greedy rollouts, a JSON line an image, in shards that several jobs share.
+"""What a checkpoint writes when it is let go: greedy rollouts, a JSON line an image, in shards that
+several jobs share.
 
 <out>/rollouts.json                 of which model, records and budget the rows below are
-<out>/rollouts-<i>-of-<n>.jsonl     the rollouts of the images with image_id % n == i (the row: stage2/scores.py)
+<out>/rollouts-<i>-of-<n>.jsonl     the rollouts of the images with image_id % n == i (the row:
+stage2/scores.py)
 
-A batch's rows are appended together. A killed job continues behind the last whole row, also with other shards or
-another batch size: on a CPU an image's text does not depend on what it is batched with, how far it is padded or who
-writes it, but for two tokens that are as likely as each other to the last digits of float32.
+A batch's rows are appended together. A killed job continues behind the last whole row, also with
+other shards or another batch size: on a CPU an image's text does not depend on what it is batched
+with, how far it is padded or who writes it, but for two tokens that are as likely as each other to
+the last digits of float32.
 """
 
 from __future__ import annotations
@@ -63,7 +66,9 @@ def token_budget(dataset: Dataset) -> int:
 
 
 def greedy(vlm: Qwen3VLForConditionalGeneration, dataset: Dataset, budget: int) -> Generate:
-    """Greedy decoding by `vlm` of the dataset's images, at most `budget` tokens an answer (its end token is one)."""
+    """Greedy decoding by `vlm` of the dataset's images, at most `budget` tokens an answer (its end
+    token is one).
+    """
     tokenizer = dataset.processor.tokenizer
     end_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     piece_of = lru_cache(maxsize=None)(lambda token_id: token_bytes(tokenizer, token_id))
@@ -82,10 +87,11 @@ def greedy(vlm: Qwen3VLForConditionalGeneration, dataset: Dataset, budget: int) 
 def decode(
     vlm: Qwen3VLForConditionalGeneration, inputs: dict[str, Tensor], end_id: int, budget: int
 ) -> list[tuple[list[int], list[float], bool]]:
-    """(token ids, their log-probabilities, ended) of each left-padded prompt; rows that have ended leave the batch.
+    """(token ids, their log-probabilities, ended) of each left-padded prompt; rows that have ended
+    leave the batch.
 
-    Positions are those of the tokens that are not padding: time, height and width of the prompt by the model's own
-    rule (M-RoPE), then one further for each token that is written.
+    Positions are those of the tokens that are not padding: time, height and width of the prompt by
+    the model's own rule (M-RoPE), then one further for each token that is written.
 
     Raises:
         UserError: the logits are not finite.
@@ -146,7 +152,9 @@ _BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def token_bytes(tokenizer: Any, token_id: int) -> bytes:
-    """What a token of a byte-level BPE spells; nothing, for a row of the embedding that is no token."""
+    """What a token of a byte-level BPE spells; nothing, for a row of the embedding that is no
+    token.
+    """
     token = tokenizer.convert_ids_to_tokens(token_id)
     if token is None or token_id in tokenizer.added_tokens_decoder:
         return (token or "").encode()
@@ -156,7 +164,8 @@ def token_bytes(tokenizer: Any, token_id: int) -> bytes:
 def spell(pieces: Iterable[bytes]) -> tuple[str, list[int]]:
     """The text of some tokens, and how many of its characters stand complete after each.
 
-    A character may take several tokens: it counts with the last of them. Bytes that are no UTF-8 become U+FFFD.
+    A character may take several tokens: it counts with the last of them. Bytes that are no UTF-8
+    become U+FFFD.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     parts, ends, length = [], [], 0
@@ -171,12 +180,21 @@ def spell(pieces: Iterable[bytes]) -> tuple[str, list[int]]:
 
 
 def roll_out_checkpoint(
-    checkpoint: Path, records: Path, out: Path, n_images: int, batch: int, budget: int | None = None,
-    shard: tuple[int, int] = (0, 1), device: str = "cpu", wait: bool = False,
-) -> Path:  # fmt: skip
-    """Greedy rollouts of a checkpoint directory, in float32, on `n_images` evenly spaced ones of the records.
+    checkpoint: Path,
+    records: Path,
+    out: Path,
+    n_images: int,
+    batch: int,
+    budget: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    device: str = "cpu",
+    wait: bool = False,
+) -> Path:
+    """Greedy rollouts of a checkpoint directory, in float32, on `n_images` evenly spaced ones of
+    the records.
 
-    The model is loaded only if the shard lacks an image. See `roll_out` for `shard`, `wait` and what is raised.
+    The model is loaded only if the shard lacks an image. See `roll_out` for `shard`, `wait` and
+    what is raised.
     """
     dataset = Dataset(records, load_processor(checkpoint))
     budget = budget or token_budget(dataset)
@@ -199,15 +217,24 @@ def of_what(model_sha256: str, records: Path, budget: int, n_images: int) -> dic
 
 
 def roll_out(
-    out: Path, what: dict[str, Any], dataset: Dataset, image_ids: Sequence[int], generate: Generate, batch: int,
-    shard: tuple[int, int] = (0, 1), wait: bool = False,
-) -> Path:  # fmt: skip
-    """Write the rollouts of shard `(i, n)` that `out` does not hold yet, in the order of `image_ids`; returns its file.
+    out: Path,
+    what: dict[str, Any],
+    dataset: Dataset,
+    image_ids: Sequence[int],
+    generate: Generate,
+    batch: int,
+    shard: tuple[int, int] = (0, 1),
+    wait: bool = False,
+) -> Path:
+    """Write the rollouts of shard `(i, n)` that `out` does not hold yet, in the order of
+    `image_ids`; returns its file.
 
-    `what` is compared with what the rows that lie there are of (see `of_what`): those of anything else are removed.
+    `what` is compared with what the rows that lie there are of (see `of_what`): those of anything
+    else are removed.
 
     Raises:
-        UserError: there is no such shard, another process writes it (unless `wait`), a line is broken, the disk is full.
+        UserError: there is no such shard, another process writes it (unless `wait`), a line is
+        broken, the disk is full.
     """
     index, n = shard
     if not 0 <= index < n:
@@ -245,7 +272,9 @@ def roll_out(
 
 
 def finished_images(out: Path) -> set[int]:
-    """Images of which any shard of `out` holds a whole row (one without a line end is being written, or torn)."""
+    """Images of which any shard of `out` holds a whole row (one without a line end is being
+    written, or torn).
+    """
     done = set()
     for path in sorted(out.glob("rollouts-*.jsonl")):
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):

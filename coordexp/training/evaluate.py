@@ -1,4 +1,6 @@
-"""The whole validation set, once: an eval row for the log and a token table for everything that asks for more."""
+"""The whole validation set, once: an eval row for the log and a token table for everything that
+asks for more.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def evaluate(
     accelerator: Accelerator,
     table_path: Path,
 ) -> dict[str, float] | None:
-    """Evaluate on every image, write the token table, return the eval row (on the main process, else None).
+    """Evaluate on every image, write the token table, return the eval row (on the main process,
+    else None).
 
     Raises:
         UserError: no image of the set holds an object.
@@ -108,7 +111,9 @@ def gathered(part: Any, accelerator: Accelerator) -> list[Any]:
 
 
 def evenly_spaced(n_records: int, n_images: int) -> np.ndarray:
-    """Indices of `n_images` records spread over the set, all of them where there are fewer  # [min(n_images, n_records)]"""
+    """Indices of `n_images` records spread over the set, all of them where there are fewer  #
+    [min(n_images, n_records)]
+    """
     n = min(n_images, n_records)
     return np.arange(n) * n_records // max(n, 1)
 
@@ -120,7 +125,9 @@ def average_losses(
     micro_batch: int,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Losses and MAE of these images in eval mode, token-weighted, on every rank; nothing where there are no images."""
+    """Losses and MAE of these images in eval mode, token-weighted, on every rank; nothing where
+    there are no images.
+    """
     if not len(indices):
         return {}
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
@@ -151,9 +158,11 @@ def _rows(batch: Batch, output: Output) -> pd.DataFrame:
 def add_distributions(
     table: pd.DataFrame, logits: Tensor, variant: VariantConfig, device: torch.device | str = "cpu"
 ) -> tuple[pd.DataFrame, float]:
-    """The table with the distribution's columns at T = 1, own and fitted, and the fitted temperature.
+    """The table with the distribution's columns at T = 1, own and fitted, and the fitted
+    temperature.
 
-    `logits` [C, K], float32 on the CPU, are the coordinate slices in the table's order; a part at a time goes to `device`.
+    `logits` [C, K], float32 on the CPU, are the coordinate slices in the table's order; a part at a
+    time goes to `device`.
     """
     bins = torch.tensor(table["gt_bin"].to_numpy(), dtype=torch.long)
     fit_half = {image_id: in_fit_half(image_id) for image_id in table["image_id"].unique()}

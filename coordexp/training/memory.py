@@ -1,9 +1,10 @@
 """How much memory a training step will take, told before it starts.
 
-Weights, gradients and AdamW's moments are counted from the parameters. Activations are counted from one forward of the
-model on a real micro-batch: autograd hands over every tensor it would keep for the backward pass, and they are noted
-and let go, so that the count costs no more memory than evaluation does. What a kernel needs while it runs, the
-allocator's fragments and the CUDA context (about 1 GB) are not in it.
+Weights, gradients and AdamW's moments are counted from the parameters. Activations are counted from
+one forward of the model on a real micro-batch: autograd hands over every tensor it would keep for
+the backward pass, and they are noted and let go, so that the count costs no more memory than
+evaluation does. What a kernel needs while it runs, the allocator's fragments and the CUDA context
+(about 1 GB) are not in it.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def amount(n_bytes: float) -> str:
 
 
 def estimate(vlm: Any, batch: Batch, ranks: int, tokens: int = 0) -> Memory:
-    """Of a training step whose largest micro-batch is `batch`, or one as `batch` but of `tokens` tokens, if it may be longer.
+    """Of a training step whose largest micro-batch is `batch`, or one as `batch` but of `tokens`
+    tokens, if it may be longer.
 
     `vlm` and `batch` lie on the device they will be trained on; `vlm` is left as it was.
     """
@@ -82,9 +84,11 @@ def size(tensor: Tensor) -> int:
 
 
 def activation_bytes(vlm: Any, batch: Batch) -> int:
-    """What stands in memory at the begin of the backward pass of this micro-batch, beside weights and logits.
+    """What stands in memory at the begin of the backward pass of this micro-batch, beside weights
+    and logits.
 
-    With checkpointing that is the inputs of every layer, and all that the largest of them keeps while it is run again.
+    With checkpointing that is the inputs of every layer, and all that the largest of them keeps
+    while it is run again.
     """
     kept = saved_bytes(vlm, batch)
     outside = kept.pop(None, 0)
@@ -98,7 +102,8 @@ def activation_bytes(vlm: Any, batch: Batch) -> int:
 
 
 def saved_bytes(vlm: Any, batch: Batch) -> dict[Any, Any]:
-    """{layer: (bytes of its input, bytes autograd would keep of it)}, and {None: bytes kept outside of the layers}.
+    """{layer: (bytes of its input, bytes autograd would keep of it)}, and {None: bytes kept outside
+    of the layers}.
 
     Memory that several tensors share counts once, where it is met first; weights do not count.
     """

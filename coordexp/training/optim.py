@@ -13,7 +13,10 @@ from coordexp.models.checkpoints import parts
 
 
 def build_optimizer(vlm: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
-    """One group a part; weight decay on matrices only. `peak_lr` is what the schedule multiplies."""
+    """One group a part; weight decay on matrices only.
+
+    `peak_lr` is what the schedule multiplies.
+    """
     rates = {
         "vision": cfg.lr_vision,
         "aligner": cfg.lr_aligner,
@@ -36,7 +39,9 @@ def build_optimizer(vlm: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
 def learning_rate_factor(
     step: int, max_steps: int, warmup_fraction: float, floor_fraction: float
 ) -> float:
-    """Share of the peak rate at `step` (from 1): linear warm-up, then a cosine that ends at `floor_fraction`."""
+    """Share of the peak rate at `step` (from 1): linear warm-up, then a cosine that ends at
+    `floor_fraction`.
+    """
     warmup = max(1, round(warmup_fraction * max_steps))
     if step <= warmup:
         return step / warmup
@@ -49,9 +54,9 @@ def step_optimizer(
 ) -> None:
     """One AdamW step at `factor` of the peak rates; the coordinate rows move at their own.
 
-    With adapters they are a parameter with a group of its own. Without, they are part of one (tied) embedding matrix: an
-    AdamW update, decay included, is proportional to the learning rate, so scaling those rows' change by lr_coord / lr is
-    AdamW at lr_coord, exactly.
+    With adapters they are a parameter with a group of its own. Without, they are part of one (tied)
+    embedding matrix: an AdamW update, decay included, is proportional to the learning rate, so
+    scaling those rows' change by lr_coord / lr is AdamW at lr_coord, exactly.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor

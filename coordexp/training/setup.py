@@ -1,4 +1,6 @@
-"""What a run needs, put together once: model, optimizer, data, the state it left, and a pre-flight before its first step."""
+"""What a run needs, put together once: model, optimizer, data, the state it left, and a pre-flight
+before its first step.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ from coordexp.training.step import Progress, Training, count_tokens, load_window
 def set_up(
     cfg: Config, run: RunDirectory, digests: InputDigests, accelerator: Accelerator
 ) -> Training:
-    """Model, optimizer, data and progress: fresh from the base model, or as the state file left them."""
+    """Model, optimizer, data and progress: fresh from the base model, or as the state file left
+    them.
+    """
     hf_logging.disable_progress_bar()
     torch.set_num_threads(cfg.runtime.threads)
     vlm, processor = load_for_training(cfg, accelerator.device)
@@ -61,10 +65,10 @@ def set_up(
     accelerator.wait_for_everyone()
     if state is not None and state["digests"] != asdict(digests):
         state = None
+    # Results of other data or another base model, or of a run whose state was removed: a new run
+    # inherits nothing.
     if state is None and accelerator.is_main_process and holds_results(run):
-        set_aside(
-            run
-        )  # of other data or another base model, or its state was removed: a new run inherits nothing
+        set_aside(run)
     if state is not None:
         restore_weights(model.vlm, state["weights"])
         optimizer.load_state_dict(state["optimizer"])
@@ -78,12 +82,15 @@ def set_up(
 
 
 def tell_memory(t: Training) -> None:
-    """What a step takes at most, and whether a record is longer than a micro-batch was meant to be."""
+    """What a step takes at most, and whether a record is longer than a micro-batch was
+    meant to be.
+    """
     budget = t.cfg.train.micro_batch_tokens
     longest = t.train.longest() if budget else 0
     if longest > budget:
         print(
-            f"a record of {longest} tokens is longer than train.micro_batch_tokens={budget}: such a one goes alone",
+            f"a record of {longest} tokens is longer than train.micro_batch_tokens={budget}: such "
+            "a one goes alone",
             flush=True,
         )
     largest = max(load_window(t, step=1), key=lambda batch: batch.inputs["input_ids"].numel()).to(
@@ -114,7 +121,8 @@ def preflight(t: Training) -> dict[str, float]:
     """The first accumulation window through the training path and the evaluation path, dropout off.
 
     Raises:
-        UserError: the two losses differ by more than `preflight_tolerance`: the normalisation is broken.
+        UserError: the two losses differ by more than `preflight_tolerance`: the normalisation is
+        broken.
     """
     window = load_window(t, step=1)
     denominators = count_tokens(t, window)
@@ -141,7 +149,8 @@ def preflight(t: Training) -> dict[str, float]:
     allowed = preflight_tolerance(t.cfg.train.dtype.name)
     if not difference <= allowed:
         raise UserError(
-            f"pre-flight: the training path gives loss {trained:.8g}, the evaluation path {evaluated:.8g} on the same images "
+            f"pre-flight: the training path gives loss {trained:.8g}, the evaluation path "
+            f"{evaluated:.8g} on the same images "
             f"({difference:.1e} apart, allowed {allowed:.0e}): the loss normalisation is broken"
         )
     return {"train_loss": trained, "eval_loss": evaluated, "relative_difference": difference}

@@ -1,9 +1,10 @@
 """The vision-language model and its objective in one module.
 
-The loss is computed inside the wrapped module's forward, on the hidden states of supervised rows only: DDP sees
-it, and full-sequence logits never exist. With D_g the count of token group g over the whole optimizer step (every
-rank, every micro-batch) each micro-batch contributes world * sum_g S_g / D_g; nothing divides by the accumulation
-count again, so how a step is cut into micro-batches and ranks does not change its gradient.
+The loss is computed inside the wrapped module's forward, on the hidden states of supervised rows
+only: DDP sees it, and full-sequence logits never exist. With D_g the count of token group g over
+the whole optimizer step (every rank, every micro-batch) each micro-batch contributes world * sum_g
+S_g / D_g; nothing divides by the accumulation count again, so how a step is cut into micro-batches
+and ranks does not change its gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from coordexp.models.adapters import head_weights, hidden_states
 
 
 class Stage1Model(nn.Module):
-    """What gets wrapped for several ranks: hidden states of the supervised rows, then the objective."""
+    """What gets wrapped for several ranks: hidden states of the supervised rows, then the
+    objective.
+    """
 
     coord_ids: Tensor  # [K]
 

@@ -33,6 +33,7 @@ def load_state(path: Path) -> dict[str, Any]:
     payload = content[_DIGEST_BYTES:]
     if hashlib.sha256(payload).digest() != content[:_DIGEST_BYTES]:
         raise UserError(
-            f"{path}: damaged (its checksum does not match): remove it to train this run again from step 0"
+            f"{path}: damaged (its checksum does not match): remove it to train this run again "
+            "from step 0"
         )
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)

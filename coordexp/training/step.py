@@ -1,4 +1,6 @@
-"""One optimizer step of Stage-1: its images, token counts, micro-batches, clip and AdamW; and the train row of several."""
+"""One optimizer step of Stage-1: its images, token counts, micro-batches, clip and AdamW; and the
+train row of several.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ class Diverged(Exception):
 
 @dataclass
 class Progress:
-    """What the trainer remembers beside weights and optimizer. `window_*` cover the steps since the last train row."""
+    """What the trainer remembers beside weights and optimizer.
+
+    `window_*` cover the steps since the last train row.
+    """
 
     step: int = 0
     tokens_seen: int = 0
@@ -69,7 +74,9 @@ class Training:
 
 
 def load_window(t: Training, step: int) -> list[Batch]:
-    """This process's micro-batches of optimizer step `step`, cut by tokens or by images; then neighbours are alike in length."""
+    """This process's micro-batches of optimizer step `step`, cut by tokens or by images; then
+    neighbours are alike in length.
+    """
     cfg, ranks, rank = t.cfg.train, t.accelerator.num_processes, t.accelerator.process_index
     indices = step_indices(len(t.train), cfg.images_per_step, t.cfg.seed, step).tolist()
     if cfg.micro_batch_tokens:
@@ -91,7 +98,8 @@ def count_tokens(t: Training, window: list[Batch]) -> Tensor:
 
 
 def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, float]:
-    """One AdamW step over an accumulation window; returns its learning rate and gradient norm before clipping.
+    """One AdamW step over an accumulation window; returns its learning rate and gradient norm
+    before clipping.
 
     Raises:
         Diverged: the loss or the gradient is not finite. No weight has changed then.
@@ -125,7 +133,8 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
     p.window_tokens += tokens
     if not (np.isfinite(loss) and np.isfinite(grad_norm)):
         raise Diverged(
-            f"diverged at step {step} (loss {loss}, gradient norm {grad_norm}): the step was not taken"
+            f"diverged at step {step} (loss {loss}, gradient norm {grad_norm}): the step was not "
+            "taken"
         )
     optim = t.cfg.optim
     factor = learning_rate_factor(
@@ -143,13 +152,17 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
 
 
 def seed_randomness(t: Training, step: int, micro_batch: int) -> None:
-    """Dropout and the like are a function of (seed, step, micro-batch, rank), never of what ran before."""
+    """Dropout and the like are a function of (seed, step, micro-batch, rank), never of what ran
+    before.
+    """
     entropy = [t.cfg.seed, step, micro_batch, t.accelerator.process_index]
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
 def train_row(t: Training) -> dict[str, float]:
-    """The window since the last row, token-weighted over every rank: the same quantities as an eval row."""
+    """The window since the last row, token-weighted over every rank: the same quantities as an eval
+    row.
+    """
     p = t.progress
     whole = len(p.window_abs_errs) == int(
         p.window_sums[SUMS.index("n_coord")]

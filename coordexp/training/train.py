@@ -2,8 +2,8 @@
 
     python -m coordexp.training.train variant=pure_ce optim.lr=5e-4        (= coordexp-train …)
 
-Killed at any moment and started again it continues, bit for bit: learning rate, data order and randomness are
-functions of (seed, step), and what is not lies in one state file.
+Killed at any moment and started again it continues, bit for bit: learning rate, data order and
+randomness are functions of (seed, step), and what is not lies in one state file.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ PATIENCE = datetime.timedelta(
 
 
 def train(cfg: Config) -> RunDirectory:
-    """Train the run this configuration describes; returns its directory, finished (complete or diverged).
+    """Train the run this configuration describes; returns its directory, finished (complete or
+    diverged).
 
     Raises:
-        UserError: data or base model are missing, another trainer holds the run, or what lies there is damaged.
+        UserError: data or base model are missing, another trainer holds the run, or what lies there
+        is damaged.
     """
     digests = input_digests(cfg)
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
@@ -72,8 +74,10 @@ def train(cfg: Config) -> RunDirectory:
     accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu", kwargs_handlers=[patient])
     if accelerator.num_processes != cfg.runtime.processes:
         raise UserError(
-            f"runtime.processes={cfg.runtime.processes}, but {accelerator.num_processes} were started: start with "
-            f"`python -m torch.distributed.run --standalone --nproc-per-node {cfg.runtime.processes} "
+            f"runtime.processes={cfg.runtime.processes}, but {accelerator.num_processes} were "
+            "started: start with "
+            "`python -m torch.distributed.run --standalone --nproc-per-node "
+            f"{cfg.runtime.processes} "
             "-m coordexp.training.train …`"
         )
     lock = (
@@ -108,7 +112,8 @@ def input_digests(cfg: Config) -> InputDigests:
         if not needed.exists():
             choices = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
             raise UserError(
-                f"{needed}: not there yet: make it with `{shlex.join(['coordexp', 'prepare', *choices])}`"
+                f"{needed}: not there yet: make it with "
+                f"`{shlex.join(['coordexp', 'prepare', *choices])}`"
             )
     return InputDigests(
         data=digest([sha256_file(path) for path in data]), base=read_base_manifest(base).sha256
@@ -170,7 +175,9 @@ def loop(t: Training) -> None:
 
 
 def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
-    """Eval row and token table of this step, unless an earlier life of this run has written both."""
+    """Eval row and token table of this step, unless an earlier life of this run has written
+    both.
+    """
     there = torch.tensor(
         int(log is not None and log.has_eval(step) and t.run.table(step).exists()),
         device=t.accelerator.device,
@@ -201,8 +208,10 @@ def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
     log.append("eval", step, row | {"time_unix_s": time.time()})
     left_s = (t.progress.train_wall_s + t.progress.eval_wall_s) / step * (cfg.max_steps - step)
     print(
-        f"{t.cfg.variant.name} s{t.cfg.seed}  step {step}/{cfg.max_steps}  eval_loss {row['loss']:.3f}  "
-        f"MAE {row['coord_diag/expected_bin_mae']:.1f} bins  coord acc {row['coord_token_acc']:.3f}  "
+        f"{t.cfg.variant.name} s{t.cfg.seed}  step {step}/{cfg.max_steps}  eval_loss "
+        f"{row['loss']:.3f}  "
+        f"MAE {row['coord_diag/expected_bin_mae']:.1f} bins  coord acc "
+        f"{row['coord_token_acc']:.3f}  "
         f"{left_s / 60:.1f} min left",
         flush=True,
     )
@@ -221,7 +230,10 @@ def hydra_main(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point. Overrides are checked first, so that a slip costs one line, not Hydra's dozen."""
+    """Entry point.
+
+    Overrides are checked first, so that a slip costs one line, not Hydra's dozen.
+    """
     try:
         check_arguments(sys.argv[1:])
     except UserError as error:

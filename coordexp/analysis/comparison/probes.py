@@ -91,7 +91,9 @@ def metrics_of(probed: Probed) -> dict[str, float]:
 
 
 def means(runs: Sequence[RunData], probes: Probes) -> dict[str, dict[str, float]]:
-    """Each variant's metrics, averaged over its probed seeds; a metric that a seed lacks is left out."""
+    """Each variant's metrics, averaged over its probed seeds; a metric that a seed lacks is left
+    out.
+    """
     found: dict[str, dict[str, float]] = {}
     for variant, of_variant in by_variant(runs).items():
         seeds = [metrics_of(probes[run.name]) for run in of_variant if run.name in probes]

@@ -1,8 +1,10 @@
-"""How sure the ranking is: the confirmatory family, the grade and its one reason (design section "Statistics").
+"""How sure the ranking is: the confirmatory family, the grade and its one reason (design section
+"Statistics").
 
-Logs only: descriptive, never a claim. Token tables of one or two seeds: at most provisional, because an interval
-over images does not see what another seed would have changed. Three seeds and more: supported when the primary
-leads every rival on the rule's first metric after Holm, conclusive from six seeds on when every lead is superior.
+Logs only: descriptive, never a claim. Token tables of one or two seeds: at most provisional,
+because an interval over images does not see what another seed would have changed. Three seeds and
+more: supported when the primary leads every rival on the rule's first metric after Holm, conclusive
+from six seeds on when every lead is superior.
 """
 
 from __future__ import annotations
@@ -126,7 +128,8 @@ def earned_grade(facts: Facts, family: Sequence[Claim]) -> tuple[GradeName, str]
     )
     return (
         "supported",
-        f"{n_seeds} seeds x images: the {label} lead over every rival is above 0 after Holm, {missing}",
+        f"{n_seeds} seeds x images: the {label} lead over every rival is above 0 after Holm, "
+        f"{missing}",
     )
 
 
@@ -166,7 +169,9 @@ def temperature_sensitive(facts: Facts) -> bool:
 
 
 def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
-    """Whom the rule's votes would choose among the eligible at each temperature that the logs hold."""
+    """Whom the rule's votes would choose among the eligible at each temperature that the
+    logs hold.
+    """
     found: dict[str, str | None] = {}
     for temperature, table in facts.comparison.temperatures.items():
         rows = {row.variant: row.values for row in table if row.variant in facts.rows}
@@ -178,7 +183,9 @@ def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
 
 
 def changed_after_results(study: Preregistration) -> list[EarlierStudy]:
-    """Earlier registrations of the same runs under another rule or another number of seeds, whose results were known."""
+    """Earlier registrations of the same runs under another rule or another number of seeds, whose
+    results were known.
+    """
     known = any(run.existing for run in study.runs)
     return [earlier for earlier in study.earlier_studies if known and earlier.changed]
 

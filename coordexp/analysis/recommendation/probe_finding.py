@@ -140,7 +140,9 @@ def ranking_outcome(
 
 
 def smoothness_outcome(primary: str, secondary: str | None, probe: StudyProbe) -> str | None:
-    """Whether the smoother secondary takes better to continuous losses: the geometric loss at the end."""
+    """Whether the smoother secondary takes better to continuous losses: the geometric loss at the
+    end.
+    """
     if secondary is None:
         return None
     lead = probe_leads(probe, secondary, "geo_loss_after").get(primary)

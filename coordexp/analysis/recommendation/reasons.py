@@ -47,7 +47,8 @@ def secondary_reasons(
             f"p(GT) {rows[secondary]['p_gt_mean']:.3f} against {rows[primary]['p_gt_mean']:.3f}"
         )
     reasons = [
-        f"smoother than the primary ({smoother}): a hypothesis for Stage-2's continuous losses, to be tested there"
+        f"smoother than the primary ({smoother}): a hypothesis for Stage-2's continuous losses, to "
+        "be tested there"
     ]
     return [
         *reasons,
@@ -57,7 +58,9 @@ def secondary_reasons(
 
 
 def tail(variant: str, primary: str, rows: Values) -> list[str]:
-    """Whether a smoother distribution pays in the tail, which a mean can hide (note, "Metrics Used")."""
+    """Whether a smoother distribution pays in the tail, which a mean can hide (note, "Metrics
+    Used").
+    """
     name = "expected_bin_abs_err_p90"
     if name not in rows[variant] or name not in rows[primary]:
         return []
@@ -72,7 +75,9 @@ def tail(variant: str, primary: str, rows: Values) -> list[str]:
 
 
 def optional_reasons(variant: str, primary: str, rows: Values, names: Sequence[str]) -> list[str]:
-    """What choosing it instead of the primary costs or gains, and where it stands among the others."""
+    """What choosing it instead of the primary costs or gains, and where it stands among the
+    others.
+    """
     return [cost_against(variant, primary, rows, names), *standing(variant, rows, names)]
 
 
@@ -124,12 +129,15 @@ def place(m: Metric, variant: str, rows: Values) -> str:
 
 
 def evidence(facts: Facts) -> list[str]:
-    """The numbers behind the ranking: each rival on each metric of the rule; positive means the primary is better."""
+    """The numbers behind the ranking: each rival on each metric of the rule; positive means the
+    primary is better.
+    """
     lines = []
     for name in facts.rule.metrics:
         m = METRICS[name]
         for lead in leads_of_primary(facts, name):
-            line = f"{m.label}: {facts.primary} leads {lead.second} by {lead.value:+.4g}{' ' + m.unit if m.unit else ''}"
+            amount = f"{lead.value:+.4g} {m.unit}".rstrip()  # some metrics have no unit
+            line = f"{m.label}: {facts.primary} leads {lead.second} by {amount}"
             if lead.estimate:
                 low, high = lead.estimate.low, lead.estimate.high
                 line += f", 95 % interval [{low:+.4g}, {high:+.4g}] ({lead.method})"

@@ -143,7 +143,9 @@ def role(facts: Facts, variant: str, reasons: list[str]) -> Role:
 
 
 def median_run(facts: Facts, variant: str, first: Metric) -> RunData:
-    """The run of a variant's median seed by the rule's first metric; of two middle ones, the better."""
+    """The run of a variant's median seed by the rule's first metric; of two middle ones, the
+    better.
+    """
     sign = 1 if first.lower_is_better else -1
 
     def best_first(row: CurveRow) -> tuple[float, int]:

@@ -18,10 +18,12 @@ Values = Mapping[str, Mapping[str, float]]  # variant -> its metrics at the deci
 def eligibility(
     runs: Sequence[RunData], audit: Audit, rows: Values, rule: RuleConfig
 ) -> dict[str, list[str]]:
-    """Why each variant may not hold a role; empty if it may. A bar whose metric no log holds is not applied.
+    """Why each variant may not hold a role; empty if it may.
 
-    A diverged seed is a failure of its variant, and so is one whose audit failed. MAE is held against the best of
-    the variants that clear everything else.
+    A bar whose metric no log holds is not applied.
+
+    A diverged seed is a failure of its variant, and so is one whose audit failed. MAE is held
+    against the best of the variants that clear everything else.
     """
     found = {
         v: [*failures(v, mine, audit), *below_bars(v, rows, rule)]
@@ -105,7 +107,9 @@ def choose_primary(
 
 
 def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
-    """How flat each variant's coordinate distributions are: entropy, else p(GT) (turned round); None without either."""
+    """How flat each variant's coordinate distributions are: entropy, else p(GT) (turned round);
+    None without either.
+    """
     if all("entropy" in row for row in rows.values()):
         return "entropy", {variant: row["entropy"] for variant, row in rows.items()}
     if all("p_gt_mean" in row for row in rows.values()):
@@ -114,7 +118,9 @@ def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
 
 
 def choose_secondary(primary: str | None, rows: Values, names: Sequence[str]) -> str | None:
-    """The smoothest of the rest, only if smoother than the primary; of equally smooth ones the better by the rule."""
+    """The smoothest of the rest, only if smoother than the primary; of equally smooth ones the
+    better by the rule.
+    """
     measured = smoothness(rows)
     if primary is None or len(rows) < 2 or measured is None:
         return None

@@ -1,4 +1,6 @@
-"""What would overturn the recommendation, what it would take to be surer, and what it does not see."""
+"""What would overturn the recommendation, what it would take to be surer, and what it does
+not see.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def would_overturn(facts: Facts, probed: bool) -> list[str]:
 
 
 def closest(facts: Facts) -> tuple[Metric, list[Lead]]:
-    """The rule's first metric, and the rival (several where they are exactly as near) with the smallest lead on it."""
+    """The rule's first metric, and the rival (several where they are exactly as near) with the
+    smallest lead on it.
+    """
     first = METRICS[facts.rule.metrics[0]]
     leads = leads_of_primary(facts, first.name)
     smallest = min((lead.value for lead in leads), default=math.nan)
@@ -67,7 +71,9 @@ def amount(m: Metric, value: float) -> str:
 
 
 def other_seeds(facts: Facts) -> list[str]:
-    """The narrowest lead (or deficit) on the first metric: with one seed, the seed SD at which it flips."""
+    """The narrowest lead (or deficit) on the first metric: with one seed, the seed SD at which it
+    flips.
+    """
     m, leads = closest(facts)
     if not leads:
         return []
@@ -79,16 +85,22 @@ def other_seeds(facts: Facts) -> list[str]:
         sd = amount(m, flip_seed_sd(size))
         flips = f"if it is the true one, at a seed SD of {sd} one repeat in six flips it"
         return [
-            f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}; {flips}{small}"
+            f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}; "
+            f"{flips}{small}"
         ]
     if lead.estimate:
-        share = f"{lead.win_probability:.2f} is the probability that {facts.primary} is better on {m.label} than {rivals}"
+        share = (
+            f"{lead.win_probability:.2f} is the probability that {facts.primary} is better on "
+            f"{m.label} than {rivals}"
+        )
         return [f"other seeds and images: {share} ({m.label} {word} it {amount(m, size)}{small})"]
     return [f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}{small}"]
 
 
 def other_stopping_points(facts: Facts) -> list[str]:
-    """Whether another step of the window would have put somebody else first on the rule's first metric."""
+    """Whether another step of the window would have put somebody else first on the rule's first
+    metric.
+    """
     m = METRICS[facts.rule.metrics[0]]
     found = facts.comparison.stability.get(m.name)
     if not found or not found.last_winner:
@@ -99,12 +111,15 @@ def other_stopping_points(facts: Facts) -> list[str]:
         return []
     names = ", ".join(dict.fromkeys(w.winner or "nobody" for w in others))
     return [
-        f"another stopping point: at {len(others)} of the last {len(steps)} evaluations {names} led on {m.label}"
+        f"another stopping point: at {len(others)} of the last {len(steps)} evaluations {names} "
+        f"led on {m.label}"
     ]
 
 
 def would_take(facts: Facts) -> list[str]:
-    """Seeds (and their measured cost) for an interval as narrow as the margin on the rule's first metric."""
+    """Seeds (and their measured cost) for an interval as narrow as the margin on the rule's first
+    metric.
+    """
     m, leads = closest(facts)
     if not leads or not leads[0].estimate or not leads[0].margin:
         return []
@@ -148,27 +163,31 @@ def alerts(facts: Facts) -> list[str]:
     lines = []
     if digest(facts.study.rule) != facts.study.rule_sha256:
         lines.append(
-            "THE RULE WAS EDITED: preregistration.json no longer holds the rule whose digest it names"
+            "THE RULE WAS EDITED: preregistration.json no longer holds the rule whose digest it "
+            "names"
         )
     for earlier in changed_after_results(facts.study):
         changes = "; ".join(earlier.changed)
         lines.append(
-            f"CHANGED AFTER RESULTS: study {earlier.hash8} ({earlier.written_at[:10]}) registered these runs with {changes}"
+            f"CHANGED AFTER RESULTS: study {earlier.hash8} ({earlier.written_at[:10]}) registered "
+            f"these runs with {changes}"
         )
     return lines
 
 
 def caveats(facts: Facts) -> list[str]:
-    """What a careful reader must know: confounds, drawn pictures, results that existed before the rule, curves still falling."""
+    """What a careful reader must know: confounds, drawn pictures, results that existed before the
+    rule, curves still falling.
+    """
     lines = [
         f"runs differ outside the variant: {difference}" for difference in facts.audit.differences
     ]
     manifests = [run.manifest for run in facts.runs if run.manifest]
     if drawn := [(m.val_images_rendered, m.val_images) for m in manifests if m.val_images_rendered]:
+        n_drawn, n_pictures = max(drawn)
         lines.append(
-            "a rehearsal: {} of {} validation pictures are shapes drawn from the annotations".format(
-                *max(drawn)
-            )
+            f"a rehearsal: {n_drawn} of {n_pictures} validation pictures are shapes drawn from the "
+            "annotations"
         )
     if existing := unregistered(facts.study):
         lines.append(
@@ -178,7 +197,8 @@ def caveats(facts: Facts) -> list[str]:
     moving = [p for p in facts.comparison.plateau if p.metric == m.name and not p.flat]
     if moving:
         lines.append(
-            f"no plateau was reached: {m.label} still moves over the last third (% per 100 steps: {slopes(moving)})"
+            f"no plateau was reached: {m.label} still moves over the last third (% per 100 steps: "
+            f"{slopes(moving)})"
         )
     return lines
 
