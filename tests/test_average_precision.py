@@ -44,7 +44,7 @@ def score_of(tokens: list[tuple[str, float]]) -> list[float]:
     return object_scores(written, parse_coordjson(text))
 
 
-def test_a_score_is_the_geometric_mean_over_the_tokens_within_the_object():
+def test_score_is_the_geometric_mean_over_tokens_of_the_object():
     box = [(f"<|coord_{k}|>{', ' if k < 4 else ''}", -0.3) for k in (1, 2, 3, 4)]
     head, name = (
         ('{"objects": [', -9.0),

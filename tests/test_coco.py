@@ -316,7 +316,7 @@ def test_what_is_no_annotation_file_is_one_line(tmp_path, refused, content):
         read_coco(tmp_path)
 
 
-def test_annotations_of_pictures_that_the_file_does_not_hold_are_kept_apart(tmp_path):
+def test_annotations_of_absent_pictures_are_kept_apart(tmp_path):
     found = read_coco(
         write_coco(
             tmp_path / "coco.json", [image(1)], [annotation(1), annotation(2, 9), annotation(3)]

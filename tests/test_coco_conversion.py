@@ -543,7 +543,7 @@ def test_a_killed_conversion_leaves_no_workers_and_goes_on(tmp_path):
 # --- the whole --------------------------------------------------------------------------------
 
 
-def test_prepare_writes_records_report_and_figure_and_says_what_became_of_the_instances(capsys):
+def test_prepare_writes_records_and_prints_conversion_stats(capsys):
     many(Path("coco.json"), 20, objects=3)
     cfg = compose(["data=lvis", "data.annotations=coco.json", "data.render_missing=true"])
     manifest = prepare_data(cfg)

@@ -53,7 +53,7 @@ REAL = {"images": "pictures", "render_missing": False}
 # --- nothing is lost --------------------------------------------------------------------------
 
 
-def test_a_new_file_that_cannot_be_converted_leaves_the_old_conversion_as_it_is(refused):
+def test_failed_conversion_leaves_the_old_one_unchanged(refused):
     good = with_pictures(Path("coco.json"), [f"{i}.jpg" for i in range(6)])
     convert(**REAL)
     Path("out/data.json").write_text("{}")
@@ -96,7 +96,7 @@ def test_a_new_file_that_cannot_be_converted_leaves_the_old_conversion_as_it_is(
         ({"iscrowd": 1}, "crowd region"),
     ],
 )
-def test_where_no_picture_is_left_it_is_said_what_became_of_the_instances(refused, change, reason):
+def test_without_a_picture_left_the_error_has_conversion_stats(refused, change, reason):
     write_coco(
         Path("coco.json"),
         [image(i) for i in range(6)],
@@ -162,7 +162,7 @@ def test_pictures_of_one_last_part_are_not_taken_from_one_file(refused):
 
 
 @pytest.mark.parametrize("names", [["a.png", "a.png.jpg"], ["0", "0.jpg"]])
-def test_two_pictures_that_would_be_written_under_one_name_are_refused(refused, names):
+def test_two_pictures_with_one_output_name_are_refused(refused, names):
     with_pictures(Path("coco.json"), ["1.jpg", "2.jpg", *(f"{name}.png" for name in names)])
     for name in names:
         Path(f"pictures/{name}.png").rename(f"pictures/{name}")

@@ -58,7 +58,7 @@ def test_it_writes_a_whole_study_directory_and_prints_the_card(logs, capsys):
     assert capsys.readouterr().out == printed
 
 
-def test_again_in_the_same_place_gives_the_same_and_other_logs_are_refused(logs):
+def test_same_logs_give_the_same_study_and_others_are_refused(logs):
     main(["compare", *logs, "--out", "out"])
     before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
     main(["compare", *logs, "--out", "out"])
@@ -68,7 +68,7 @@ def test_again_in_the_same_place_gives_the_same_and_other_logs_are_refused(logs)
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
 
 
-def test_a_comparison_that_cannot_be_made_leaves_nothing_in_the_way_of_one_that_can(logs):
+def test_failed_comparison_does_not_block_the_corrected_one(logs):
     log = Path("mixed.jsonl").read_text()
     Path("mixed.jsonl").write_text(
         log.replace('"global_step/max_steps": "', '"global_step/max_steps": "9')

@@ -219,7 +219,7 @@ def test_an_edited_registration_is_loud():
     assert alerts(facts({"a": 5.0}, 6)) == []
 
 
-def test_the_lead_is_turned_so_that_positive_means_the_primary_is_better():
+def test_positive_lead_means_the_primary_is_better():
     for name in METRICS:
         f = facts({"a": 1.0}, 6)
         f = replace(f, rule=replace(f.rule, metrics=[name]))
@@ -244,7 +244,7 @@ def test_a_lead_too_small_for_two_decimals_is_not_told_as_none():
     )
 
 
-def test_one_seed_names_the_seed_sd_that_flips_it_and_what_it_would_take():
+def test_one_seed_names_the_flipping_seed_sd_and_the_seeds_needed():
     manifest = run_manifest(train_wall_s=3000.0, eval_wall_s=600.0)
     f = facts({"a": 0.4}, 1, manifest=manifest, spread={"image_se": 0.05})
     (line,) = [line for line in would_overturn(f, probed=False) if line.startswith("other seeds")]

@@ -221,7 +221,7 @@ def test_the_digest_is_canonical():
 
 
 @pytest.mark.usefixtures("in_tmp")
-def test_composing_depends_neither_on_the_directory_nor_on_what_failed_before(refused):
+def test_compose_depends_on_neither_directory_nor_earlier_failure(refused):
     with refused():
         compose(["nope=1"])
     assert run_hash(compose()) == run_hash(CFG)

@@ -181,3 +181,12 @@ def test_manifest_digests_every_module_that_trains():
     read_by_training = {f"data/{name}.py" for name in ("batches", "packing", "patches", "records")}
     makes_data = {name for name in found if name.startswith("data/")} - read_by_training
     assert set(TRAINING_MODULES) == found - BOOKKEEPING - makes_data
+
+
+def test_names_of_tests_are_sixty_characters_at_most():
+    long = []
+    for file in sorted((ROOT / "tests").glob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and len(node.name) > len("test_") + 60:
+                long.append(f"{file.name}: {node.name}")
+    assert long == []

@@ -161,7 +161,7 @@ def test_thresholds_are_met_exactly():
         assert score.true_positives_aware == tuple(int(k <= i) for k in range(10))
 
 
-def test_names_are_compared_letter_by_letter_but_for_blanks_at_the_ends():
+def test_names_match_exactly_but_for_blanks_at_the_ends():
     box = (0, 0, 5, 5)
     for name, same in (("cup", 1), (" cup\n", 1), ("Cup", 0), ("cups", 0), ("c up", 0)):
         score = score_image([(name, box)], [("cup ", box)])

@@ -75,9 +75,7 @@ def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, capsys):
     )
 
 
-def test_the_model_that_was_judged_is_let_go_before_the_probe_needs_its_place(
-    theirs, scenes, in_tmp, monkeypatch
-):
+def test_evaluated_model_is_freed_before_the_probe(theirs, scenes, in_tmp, monkeypatch):
     def models() -> int:
         gc.collect()
         return sum(type(o) is Qwen3VLForConditionalGeneration for o in gc.get_objects())
@@ -96,7 +94,7 @@ def test_overrides_that_nothing_reads_are_refused():
         main(["evaluate", "there", "variant.temperature=0.7", "--data", "val.jsonl", "--name", "m"])
 
 
-def test_overrides_may_stand_behind_options_and_nothing_else_is_let_through(capsys):
+def test_overrides_may_follow_options_and_other_words_are_refused(capsys):
     options = ("evaluate", "there", "--name", "x", "--data", "val.jsonl")
     assert parse([*options, "probe.steps=2"]).overrides == ["probe.steps=2"]
     assert parse([*options[:2], "probe.steps=2", *options[2:], "probe.lr=1"]).overrides == [

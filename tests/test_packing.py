@@ -148,7 +148,7 @@ def test_packs_are_few_and_ranks_are_balanced(case, budget):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_a_sample_longer_than_the_budget_goes_alone_and_leaves_the_others_together(ranks, packed):
+def test_sample_over_the_budget_goes_alone_and_others_stay_packed(ranks, packed):
     for n_long in (1, 3):
         lengths = [500] * (64 - n_long) + [17_000] * n_long
         cut = cut_by_tokens(lengths, ranks, 16_000, packed)

@@ -48,7 +48,7 @@ def test_sides_are_multiples_of_a_cell_within_the_budget(size, fitted):
 
 
 @given(st.integers(2, 5000), st.integers(2, 5000), st.integers(1024, 2 * BUDGET))
-def test_sizes_are_those_of_qwens_own_processor_where_it_keeps_to_the_budget(width, height, budget):
+def test_sizes_equal_qwens_processor_where_it_keeps_the_budget(width, height, budget):
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     w, h = fitted_size(width, height, budget)

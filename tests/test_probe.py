@@ -279,9 +279,7 @@ def test_the_fine_tune_learns(tiny, scenes, tmp_path):
         assert np.mean([row[name] for row in rows[-3:]]) < 0.9 * rows[0][name]
 
 
-def test_adapters_are_trained_in_place_of_the_weights_and_become_part_of_them(
-    tiny, scenes, tmp_path
-):
+def test_only_adapters_are_trained_and_then_merged(tiny, scenes, tmp_path):
     """Four pictures over and over.
 
     The model that comes back is plain, and the one whose losses were logged.
@@ -316,9 +314,7 @@ def test_adapters_are_trained_in_place_of_the_weights_and_become_part_of_them(
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_with_checkpointing_the_same_comes_out_and_each_layer_runs_again(
-    tiny, scenes, tmp_path, rank
-):
+def test_checkpointing_reruns_layers_and_gives_equal_results(tiny, scenes, tmp_path, rank):
     train, found, calls = scenes.dataset("train", tiny.processor), [], []
     for checkpointing in (False, True):
         model, n_calls = copy.deepcopy(tiny.vlm), []
@@ -602,7 +598,7 @@ def test_weights_are_told_apart(tiny):
 
 
 @pytest.mark.usefixtures("in_tmp")
-def test_by_hand_a_run_is_probed_with_its_own_recipe_unless_an_experiment_is_named(monkeypatch):
+def test_probe_by_hand_takes_the_runs_recipe_or_the_named_one(monkeypatch):
     run = write_run(
         "mixed",
         eval_row(24.0, 55, 0.2, 0.15, 39, 4.0),

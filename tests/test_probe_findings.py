@@ -158,7 +158,7 @@ def decide(shares: dict[str, tuple[float, float]], rows=None):
     return found, study
 
 
-def test_a_clear_lead_in_rollouts_turns_the_card_where_stage_1_cannot_tell():
+def test_clear_rollout_lead_changes_a_primary_that_stage1_left_open():
     found, study = decide({"pure_ce": (0.5, 1.0), "mixed": (0.75, 1.0)})
     assert found["confirmatory"][0]["verdict"] == "better, but negligible"
     assert found["primary"]["variant"] == "mixed"
@@ -200,7 +200,7 @@ def test_a_candidate_whose_rollouts_do_not_parse_loses_its_role():
     assert "of its rollouts is below the bar 0.9" in entry["reasons"][0]
 
 
-def test_a_superior_stage_1_lead_is_overturned_in_words_and_keeps_its_role():
+def test_superior_stage1_lead_keeps_its_role_against_the_probe():
     worse = TIED | {
         key: value + 2.0 for key, value in TIED.items() if key.endswith("expected_bin_mae")
     }
@@ -295,7 +295,7 @@ PUBLISHED = {
 }
 
 
-def test_published_aggregates_are_shown_with_their_confounds_and_change_nothing():
+def test_published_aggregates_have_confounds_and_change_no_role():
     rows = {
         v: {"expected_bin_mae": entry["expected_bin_mae"]}
         for v, entry in PUBLISHED["variants"].items()
@@ -314,7 +314,7 @@ def test_published_aggregates_are_shown_with_their_confounds_and_change_nothing(
     assert probe_grade(found, probe).grade == "descriptive"
 
 
-def test_published_aggregates_go_through_compare_to_a_card_whose_roles_they_do_not_change(tmp_path):
+def test_compare_shows_published_aggregates_and_keeps_the_roles(tmp_path):
     logs = [f"{v}={write_log(tmp_path / f'{v}.jsonl', v)}" for v in PUBLISHED["variants"]]
     write_json(Path("published.json"), PUBLISHED)
     main(["compare", *logs, "--out", "plain"])
@@ -333,7 +333,7 @@ def test_published_aggregates_go_through_compare_to_a_card_whose_roles_they_do_n
         main(["compare", *logs, "--out", "broken", "--evidence", "broken.json"])
 
 
-def test_a_picture_without_objects_has_rollouts_and_weighs_nothing_in_the_loss():
+def test_picture_without_objects_has_no_weight_in_the_loss():
     run = write_run("mixed", TIED, tables=True)
     write_probe(run, 0.5, np.random.default_rng(0))
     out = probe_directory(run, 360, plain(compose().probe))
@@ -364,7 +364,7 @@ class Stub:
         return {"f1_50": (self.values - self.values.mean()) / len(self.values)}
 
 
-def test_pairs_use_the_bootstrap_for_few_seeds_and_cross_seeds_and_images_for_three():
+def test_few_seeds_use_the_bootstrap_and_three_the_crossed_estimate():
     rng = np.random.default_rng(0)
     first, second = ([Stub(rng.normal(mean, 0.1, 50)) for _ in range(3)] for mean in (0.5, 0.6))
     apart = np.array(

@@ -16,7 +16,7 @@ import pytest
 import torch
 from release import ADDED_TOKENS, BPE_TOKENS, EMBEDDING_ROWS, write_release
 from safetensors.torch import load_file
-from training import Forge, assert_same_run, only, rows
+from training import ForkServer, assert_same_run, only, rows
 
 from coordexp.config.compose import compose
 from coordexp.coords import coord_token_ids
@@ -79,7 +79,7 @@ PROBE = (
 
 @dataclass
 class Walk:
-    forge: Forge
+    fork_server: ForkServer
     path: Path
     release: Path
 
@@ -88,8 +88,8 @@ class Walk:
         return (*TRAIN, f"model.path={self.release}")
 
     def train(self, *more: str, **how) -> Path:
-        life = self.forge.run(self.path, *self.overrides, *more, **how)
-        assert life.returncode == (-signal.SIGKILL if how else 0), life.stdout + life.stderr
+        child = self.fork_server.run(self.path, *self.overrides, *more, **how)
+        assert child.returncode == (-signal.SIGKILL if how else 0), child.stdout + child.stderr
         return only(self.path / "results" / "runs" / "mixed")
 
     @property
@@ -102,12 +102,12 @@ class Walk:
 
 
 @pytest.fixture(scope="module")
-def walk(forge, tmp_path_factory) -> Walk:
+def walk(fork_server, tmp_path_factory) -> Walk:
     """Prepared: data drawn, the release grown."""
     path = tmp_path_factory.mktemp("walk")
-    walk = Walk(forge, path, write_release(path / "Qwen3-VL-4B"))
-    life = forge.run(path, "prepare", *walk.overrides, entry="cli")
-    assert life.returncode == 0, life.stderr
+    walk = Walk(fork_server, path, write_release(path / "Qwen3-VL-4B"))
+    child = fork_server.run(path, "prepare", *walk.overrides, entry="cli")
+    assert child.returncode == 0, child.stderr
     return walk
 
 
@@ -121,10 +121,10 @@ def elsewhere(walk: Walk, path: Path) -> Walk:
     (path / "results").mkdir()
     for part in ("data", "base"):
         (path / "results" / part).symlink_to(walk.path / "results" / part)
-    return Walk(walk.forge, path, walk.release)
+    return Walk(walk.fork_server, path, walk.release)
 
 
-def test_the_release_is_grown_in_its_own_precision_and_nothing_else_is_touched(walk):
+def test_release_grows_in_its_precision_and_keeps_other_weights(walk):
     before = {}
     for shard in walk.release.glob("*.safetensors"):
         before |= load_file(shard)
@@ -144,7 +144,7 @@ def test_the_release_is_grown_in_its_own_precision_and_nothing_else_is_touched(w
     assert config["tie_word_embeddings"]
 
 
-def test_the_grown_tokenizer_writes_the_coordinates_and_all_else_as_the_release_does(walk):
+def test_grown_tokenizer_differs_by_coordinate_tokens_alone(walk):
     from transformers import AutoTokenizer
 
     before, (model, processor) = (
@@ -234,7 +234,7 @@ def test_killed_with_adapters_it_ends_as_if_nothing_had_happened(walk, run, tmp_
     assert_same_run(again.train(), run)
 
 
-def test_in_bfloat16_with_dora_checkpointing_and_a_token_budget_it_trains_too(walk, tmp_path):
+def test_trains_in_bfloat16_with_dora_checkpointing_and_packs(walk, tmp_path):
     run = elsewhere(walk, tmp_path).train(*BFLOAT16)
     losses = [row["loss"] for row in rows(run) if "loss" in row]
     assert losses[-1] < losses[0]
@@ -249,7 +249,7 @@ def test_in_bfloat16_with_dora_checkpointing_and_a_token_budget_it_trains_too(wa
 
 
 def test_the_checkpoint_generates_and_is_probed(walk, run):
-    life = walk.forge.run(walk.path, "probe", str(run), *walk.overrides, *PROBE, entry="cli")
-    assert life.returncode == 0, life.stderr
-    probe = json.loads(Path(walk.path, life.stdout.strip().splitlines()[-1]).read_text())
+    child = walk.fork_server.run(walk.path, "probe", str(run), *walk.overrides, *PROBE, entry="cli")
+    assert child.returncode == 0, child.stderr
+    probe = json.loads(Path(walk.path, child.stdout.strip().splitlines()[-1]).read_text())
     assert (probe["status"], probe["images"], probe["steps"]) == ("complete", 2, 2)

@@ -134,7 +134,7 @@ def test_another_order_than_the_contracts_is_mended_or_refused(tmp_path, objects
         assert [list(o.pixels) for o in record.objects] == contracts
 
 
-def test_another_order_of_writing_stands_in_the_metadata_of_a_sorted_file(tmp_path):
+def test_metadata_of_a_sorted_file_holds_another_written_order(tmp_path):
     a_picture(tmp_path)
     cup, cap, bat = (
         RecordObject(name, "bbox_2d", box)

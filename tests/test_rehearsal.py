@@ -30,21 +30,21 @@ SHORT = (
 
 def test_ones_own_annotations_go_to_the_card(tmp_path):
     """The sample of LVIS where it is at hand, else boxes made up."""
-    house, annotations = copy_project(tmp_path / "house"), tmp_path / "annotations.json"
+    workspace, annotations = copy_project(tmp_path / "workspace"), tmp_path / "annotations.json"
     shutil.copy(LVIS, annotations) if LVIS.exists() else many(annotations, 30)
     overrides = " ".join([f"data.annotations={annotations}", *SHORT])
     done = snakemake(
-        house, "stage1_ablation", "--config", "experiment=lvis_rehearsal", f"all={overrides}"
+        workspace, "stage1_ablation", "--config", "experiment=lvis_rehearsal", f"all={overrides}"
     )
-    study = house / "results" / "stage1_ablation" / "latest"
+    study = workspace / "results" / "stage1_ablation" / "latest"
     recommendation = json.loads((study / "recommendation.json").read_text())
-    trained = {path.parents[1].name for path in house.glob("results/runs/*/*/run.json")}
+    trained = {path.parents[1].name for path in workspace.glob("results/runs/*/*/run.json")}
     assert trained == {"softce_w1_gate", "pure_ce", "mixed"}
-    assert (house / recommendation["primary"]["checkpoint"] / "model.safetensors").exists()
+    assert (workspace / recommendation["primary"]["checkpoint"] / "model.safetensors").exists()
     card = (study / "recommendation.md").read_text()
     assert re.search(
         r"a rehearsal: (\d+) of \1 validation pictures are shapes drawn from the annotations", card
     )
     assert card.splitlines()[0] in done.stdout + done.stderr
-    (data,) = house.glob("results/data/lvis-*")
+    (data,) = workspace.glob("results/data/lvis-*")
     assert (data / "samples.png").stat().st_size > 10_000

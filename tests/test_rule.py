@@ -137,7 +137,7 @@ def test_no_common_step_is_refused():
         decide({"a": {40: row(1, 1, 1, 1, 1)}, "b": {50: row(1, 1, 1, 1, 1)}})
 
 
-def test_the_bar_on_mae_is_held_against_the_best_of_the_others_that_clear():
+def test_mae_bar_is_relative_to_the_best_variant_that_clears_others():
     """A run that fails another bar must not drag sound ones below this one."""
     curves = {
         "a": {40: row(20, 50, 0.1, 0.1, 30, coord_mass=0.99)},
@@ -175,7 +175,7 @@ def bag(node):
 
 @settings(deadline=None, max_examples=250)
 @given(curves_of, st.data())
-def test_permuting_names_and_order_permutes_the_answer_and_nothing_else(rows, data):
+def test_permuted_names_and_order_give_the_permuted_answer(rows, data):
     names = [f"name{i}" for i in range(len(rows))]
     curves = {
         name: {40 * (i + 1): r for i, r in enumerate(mine)}
@@ -219,7 +219,7 @@ def test_an_unknown_metric_names_the_known_ones():
         metric("accuracy")
 
 
-def test_every_metric_says_unit_direction_tokens_and_what_it_is_compared_across():
+def test_every_metric_has_unit_direction_tokens_and_scope():
     for name, m in REGISTRY.items():
         assert m.name == name
         assert m.unit in ("bins", "nats", "")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import ROOT, SMALL, Forge, House, assert_same_run, environment, rows
+from training import ROOT, SMALL, ForkServer, Workspace, assert_same_run, environment, rows
 
 from coordexp.models.checkpoints import load_base
 
@@ -87,28 +87,28 @@ for refused in {list(REFUSED)}:
 
 
 @pytest.fixture(scope="module")
-def gpu(forge, tmp_path_factory):
-    """Lives that see a GPU, in a directory with data and base model."""
+def gpu(fork_server, tmp_path_factory):
+    """Child processes that see a GPU, in a directory with data and base model."""
     path = tmp_path_factory.mktemp("gpu")
-    prepared = forge.run(path, "prepare", *LORA, entry="cli")
+    prepared = fork_server.run(path, "prepare", *LORA, entry="cli")
     assert prepared.returncode == 0, prepared.stderr
 
-    def live(*arguments: str, cwd: Path = path, dies: bool = False, **how) -> Path:
-        life = forge.run(cwd, *arguments, SIMULATED_GPU="1", **how)
-        assert life.returncode == (-signal.SIGKILL if dies else 0), life.stderr[-3000:]
+    def run_on_gpu(*arguments: str, cwd: Path = path, dies: bool = False, **how) -> Path:
+        child = fork_server.run(cwd, *arguments, SIMULATED_GPU="1", **how)
+        assert child.returncode == (-signal.SIGKILL if dies else 0), child.stderr[-3000:]
         return cwd
 
-    return House(path), live
+    return Workspace(path), run_on_gpu
 
 
 @pytest.fixture(scope="module")
 def lora(gpu) -> Path:
-    house, live = gpu
-    live(*LORA)
-    return house.run("mixed")
+    workspace, run_on_gpu = gpu
+    run_on_gpu(*LORA)
+    return workspace.run("mixed")
 
 
-def test_with_adapters_it_learns_on_packs_and_its_merged_checkpoint_loads(lora):
+def test_adapters_learn_on_packs_and_the_merged_checkpoint_loads(lora):
     found = rows(lora)
     losses = [row["loss"] for row in found if "loss" in row]
     assert losses[-1] < losses[0]
@@ -118,17 +118,19 @@ def test_with_adapters_it_learns_on_packs_and_its_merged_checkpoint_loads(lora):
 
 
 def test_killed_between_two_states_it_ends_as_if_nothing_had_happened(gpu, lora, tmp_path):
-    house, live = gpu
-    again = House(house.empty_copy(tmp_path))
-    live(*LORA, cwd=again.path, dies=True, fault=("die_before", "os.rename", "step-000006.parquet"))
-    live(*LORA, cwd=again.path)
+    workspace, run_on_gpu = gpu
+    again = Workspace(workspace.empty_copy(tmp_path))
+    run_on_gpu(
+        *LORA, cwd=again.path, dies=True, fault=("die_before", "os.rename", "step-000006.parquet")
+    )
+    run_on_gpu(*LORA, cwd=again.path)
     assert_same_run(again.run("mixed"), lora)
 
 
 def test_its_checkpoint_is_probed_by_adapters(gpu, lora):
-    house, live = gpu
-    copied = Path(shutil.copytree(lora, house.path / "copied"))
-    live(
+    workspace, run_on_gpu = gpu
+    copied = Path(shutil.copytree(lora, workspace.path / "copied"))
+    run_on_gpu(
         "probe",
         "copied",
         *PROBE,
@@ -146,12 +148,14 @@ def test_its_checkpoint_is_probed_by_adapters(gpu, lora):
     )
 
 
-def test_every_weight_is_trained_and_evaluated_as_on_the_cpu(gpu, forge: Forge, tmp_path):
-    house, live = gpu
-    cpu, whole = House(house.empty_copy(tmp_path)), ("variant=softce_w1_gate", *ON_GPU)
-    live(*whole)
-    assert forge.run(cpu.path, *whole, "runtime.device=cpu").returncode == 0
-    runs = [place.run("softce_w1_gate") for place in (house, cpu)]
+def test_every_weight_is_trained_and_evaluated_as_on_the_cpu(
+    gpu, fork_server: ForkServer, tmp_path
+):
+    workspace, run_on_gpu = gpu
+    cpu, whole = Workspace(workspace.empty_copy(tmp_path)), ("variant=softce_w1_gate", *ON_GPU)
+    run_on_gpu(*whole)
+    assert fork_server.run(cpu.path, *whole, "runtime.device=cpu").returncode == 0
+    runs = [place.run("softce_w1_gate") for place in (workspace, cpu)]
     assert [json.loads((run / "run.json").read_text())["device"] for run in runs] == [
         "cuda:0",
         "cpu",

@@ -56,9 +56,9 @@ SUBSET = {
 }
 
 
-def test_multirun_trains_every_variant_and_leaves_nothing_behind(house):
+def test_multirun_trains_every_variant_and_leaves_nothing_behind(workspace):
     for variant in ("pure_ce", "mixed"):
-        run = house.run(variant)
+        run = workspace.run(variant)
         assert names(run) >= {"config.yaml", "logging.jsonl", ".lock", "run.json"}
         assert not [
             name for name in names(run) if name.endswith(".tmp") or name.startswith("state")
@@ -78,8 +78,8 @@ def test_multirun_trains_every_variant_and_leaves_nothing_behind(house):
 
 
 @pytest.mark.parametrize("variant", ["pure_ce", "mixed"])
-def test_rows_carry_the_keys_of_the_contract_and_contributions_sum_to_their_loss(house, variant):
-    found = rows(house.run(variant))
+def test_rows_have_the_contracts_keys_and_terms_sum_to_the_loss(workspace, variant):
+    found = rows(workspace.run(variant))
     trained = [row for row in found if "loss" in row]
     evaluated = [row for row in found if "eval_loss" in row]
     assert [row["global_step/max_steps"] for row in trained] == ["3/8", "6/8", "8/8"]
@@ -114,17 +114,22 @@ def test_rows_carry_the_keys_of_the_contract_and_contributions_sum_to_their_loss
 
 
 @pytest.mark.parametrize("variant", ["pure_ce", "mixed"])
-def test_a_train_row_is_the_token_weighted_mean_of_its_steps(forge, house, empty, variant):
+def test_a_train_row_is_the_token_weighted_mean_of_its_steps(
+    fork_server, workspace, empty, variant
+):
     """Another run logs every step; its rows, weighted by the tokens of each step, give the rows of
     every three.
     """
-    assert forge.run(empty, f"variant={variant}", *SMALL, "train.logging_steps=1").returncode == 0
+    assert (
+        fork_server.run(empty, f"variant={variant}", *SMALL, "train.logging_steps=1").returncode
+        == 0
+    )
     steps = [row for row in rows(only(empty / "results/runs" / variant)) if "loss" in row]
     counts = json.loads(
-        forge.run(empty, f"variant={variant}", *SMALL, entry="count").stdout
+        fork_server.run(empty, f"variant={variant}", *SMALL, entry="count").stdout
     )  # [step][text, coordinates]
     windows = {"3/8": slice(0, 3), "6/8": slice(3, 6), "8/8": slice(6, 8)}
-    for row in rows(house.run(variant)):
+    for row in rows(workspace.run(variant)):
         if "loss" not in row:
             continue
         window = windows[row["global_step/max_steps"]]
@@ -147,7 +152,7 @@ def test_a_train_row_is_the_token_weighted_mean_of_its_steps(forge, house, empty
             assert row[key] == pytest.approx(total / sum(weight[window]), rel=1e-6), key
 
 
-def test_train_images_are_evaluated_as_validation_images_are(forge, house, empty):
+def test_train_images_are_evaluated_as_validation_images_are(fork_server, workspace, empty):
     """The validation set replaced by the five train images that are audited: both halves of an eval
     row must agree.
     """
@@ -160,9 +165,9 @@ def test_train_images_are_evaluated_as_validation_images_are(forge, house, empty
     train.with_name("val.jsonl").write_text(
         "".join(lines[index] for index in (0, 2, 4, 7, 9))
     )  # 12 images, 5 of them
-    assert forge.run(empty, *MIXED).returncode == 0
+    assert fork_server.run(empty, *MIXED).returncode == 0
     found = [row for row in rows(only(empty / "results/runs/mixed")) if "eval_loss" in row]
-    reference = [row for row in rows(house.run("mixed")) if "eval_loss" in row]
+    reference = [row for row in rows(workspace.run("mixed")) if "eval_loss" in row]
     for row, expected in zip(found, reference, strict=True):
         for key in SUBSET:
             assert row[key] == expected[key], (
@@ -171,10 +176,10 @@ def test_train_images_are_evaluated_as_validation_images_are(forge, house, empty
             assert row[key] == pytest.approx(row[key.replace("train_subset/", "")], rel=1e-5), key
 
 
-def test_without_audited_images_a_run_is_the_same_run(forge, house, empty):
+def test_without_audited_images_a_run_is_the_same_run(fork_server, workspace, empty):
     """Evaluating train images changes no weight, no other number and no table."""
-    assert forge.run(empty, *MIXED, "train.audit_images=0").returncode == 0
-    run, reference = only(empty / "results/runs/mixed"), house.run("mixed")
+    assert fork_server.run(empty, *MIXED, "train.audit_images=0").returncode == 0
+    run, reference = only(empty / "results/runs/mixed"), workspace.run("mixed")
     without = [
         {key: value for key, value in row.items() if "train_subset" not in key}
         for row in rows(reference)
@@ -185,71 +190,69 @@ def test_without_audited_images_a_run_is_the_same_run(forge, house, empty):
     assert found == expected
 
 
-def test_the_manifest_says_what_turns_bins_into_pixels_and_visual_tokens(house):
-    manifest = json.loads((house.run("mixed") / "run.json").read_text())
+def test_manifest_holds_what_turns_bins_into_pixels(workspace):
+    manifest = json.loads((workspace.run("mixed") / "run.json").read_text())
     assert (manifest["cell_px"], manifest["val_images"]) == (32, 8)
     assert manifest["val_sides_px"] == {"width": [64, 64, 64], "height": [64, 64, 64]}
 
 
-def test_an_unknown_override_costs_one_line_and_nothing_is_written(forge, empty):
-    life = forge.run(empty, *MIXED, "optim.learning_rate=1e-3")
-    assert "optim.learning_rate" in life.refusal()
-    assert len(life.stderr.splitlines()) == 1
+def test_an_unknown_override_costs_one_line_and_nothing_is_written(fork_server, empty):
+    child = fork_server.run(empty, *MIXED, "optim.learning_rate=1e-3")
+    assert "optim.learning_rate" in child.refusal()
+    assert len(child.stderr.splitlines()) == 1
     assert {path.name for path in (empty / "results").iterdir()} == {"data", "base"}
 
 
-def test_cfg_job_prints_the_configuration_and_trains_nothing(forge, empty):
-    life = forge.run(empty, *MIXED, "optim.lr=5e-4", "--cfg", "job")
-    assert life.returncode == 0, life.stderr
-    assert OmegaConf.to_container(OmegaConf.create(life.stdout)) == plain(
+def test_cfg_job_prints_the_configuration_and_trains_nothing(fork_server, empty):
+    child = fork_server.run(empty, *MIXED, "optim.lr=5e-4", "--cfg", "job")
+    assert child.returncode == 0, child.stderr
+    assert OmegaConf.to_container(OmegaConf.create(child.stdout)) == plain(
         compose([*MIXED, "optim.lr=5e-4"])
     )
     assert {path.name for path in empty.rglob("*")} == {"results", "data", "base"}
 
 
 @pytest.mark.parametrize("extra", [(), ("study.variants=[pure_ce, mixed]",)])
-def test_where_data_or_base_are_missing_the_line_holds_the_command_that_makes_them(
-    forge, tmp_path, extra
-):
-    life = forge.run(tmp_path, *MIXED, *extra, "train.max_steps=2")
-    line = life.refusal()
-    assert len(life.stderr.splitlines()) == 1
+def test_missing_data_or_base_names_the_command_that_makes_it(fork_server, tmp_path, extra):
+    child = fork_server.run(tmp_path, *MIXED, *extra, "train.max_steps=2")
+    line = child.refusal()
+    assert len(child.stderr.splitlines()) == 1
     assert not list(tmp_path.rglob("*"))
     program, verb, *overrides = shlex.split(line.split("`")[1])
     assert (program, verb) == ("coordexp", "prepare")
-    assert forge.run(tmp_path, verb, *overrides, entry="cli").returncode == 0
-    assert forge.run(tmp_path, *MIXED, *extra, "train.max_steps=2").returncode == 0
+    assert fork_server.run(tmp_path, verb, *overrides, entry="cli").returncode == 0
+    assert fork_server.run(tmp_path, *MIXED, *extra, "train.max_steps=2").returncode == 0
 
 
-def test_a_missing_base_alone_is_named_and_made(forge, house, tmp_path):
+def test_a_missing_base_alone_is_named_and_made(fork_server, workspace, tmp_path):
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "data").symlink_to(house.path / "results" / "data")
-    line = forge.run(tmp_path, *MIXED).refusal()
+    (tmp_path / "results" / "data").symlink_to(workspace.path / "results" / "data")
+    line = fork_server.run(tmp_path, *MIXED).refusal()
     assert "base.json" in line
     _, *arguments = shlex.split(line.split("`")[1])
-    assert forge.run(tmp_path, *arguments, "--only", "base", entry="cli").returncode == 0
-    assert forge.run(tmp_path, *MIXED).returncode == 0
+    assert fork_server.run(tmp_path, *arguments, "--only", "base", entry="cli").returncode == 0
+    assert fork_server.run(tmp_path, *MIXED).returncode == 0
 
 
 @pytest.mark.parametrize(("state", "changed"), [("finished", "data"), ("unfinished", "base")])
 def test_a_run_of_other_data_is_set_aside_and_trained_from_scratch(
-    forge, house, empty, request, changed, state
+    fork_server, workspace, empty, request, changed, state
 ):
     old = request.getfixturevalue(state)
     before = {name: sha256 for name, (sha256, _) in contents(old).items()}
     change_input(empty, changed)
-    assert forge.run(empty, *MIXED).returncode == 0
+    assert fork_server.run(empty, *MIXED).returncode == 0
     aside = old.with_name(f"{old.name}.aside-1")
     assert {name: sha256 for name, (sha256, _) in contents(aside).items()} == before
-    assert rows(old) == rows(house.run("mixed"))
-    assert artifacts(old) == artifacts(house.run("mixed"))
+    assert rows(old) == rows(workspace.run("mixed"))
+    assert artifacts(old) == artifacts(workspace.run("mixed"))
     assert (old / "logging.jsonl").read_bytes() != (aside / "logging.jsonl").read_bytes()
 
 
 # --- two processes ---
 
 
-def ranks(forge, cwd, *arguments: str, fault: tuple = ()) -> list:
+def ranks(fork_server, cwd, *arguments: str, fault: tuple = ()) -> list:
     """Rank 0 (which may have a fault) and rank 1, as `accelerate launch` would start them, but
     forked.
     """
@@ -263,7 +266,7 @@ def ranks(forge, cwd, *arguments: str, fault: tuple = ()) -> list:
         "MASTER_PORT": port,
     }
     return [
-        forge.start(
+        fork_server.start(
             cwd,
             *arguments,
             fault=fault if not rank else (),
@@ -276,9 +279,9 @@ def ranks(forge, cwd, *arguments: str, fault: tuple = ()) -> list:
 
 
 @pytest.fixture(scope="module")
-def two(house, tmp_path_factory):
+def two(workspace, tmp_path_factory):
     """The run of `mixed`, launched as the workflow launches it, on two processes."""
-    path = house.empty_copy(tmp_path_factory.mktemp("two") / "processes")
+    path = workspace.empty_copy(tmp_path_factory.mktemp("two") / "processes")
     arguments = (*MIXED, "runtime.processes=2")
     launcher = planned_run(compose(arguments), 0, arguments).launcher
     command = [*launcher.split(), "coordexp.training.train", *arguments]
@@ -287,8 +290,8 @@ def two(house, tmp_path_factory):
     return only(path / "results" / "runs" / "mixed")
 
 
-def test_two_processes_take_the_same_images_to_the_same_loss(house, two):
-    one = house.run("mixed")
+def test_two_processes_take_the_same_images_to_the_same_loss(workspace, two):
+    one = workspace.run("mixed")
     manifests = [json.loads((run / "run.json").read_text()) for run in (one, two)]
     assert [manifest["processes"] for manifest in manifests] == [1, 2]
     for fact in ("status", "step", "supervised_seen", "token_tables", "checkpoints"):
@@ -301,26 +304,26 @@ def test_two_processes_take_the_same_images_to_the_same_loss(house, two):
     assert [row["accum/grad_steps"] for row in rows(two) if "loss" in row] == [2.0, 2.0, 2.0]
 
 
-def test_two_processes_count_the_tokens_of_both(house, two):
+def test_two_processes_count_the_tokens_of_both(workspace, two):
     one, other = (
         json.loads((run / "run.json").read_text())["tokens_seen"]
-        for run in (house.run("mixed"), two)
+        for run in (workspace.run("mixed"), two)
     )
     assert one == other
 
 
-def test_two_processes_killed_in_the_middle_of_a_window_end_as_if_nothing_had_happened(
-    forge, house, empty, two
+def test_two_processes_killed_within_a_window_resume_bit_for_bit(
+    fork_server, workspace, empty, two
 ):
     arguments = (*MIXED, "runtime.processes=2")
     first, second = ranks(
-        forge, empty, *arguments, fault=("die_before", "open", "logging.jsonl", 4)
+        fork_server, empty, *arguments, fault=("die_before", "open", "logging.jsonl", 4)
     )  # the row of steps 4 to 6
     assert first.wait().returncode == -signal.SIGKILL
     if second.poll() is None:
         os.kill(second.pid, signal.SIGKILL)
     second.wait()
-    for life in ranks(forge, empty, *arguments):
-        assert life.wait().returncode == 0, life.stderr
-    run = empty / house.run("mixed").relative_to(house.path)
+    for child in ranks(fork_server, empty, *arguments):
+        assert child.wait().returncode == 0, child.stderr
+    run = empty / workspace.run("mixed").relative_to(workspace.path)
     assert_same_run(run, two)

@@ -29,22 +29,22 @@ pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow
 
 
-def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(forge, house, empty):
-    """Ten kills from outside, two of them while starting up; one more life finishes the run."""
+def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(fork_server, workspace, empty):
+    """Ten kills from outside, two of them while starting up; one more child finishes the run."""
     draw = random.Random(0)
-    log = empty / house.run("mixed").relative_to(house.path) / "logging.jsonl"
+    log = empty / workspace.run("mixed").relative_to(workspace.path) / "logging.jsonl"
     logged = lambda: log.read_bytes().count(b"\n") if log.exists() else 0  # noqa: E731
     for least_rows in (0, 0, *sorted(draw.randrange(0, 5) for _ in range(8))):
-        life = forge.start(empty, *MIXED)
+        child = fork_server.start(empty, *MIXED)
         wait_for(lambda least_rows=least_rows: logged() >= least_rows)
         time.sleep(draw.uniform(0.0, 0.4 if least_rows == 0 else 0.04))
-        life.signal(signal.SIGKILL)
-        assert life.wait().returncode == -signal.SIGKILL
+        child.signal(signal.SIGKILL)
+        assert child.wait().returncode == -signal.SIGKILL
         if draw.random() < 0.5 and log.exists():  # what a power cut may leave
             with open(log, "a") as handle:
                 handle.write('{"global_step/max_steps": "6/8", "lo')
-    assert forge.run(empty, *MIXED).returncode == 0
-    assert_same_run(log.parent, house.run("mixed"))
+    assert fork_server.run(empty, *MIXED).returncode == 0
+    assert_same_run(log.parent, workspace.run("mixed"))
 
 
 CRASHES = (
@@ -70,29 +70,33 @@ CRASHES = (
 )
 
 
-def test_killed_before_each_kind_of_write_it_ends_as_if_nothing_had_happened(forge, house, empty):
+def test_killed_before_each_kind_of_write_it_resumes_bit_for_bit(fork_server, workspace, empty):
     for crash in CRASHES:
-        life = forge.run(empty, *MIXED, fault=("die_before", *crash))
-        assert life.returncode == -signal.SIGKILL, (crash, life.stdout, life.stderr)
-    assert forge.run(empty, *MIXED).returncode == 0
-    assert_same_run(empty / house.run("mixed").relative_to(house.path), house.run("mixed"))
+        child = fork_server.run(empty, *MIXED, fault=("die_before", *crash))
+        assert child.returncode == -signal.SIGKILL, (crash, child.stdout, child.stderr)
+    assert fork_server.run(empty, *MIXED).returncode == 0
+    assert_same_run(
+        empty / workspace.run("mixed").relative_to(workspace.path), workspace.run("mixed")
+    )
 
 
 @pytest.mark.parametrize(
     ("state", "moved"), [("finished", 1), ("finished", 2), ("finished", 3), ("unfinished", 2)]
 )
-def test_killed_while_setting_aside_nothing_of_the_old_run_gets_into_the_new_one(
-    forge, empty, request, state, moved
+def test_killed_while_setting_aside_keeps_old_and_new_run_apart(
+    fork_server, empty, request, state, moved
 ):
     run = request.getfixturevalue(state)
     change_input(empty, "data")
     assert (
-        forge.run(empty, *MIXED, fault=("die_before", "os.rename", ".aside-", moved + 1)).returncode
+        fork_server.run(
+            empty, *MIXED, fault=("die_before", "os.rename", ".aside-", moved + 1)
+        ).returncode
         == -signal.SIGKILL
     )
     started_ns = time.time_ns()
     assert (
-        forge.run(empty, *MIXED, fault=("die_before", "os.rename", "state.pt")).returncode
+        fork_server.run(empty, *MIXED, fault=("die_before", "os.rename", "state.pt")).returncode
         == -signal.SIGKILL
     )
     assert not [
@@ -100,29 +104,29 @@ def test_killed_while_setting_aside_nothing_of_the_old_run_gets_into_the_new_one
     ]
 
 
-def test_a_second_trainer_is_refused_or_waits_and_the_first_one_is_unharmed(forge, house, empty):
-    run = empty / house.run("mixed").relative_to(house.path)
-    first = forge.start(empty, *MIXED)
+def test_second_trainer_is_refused_or_waits(fork_server, workspace, empty):
+    run = empty / workspace.run("mixed").relative_to(workspace.path)
+    first = fork_server.start(empty, *MIXED)
     wait_for((run / "logging.jsonl").exists)
     first.signal(signal.SIGSTOP)
     before = contents(run)
-    line = forge.run(empty, *MIXED).refusal()
+    line = fork_server.run(empty, *MIXED).refusal()
     assert f"process {first.pid} " in line
     assert contents(run) == before
-    waiting = forge.start(empty, *MIXED, "runtime.wait=true")
+    waiting = fork_server.start(empty, *MIXED, "runtime.wait=true")
     wait_for(lambda: f"process {first.pid} " in waiting.stderr)
     assert waiting.poll() is None
     first.signal(signal.SIGCONT)
     assert first.wait().returncode == 0, first.stderr
     assert waiting.wait().returncode == 0, waiting.stderr
-    assert_same_run(run, house.run("mixed"))
+    assert_same_run(run, workspace.run("mixed"))
 
 
-def test_a_finished_run_is_verified_and_touched_and_otherwise_left_alone(forge, empty, finished):
+def test_finished_run_is_verified_and_only_touched(fork_server, empty, finished):
     before = contents(finished)
-    life = forge.run(empty, *MIXED)
+    child = fork_server.run(empty, *MIXED)
     after = contents(finished)
-    assert life.returncode == 0, life.stderr
+    assert child.returncode == 0, child.stderr
     assert after["run.json"][0] == before["run.json"][0]
     assert after.pop("run.json")[1] > before.pop("run.json")[1]
     assert after == before
@@ -133,27 +137,27 @@ def test_a_finished_run_is_verified_and_touched_and_otherwise_left_alone(forge, 
     ["eval/step-000004.parquet", "checkpoints/step-000008/model.safetensors", "logging.jsonl"],
 )
 def test_a_finished_run_with_a_damaged_artifact_is_refused_and_kept(
-    forge, empty, finished, artifact
+    fork_server, empty, finished, artifact
 ):
     flip_byte(finished / artifact, 100)
     before = contents(finished)
-    life = forge.run(empty, *MIXED)
-    assert artifact.split("/model")[0] in life.refusal()
-    assert len(life.stderr.splitlines()) == 1
+    child = fork_server.run(empty, *MIXED)
+    assert artifact.split("/model")[0] in child.refusal()
+    assert len(child.stderr.splitlines()) == 1
     assert contents(finished) == before
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
-def test_a_damaged_state_is_refused_and_kept(forge, empty, unfinished, damage):
+def test_a_damaged_state_is_refused_and_kept(fork_server, empty, unfinished, damage):
     state = unfinished / "state" / "state.pt"
     if damage == "flip":
         flip_byte(state, state.stat().st_size // 2)
     else:
         os.truncate(state, {"truncate": state.stat().st_size - 100, "empty": 0}[damage])
     before = contents(unfinished)
-    life = forge.run(empty, *MIXED)
-    assert str(state.relative_to(empty)) in life.refusal()
-    assert len(life.stderr.splitlines()) == 1
+    child = fork_server.run(empty, *MIXED)
+    assert str(state.relative_to(empty)) in child.refusal()
+    assert len(child.stderr.splitlines()) == 1
     assert contents(unfinished) == before
 
 
@@ -188,27 +192,25 @@ def small_disk(empty):
     subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
 
-def test_a_disk_that_fills_up_costs_one_line_and_once_there_is_space_nothing_is_lost(
-    forge, house, small_disk
-):
+def test_full_disk_is_one_line_and_nothing_is_lost(fork_server, workspace, small_disk):
     cwd, ballast = small_disk.parents[1], small_disk / "ballast"
-    run = cwd / house.run("mixed").relative_to(house.path)
+    run = cwd / workspace.run("mixed").relative_to(workspace.path)
     for event, word, *spare_bytes in PLACES:
         before = contents(run) if run.exists() else {}
-        life = forge.run(
+        child = fork_server.run(
             cwd, *MIXED, fault=("fill_disk_before", event, word, str(ballast), *spare_bytes)
         )
         ballast.unlink()
-        line = life.refusal()
+        line = child.refusal()
         assert "the disk is full" in line, (event, word, line)
         assert str(run.relative_to(cwd)) in line
         assert_nothing_lost(before, contents(run))
-    assert forge.run(cwd, *MIXED).returncode == 0
-    assert_same_run(run, house.run("mixed"))
+    assert fork_server.run(cwd, *MIXED).returncode == 0
+    assert_same_run(run, workspace.run("mixed"))
 
 
-def test_a_full_disk_reported_by_fsync_costs_one_line_and_nothing_is_lost(
-    forge, house, empty, unfinished
+def test_full_disk_at_fsync_is_one_line_and_nothing_is_lost(
+    fork_server, workspace, empty, unfinished
 ):
     """Where writes are delayed (quotas, network disks) the news comes with fsync."""
     for word in (
@@ -219,17 +221,17 @@ def test_a_full_disk_reported_by_fsync_costs_one_line_and_nothing_is_lost(
         "run.json",
     ):
         before = contents(unfinished)
-        line = forge.run(empty, *MIXED, fault=("fail_sync_of", word)).refusal()
+        line = fork_server.run(empty, *MIXED, fault=("fail_sync_of", word)).refusal()
         assert "the disk is full" in line, (word, line)
         assert_nothing_lost(before, contents(unfinished))
-    assert forge.run(empty, *MIXED).returncode == 0
-    assert_same_run(unfinished, house.run("mixed"))
+    assert fork_server.run(empty, *MIXED).returncode == 0
+    assert_same_run(unfinished, workspace.run("mixed"))
 
 
-def test_starting_on_a_full_disk_costs_one_line(forge, small_disk):
+def test_starting_on_a_full_disk_costs_one_line(fork_server, small_disk):
     with pytest.raises(OSError, match="No space"):
         (small_disk / "ballast").write_bytes(bytes(DISK_BYTES + 1))
-    assert "the disk is full" in forge.run(small_disk.parents[1], *MIXED).refusal()
+    assert "the disk is full" in fork_server.run(small_disk.parents[1], *MIXED).refusal()
 
 
 def assert_nothing_lost(
@@ -247,7 +249,7 @@ def assert_nothing_lost(
 
 
 @pytest.mark.parametrize("logging_steps", [1, 8])
-def test_a_run_that_diverges_is_sealed_with_the_step_and_says_so(forge, empty, logging_steps):
+def test_a_run_that_diverges_is_sealed_with_the_step_and_says_so(fork_server, empty, logging_steps):
     """A learning rate of 1e30, its first step checkpointed; the second has no finite loss."""
     arguments = (
         *MIXED,
@@ -255,27 +257,27 @@ def test_a_run_that_diverges_is_sealed_with_the_step_and_says_so(forge, empty, l
         "train.checkpoint_steps=1",
         f"train.logging_steps={logging_steps}",
     )
-    life = forge.run(empty, *arguments)
-    assert life.returncode == 0, life.stderr
+    child = fork_server.run(empty, *arguments)
+    assert child.returncode == 0, child.stderr
     run = only(empty / "results" / "runs" / "mixed")
     manifest = json.loads((run / "run.json").read_text())
     assert (manifest["status"], manifest["step"], manifest["checkpoints"]) == ("diverged", 1, [1])
     assert "step 2" in manifest["reason"]
-    assert manifest["reason"] in life.stdout
+    assert manifest["reason"] in child.stdout
     weights = load_file(run / "checkpoints" / "step-000001" / "model.safetensors")
     assert all(np.isfinite(weight).all() for weight in weights.values())
     assert not (run / "state").exists()
     before = contents(run)
-    assert forge.run(empty, *arguments).returncode == 0
+    assert fork_server.run(empty, *arguments).returncode == 0
     assert {name: sha256 for name, (sha256, _) in contents(run).items()} == {
         name: sha256 for name, (sha256, _) in before.items()
     }
 
 
-def test_a_run_whose_last_evaluation_is_not_finite_is_no_complete_run(forge, empty):
+def test_a_run_whose_last_evaluation_is_not_finite_is_no_complete_run(fork_server, empty):
     """There is no later step whose loss would tell."""
-    life = forge.run(empty, *MIXED, "optim.lr=1e30", "train.max_steps=1")
-    assert life.returncode == 0, life.stderr
+    child = fork_server.run(empty, *MIXED, "optim.lr=1e30", "train.max_steps=1")
+    assert child.returncode == 0, child.stderr
     run = only(empty / "results" / "runs" / "mixed")
     manifest = json.loads((run / "run.json").read_text())
     assert manifest["status"] == "diverged"
@@ -283,9 +285,9 @@ def test_a_run_whose_last_evaluation_is_not_finite_is_no_complete_run(forge, emp
     assert "NaN" not in (run / "logging.jsonl").read_text(), "not JSON"
 
 
-def test_a_broken_normalisation_stops_the_run_before_its_first_step(forge, house, empty):
-    life = forge.run(empty, *MIXED, fault=("divide_loss_again",))
-    assert "pre-flight" in life.refusal()
-    assert len(life.stderr.splitlines()) == 1
-    run = empty / house.run("mixed").relative_to(house.path)
+def test_a_broken_normalisation_stops_the_run_before_its_first_step(fork_server, workspace, empty):
+    child = fork_server.run(empty, *MIXED, fault=("divide_loss_again",))
+    assert "pre-flight" in child.refusal()
+    assert len(child.stderr.splitlines()) == 1
+    run = empty / workspace.run("mixed").relative_to(workspace.path)
     assert names(run) == {".lock"}

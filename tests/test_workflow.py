@@ -31,79 +31,79 @@ def planned(cwd: Path, *config: str) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory) -> Path:
+def workspace(tmp_path_factory) -> Path:
     """A copy of the project in which the smoke study has run."""
-    copy = copy_project(tmp_path_factory.mktemp("house"))
+    copy = copy_project(tmp_path_factory.mktemp("workspace"))
     done = snakemake(copy, "stage1_ablation", "--config", "experiment=smoke")
     (copy / "first.txt").write_text(done.stdout + done.stderr)
     return copy
 
 
 @pytest.fixture
-def restore(house):
+def restore(workspace):
     """Files a test may edit, put back afterwards."""
-    saved = {path: path.read_text() for path in house.glob("conf/**/*.yaml")}
+    saved = {path: path.read_text() for path in workspace.glob("conf/**/*.yaml")}
     yield
-    for path in house.glob("conf/**/*.yaml"):
+    for path in workspace.glob("conf/**/*.yaml"):
         path.write_text(saved[path]) if path in saved else path.unlink()
 
 
-def study(house: Path) -> Path:
-    return house / "results" / "stage1_ablation" / "latest"
+def study(workspace: Path) -> Path:
+    return workspace / "results" / "stage1_ablation" / "latest"
 
 
-def test_the_study_directory_is_complete_and_the_card_is_printed(house):
-    found = {path.name for path in study(house).iterdir()}
+def test_the_study_directory_is_complete_and_the_card_is_printed(workspace):
+    found = {path.name for path in study(workspace).iterdir()}
     decided = {"runs.json", "audit.json", "audit.csv", "comparison.json", "comparison.csv"}
     decided |= {"recommendation.json", "recommendation.md"}
     assert found >= {"preregistration.json", *decided, "figures", "report.html", "mlflow.json"}
-    recommendation = json.loads((study(house) / "recommendation.json").read_text())
+    recommendation = json.loads((study(workspace) / "recommendation.json").read_text())
     jsonschema.validate(
         recommendation,
         json.loads((ROOT / "workflow/schemas/recommendation.schema.json").read_text()),
     )
     assert (
         f"Start Stage-2 from {recommendation['primary']['variant']}"
-        in (house / "first.txt").read_text()
+        in (workspace / "first.txt").read_text()
     )
 
 
-def test_a_second_run_does_nothing_and_says_so(house):
-    done = snakemake(house, "stage1_ablation", "--config", "experiment=smoke")
+def test_a_second_run_does_nothing_and_says_so(workspace):
+    done = snakemake(workspace, "stage1_ablation", "--config", "experiment=smoke")
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
-def test_rules_were_written_down_before_any_training_started(house):
-    registered = json.loads((study(house) / "preregistration.json").read_text())
+def test_rules_were_written_down_before_any_training_started(workspace):
+    registered = json.loads((study(workspace) / "preregistration.json").read_text())
     assert not any(run["existing"] for run in registered["runs"])
     for run in registered["runs"]:
-        assert (house / run["directory"] / "run.json").stat().st_mtime > (
-            study(house) / "preregistration.json"
+        assert (workspace / run["directory"] / "run.json").stat().st_mtime > (
+            study(workspace) / "preregistration.json"
         ).stat().st_mtime
 
 
-def test_report_of_snakemake_holds_card_page_and_figures(house, tmp_path):
+def test_report_of_snakemake_holds_card_page_and_figures(workspace, tmp_path):
     archive = tmp_path / "report.zip"
     config = ("--config", "experiment=smoke")
-    snakemake(house, "stage1_ablation", "--report", str(archive), *config)
+    snakemake(workspace, "stage1_ablation", "--report", str(archive), *config)
     with ZipFile(archive) as packed:
         names = {Path(name).name for name in packed.namelist()}
-    figures = {path.name for path in (study(house) / "figures").glob("*.svg")}
+    figures = {path.name for path in (study(workspace) / "figures").glob("*.svg")}
     assert figures
     assert names >= {"recommendation.md", "report.html", *figures}
 
 
-def test_one_override_plans_one_training_and_taking_it_back_none(house):
-    assert planned(house, "pure_ce=optim.lr=5e-4")["train"] == 1
-    assert planned(house, "seeds=2")["train"] == 3
-    assert planned(house, "all=optim.lr=5e-4")["train"] == 3
-    assert planned(house) == {}
+def test_one_override_plans_one_training_and_taking_it_back_none(workspace):
+    assert planned(workspace, "pure_ce=optim.lr=5e-4")["train"] == 1
+    assert planned(workspace, "seeds=2")["train"] == 3
+    assert planned(workspace, "all=optim.lr=5e-4")["train"] == 3
+    assert planned(workspace) == {}
 
 
-def test_a_probe_stands_beside_a_training_no_more_than_another_training_would(house):
+def test_probe_claims_as_many_cores_as_its_training(workspace):
     """Where a training takes every GPU, one of its size is all that the cores may hold."""
     text = snakemake(
-        house,
+        workspace,
         "-n",
         "stage1_ablation",
         "--config",
@@ -114,35 +114,39 @@ def test_a_probe_stands_beside_a_training_no_more_than_another_training_would(ho
     assert cores == {("Train", "2"), ("Probe", "2")}
 
 
-def test_equal_spellings_are_the_same_run(house):
-    assert planned(house, "pure_ce=optim.lr=1e-3") == planned(house, "pure_ce=optim.lr=0.001") == {}
+def test_equal_spellings_are_the_same_run(workspace):
+    assert (
+        planned(workspace, "pure_ce=optim.lr=1e-3")
+        == planned(workspace, "pure_ce=optim.lr=0.001")
+        == {}
+    )
 
 
 @pytest.mark.usefixtures("restore")
-def test_an_edited_variant_plans_one_training_and_going_back_none(house):
-    variant = house / "conf/variant/mixed.yaml"
+def test_an_edited_variant_plans_one_training_and_going_back_none(workspace):
+    variant = workspace / "conf/variant/mixed.yaml"
     before = variant.read_text()
     variant.write_text(
         before.replace("ce: 1.0", "ce: 0.5", 1)
         if before.startswith("ce")
         else before + "sigma_bins: 2.0\n"
     )
-    assert planned(house)["train"] == 1
+    assert planned(workspace)["train"] == 1
     variant.write_text(before)
-    assert planned(house) == {}
+    assert planned(workspace) == {}
 
 
 @pytest.mark.usefixtures("restore")
-def test_a_fourth_variant_is_one_yaml_and_its_name_in_the_study(house):
-    (house / "conf/variant/softce_wide.yaml").write_text(
-        (house / "conf/variant/softce_w1_gate.yaml")
+def test_a_fourth_variant_is_one_yaml_and_its_name_in_the_study(workspace):
+    (workspace / "conf/variant/softce_wide.yaml").write_text(
+        (workspace / "conf/variant/softce_w1_gate.yaml")
         .read_text()
         .replace("name: softce_w1_gate", "name: softce_wide")
         + "sigma_bins: 4.0\n"
     )
-    file = house / "conf/study/stage1_ablation.yaml"
+    file = workspace / "conf/study/stage1_ablation.yaml"
     file.write_text(file.read_text().replace("pure_ce, mixed]", "pure_ce, mixed, softce_wide]"))
-    assert planned(house)["train"] == 1
+    assert planned(workspace)["train"] == 1
 
 
 # What follows from changed code of the analysis: its own rules, and those that show their results.
@@ -151,9 +155,9 @@ SHOWN_AGAIN = ("mlflow_import", "latest", "stage1_ablation")
 
 
 @pytest.fixture
-def copied_house(house, tmp_path) -> Path:
+def copied_workspace(workspace, tmp_path) -> Path:
     """A copy of the finished study, for a test that changes the code."""
-    return Path(shutil.copytree(house, tmp_path / "house", symlinks=True))
+    return Path(shutil.copytree(workspace, tmp_path / "workspace", symlinks=True))
 
 
 def add_documented_metric(copy: Path) -> None:
@@ -166,17 +170,17 @@ def add_documented_metric(copy: Path) -> None:
     registry.write_text(code.replace(first, entry.rstrip() + ",\n" + first))
 
 
-def test_added_metric_runs_the_analysis_again_and_no_training(copied_house):
-    directory = study(copied_house)
+def test_added_metric_runs_the_analysis_again_and_no_training(copied_workspace):
+    directory = study(copied_workspace)
     registered = (directory / "preregistration.json").read_bytes()
     before = json.loads((directory / "recommendation.json").read_text())
-    add_documented_metric(copied_house)
-    assert planned(copied_house) == dict.fromkeys((*ANALYSED_AGAIN, *SHOWN_AGAIN), 1)
+    add_documented_metric(copied_workspace)
+    assert planned(copied_workspace) == dict.fromkeys((*ANALYSED_AGAIN, *SHOWN_AGAIN), 1)
 
     # MLflow refuses a database that was moved, as that of the copy was.
     arguments = ("stage1_ablation", "--until", "report", "--config", "experiment=smoke")
-    snakemake(copied_house, *arguments)
-    assert planned(copied_house) == dict.fromkeys(SHOWN_AGAIN, 1)
+    snakemake(copied_workspace, *arguments)
+    assert planned(copied_workspace) == dict.fromkeys(SHOWN_AGAIN, 1)
     assert "within_8_bins" in (directory / "comparison.json").read_text()
     assert (directory / "preregistration.json").read_bytes() == registered
     after = json.loads((directory / "recommendation.json").read_text())
@@ -191,10 +195,10 @@ def test_added_metric_runs_the_analysis_again_and_no_training(copied_house):
         ("coordexp/losses/fused.py", ()),
     ],
 )
-def test_changed_code_plans_the_rules_that_run_it(copied_house, file, rules):
-    with (copied_house / file).open("a") as edited:
+def test_changed_code_plans_the_rules_that_run_it(copied_workspace, file, rules):
+    with (copied_workspace / file).open("a") as edited:
         edited.write("\n")
-    assert planned(copied_house) == dict.fromkeys(rules, 1)
+    assert planned(copied_workspace) == dict.fromkeys(rules, 1)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +210,10 @@ def test_changed_code_plans_the_rules_that_run_it(copied_house, file, rules):
         ("pure_ce=seed=1", "is the study's to decide"),
     ],
 )
-def test_a_slip_costs_one_line(house, config, says):
-    done = snakemake(house, "stage1_ablation", "--config", "experiment=smoke", config, check=False)
+def test_a_slip_costs_one_line(workspace, config, says):
+    done = snakemake(
+        workspace, "stage1_ablation", "--config", "experiment=smoke", config, check=False
+    )
     assert done.returncode != 0
     lines = [
         line
@@ -218,34 +224,34 @@ def test_a_slip_costs_one_line(house, config, says):
     assert says in lines[0]
 
 
-def test_going_back_to_a_study_plans_no_training_and_shows_its_card(house):
+def test_going_back_to_a_study_plans_no_training_and_shows_its_card(workspace):
     def show() -> str:
         return subprocess.run(
             [sys.executable, "-m", "coordexp.cli", "show"],
-            cwd=house,
+            cwd=workspace,
             capture_output=True,
             text=True,
             check=True,
         ).stdout
 
-    first, link = show(), os.readlink(study(house))
-    snakemake(house, "stage1_ablation", "--config", "experiment=smoke", "pure_ce=optim.lr=5e-4")
-    assert os.readlink(study(house)) != link
+    first, link = show(), os.readlink(study(workspace))
+    snakemake(workspace, "stage1_ablation", "--config", "experiment=smoke", "pure_ce=optim.lr=5e-4")
+    assert os.readlink(study(workspace)) != link
     assert "optim.lr" in show()
-    back = planned(house)
+    back = planned(workspace)
     assert "train" not in back
-    snakemake(house, "stage1_ablation", "--config", "experiment=smoke")
-    assert os.readlink(study(house)) == link
+    snakemake(workspace, "stage1_ablation", "--config", "experiment=smoke")
+    assert os.readlink(study(workspace)) == link
     assert show() == first
 
 
-def test_the_recommended_checkpoints_load_and_their_digests_are_the_cards(house):
+def test_recommended_checkpoints_load_and_have_the_cards_digests(workspace):
     from coordexp.models.checkpoints import load_base
     from coordexp.storage.files import sha256_directory
 
-    recommendation = json.loads((study(house) / "recommendation.json").read_text())
+    recommendation = json.loads((study(workspace) / "recommendation.json").read_text())
     for role in ("primary", "secondary"):
-        path = house / recommendation[role]["checkpoint"]
+        path = workspace / recommendation[role]["checkpoint"]
         assert sha256_directory(path) == recommendation[role]["sha256"]
         import torch
 
@@ -253,27 +259,29 @@ def test_the_recommended_checkpoints_load_and_their_digests_are_the_cards(house)
         assert model.config.text_config.vocab_size == len(processor.tokenizer)
 
 
-def test_a_killed_workflow_starts_again_at_once_without_a_second_writer(house):
+def test_killed_workflow_restarts_without_a_second_writer(workspace):
     """Trainers are orphaned by the kill and may finish; nothing is trained or logged twice."""
     arguments = ["stage1_ablation", "--config", "experiment=smoke", "mixed=train.max_steps=16"]
     running = subprocess.Popen(
         command(*arguments),
-        cwd=house,
+        cwd=workspace,
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
 
     def logs():
-        return [p for p in house.glob("results/runs/*/*/logging.jsonl") if "/16" in p.read_text()]
+        return [
+            p for p in workspace.glob("results/runs/*/*/logging.jsonl") if "/16" in p.read_text()
+        ]
 
     deadline = time.monotonic() + 120
     while not logs() and time.monotonic() < deadline:
         time.sleep(0.2)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    snakemake(house, "--unlock", *arguments)
-    snakemake(house, *arguments)
+    snakemake(workspace, "--unlock", *arguments)
+    snakemake(workspace, *arguments)
     for log in logs():
         rows = [json.loads(line) for line in log.read_text().splitlines()]
         written = [(row["global_step/max_steps"], "eval_loss" in row) for row in rows]

@@ -1,7 +1,7 @@
 """Trainer processes for the tests of the trainer, and what two runs must have in common.
 
-A spawned trainer imports torch for six seconds. So one process (lives.py, the forge) imports it
-once and forks.
+A spawned trainer imports torch for six seconds. So one process (fork_server.py) imports it once and
+forks.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def environment() -> dict[str, str]:
 
 
 @dataclass
-class Life:
+class Child:
     """A forked process, possibly still running."""
 
-    forge: Forge
+    fork_server: ForkServer
     pid: int
     files: tuple[Path, Path]
     returncode: int | None = None
@@ -89,10 +89,10 @@ class Life:
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = self.forge.ask(poll=self.pid)["returncode"]
+            self.returncode = self.fork_server.ask(poll=self.pid)["returncode"]
         return self.returncode
 
-    def wait(self) -> Life:
+    def wait(self) -> Child:
         wait_for(lambda: self.poll() is not None)
         return self
 
@@ -116,10 +116,10 @@ class Life:
 
 
 @dataclass
-class Forge:
+class ForkServer:
     process: subprocess.Popen
     files: Path
-    lives: list[Life] = field(default_factory=list)
+    children: list[Child] = field(default_factory=list)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         assert self.process.stdin
@@ -130,8 +130,8 @@ class Forge:
 
     def start(
         self, cwd: Path, *arguments: str, fault: tuple = (), entry: str = "train", **env: str
-    ) -> Life:
-        files = tuple(self.files / f"{len(self.lives)}.{stream}" for stream in ("out", "err"))
+    ) -> Child:
+        files = tuple(self.files / f"{len(self.children)}.{stream}" for stream in ("out", "err"))
         for file in files:
             file.touch()
         request = {
@@ -142,16 +142,16 @@ class Forge:
             "env": env,
         }
         pid = self.ask(**request, files=[str(file) for file in files])["pid"]
-        self.lives.append(Life(self, pid, files))
-        return self.lives[-1]
+        self.children.append(Child(self, pid, files))
+        return self.children[-1]
 
-    def run(self, cwd: Path, *arguments: str, **how: Any) -> Life:
-        """A life, lived to its end."""
+    def run(self, cwd: Path, *arguments: str, **how: Any) -> Child:
+        """A child that has ended."""
         return self.start(cwd, *arguments, **how).wait()
 
 
 @dataclass
-class House:
+class Workspace:
     """A directory with data and base model, in which `variant` has been trained undisturbed by a
     process of its own.
     """

@@ -1,4 +1,4 @@
-"""Fixtures of the trainer's tests: the forge, and the directories it trains in."""
+"""Fixtures of the trainer's tests: the fork server, and the directories it trains in."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import sys
 from pathlib import Path
 
 import pytest
-from training import MIXED, SMALL, Forge, House, environment
+from training import MIXED, SMALL, ForkServer, Workspace, environment
 
 
 @pytest.fixture(scope="session")
-def forge(tmp_path_factory):
-    command = [sys.executable, str(Path(__file__).with_name("lives.py"))]
+def fork_server(tmp_path_factory):
+    command = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as process:
-        made = Forge(process, tmp_path_factory.mktemp("lives"))
+        made = ForkServer(process, tmp_path_factory.mktemp("children"))
         yield made
-        for life in made.lives:
-            if life.poll() is None:
-                os.kill(life.pid, signal.SIGKILL)
+        for child in made.children:
+            if child.poll() is None:
+                os.kill(child.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
-def house(forge, tmp_path_factory) -> House:
+def workspace(fork_server, tmp_path_factory) -> Workspace:
     """Its two runs are those of one `--multirun`, spawned, not forked."""
-    path = tmp_path_factory.mktemp("house")
-    forge.run(path, "prepare", *SMALL, entry="cli")
+    path = tmp_path_factory.mktemp("workspace")
+    fork_server.run(path, "prepare", *SMALL, entry="cli")
     command = [
         sys.executable,
         "-m",
@@ -41,37 +41,39 @@ def house(forge, tmp_path_factory) -> House:
     ]
     done = subprocess.run(command, cwd=path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return House(path)
+    return Workspace(path)
 
 
 @pytest.fixture
-def empty(house, tmp_path) -> Path:
+def empty(workspace, tmp_path) -> Path:
     """Another directory with the same data and base model, where nothing has been trained."""
-    return house.empty_copy(tmp_path / "empty")
+    return workspace.empty_copy(tmp_path / "empty")
 
 
 @pytest.fixture
-def finished(house, empty) -> Path:
+def finished(workspace, empty) -> Path:
     """A copy of the finished run of `mixed`, in the directory `empty`."""
     return Path(
-        shutil.copytree(house.run("mixed"), empty / house.run("mixed").relative_to(house.path))
+        shutil.copytree(
+            workspace.run("mixed"), empty / workspace.run("mixed").relative_to(workspace.path)
+        )
     )
 
 
 @pytest.fixture(scope="session")
-def killed(forge, house, tmp_path_factory) -> Path:
+def killed(fork_server, workspace, tmp_path_factory) -> Path:
     """A run of `mixed` killed before it writes the token table of step 6, two steps after a
     state.
     """
-    path = house.empty_copy(tmp_path_factory.mktemp("killed") / "run")
+    path = workspace.empty_copy(tmp_path_factory.mktemp("killed") / "run")
     assert (
-        forge.run(path, *MIXED, fault=("die_before", "os.mkdir", "eval", 3)).returncode
+        fork_server.run(path, *MIXED, fault=("die_before", "os.mkdir", "eval", 3)).returncode
         == -signal.SIGKILL
     )
-    return path / house.run("mixed").relative_to(house.path)
+    return path / workspace.run("mixed").relative_to(workspace.path)
 
 
 @pytest.fixture
-def unfinished(house, killed, empty) -> Path:
+def unfinished(workspace, killed, empty) -> Path:
     """A copy of the killed run, in the directory `empty`."""
-    return Path(shutil.copytree(killed, empty / house.run("mixed").relative_to(house.path)))
+    return Path(shutil.copytree(killed, empty / workspace.run("mixed").relative_to(workspace.path)))

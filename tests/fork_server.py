@@ -1,13 +1,13 @@
-"""The forge: a process that imports torch once and then forks trainers, called lives.
+"""A fork server: a process that imports torch once and then forks a child for each trainer.
 
 Run by training.py.
 
-A life runs `coordexp.training.train.main()` (or `coordexp.cli.main.main()`) in a directory of its
+A child runs `coordexp.training.train.main()` (or `coordexp.cli.main.main()`) in a directory of its
 own, as a spawned one would. A fault makes it die, or fills its disk, just before a chosen file
 event: an audit event of Python (`open`, `os.rename`, …) below results/runs whose arguments contain
 a word. With SIMULATED_GPU in its environment it sees a GPU (simulated_gpu.py).
 
-    python tests/lives.py      serves requests on stdin, a JSON object a line (see `serve`)
+    python tests/fork_server.py      serves requests on stdin, a JSON object a line (see `serve`)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENTRIES = {"train": "coordexp.training.train", "cli": "coordexp.cli.main"}
 
 
 def serve() -> None:
-    """Requests: {"poll": pid} -> {"returncode": null | int}; anything else is a life to start ->
+    """Requests: {"poll": pid} -> {"returncode": null | int}; anything else is a child to start ->
     {"pid": …}.
     """
     import torch
@@ -45,12 +45,12 @@ def serve() -> None:
             sys.stdout.flush()
             pid = os.fork()
             if not pid:
-                live(request)
+                run_child(request)
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)
 
 
-def live(request: dict[str, Any]) -> None:
+def run_child(request: dict[str, Any]) -> None:
     """The forked child: never returns."""
     for fd, file in ((0, os.devnull), (1, request["files"][0]), (2, request["files"][1])):
         os.dup2(os.open(file, os.O_RDWR), fd)
