@@ -24,7 +24,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.data.batches import Dataset
 from coordexp.models.checkpoints import load_base
-from coordexp.probe.rollout import greedy, token_budget
+from coordexp.probe.generation import greedy, token_budget
 from coordexp.training.evaluate import evenly_spaced
 
 BATCHES = (1, 8, 16, 32)

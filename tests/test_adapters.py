@@ -31,7 +31,7 @@ from coordexp.models.checkpoints import (
     trained_weights,
 )
 from coordexp.models.merging import fold_in, merged_state
-from coordexp.probe.rollout import decode
+from coordexp.probe.generation import decode
 from coordexp.training.memory import estimate
 from coordexp.training.optim import build_optimizer, step_optimizer
 

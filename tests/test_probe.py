@@ -29,7 +29,7 @@ from coordexp.detection.scores import figures, score_rollouts
 from coordexp.models.checkpoints import save_pretrained
 from coordexp.probe import job
 from coordexp.probe.finetune import batch_losses, count, fine_tune, means, objective, validate
-from coordexp.probe.rollout import Answer
+from coordexp.probe.generation import Answer
 from coordexp.probe.run import run_probe, weights_sha256
 from coordexp.storage.files import sha256_directory, sha256_file
 from coordexp.storage.typed import write_typed

@@ -20,21 +20,16 @@ from coordexp.coords import parse_coordjson, write_coordjson
 from coordexp.data.batches import Dataset
 from coordexp.data.records import Record, RecordObject, write_records
 from coordexp.detection.rollouts import read_rollouts, record_of
-from coordexp.models.checkpoints import save_pretrained
 from coordexp.models.processor import build_tokenizer
-from coordexp.probe.rollout import (
+from coordexp.probe.generation import (
     Answer,
     decode,
     greedy,
-    of_what,
-    roll_out,
-    roll_out_checkpoint,
     spell,
     token_budget,
     token_bytes,
 )
-from coordexp.storage.files import sha256_directory, write_json
-from coordexp.training.evaluate import evenly_spaced
+from coordexp.probe.rollout import of_what, roll_out
 
 SIZES = [
     (64, 64),
@@ -406,27 +401,3 @@ def test_bad_shards_and_broken_rows_are_refused(dataset, tmp_path, refused):
     (tmp_path / "rollouts-1-of-2.jsonl").write_text("nonsense\n")
     with refused("rollouts-1-of-2.jsonl:1"):
         roll_out(tmp_path, {}, dataset, [1], stub(dataset), batch=1)
-
-
-def test_a_checkpoint_directory_is_rolled_out(tiny, scenes, tmp_path):
-    save_pretrained(copy.deepcopy(tiny.vlm).float(), tiny.processor, tmp_path / "checkpoint")
-    out, records = tmp_path / "out", scenes.path / "val.jsonl"
-    for index in (1, 0):
-        roll_out_checkpoint(
-            tmp_path / "checkpoint", records, out, n_images=5, batch=4, budget=6, shard=(index, 2)
-        )
-    rows = read_rollouts(shard_files(out))
-    dataset = scenes.dataset("val", tiny.processor)
-    assert [row.image_id for row in rows] == evenly_spaced(9, 5).tolist()
-    expected = greedy(copy.deepcopy(tiny.vlm).float(), dataset, 6)([row.image_id for row in rows])
-    assert [row.text for row in rows] == [answer.text for answer in expected]
-    header = json.loads((out / "rollouts.json").read_text())
-    assert header["model_sha256"] == sha256_directory(tmp_path / "checkpoint")
-    assert (header["budget"], header["n_images"]) == (6, 5)
-    (tmp_path / "checkpoint" / "model.safetensors").rename(tmp_path / "away")
-    write_json(
-        out / "rollouts.json", header | {"model_sha256": sha256_directory(tmp_path / "checkpoint")}
-    )
-    roll_out_checkpoint(
-        tmp_path / "checkpoint", records, out, n_images=5, batch=4, budget=6
-    )  # without loading a model

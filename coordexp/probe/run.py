@@ -39,7 +39,8 @@ from coordexp.detection.probe_manifest import (
 from coordexp.errors import UserError
 from coordexp.models.checkpoints import load_base
 from coordexp.probe.finetune import fine_tune, validate
-from coordexp.probe.rollout import Generate, greedy, of_what, roll_out, token_budget
+from coordexp.probe.generation import Generate, greedy, token_budget
+from coordexp.probe.rollout import of_what, roll_out
 from coordexp.storage.files import (
     locked,
     replacing,
