@@ -138,9 +138,8 @@ def curve_world(n_seeds: int, draws: int, crossing: bool) -> dict[str, float]:
     for differences, influence in studies(rng, final, n_seeds, draws):
         low, high = intervals(differences, influence)
         covered.append((low <= final) & (final <= high))
-        wobble = rng.normal(
-            0, 0.5 / math.sqrt(n_seeds), (len(low), len(steps))
-        )  # of the mean curve, from step to step
+        # Of the mean curve, from step to step.
+        wobble = rng.normal(0, 0.5 / math.sqrt(n_seeds), (len(low), len(steps)))
         wobble[:, -1] = 0
         for ahead in lead + (differences.mean(-1) - final)[:, None] + wobble:
             second = dict(zip(steps.tolist(), ahead.tolist(), strict=True))

@@ -28,9 +28,8 @@ from coordexp.probe.generation import greedy, token_budget
 from coordexp.training.evaluate import evenly_spaced
 
 BATCHES = (1, 8, 16, 32)
-Writer = Callable[
-    [Sequence[int]], list[tuple[str, int]]
-]  # image ids -> (text, tokens, the end included) each
+# Image ids -> (text, tokens, the end included) each.
+Writer = Callable[[Sequence[int]], list[tuple[str, int]]]
 
 
 def one_by_one(vlm: Qwen3VLForConditionalGeneration, dataset: Dataset, budget: int) -> Writer:

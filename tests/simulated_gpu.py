@@ -25,14 +25,14 @@ from torch.utils._pytree import tree_leaves
 
 CUDA, CPU, PLAIN = torch.device("cuda", 0), torch.device("cpu"), torch._C.TensorBase
 COPIES = ("copy_", "_to_copy", "set_")  # from one device to the other
+# With these and `index` a tensor on the GPU may be indexed by one on the CPU.
 WRITING = (
     "index_put_",
     "_index_put_impl_",
-)  # with these and `index` a tensor on the GPU may be indexed by one on the CPU
+)
 
-noted: dict[
-    int, StorageWeakRef
-] = {}  # by address, which the reference keeps from being given to another
+# By address, which the reference keeps from being given to another.
+noted: dict[int, StorageWeakRef] = {}
 making = [False]  # whether what is made from nothing lies on the GPU
 
 

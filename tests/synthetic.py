@@ -28,9 +28,8 @@ LEVELS = {
     "gate": (0.005, 0.1),
     "ce": (2, 6),
 }
-Parts = dict[
-    str, np.ndarray
-]  # what a loss is made of, by step: text, and the coordinate terms (pure CE: coord)
+# What a loss is made of, by step: text, and the coordinate terms (pure CE: coord).
+Parts = dict[str, np.ndarray]
 
 
 Fault = Callable[[Parts, np.ndarray, int], Parts]  # (parts, progress from 0 to 1, GAS) -> parts

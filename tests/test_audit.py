@@ -431,10 +431,11 @@ def test_another_sum_is_excused_only_without_a_manifest():
         row["loss"] *= rng.normal(1, 0.03)
     for row in one_side.log.train.values():
         row["loss"] *= 0.97
+    # Logged without its weight.
     for row in [
         *other_terms.log.train.values(),
         *other_terms.log.evals.values(),
-    ]:  # logged without its weight
+    ]:
         row["coord_softce_w1/soft_ce"] /= 2
     excused = [
         c

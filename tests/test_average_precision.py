@@ -109,9 +109,8 @@ def test_a_sure_false_one_costs_more_than_an_unsure_one():
 
 def test_a_shifted_box_counts_at_the_thresholds_it_meets():
     _, dog = RECORD.coord_objects()
-    text = write_coordjson(
-        [CoordObject("cup", "bbox_2d", (120, 100, 220, 200)), dog]
-    )  # IoU 2/3: 4 thresholds of 10
+    # IoU 2/3: 4 thresholds of 10.
+    text = write_coordjson([CoordObject("cup", "bbox_2d", (120, 100, 220, 200)), dog])
     assert average_precision([rollout(text)], [RECORD]) == pytest.approx(
         {"ap": 0.7, "ap_50": 1, "ap_75": 0.5}, abs=1e-9
     )

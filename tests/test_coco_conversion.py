@@ -138,9 +138,8 @@ def test_polygons_of_the_sample_equal_an_independent_computation(lvis):
     for row in (row for split in SPLITS for row in found[split]):
         last = np.array([row["width"], row["height"]]) - 1
         shapes = single.get(row["metadata"]["image_id"], [])
-        short = [
-            s for s in shapes if len(s) <= 20 and (s <= last).all()
-        ]  # the others are cut at the last pixel
+        # The others are cut at the last pixel.
+        short = [s for s in shapes if len(s) <= 20 and (s <= last).all()]
         n_short += len(short)
         for polygon in (np.array(o["poly"]).reshape(-1, 2) for o in row["objects"] if "poly" in o):
             assert len(polygon) <= 20

@@ -78,9 +78,8 @@ def test_a_study_waits_for_its_annotations_and_outlives_them(refused):
 )
 def test_any_file_can_be_named_in_quotes(name):
     many(Path(name), 4)
-    quoted = json.loads(
-        f'["data.annotations=\\"{name}\\""]'
-    )  # as the message and the documentation spell it
+    # As the message and the documentation spell it.
+    quoted = json.loads(f'["data.annotations=\\"{name}\\""]')
     study = plan_study({"experiment": "lvis_rehearsal", "all": quoted})
     assert {run.annotations for run in study.runs} == {(name,)}
 

@@ -44,9 +44,8 @@ def test_a_collapse_ends_where_the_curve_settles():
     steps = range(40, 721, 40)
     assert collapse_end(log_of({s: 24 + 200 * np.exp(-s / 20) for s in steps})) == 120
     assert collapse_end(log_of(dict.fromkeys(steps, 24.0))) == 40
-    assert (
-        collapse_end(log_of({s: 1000.0 / s for s in steps})) > 400
-    )  # never settles before its last third
+    # Never settles before its last third.
+    assert collapse_end(log_of({s: 1000.0 / s for s in steps})) > 400
     assert collapse_end(Log(Path("x"))) == 0
 
 

@@ -201,9 +201,8 @@ def test_the_dag_is_named_by_the_bytes_of_the_logs(logs):
 
 def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    environment = {
-        name: value for name, value in os.environ.items() if name != "MAKELEVEL"
-    }  # under make the card is make's to print
+    # Under make the card is make's to print.
+    environment = {name: value for name, value in os.environ.items() if name != "MAKELEVEL"}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 

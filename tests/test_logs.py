@@ -564,9 +564,8 @@ def test_every_row_of_a_damaged_log_is_read_counted_or_named(tmp_path_factory, d
         encode(data.draw(st.sampled_from([project_rows(), swift_log(), swift_log(one_row=True)])))
     )
     for _ in range(data.draw(st.integers(0, 4), "damages")):
-        at = data.draw(
-            st.integers(1, len(content)), "at"
-        )  # the first bytes can make it a gzip file
+        # The first bytes can make it a gzip file.
+        at = data.draw(st.integers(1, len(content)), "at")
         until = data.draw(st.integers(at, min(len(content), at + 40)), "until")
         content[at:until] = data.draw(
             st.binary(max_size=4) | st.sampled_from([b"\n", b"\r", b'"', b"\\ud800", b"1" * 5000]),

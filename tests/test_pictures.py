@@ -127,9 +127,8 @@ def test_a_picture_of_16_bits_is_turned_as_one_of_8(tmp_path, orientation):
     assert (np.asarray(read_picture(tmp_path / "16.png", (64, 32))) == stored).all()
     for bits in (8, 16):
         assert (np.asarray(read_picture(tmp_path / f"{bits}.tiff", (32, 64))) == upright).all()
-        with pytest.raises(
-            LeftOutError, match="32 x 64 px, annotated as 64 x 32"
-        ):  # Pillow hands out upright ones alone
+        # Pillow hands out upright ones alone.
+        with pytest.raises(LeftOutError, match="32 x 64 px, annotated as 64 x 32"):
             read_picture(tmp_path / f"{bits}.tiff", (64, 32))
 
 

@@ -298,9 +298,8 @@ def test_only_adapters_are_trained_and_then_merged(tiny, scenes, tmp_path):
         if isinstance(module, torch.nn.Linear)
     }
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    unseen = {
-        name for name in linear if "deepstack" in name
-    }  # is added behind the fixture's only text layer: no gradient
+    # Is added behind the fixture's only text layer: no gradient.
+    unseen = {name for name in linear if "deepstack" in name}
     assert changed == linear - unseen | {"model.language_model.embed_tokens.weight"}
     moved = (before["lm_head.weight"] != after["lm_head.weight"]).any(1).nonzero()[:, 0]
     assert moved.tolist() == coord_token_ids(tiny.processor.tokenizer)

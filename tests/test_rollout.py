@@ -31,6 +31,7 @@ from coordexp.probe.generation import (
 )
 from coordexp.probe.rollout import of_what, roll_out
 
+# Px: prompts of 18 to 26 tokens.
 SIZES = [
     (64, 64),
     (96, 64),
@@ -39,7 +40,7 @@ SIZES = [
     (128, 64),
     (64, 32),
     (96, 96),
-]  # px: prompts of 18 to 26 tokens
+]
 BUDGET = 24
 
 

@@ -101,9 +101,8 @@ def test_bootstrap_averages_seeds_and_pairs_resamples():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
     assert (found.difference, found.share_above_0) == (0.4, np.mean(draws > 0))
     assert found.se == pytest.approx(draws.std(ddof=1))
-    assert (
-        found.p_value is found.seed_var is found.df is None
-    )  # over seeds nothing is known, so nothing is claimed
+    # Over seeds nothing is known, so nothing is claimed.
+    assert found.p_value is found.seed_var is found.df is None
     alone = bootstrap_estimate(first[0], first[0], 0.0)
     assert (alone.low, alone.high, alone.share_above_0) == (0.0, 0.0, 0.5)
 
@@ -200,9 +199,8 @@ def test_the_variance_is_that_of_the_mean_difference(sds, least, most):
 
 
 def test_degrees_of_freedom_by_hand():
-    median_unbiased = 2 / (
-        2 * math.log(2)
-    )  # chi-squared with 2 degrees of freedom has the median 2 ln 2
+    # Chi-squared with 2 degrees of freedom has the median 2 ln 2.
+    median_unbiased = 2 / (2 * math.log(2))
     variance, df = satterthwaite(3, 20, 1.0, 2.0, 0.5)
     assert variance == 1.0 + 2.0 - 0.5
     expected = (median_unbiased + 2.0 - 0.5) ** 2 / (
@@ -403,9 +401,8 @@ def test_seeds_cannot_make_up_for_images():
     one_seed = bootstrap_estimate(np.zeros(50), np.random.default_rng(0).normal(0, 0.1, 50), 0.3)
     with pytest.raises(ValueError, match="variance over seeds"):
         seeds_needed(one_seed, 1, 0.5)
-    assert (
-        seeds_needed(replace(one_seed, seed_var=0.25), 1, 0.6) == 6
-    )  # an assumed one: 2.571 · √(.25/6 + .01) = .58
+    # An assumed one: 2.571 · √(.25/6 + .01) = .58.
+    assert seeds_needed(replace(one_seed, seed_var=0.25), 1, 0.6) == 6
 
 
 @given(st.floats(0.01, 10), st.floats(0, 1))

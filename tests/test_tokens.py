@@ -56,9 +56,8 @@ def frame(n_images: int = 23, seed: int = 0) -> pd.DataFrame:
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "step-000720.parquet"
-    frame().to_parquet(
-        path, row_group_size=37, index=False
-    )  # several row groups, each with its own dictionary of slots
+    # Several row groups, each with its own dictionary of slots.
+    frame().to_parquet(path, row_group_size=37, index=False)
     return path
 
 
@@ -238,9 +237,8 @@ def test_influence_does_not_depend_on_image_order_or_ids(table):
 
 
 def test_density_of_a_small_table_uses_the_whole_range():
-    errors = np.linspace(
-        0, 1, 6
-    )  # the density is 1 everywhere, and 0.9 + h lies beyond the last token
+    # The density is 1 everywhere, and 0.9 + h lies beyond the last token.
+    errors = np.linspace(0, 1, 6)
     counts = np.array([2, 3, 1])
     value, influence = quantile_influence(errors, np.repeat(np.arange(3), counts), counts, 0.9)
     assert value == pytest.approx(0.9)

@@ -162,9 +162,8 @@ def test_train_images_are_evaluated_as_validation_images_are(fork_server, worksp
     shutil.copytree(original, data)
     (train,) = data.glob("*/train.jsonl")
     lines = train.read_text().splitlines(keepends=True)
-    train.with_name("val.jsonl").write_text(
-        "".join(lines[index] for index in (0, 2, 4, 7, 9))
-    )  # 12 images, 5 of them
+    # 12 images, 5 of them.
+    train.with_name("val.jsonl").write_text("".join(lines[index] for index in (0, 2, 4, 7, 9)))
     assert fork_server.run(empty, *MIXED).returncode == 0
     found = [row for row in rows(only(empty / "results/runs/mixed")) if "eval_loss" in row]
     reference = [row for row in rows(workspace.run("mixed")) if "eval_loss" in row]
@@ -316,9 +315,10 @@ def test_two_processes_killed_within_a_window_resume_bit_for_bit(
     fork_server, workspace, empty, two
 ):
     arguments = (*MIXED, "runtime.processes=2")
+    # The row of steps 4 to 6.
     first, second = ranks(
         fork_server, empty, *arguments, fault=("die_before", "open", "logging.jsonl", 4)
-    )  # the row of steps 4 to 6
+    )
     assert first.wait().returncode == -signal.SIGKILL
     if second.poll() is None:
         os.kill(second.pid, signal.SIGKILL)

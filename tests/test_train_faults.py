@@ -57,11 +57,12 @@ CRASHES = (
     ("open", ".step-000004.tmp", 3),  # inside the checkpoint
     ("os.rename", "step-000004"),
     ("os.rename", "state.pt"),  # of step 4, the checkpoint is there
+    # The row of steps 4 to 6, a window that the state of step 4 left open.
     (
         "open",
         "logging.jsonl",
         3,
-    ),  # the row of steps 4 to 6, a window that the state of step 4 left open
+    ),
     ("os.rename", "step-000006.parquet"),
     ("os.rename", "step-000008.parquet"),
     ("open", ".step-000008.tmp", 2),

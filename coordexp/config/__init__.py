@@ -1,1 +1,1 @@
-"""The typed configuration: schema, composition by Hydra, limits, digests."""
+"""The typed configuration: schema and limits, composition by Hydra, digests that identify runs."""

@@ -1,1 +1,1 @@
-"""Records, what makes them, and the batches a model is trained on."""
+"""Records (an image with its objects), what makes them, and the batches of training."""

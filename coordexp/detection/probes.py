@@ -92,9 +92,8 @@ def read_probe(directory: Path) -> Probed | None:
             f"{directory}: rollouts and losses are not of the same images: remove the directory "
             "and probe again"
         )
-    n_boxes = np.zeros(
-        len(images), dtype=np.int64
-    )  # a picture without objects has rollouts and no loss
+    # A picture without objects has rollouts and no loss.
+    n_boxes = np.zeros(len(images), dtype=np.int64)
     n_boxes[at] = table["n_boxes"]
     geo_loss = {moment: np.zeros(len(images)) for moment in moments}
     for moment, loss in geo_loss.items():

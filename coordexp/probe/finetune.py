@@ -91,9 +91,8 @@ def take_steps(
     vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
 ) -> tuple[list[dict[str, float]], str | None]:
     trained = [p for p in vlm.parameters() if p.requires_grad]
-    fused_on_gpu = (
-        vlm.device.type == "cuda" or None
-    )  # its default there holds a copy of all weights for a while
+    # On a GPU the default of AdamW holds a copy of all weights for a while; the fused one does not.
+    fused_on_gpu = vlm.device.type == "cuda" or None
     optimizer = torch.optim.AdamW(
         trained, lr=cfg.lr, betas=BETAS, weight_decay=0.0, fused=fused_on_gpu
     )

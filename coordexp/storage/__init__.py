@@ -1,1 +1,1 @@
-"""Files on disk: run directories and their manifest, token tables, typed JSON, atomic writes."""
+"""Files on disk: run directories, manifests, token tables, JSON as dataclasses, atomic writes."""

@@ -1,1 +1,1 @@
-"""Which runs a study has: the plan, its preregistration, and runs that exist already."""
+"""Which runs a study has: planned, preregistered, or handed over as NAME=PATH."""

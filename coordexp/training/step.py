@@ -42,9 +42,8 @@ class Progress:
     eval_wall_s: float = 0.0
     preflight: dict[str, float] = field(default_factory=dict)
     window_sums: Tensor = field(default_factory=lambda: torch.zeros(len(SUMS), dtype=torch.float64))
-    window_abs_errs: list[float] = field(
-        default_factory=list
-    )  # bins, of every coordinate token, T = 1; where there is one rank
+    # In bins, of every coordinate token at T = 1. Kept by a single rank alone.
+    window_abs_errs: list[float] = field(default_factory=list)
     window_tokens: int = 0
     window_wall_s: float = 0.0
 
@@ -68,9 +67,8 @@ class Training:
     train: Dataset
     val: Dataset
     progress: Progress
-    modules: dict[str, str] = field(
-        default_factory=module_digests
-    )  # as imported, not as they are when it ends
+    # Digests of the modules as they were imported, not as they are when the run ends.
+    modules: dict[str, str] = field(default_factory=module_digests)
 
 
 def load_window(t: Training, step: int) -> list[Batch]:
@@ -123,13 +121,13 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
     grad_norm = float(t.accelerator.clip_grad_norm_(t.model.parameters(), t.cfg.optim.clip_norm))
     n_tokens = torch.tensor([sum(batch.n_tokens for batch in window)], device=t.accelerator.device)
     mine = torch.cat([torch.stack(losses).sum()[None].double(), n_tokens.double(), sums])
-    whole = t.accelerator.reduce(
-        mine, "sum"
-    ).cpu()  # of every rank, so that a window survives in one state file
-    loss, tokens = float(whole[0]) / ranks, int(whole[1])
+    # Summed over the ranks, so that one state file holds the whole window. Each rank's loss carries
+    # the factor `ranks` (DDP averages gradients), which is taken out again here.
+    of_all_ranks = t.accelerator.reduce(mine, "sum").cpu()
+    loss, tokens = float(of_all_ranks[0]) / ranks, int(of_all_ranks[1])
     if ranks == 1:
         p.window_abs_errs += torch.cat(errors).tolist()
-    p.window_sums += whole[2:]
+    p.window_sums += of_all_ranks[2:]
     p.window_tokens += tokens
     if not (np.isfinite(loss) and np.isfinite(grad_norm)):
         raise Diverged(
@@ -164,10 +162,9 @@ def train_row(t: Training) -> dict[str, float]:
     row.
     """
     p = t.progress
-    whole = len(p.window_abs_errs) == int(
-        p.window_sums[SUMS.index("n_coord")]
-    )  # else some steps were taken by several ranks
-    p90 = float(np.quantile(p.window_abs_errs, 0.9)) if whole and p.window_abs_errs else None
+    # Several ranks do not gather their errors, so a window that they took part in has no p90.
+    is_complete = len(p.window_abs_errs) == int(p.window_sums[SUMS.index("n_coord")])
+    p90 = float(np.quantile(p.window_abs_errs, 0.9)) if is_complete and p.window_abs_errs else None
     return {
         **loss_values(p.window_sums, t.model.variant),
         **watched_values(p.window_sums, p90, t.model.variant),

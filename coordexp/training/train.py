@@ -52,9 +52,8 @@ from coordexp.training.seal import seal
 from coordexp.training.setup import remember, set_up
 from coordexp.training.step import Diverged, Training, load_window, optimizer_step, train_row
 
-PATIENCE = datetime.timedelta(
-    days=1
-)  # of ranks while the main one waits for a lock, judges, merges or writes
+# How long the other ranks wait while the main one waits for a lock, evaluates, merges or writes.
+PATIENCE = datetime.timedelta(days=1)
 
 
 def train(cfg: Config) -> RunDirectory:
@@ -67,9 +66,8 @@ def train(cfg: Config) -> RunDirectory:
     """
     digests = input_digests(cfg)
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
-    AcceleratorState._reset_state(
-        reset_partial_state=True
-    )  # --multirun trains several times in one process
+    # With --multirun one process trains several times.
+    AcceleratorState._reset_state(reset_partial_state=True)
     patient = InitProcessGroupKwargs(timeout=PATIENCE)
     accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu", kwargs_handlers=[patient])
     if accelerator.num_processes != cfg.runtime.processes:

@@ -117,19 +117,16 @@ def other_stopping_points(facts: Facts) -> list[str]:
 
 
 def would_take(facts: Facts) -> list[str]:
-    """Seeds (and their measured cost) for an interval as narrow as the margin on the rule's first
-    metric.
+    """What it takes for an interval as narrow as the margin on the rule's first metric.
+
+    Images, where they alone make it wider; else seeds, with their measured cost.
     """
     m, leads = closest(facts)
     if not leads or not leads[0].estimate or not leads[0].margin:
         return []
     lead, estimate, margin = leads[0], leads[0].estimate, amount(m, leads[0].margin)
-    n_seeds, assumed = shared_seeds(facts), ""
-    if estimate.seed_var is None:
-        sd = flip_seed_sd(abs(lead.value))
-        estimate = replace(estimate, seed_var=2 * sd**2, interaction_var=0.0)
-        assumed = f" if one seed's SD is {amount(m, sd)} (unmeasured)"
     if Z * math.sqrt(estimate.image_var) > leads[0].margin:
+        # The half-width shrinks with the root of the number of images; seeds do not narrow it.
         images = math.ceil(
             (estimate.n_images or 0) * estimate.image_var * (Z / leads[0].margin) ** 2
         )
@@ -137,6 +134,13 @@ def would_take(facts: Facts) -> list[str]:
         return [
             f"{images:,} validation images or more {now} for a {m.label} interval of ± {margin}"
         ]
+    n_seeds, assumed = shared_seeds(facts), ""
+    if estimate.seed_var is None:
+        # The spread between seeds is unmeasured. Assumed, and said to be, is the SD at which one
+        # repeat in six would flip the lead.
+        sd = flip_seed_sd(abs(lead.value))
+        estimate = replace(estimate, seed_var=2 * sd**2, interaction_var=0.0)
+        assumed = f" if one seed's SD is {amount(m, sd)} (unmeasured)"
     needed = seeds_needed(estimate, n_seeds, leads[0].margin)
     if needed is None:
         return [f"more seeds than could be trained for a {m.label} interval of ± {margin}{assumed}"]
