@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conftest import composed
 from PIL import Image
 
-from coordexp.config.compose import compose
 from coordexp.config.schema import CocoConfig
 
 LVIS = Path(__file__).resolve().parents[2] / "shared" / "data" / "lvis_val_100.json"
@@ -24,7 +24,7 @@ def settings(*overrides: str, **values: Any) -> CocoConfig:
     `coco.json`.
     """
     given = ["data.annotations=coco.json", "data.render_missing=true"]
-    cfg = compose(["data=coco", *given, *overrides]).data
+    cfg = composed("data=coco", *given, *overrides).data
     return dataclasses.replace(cfg, **values)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from contextlib import chdir
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ TINY_OVERRIDES = (
 )
 
 
+@cache
+def composed(*overrides: str) -> Any:
+    """The configuration for these overrides: Hydra takes a fifth of a second for each."""
+    from coordexp.config.compose import compose
+
+    return compose(overrides)
+
+
 @dataclass
 class Tiny:
     """The configuration it was built from, the model in float64 (in training mode, no dropout) and
@@ -67,11 +76,10 @@ class Tiny:
 
     def stage1(self, variant: str, *overrides: str) -> Any:
         """The objective of a conf/variant around the one shared model."""
-        from coordexp.config.compose import compose
         from coordexp.coords import coord_token_ids
         from coordexp.training.stage1_model import Stage1Model
 
-        cfg = compose([f"variant={variant}", *TINY_OVERRIDES, *overrides])
+        cfg = composed(f"variant={variant}", *TINY_OVERRIDES, *overrides)
         return Stage1Model(self.vlm, cfg.variant, coord_token_ids(self.processor.tokenizer))
 
 
@@ -118,11 +126,10 @@ def keep_float64(patch: pytest.MonkeyPatch) -> None:
 def tiny():
     import torch
 
-    from coordexp.config.compose import compose
     from coordexp.models.base import build_tiny
 
     torch.set_num_threads(1)
-    cfg = compose(TINY_OVERRIDES)
+    cfg = composed(*TINY_OVERRIDES)
     model, processor = build_tiny(cfg.model)
     with pytest.MonkeyPatch.context() as patch:
         keep_float64(patch)
@@ -131,12 +138,11 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> Scenes:
-    from coordexp.config.compose import compose
     from coordexp.data.prepare import prepare_data
 
     root = tmp_path_factory.mktemp("scenes")
     with chdir(root):
-        manifest = prepare_data(compose(TINY_OVERRIDES))
+        manifest = prepare_data(composed(*TINY_OVERRIDES))
     return Scenes(root, (root / manifest).parent)
 
 

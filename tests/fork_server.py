@@ -19,8 +19,9 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 # The module whose main() an entry names; `count` counts tokens here.
 ENTRIES = {"train": "coordexp.training.train", "cli": "coordexp.cli.main"}
@@ -50,24 +51,34 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def run_child(request: dict[str, Any]) -> None:
-    """The forked child: never returns."""
+def run_child(request: dict[str, Any]) -> NoReturn:
+    """The forked child."""
     for fd, file in ((0, os.devnull), (1, request["files"][0]), (2, request["files"][1])):
         os.dup2(os.open(file, os.O_RDWR), fd)
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
     sys.argv = [request["entry"], *request["arguments"]]
-    code: Any = 0
-    try:
+
+    def run() -> None:
         if os.environ.get("SIMULATED_GPU"):
             from simulated_gpu import pretend
 
             pretend()
         if request["fault"]:
             FAULTS[request["fault"][0]](*request["fault"][1:])
-        count_tokens(request["arguments"]) if request["entry"] == "count" else sys.modules[
-            ENTRIES[request["entry"]]
-        ].main()
+        if request["entry"] == "count":
+            count_tokens(request["arguments"])
+        else:
+            sys.modules[ENTRIES[request["entry"]]].main()
+
+    end_after(run)
+
+
+def end_after(run: Callable[[], object]) -> NoReturn:
+    """Call `run`, and end this process as an interpreter would whose program it was."""
+    code: Any = 0
+    try:
+        run()
     except SystemExit as stop:
         code = stop.code or 0
     except BaseException:  # noqa: BLE001 as the interpreter would

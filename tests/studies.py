@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+from conftest import composed
 
-from coordexp.config.compose import compose
 from coordexp.config.digests import digest, plain, run_hash
 from coordexp.storage.manifest import RunManifest, artifact_digests, read_manifest, write_manifest
 from coordexp.storage.run_config import RunConfig
@@ -55,7 +55,7 @@ def write_run(
     **manifest: Any,
 ):
     """A finished run whose curves end at `final` (an `eval_row`). Returns its directory."""
-    cfg = compose((f"variant={variant}", f"seed={seed}", *overrides))
+    cfg = composed(f"variant={variant}", f"seed={seed}", *overrides)
     run = run_directory(variant, seed, run_hash(cfg))
     run.path.mkdir(parents=True, exist_ok=True)
     write_config(run, cfg)
@@ -124,7 +124,7 @@ def run_manifest(**changes: Any) -> RunManifest:
 
 def run_config(*overrides: str) -> RunConfig:
     """The configuration of a run with these overrides."""
-    return msgspec.convert(plain(compose(overrides)), RunConfig)
+    return msgspec.convert(plain(composed(*overrides)), RunConfig)
 
 
 def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict[str, float]:
@@ -175,7 +175,7 @@ def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict
 
 def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: int = 1) -> Path:
     """A preregistered study of these run directories, under the default rule with changes."""
-    rule = plain(compose().study.rule) | (rule_changes or {})
+    rule = plain(composed().study.rule) | (rule_changes or {})
     path = Path("results/stage1_ablation") / digest([str(r.path) for r in runs] + [rule])[:8]
     planned = []
     for run in runs:
@@ -196,7 +196,7 @@ def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: i
             hash8=path.name,
             seeds=seeds,
             rule=rule,
-            probe=plain(compose().probe),
+            probe=plain(composed().probe),
             runs=planned,
         ),
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -270,6 +273,20 @@ def test_a_checkpoint_loads_plain_and_its_adapter_with_peft(tiny, adapted, input
         json.loads((tmp_path / "step" / "adapter" / "adapter_config.json").read_text())["peft_type"]
         == "LORA"
     )
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS], ids=["plain", "lora", "dora"])
+def test_the_model_cards_code_loads_the_checkpoint(tiny, ids, kind, inputs, tmp_path, monkeypatch):
+    vlm = copy.deepcopy(tiny.vlm)
+    vlm = trained(vlm, ids, kind) if kind else vlm
+    expected = logits(vlm, inputs).float()
+    save_checkpoint(vlm, tiny.processor, tmp_path / "step", "a test")
+    monkeypatch.chdir(tmp_path / "step")
+    (code,) = re.findall(r"(?:^    .*\n)+", Path("README.md").read_text(), re.M)
+    loaded = {}
+    exec(textwrap.dedent(code), loaded)
+    torch.testing.assert_close(logits(loaded["model"], inputs).float(), expected, rtol=0, atol=1e-5)
+    assert loaded["processor"].tokenizer.get_vocab() == tiny.processor.tokenizer.get_vocab()
 
 
 def test_a_model_with_flash_attention_writes_a_checkpoint(tiny, ids, cfg, inputs, tmp_path):

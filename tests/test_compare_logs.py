@@ -5,15 +5,15 @@ already.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from note import write_log
 from studies import eval_row, write_run, write_study
+from workflows import copy_project, served, snakemake
 
 from coordexp.cli.main import main
 from coordexp.storage.files import read_json
@@ -199,40 +199,27 @@ def test_the_dag_is_named_by_the_bytes_of_the_logs(logs):
     assert plan_study(settings).path != first.path
 
 
-def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    # Under make the card is make's to print.
-    environment = {name: value for name, value in os.environ.items() if name != "MAKELEVEL"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
+def clone(tmp_path, monkeypatch) -> Iterator[Path]:
     """A copy of what a clone holds; we stand in it."""
-    (tmp_path / "clone").mkdir()
-    for name in ("Snakefile", "environment.yml"):
-        shutil.copy(ROOT / name, tmp_path / "clone")
-    for name in ("workflow", "conf", "profiles", "coordexp"):
-        shutil.copytree(ROOT / name, tmp_path / "clone" / name)
-    monkeypatch.chdir(tmp_path / "clone")
+    with served(copy_project(tmp_path / "clone")) as copy:
+        monkeypatch.chdir(copy)
+        yield copy
 
 
-@pytest.mark.usefixtures("clone")
-def test_compare_logs_without_logs_says_what_is_missing():
-    done = snakemake("-n", "compare_logs")
+def test_compare_logs_without_logs_says_what_is_missing(tmp_path):
+    done = snakemake(copy_project(tmp_path / "clone"), "-n", "compare_logs", check=False)
     assert done.returncode != 0
     assert "compare_logs: give the logs: --config logs=" in done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("clone")
-def test_the_dag_goes_from_logs_to_mlflow_and_trains_nothing(logs):
+def test_the_dag_goes_from_logs_to_mlflow_and_trains_nothing(logs, clone):
     given = "logs=" + " ".join(entry.replace("=", "=../") for entry in logs)
-    done = snakemake("compare_logs", "--config", given)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = snakemake(clone, "compare_logs", "--config", given)
     assert "# Start Stage-2 from " in done.stdout
     (study,) = [path for path in Path("results/compare_logs").iterdir() if not path.is_symlink()]
     assert len(read_json(study / "mlflow.json")["runs"]) == 3
     assert not list(Path("results").glob("runs/*/*"))
-    again = snakemake("compare_logs", "--config", given)
+    again = snakemake(clone, "compare_logs", "--config", given)
     assert "Nothing to be done" in again.stdout + again.stderr

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_OVERRIDES
+from conftest import TINY_OVERRIDES, composed
 from PIL import Image
 
-from coordexp.config.compose import compose
 from coordexp.data.coco.annotations import coco_records
 from coordexp.data.prepare import prepare_data
 from coordexp.data.records import Record, RecordObject, read_records
@@ -21,11 +20,11 @@ from coordexp.data.scenes import CATEGORIES, Shape, draw_scene, place_shapes
 from coordexp.storage.files import read_json, sha256_directory
 
 SPLITS = ("train", "val")
-SCENES_CFG = compose(TINY_OVERRIDES).data
+SCENES_CFG = composed(*TINY_OVERRIDES).data
 
 
 def prepare(*overrides: str) -> Path:
-    return prepare_data(compose([*TINY_OVERRIDES, *overrides])).absolute().parent
+    return prepare_data(composed(*TINY_OVERRIDES, *overrides)).absolute().parent
 
 
 # --- scenes -----------------------------------------------------------------------------------

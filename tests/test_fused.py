@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import VARIANTS
+from conftest import VARIANTS, composed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordexp.config.compose import compose
 from coordexp.config.schema import VariantConfig
 from coordexp.coords import N_BINS
 from coordexp.losses import fused, products, reference
@@ -33,7 +32,7 @@ KINDS = {
 
 
 def variant_of(name: str, **changed: float) -> VariantConfig:
-    return replace(compose([f"variant={name}"]).variant, **changed)
+    return replace(composed(f"variant={name}").variant, **changed)
 
 
 def rows_of(

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY_OVERRIDES
+from conftest import TINY_OVERRIDES, composed
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -228,7 +228,7 @@ def test_gradient_checkpointing_keeps_the_gradients(tmp_path, monkeypatch, scene
     gradients = []
     for on in ("false", "true"):
         checkpointing = f"train.gradient_checkpointing={on}"
-        cfg = compose([*TINY_OVERRIDES, f"optim={optim}", "train.dtype=float32", checkpointing])
+        cfg = composed(*TINY_OVERRIDES, f"optim={optim}", "train.dtype=float32", checkpointing)
         prepare_base(cfg)
         vlm, processor = load_for_training(cfg, torch.device("cpu"))
         assert vlm.is_activation_checkpointing == (on == "true")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import composed
 from studies import eval_row, write_run
 
 from coordexp.cli.main import main
@@ -39,7 +40,7 @@ SMALL = ("images=6", "steps=3", "images_per_step=5", "micro_batch=2", "rollout_b
 
 
 def settings(*overrides: str):
-    return compose([f"probe.{override}" for override in (*SMALL, *overrides)]).probe
+    return composed(*(f"probe.{override}" for override in (*SMALL, *overrides))).probe
 
 
 @pytest.fixture(scope="module")

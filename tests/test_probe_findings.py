@@ -12,6 +12,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import composed
 from note import write_log
 from PIL import Image
 from studies import eval_row, write_run, write_study
@@ -31,7 +32,6 @@ from coordexp.analysis.recommendation.probe_finding import (
 )
 from coordexp.cli.main import main
 from coordexp.cli.schemas import schema_path
-from coordexp.config.compose import compose
 from coordexp.config.digests import plain
 from coordexp.config.rule_file import load_rule
 from coordexp.coords import CoordObject, write_coordjson
@@ -72,7 +72,7 @@ def write_probe(
     run, share_right: float, rng: np.random.Generator, parse: float = 1.0, geo: float = 0.2
 ) -> None:
     """A finished probe in which this share of the pictures is right, before and after."""
-    out = probe_directory(run, 360, plain(compose().probe))
+    out = probe_directory(run, 360, plain(composed().probe))
     path = records()
     right = write_coordjson([CoordObject("red circle", "bbox_2d", (79, 79, 472, 472))])
     wrong = write_coordjson([CoordObject("red circle", "bbox_2d", (600, 600, 900, 900))])
@@ -122,7 +122,7 @@ def write_probe(
         records=str(path),
         checkpoint_sha256="0" * 64,
         data_sha256={},
-        settings=plain(compose().probe),
+        settings=plain(composed().probe),
         status="complete",
         reason=None,
         images=N_IMAGES,
@@ -336,7 +336,7 @@ def test_compare_shows_published_aggregates_and_keeps_the_roles(tmp_path):
 def test_picture_without_objects_has_no_weight_in_the_loss():
     run = write_run("mixed", TIED, tables=True)
     write_probe(run, 0.5, np.random.default_rng(0))
-    out = probe_directory(run, 360, plain(compose().probe))
+    out = probe_directory(run, 360, plain(composed().probe))
     table = pd.read_parquet(out / "images.parquet")
     table[table["image_id"] != 7].to_parquet(out / "images.parquet", index=False)
     found = read_probe(out)

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 from coco_files import LVIS, many
-from workflows import copy_project, snakemake
+from workflows import copy_project, served, snakemake
 
 pytestmark = pytest.mark.slow
 SHORT = (
@@ -30,12 +30,17 @@ SHORT = (
 
 def test_ones_own_annotations_go_to_the_card(tmp_path):
     """The sample of LVIS where it is at hand, else boxes made up."""
-    workspace, annotations = copy_project(tmp_path / "workspace"), tmp_path / "annotations.json"
+    annotations = tmp_path / "annotations.json"
     shutil.copy(LVIS, annotations) if LVIS.exists() else many(annotations, 30)
     overrides = " ".join([f"data.annotations={annotations}", *SHORT])
-    done = snakemake(
-        workspace, "stage1_ablation", "--config", "experiment=lvis_rehearsal", f"all={overrides}"
-    )
+    with served(copy_project(tmp_path / "workspace")) as workspace:
+        done = snakemake(
+            workspace,
+            "stage1_ablation",
+            "--config",
+            "experiment=lvis_rehearsal",
+            f"all={overrides}",
+        )
     study = workspace / "results" / "stage1_ablation" / "latest"
     recommendation = json.loads((study / "recommendation.json").read_text())
     trained = {path.parents[1].name for path in workspace.glob("results/runs/*/*/run.json")}

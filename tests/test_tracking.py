@@ -20,12 +20,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from conftest import composed
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from mlflow.exceptions import MlflowException
 from studies import run_manifest
 
-from coordexp.config.compose import compose
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json, sha256_directory, sha256_file, write_json, write_text
 from coordexp.storage.logs.writer import LogWriter
@@ -69,7 +69,7 @@ def make_run(
 ) -> RunDirectory:
     """A run that is being trained: configuration and log, an eval row at its last step."""
     run = run_directory(variant, seed, "0badcafe")
-    write_config(run, compose([f"variant={variant}", f"seed={seed}"]))
+    write_config(run, composed(f"variant={variant}", f"seed={seed}"))
     for step in steps:
         log(run, "train", step, TRAIN, started_s)
     log(run, "eval", steps[-1], EVAL, started_s + 0.25)
@@ -200,7 +200,7 @@ def test_import_writes_points_params_tags_and_files() -> None:
     info, data = imported.info, imported.data
     assert (info.run_name, info.status) == ("pure_ce s1", "FINISHED")
     assert (info.start_time, info.end_time) == (1_700_000_002_500, 1_700_000_004_750)
-    assert data.params["optim.lr"] == str(compose().optim.lr)
+    assert data.params["optim.lr"] == str(composed().optim.lr)
     assert data.params["seed"] == "1"
     assert not any(key.startswith(("study.", "runtime.")) for key in data.params)
     assert data.metrics == {**TRAIN, **{f"eval_{key}": value for key, value in EVAL.items()}}
@@ -277,7 +277,7 @@ def test_rows_without_a_time_are_imported_once() -> None:
 
 def test_run_without_a_log_is_left_out() -> None:
     run = run_directory("mixed", 0, "0badcafe")
-    write_config(run, compose(["variant=mixed"]))
+    write_config(run, composed("variant=mixed"))
     assert tracking.import_run(run) == ""
     assert counts()["runs"] == 0
 

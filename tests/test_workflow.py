@@ -13,12 +13,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
 
 import jsonschema
 import pytest
-from workflows import ROOT, command, copy_project, environment, snakemake
+from workflows import ROOT, command, copy_project, environment, served, snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +32,12 @@ def planned(cwd: Path, *config: str) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Path:
+def workspace(tmp_path_factory) -> Iterator[Path]:
     """A copy of the project in which the smoke study has run."""
-    copy = copy_project(tmp_path_factory.mktemp("workspace"))
-    done = snakemake(copy, "stage1_ablation", "--config", "experiment=smoke")
-    (copy / "first.txt").write_text(done.stdout + done.stderr)
-    return copy
+    with served(copy_project(tmp_path_factory.mktemp("workspace"))) as copy:
+        done = snakemake(copy, "stage1_ablation", "--config", "experiment=smoke")
+        (copy / "first.txt").write_text(done.stdout + done.stderr)
+        yield copy
 
 
 @pytest.fixture
@@ -265,7 +266,7 @@ def test_killed_workflow_restarts_without_a_second_writer(workspace):
     running = subprocess.Popen(
         command(*arguments),
         cwd=workspace,
-        env=environment(),
+        env=environment(workspace),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -1,12 +1,13 @@
 """One optimizer step through the trainer's own functions; the gradient is returned, not applied.
 
-test_objective.py imports this file, and runs it as a script, once for each of two gloo ranks:
+test_objective.py imports this file, and runs it as a script, which forks one of its two gloo ranks:
 
-    RANK=0 WORLD_SIZE=2 … python tests/two_ranks.py <directory of the scenes> <output file>
+    python tests/two_ranks.py <port> <directory of the scenes> <output file>
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from conftest import TINY_OVERRIDES, VARIANTS, Scenes, Tiny, keep_float64
+from conftest import TINY_OVERRIDES, VARIANTS, Scenes, Tiny, composed, keep_float64
 
-from coordexp.config.compose import compose
 from coordexp.data.batches import Batch
 from coordexp.models.base import build_tiny
 from coordexp.storage.runs import RunDirectory
@@ -29,7 +29,7 @@ from coordexp.training.step import Progress, Training, load_window, optimizer_st
 
 def training(tiny: Tiny, scenes: Scenes, variant: str, *overrides: str) -> Training:
     """A Training as of `setup.set_up`, with the tiny model and without clipping."""
-    cfg = compose([f"variant={variant}", *TINY_OVERRIDES, "optim.clip_norm=1e9", *overrides])
+    cfg = composed(f"variant={variant}", *TINY_OVERRIDES, "optim.clip_norm=1e9", *overrides)
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(cpu=True)
     model = tiny.stage1(variant, *overrides)
@@ -68,10 +68,21 @@ def one_step(t: Training) -> dict[str, Any]:
     return {"gradient": found, "row": train_row(t), "facts": facts}
 
 
-def main(scenes_path: Path, out: Path) -> None:
+def main(port: str, scenes_path: Path, out: Path) -> None:
+    """Both ranks: the second one is a fork, so that one interpreter imports torch."""
+    second = os.fork()
+    rank = "0" if second else "1"
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    run_rank(scenes_path, out)
+    if second:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
+
+
+def run_rank(scenes_path: Path, out: Path) -> None:
     torch.set_num_threads(1)
     keep_float64(pytest.MonkeyPatch())
-    cfg = compose(TINY_OVERRIDES)
+    cfg = composed(*TINY_OVERRIDES)
     model, processor = build_tiny(cfg.model)
     tiny, scenes = Tiny(cfg, model.double().train(), processor), Scenes(scenes_path, scenes_path)
     results: dict[str, Any] = {}
@@ -89,4 +100,4 @@ def main(scenes_path: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

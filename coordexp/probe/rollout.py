@@ -67,11 +67,7 @@ def roll_out(
     index, n = shard
     if not 0 <= index < n:
         raise UserError(f"shard {index} of {n}: shards are counted from 0 to {n - 1}")
-    with locked(out / ".rollouts.lock", "being rolled out", wait=True):
-        if not (out / "rollouts.json").exists() or read_json(out / "rollouts.json") != what:
-            for stale in out.glob("rollouts-*.jsonl"):
-                stale.unlink()
-            write_json(out / "rollouts.json", what)
+    _remove_other_rollouts(out, what)
     path = out / f"rollouts-{index}-of-{n}.jsonl"
     with locked(out / f".{path.name}.lock", f"shard {index} of {n} is being rolled out", wait):
         cut_torn_line(path)
@@ -94,6 +90,15 @@ def roll_out(
                 os.fsync(handle.fileno())
                 bar.update(len(chosen))
     return path
+
+
+def _remove_other_rollouts(out: Path, what: Mapping[str, str | int]) -> None:
+    """Leave only rows that are made from `what`, and note it in rollouts.json."""
+    with locked(out / ".rollouts.lock", "being rolled out", wait=True):
+        if not (out / "rollouts.json").exists() or read_json(out / "rollouts.json") != what:
+            for stale in out.glob("rollouts-*.jsonl"):
+                stale.unlink()
+            write_json(out / "rollouts.json", what)
 
 
 def finished_images(out: Path) -> set[int]:

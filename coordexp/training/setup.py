@@ -60,7 +60,7 @@ def set_up(
         Progress(),
     )
     if accelerator.is_main_process:
-        tell_memory(t)
+        report_memory(t)
     state = load_state(run.state) if run.state.exists() else None
     accelerator.wait_for_everyone()
     if state is not None and state["digests"] != asdict(digests):
@@ -77,11 +77,11 @@ def set_up(
     t.progress.preflight = preflight(t)
     if accelerator.is_main_process:
         write_config(run, cfg)
-        remember(t)
+        save_progress(t)
     return t
 
 
-def tell_memory(t: Training) -> None:
+def report_memory(t: Training) -> None:
     """What a step takes at most, and whether a record is longer than a micro-batch was
     meant to be.
     """
@@ -102,7 +102,7 @@ def tell_memory(t: Training) -> None:
     )
 
 
-def remember(t: Training) -> None:
+def save_progress(t: Training) -> None:
     """Write the state from which a killed run continues."""
     progress = {name: getattr(t.progress, name) for name in Progress.__dataclass_fields__}
     weights, optimizer = trained_weights(t.model.vlm), t.optimizer.state_dict()

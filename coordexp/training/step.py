@@ -24,7 +24,7 @@ from coordexp.training.optim import learning_rate_factor, step_optimizer
 from coordexp.training.stage1_model import Stage1Model
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """A loss or a gradient is not finite; raised before the optimizer step is taken."""
 
 
@@ -100,7 +100,7 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
     before clipping.
 
     Raises:
-        Diverged: the loss or the gradient is not finite. No weight has changed then.
+        DivergedError: the loss or the gradient is not finite. No weight has changed then.
     """
     p, ranks = t.progress, t.accelerator.num_processes
     denominators = count_tokens(t, window)
@@ -130,7 +130,7 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
     p.window_sums += of_all_ranks[2:]
     p.window_tokens += tokens
     if not (np.isfinite(loss) and np.isfinite(grad_norm)):
-        raise Diverged(
+        raise DivergedError(
             f"diverged at step {step} (loss {loss}, gradient norm {grad_norm}): the step was not "
             "taken"
         )

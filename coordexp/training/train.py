@@ -49,8 +49,8 @@ from coordexp.storage.runs import (
 )
 from coordexp.training.evaluate import average_losses, evaluate, evenly_spaced
 from coordexp.training.seal import seal
-from coordexp.training.setup import remember, set_up
-from coordexp.training.step import Diverged, Training, load_window, optimizer_step, train_row
+from coordexp.training.setup import save_progress, set_up
+from coordexp.training.step import DivergedError, Training, load_window, optimizer_step, train_row
 
 # How long the other ranks wait while the main one waits for a lock, evaluates, merges or writes.
 PATIENCE = datetime.timedelta(days=1)
@@ -124,7 +124,7 @@ def train_to_end(t: Training) -> None:
     reason: str | None = None
     try:
         loop(t)
-    except Diverged as error:
+    except DivergedError as error:
         status, reason = "diverged", str(error)
         print(f"{t.cfg.variant.name} s{t.cfg.seed}: {reason}", flush=True)
     if t.accelerator.is_main_process:
@@ -169,7 +169,7 @@ def loop(t: Training) -> None:
                 what = f"{t.cfg.variant.name}, seed {t.cfg.seed}, step {step}"
                 save_checkpoint(t.model.vlm, t.processor, t.run.checkpoint(step), what)
             if main and step % cfg.state_steps == 0 and not last:
-                remember(t)
+                save_progress(t)
 
 
 def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
@@ -199,7 +199,9 @@ def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
     )
     if not np.isfinite([loss, subset.get("loss", 0.0)]).all():
         losses = f"eval_loss {loss}" + (f", on train images {subset['loss']}" if subset else "")
-        raise Diverged(f"diverged at step {step} ({losses}): this step's weights are of no use")
+        raise DivergedError(
+            f"diverged at step {step} ({losses}): this step's weights are of no use"
+        )
     if log is None or row is None:
         return
     row |= {f"train_subset/{key}": value for key, value in subset.items()}
