@@ -88,6 +88,16 @@ def test_sound_arguments_of_a_sweep_pass():
     check_arguments(["--help"])
 
 
+def test_overrides_of_one_run_are_composed_once():
+    cfg = check_arguments(["variant=mixed", "train.max_steps=3"])
+    assert (cfg.variant.name, cfg.train.max_steps) == ("mixed", 3)
+
+
+@pytest.mark.parametrize("more", ["--cfg=job", "hydra.verbose=true", "hydra/job_logging=default"])
+def test_what_hydra_does_itself_is_left_to_it(more):
+    assert check_arguments(["variant=mixed", more]) is None
+
+
 def test_console_script_prints_one_line_under_cfg_job():
     arguments = ["-m", "coordexp.training.train", "train.max_stepz=3", "--cfg", "job"]
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT)

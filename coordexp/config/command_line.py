@@ -1,4 +1,4 @@
-"""The overrides of a command line that Hydra reads itself, checked before Hydra sees them."""
+"""The overrides of the trainer's command line, checked before Hydra sees them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from coordexp.config.compose import compose
+from coordexp.config.schema import Config
 
 SWEEP = ("--multirun", "-m")
 # Flags beside which an override means what it means without them.
 _FLAGS = {*SWEEP, "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"}
 
 
-def check_arguments(arguments: Sequence[str]) -> None:
+def check_arguments(arguments: Sequence[str]) -> Config | None:
     """Compose once with the overrides of a command line; of a sweep with its first point.
 
     Hydra's own answer to a slip is a dozen lines, and it advises what is refused next.
+
+    Returns:
+        The configuration, where the arguments are overrides of one run and nothing else. None where
+        Hydra has more to do: a sweep, a question (`--cfg`, `--help`), or settings of its own
+        (`hydra.…`).
 
     Raises:
         UserError: see `compose`.
     """
     flags = [word for word in arguments if word.startswith("-")]
     if not _FLAGS.issuperset(flags):
-        return  # help, completion, or another directory of settings
+        return None  # help, completion, or another directory of settings
     is_sweep = any(flag in SWEEP for flag in flags)
     overrides = []
     for word in arguments:
@@ -32,7 +38,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
             overrides.append(first_point(word))
         elif "=" in word or not flags:  # a word without = may be the value of a flag
             overrides.append(word)
-    compose(overrides)
+    cfg = compose(overrides)
+    is_hydras = any(word.lstrip("+~").startswith(("hydra.", "hydra/")) for word in overrides)
+    return None if flags or is_hydras else cfg
 
 
 def first_point(word: str) -> str:

@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -56,15 +57,21 @@ from coordexp.training.step import DivergedError, Training, load_window, optimiz
 PATIENCE = datetime.timedelta(days=1)
 
 
-def train(cfg: Config) -> RunDirectory:
-    """Train the run this configuration describes; returns its directory, finished (complete or
-    diverged).
+def train(cfg: Config, overrides: Sequence[str] = ()) -> RunDirectory:
+    """Train the run that this configuration describes.
+
+    Args:
+        cfg: the settings of the run.
+        overrides: what was given on the command line; a message repeats it.
+
+    Returns:
+        Its directory, finished (complete or diverged).
 
     Raises:
         UserError: data or base model are missing, another trainer holds the run, or what lies there
         is damaged.
     """
-    digests = input_digests(cfg)
+    digests = input_digests(cfg, overrides)
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
     # With --multirun one process trains several times.
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -96,7 +103,7 @@ def train(cfg: Config) -> RunDirectory:
     return run
 
 
-def input_digests(cfg: Config) -> InputDigests:
+def input_digests(cfg: Config, overrides: Sequence[str]) -> InputDigests:
     """sha256 of the data (its manifest and the records as they are now) and of the base model.
 
     Raises:
@@ -108,11 +115,8 @@ def input_digests(cfg: Config) -> InputDigests:
     )
     for needed in (*data, base):
         if not needed.exists():
-            choices = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-            raise UserError(
-                f"{needed}: not there yet: make it with "
-                f"`{shlex.join(['coordexp', 'prepare', *choices])}`"
-            )
+            command = shlex.join(["coordexp", "prepare", *overrides])
+            raise UserError(f"{needed}: not there yet: make it with `{command}`")
     return InputDigests(
         data=digest([sha256_file(path) for path in data]), base=read_base_manifest(base).sha256
     )
@@ -220,9 +224,13 @@ def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
 @hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")
 def hydra_main(cfg: DictConfig) -> None:
     try:
-        run = train(typed(cfg))
+        train_and_tell(typed(cfg), HydraConfig.get().overrides.task)
     except UserError as error:
         sys.exit(f"coordexp-train: {error}")
+
+
+def train_and_tell(cfg: Config, overrides: Sequence[str]) -> None:
+    run = train(cfg, overrides)
     if PartialState().is_main_process:
         manifest = read_manifest(run)
         assert manifest is not None, "a trained run has a manifest"
@@ -232,13 +240,17 @@ def hydra_main(cfg: DictConfig) -> None:
 def main() -> None:
     """Entry point.
 
-    Overrides are checked first, so that a slip costs one line, not Hydra's dozen.
+    Overrides are checked first, so that a slip costs one line, not Hydra's dozen. Hydra's own main
+    would compose twice more: it is called where it is needed.
     """
     try:
-        check_arguments(sys.argv[1:])
+        cfg = check_arguments(sys.argv[1:])
+        if cfg is not None:
+            train_and_tell(cfg, sys.argv[1:])
     except UserError as error:
         sys.exit(f"coordexp-train: {error}")
-    hydra_main()
+    if cfg is None:
+        hydra_main()
 
 
 if __name__ == "__main__":
