@@ -210,8 +210,30 @@ def test_every_number_is_taken_or_refused_in_one_line(key):
             refused[value] = str(error)
     assert -1 in refused  # no number may be negative
     for message in refused.values():
-        assert key.partition(".")[0] in message
+        # Weights are also refused for the token groups that they are given with.
+        assert key in message or "variant.token_groups" in message
         assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.max_steps=1.5", "could not be converted to Integer"),
+        ("train.max_steps=nan", "could not be converted to Integer"),
+        ("probe.images=[6]", "could not be converted to Integer"),
+        ("optim.lr=fast", "could not be converted to Float"),
+        ("optim.lr=true", "could not be converted to Float"),
+        ("optim.lr=null", "is not Optional"),
+        ("train.dtype=float", "expected one of [float32, bfloat16, float64]"),
+        ("train.gradient_checkpointing=maybe", "is not a valid bool"),
+    ],
+)
+def test_value_of_another_type_is_one_line_with_its_key(override, words):
+    with pytest.raises(UserError) as told:
+        compose([override])
+    assert override in str(told.value)
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(

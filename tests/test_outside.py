@@ -94,6 +94,11 @@ def test_overrides_that_nothing_reads_are_refused():
         main(["evaluate", "there", "variant.temperature=0.7", "--data", "val.jsonl", "--name", "m"])
 
 
+def test_misspelt_override_names_the_nearest_known():
+    with pytest.raises(SystemExit, match=r"did you mean probe\.steps\?$"):
+        main(["evaluate", "there", "probe.stepz=2", "--data", "val.jsonl", "--name", "m"])
+
+
 def test_overrides_may_follow_options_and_other_words_are_refused(capsys):
     options = ("evaluate", "there", "--name", "x", "--data", "val.jsonl")
     assert parse([*options, "probe.steps=2"]).overrides == ["probe.steps=2"]
