@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -96,15 +94,6 @@ def test_overrides_of_one_run_are_composed_once():
 @pytest.mark.parametrize("more", ["--cfg=job", "hydra.verbose=true", "hydra/job_logging=default"])
 def test_what_hydra_does_itself_is_left_to_it(more):
     assert check_arguments(["variant=mixed", more]) is None
-
-
-def test_console_script_prints_one_line_under_cfg_job():
-    arguments = ["-m", "coordexp.training.train", "train.max_stepz=3", "--cfg", "job"]
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.splitlines()[-1].endswith(STEPS)
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("verb", [["prepare"], ["probe", "results/runs/a/s0-00000000"]])

@@ -502,9 +502,16 @@ def test_server_shows_a_run_while_it_grows(stop: signal.Signals) -> None:
     run, port = make_run(), free_port()
     experiment_id = read_json(tracking.create_database())["experiment_id"]
     log(run, "train", 6, {"loss": math.nan})
-    command = [sys.executable, "-c", f"from coordexp.tracking.server import serve; serve({port})"]
+    # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from coordexp.tracking.server import serve; serve({port})"
+    )
     served = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )
     try:
         assert (

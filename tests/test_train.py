@@ -195,9 +195,11 @@ def test_manifest_holds_what_turns_bins_into_pixels(workspace):
     assert manifest["val_sides_px"] == {"width": [64, 64, 64], "height": [64, 64, 64]}
 
 
-def test_an_unknown_override_costs_one_line_and_nothing_is_written(fork_server, empty):
-    child = fork_server.run(empty, *MIXED, "optim.learning_rate=1e-3")
-    assert "optim.learning_rate" in child.refusal()
+@pytest.mark.parametrize("more", [(), ("--cfg", "job")])
+def test_an_unknown_override_costs_one_line_and_nothing_is_written(fork_server, empty, more):
+    child = fork_server.run(empty, *MIXED, "train.max_stepz=3", *more)
+    assert child.refusal().endswith("did you mean train.max_steps?")
+    assert child.stdout == ""
     assert len(child.stderr.splitlines()) == 1
     assert {path.name for path in (empty / "results").iterdir()} == {"data", "base"}
 

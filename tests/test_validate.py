@@ -225,7 +225,7 @@ def test_pictures_are_decoded_within_what_a_conversion_decodes(tmp_path, recwarn
             assert problem.startswith(f"{tmp_path / 'a.jsonl'}:{n // 3 * 4 + n % 3 + 2}: ")
             assert words in problem
         assert (counts["records"], counts["objects"], counts["problems"]) == (80, 80, 60 + 76)
-    assert not recwarn.list
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_pictures_must_be_there_readable_and_of_the_size_told(tmp_path):
