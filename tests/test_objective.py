@@ -259,12 +259,12 @@ def test_fused_and_reference_train_along_the_same_curve(tiny, scenes, variant):
             replace(tiny, vlm=copy.deepcopy(tiny.vlm).float()),
             scenes,
             variant,
-            "train.max_steps=50",
+            "train.max_steps=25",
             "train.micro_batch=4",
         )
         t.model.objective = objective
         losses = []
-        for step in range(1, 51):
+        for step in range(1, 26):
             optimizer_step(t, load_window(t, step), step)
             losses.append(train_row(t)["loss"])
             t.progress.reset_window()

@@ -68,6 +68,7 @@ BFLOAT16 = (
     "train.gradient_checkpointing=true",
     "train.micro_batch_tokens=400",
     "train.max_steps=3",
+    "train.images_per_step=2",
     "train.logging_steps=1",
     "train.checkpoint_steps=3",
 )

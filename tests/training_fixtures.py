@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from training import MIXED, SMALL, ForkServer, Workspace, environment
 
+from coordexp.storage.files import locked
+
 
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory):
@@ -28,20 +30,25 @@ def fork_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def workspace(fork_server, tmp_path_factory) -> Workspace:
-    """Its two runs are those of one `--multirun`, spawned, not forked."""
-    path = tmp_path_factory.mktemp("workspace")
+    """Its two runs are those of one `--multirun`, spawned, not forked. No test changes them."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all workers of this session
+    path = shared / "workspace"
+    with locked(shared / ".workspace.lock", "being trained", wait=True):
+        if not (path / "finished").exists():
+            train_both(fork_server, path)
+            (path / "finished").touch()
+    return Workspace(path)
+
+
+def train_both(fork_server: ForkServer, path: Path) -> None:
+    path.mkdir(exist_ok=True)
     fork_server.run(path, "prepare", *SMALL, entry="cli")
-    command = [
-        sys.executable,
-        "-m",
-        "coordexp.training.train",
-        "--multirun",
-        "variant=pure_ce,mixed",
-        *SMALL,
-    ]
+    command = [sys.executable, "-m", "coordexp.training.train", "--multirun"]
+    command += ["variant=pure_ce,mixed", *SMALL]
     done = subprocess.run(command, cwd=path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Workspace(path)
 
 
 @pytest.fixture
