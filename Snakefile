@@ -1,2 +1,2 @@
-# The workflow itself. This file lets `snakemake` be called from the top of a clone.
+# Includes the workflow, so that you can call `snakemake` from the top of a clone.
 include: "workflow/Snakefile"

@@ -1,10 +1,10 @@
-# The study that `--config` describes. Which runs it has is decided in coordexp/study/plan.py.
+# The study that `--config` describes. coordexp/study/plan.py decides which runs it has.
 import json
 import os
 import sys
 from pathlib import Path
 
-# The package of this clone, also where another one is installed.
+# Import the package of this clone, even if another version is installed.
 sys.path.insert(0, str(Path(workflow.current_basedir.path).parents[1]))
 
 from coordexp.cli.code_digest import code_digest
@@ -17,9 +17,9 @@ try:
 except UserError as error:
     sys.exit(f"stage1_ablation: {error}")
 
-# A digest of the code of each step. It is a parameter of the rules of analysis and report, so they
-# run again when their code has changed. Training and probe have none: a finished run is never
-# repeated because of code. Neither has the preregistration: it is written once.
+# A digest of the code of each step. It is a parameter of the rules of analysis and report, so that
+# they run again when their code has changed. Training and probe have no such parameter: a finished
+# run is never repeated because of changed code. Nor has the preregistration, which is written once.
 CODE = {name: code_digest(step) for name, step in STUDY_STEPS.items()}
 
 LOGS = f"results/logs/{STUDY.name}/{STUDY.hash8}"

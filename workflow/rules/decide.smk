@@ -1,5 +1,5 @@
-# From finished runs to the card. Every file lies in the study directory, which is named by the
-# digest of runs and rule.
+# From finished runs to the card. Every file is in the study directory, which is named by the digest
+# of runs, rule and probe settings.
 
 
 rule preregister:
@@ -19,7 +19,7 @@ rule preregister:
     params:
         settings=lambda wildcards, output: json.dumps(config),
     message:
-        "Write down the runs of the study and the decision rule, before there are results."
+        "Write down the runs of the study and the decision rule."
     shell:
         "python -m coordexp.cli step preregister {params.settings:q} > {log} 2>&1"
 
@@ -47,7 +47,7 @@ rule audit:
         code=CODE["audit"],
         study=subpath(output[0], parent=True),
     message:
-        "Audit the logs: can they be believed, and do runs differ in their objective alone?"
+        "Audit the logs: are they plausible, and do the runs differ only in their objective?"
     shell:
         "python -m coordexp.cli step {params.step} {params.study} > {log} 2>&1"
 

@@ -1,7 +1,8 @@
 # Records and base model, each in a directory named by the digest of its configuration.
 
 
-# Real data wants every core and holds its whole annotation file in memory; scenes are drawn by one.
+# Converting annotations uses every core and holds the whole annotation file in memory. Drawing
+# scenes uses one core.
 rule data:
     input:
         lambda wildcards: STUDY.annotations(wildcards.hash8),

@@ -1,5 +1,6 @@
-# The Stage-2 probe of one run at the decision step. It claims as many cores as its training did:
-# where a training has the machine's GPUs to itself, no probe may start beside it or beside another.
+# The Stage-2 probe of one run at the decision step. It reserves as many cores as the run's training.
+# Where a training uses all GPUs of the machine, this keeps a probe from starting at the same time as
+# a training or another probe.
 
 
 rule probe:

@@ -1,4 +1,4 @@
-# What people look at: the report, MLflow, and the link to the latest study.
+# The results for people: the report, MLflow, and the link to the latest study.
 
 
 use rule audit as report with:

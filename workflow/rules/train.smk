@@ -1,6 +1,6 @@
-# One training: a variant, a seed, and the digest of everything else that determines it. The
-# manifest is the only output, and it is updated, not replaced: a trainer that was orphaned by a kill
-# may have finished it.
+# One training. Its directory is named by the variant, the seed, and a digest of everything that
+# determines the run. The manifest is the only output. It is marked `update`, so Snakemake does not
+# delete it before the job: a trainer that survived a kill of Snakemake may have written it already.
 
 
 rule train:
