@@ -17,7 +17,8 @@ from coordexp.config.package import VERSION
 from coordexp.errors import UserError
 
 DESCRIPTION = (
-    "CoordExp Stage-1: train three loss variants, audit their logs, recommend a Stage-2 checkpoint."
+    "CoordExp Stage-1: audit and compare runs that were trained with different losses, "
+    "and recommend the checkpoint to start Stage-2 from."
 )
 Verb = Callable[[argparse.Namespace], None]
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
@@ -126,32 +127,32 @@ def add_show(subparsers: Subparsers) -> None:
 
 def add_ui(subparsers: Subparsers) -> None:
     sub = add_verb(
-        subparsers, "ui", verbs.ui, "serve MLflow and keep importing what the runs write"
+        subparsers, "ui", verbs.ui, "serve MLflow and import what the runs write, until Ctrl-C"
     )
-    sub.add_argument("--port", type=int, default=5000)
+    sub.add_argument("--port", type=int, default=5000, help="default: 5000")
 
 
 def add_prepare(subparsers: Subparsers) -> None:
     help_text = "make the records and the base model that a configuration needs"
     sub = add_verb(subparsers, "prepare", verbs.prepare, help_text)
-    add_overrides(sub, "Hydra overrides, as for coordexp-train")
-    sub.add_argument("--only", choices=("data", "base"), help="make one of the two alone")
+    add_overrides(sub, "a Hydra override, as for coordexp-train")
+    sub.add_argument("--only", choices=("data", "base"), help="make only one of the two")
 
 
 def add_validate(subparsers: Subparsers) -> None:
-    help_text = "check a record file against the format and print every problem"
+    help_text = "check a record file and print every problem with its line"
     sub = add_verb(subparsers, "validate", verbs.validate_records, help_text)
     sub.add_argument(
         "records",
         type=Path,
         metavar="FILE",
-        help="JSON lines, of this project or another's CoordExp file",
+        help="a JSONL file of records, of this project or another",
     )
     sub.add_argument("--no-pictures", action="store_true", help="do not open the images")
 
 
 def add_compare(subparsers: Subparsers) -> None:
-    help_text = "audit, compare and decide between runs that exist already"
+    help_text = "compare existing runs: audit, comparison, recommendation; nothing is trained"
     sub = add_verb(subparsers, "compare", verbs.compare_logs, help_text)
     sub.add_argument(
         "runs",
@@ -163,64 +164,64 @@ def add_compare(subparsers: Subparsers) -> None:
     sub.add_argument(
         "--rule",
         type=Path,
-        help="a file like conf/study/stage1_ablation.yaml, or only what differs from it",
+        help="a file like conf/study/stage1_ablation.yaml, or only the settings that differ",
     )
     sub.add_argument(
         "--image-side",
         type=int,
         metavar="PX",
-        help="side of the validation images, where only logs are given",
+        help="side of the validation images, if only logs are given",
     )
     sub.add_argument(
         "--cell",
         type=int,
         metavar="PX",
-        help="side of the area that one visual token covers, e.g. 32",
+        help="side of the square that one visual token covers, such as 32",
     )
     sub.add_argument(
         "--evidence",
         type=Path,
         metavar="FILE",
-        help="published rollout figures (JSON), shown beside the comparison with their confounds",
+        help="published rollout metrics (JSON), shown beside the comparison with their confounds",
     )
 
 
 def add_probe(subparsers: Subparsers) -> None:
-    help_text = "the Stage-2 probe of a run's checkpoint: rollouts and a short fine-tune"
+    help_text = "run the Stage-2 probe of a run: rollouts, a short fine-tune, rollouts again"
     sub = add_verb(subparsers, "probe", verbs.probe_run, help_text)
     sub.add_argument("run", type=Path, help="a run directory")
-    add_overrides(sub, "Hydra overrides, such as probe.steps=10")
+    add_overrides(sub, "a Hydra override, such as probe.steps=10")
     sub.add_argument("--step", type=int, help="step of the checkpoint; default: the last")
 
 
 def add_evaluate(subparsers: Subparsers) -> None:
-    help_text = "evaluate a checkpoint that was trained elsewhere like one of this project's"
+    help_text = "evaluate a checkpoint that was trained elsewhere, for a comparison"
     sub = add_verb(subparsers, "evaluate", verbs.evaluate_outside, help_text)
     sub.add_argument(
         "checkpoint",
         type=Path,
-        help="a Hugging Face directory: a Qwen3-VL with the coordinate tokens",
+        help="a Hugging Face directory of a Qwen3-VL with the coordinate tokens",
     )
     sub.add_argument(
         "--data",
         type=Path,
         required=True,
         metavar="FILE",
-        help="val.jsonl; a train.jsonl beside it allows the probe's fine-tune",
+        help="a record file; val.jsonl with a train.jsonl beside it is also probed",
     )
-    add_overrides(sub, "of train.eval_micro_batch, runtime.… and probe.…")
-    sub.add_argument("--name", required=True, help="its name in a comparison")
-    sub.add_argument("--step", type=int, default=1, help="step at which its training stopped")
+    add_overrides(sub, "a Hydra override of train.eval_micro_batch, runtime.… or probe.…")
+    sub.add_argument("--name", required=True, help="name of the checkpoint in a comparison")
+    sub.add_argument("--step", type=int, default=1, help="step at which the training stopped")
     sub.add_argument(
         "--temperature",
         type=float,
         default=1.0,
-        help="temperature of the coordinate logits in its training",
+        help="temperature of the coordinate logits in the training",
     )
 
 
 def add_step(subparsers: Subparsers) -> None:
-    sub = add_verb(subparsers, "step", verbs.step, "run one step of the workflow by itself")
+    sub = add_verb(subparsers, "step", verbs.step, "run a single step of the workflow")
     sub.add_argument("step", choices=STEP_NAMES, metavar="STEP", help=", ".join(STEP_NAMES))
     sub.add_argument(
         "study",
