@@ -129,7 +129,7 @@ def add_ui(subparsers: Subparsers) -> None:
     sub = add_verb(
         subparsers, "ui", verbs.ui, "serve MLflow and import what the runs write, until Ctrl-C"
     )
-    sub.add_argument("--port", type=int, default=5000, help="default: 5000")
+    sub.add_argument("--port", type=int, default=5000, help="port of the server; default: 5000")
 
 
 def add_prepare(subparsers: Subparsers) -> None:
@@ -226,5 +226,5 @@ def add_step(subparsers: Subparsers) -> None:
     sub.add_argument(
         "study",
         nargs="?",
-        help="a study directory (preregister: the --config of snakemake, as JSON)",
+        help="a study directory; for preregister the --config as JSON; for track-init nothing",
     )
