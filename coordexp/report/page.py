@@ -55,7 +55,8 @@ class Page:
 
     headline, headline_reason: the one sentence of the card, in two parts.
     roles: the title of each role, with who holds it.
-    has_preflights: some run checked its gradients before its first step.
+    has_preflights: the manifest of some run holds a pre-flight (training loss against evaluation
+        loss before step 1).
     temperatures: those at which the logs hold metrics.
     disagreements: metrics whose best variant depends on the temperature.
     """

@@ -1,6 +1,8 @@
-"""Can the logs be believed? What each run's own rows say, and what it shares with the other runs.
+"""The audit of a study: checks of each run's log by itself, and of each run against the others.
 
-A ratio near 1 in a log does not prove the gradients; the pre-flight in the manifest does.
+A train/eval ratio near 1 in a log does not prove that the gradients are right. The manifest also
+holds a pre-flight: before step 1 the training path and the evaluation path must give the same loss
+on the same images.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from coordexp.study.inputs import RunData
 
 PASSING = ("consistent", "not identifiable")
 COMPARED_GROUPS = ("model", "data", "optim", "train")
-# What a run records, and not what it trains: these may differ.
+# Settings of what a run records. They do not change what it trains, so they may differ.
 BOOKKEEPING = {
     f"train.{key}" for key in ("audit_images", "logging_steps", "state_steps", "checkpoint_steps")
 }
@@ -46,7 +48,7 @@ def audit(runs: Sequence[RunData]) -> Audit:
 
 
 def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> RunAudit:
-    """What is found for and against one run of a study."""
+    """Ratios, verdict and checks of one run of a study."""
     gas = accumulation(run)
     families = {family: family_ratios(run.log, family) for family in applicable(run.log)}
     verdict, why = verdict_on(run, families, gas)
@@ -70,7 +72,10 @@ def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> 
 
 
 def accumulation(run: RunData) -> float | None:
-    """Micro-batches per optimizer step and process (GAS); None where it is unknown."""
+    """Gradient accumulation steps (GAS): micro-batches per optimizer step and process.
+
+    From the log, else from the configuration; None where neither gives it.
+    """
     for row in run.log.train.values():
         if "accum/grad_steps" in row:
             return row["accum/grad_steps"]
@@ -82,10 +87,11 @@ def accumulation(run: RunData) -> float | None:
 
 
 def applicable(log: Log) -> list[str]:
-    """The loss families and terms to look at.
+    """The loss families and terms whose ratios are judged.
 
-    The loss always; another family that some row has, or should have because its coordinate terms
-    are switched on; a term that both train and eval rows have.
+    The loss is always judged. Another family is judged if any row has it; a coordinate family also
+    if the log says that coordinate terms are on. A term is judged if both train and eval rows have
+    it.
     """
     trained = {key for row in log.train.values() for key in row}
     evaluated = {key for row in log.evals.values() for key in row}
@@ -99,7 +105,11 @@ def applicable(log: Log) -> list[str]:
 def verdict_on(
     run: RunData, families: Mapping[str, FamilyRatios], gas: float | None
 ) -> tuple[str, str]:
-    """The gravest thing that the log shows, and its reason."""
+    """The verdict on a run's log, and its reason.
+
+    The first finding decides, in this order: values that are not finite, the log of another
+    variant, eval rows without train rows, a fault in the train/eval ratios, missing rows.
+    """
     if broken := not_finite(run.log):
         more = f" ({len(broken) - 1} more)" if broken[1:] else ""
         return "not finite", f"{broken[0]} is not finite{more}"
@@ -120,8 +130,8 @@ def verdict_on(
 def config_differences(runs: Sequence[RunData]) -> list[str]:
     """Settings outside `variant` that differ between runs; they confound the comparison.
 
-    A run that says nothing of a whole group, as one that was trained elsewhere, does not count as
-    different in it.
+    A run whose configuration lacks a whole group (it was trained elsewhere) is not compared in that
+    group.
     """
     configs = {run.name: run.config for run in runs if run.config}
     settings = {
@@ -145,7 +155,7 @@ def config_differences(runs: Sequence[RunData]) -> list[str]:
 
 
 def runs_by_value(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The runs that hold each value, from each run's value."""
+    """Group run names by value: {value as text: names}."""
     groups: dict[str, list[str]] = {}
     for name, value in values.items():
         groups.setdefault(str(value), []).append(name)

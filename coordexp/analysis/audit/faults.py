@@ -1,10 +1,17 @@
-"""Which fault of the loss's scale a run's train/eval ratios show, if any.
+"""Which fault in the scale of the training loss a run's train/eval ratios show, if any.
 
-Three things move a sound ratio away from 1, and none may be taken for a fault. A train row is
-noisy (one step or a few, 3 to 8 %): so medians are judged, and the bands widen with the noise that
-a series shows. It lags while the loss falls (see `ratios.py`). And the model overfits: so the same
-ratio is taken over an evaluation of train images where the log has one (`eval_train_subset/…`),
-and a ratio that falls is judged more mildly than one that rises.
+A correct run also has ratios that differ from 1, for three reasons:
+
+- Noise. A train row covers one step or a few and has a relative noise of 3 to 8 %. So the median
+  ratio is judged, and its bands widen with the noise of the series.
+- Lag. A train row lags while the loss falls; `ratios.py` excludes those pairs.
+- Overfitting. If the log has an evaluation of train images (`eval_train_subset/…`), the ratio over
+  that evaluation is judged too: overfitting does not move it. A falling ratio is allowed a larger
+  change than a rising one, because overfitting makes the ratio fall.
+
+The thresholds below are tested on simulated logs (tests/test_audit.py): at least 99 % of correct
+runs are consistent, at least 99 % of runs with a factor GAS or 1/GAS are named so, and at least
+95 % of runs with a drift by a factor of 1.6 to 3 are named "drift".
 """
 
 from __future__ import annotations
@@ -27,31 +34,39 @@ from coordexp.analysis.audit.ratios import (
 )
 from coordexp.storage.logs.log import Log
 
-# The first of these that a family shows names the verdict of the run.
+# By priority: the first fault in this list that any family shows is the verdict on the run.
 FAULTS = ("≈ 1/GAS", "≈ GAS", "drift", "inconsistent", "missing")
 
-FACTOR_TOLERANCE = 1.25  # how near, as a factor, a median must be to 1/GAS or GAS to be named so
-# Changes of the log ratio over the run that are no drift; overfitting makes it fall.
+# A median within this factor of 1/GAS or GAS is given that name; its standard error widens this.
+FACTOR_TOLERANCE = 1.25
+# Changes of the log ratio over the run that do not count as drift. A fall may be larger than a
+# rise, because overfitting makes the ratio fall.
 MILD_RISE, MILD_FALL = math.log(1.1), math.log(1.2)
-# The audited train images may be that much easier or harder than the others.
+# The audited train images may be easier or harder than the other train images by this factor.
 SUBSET_TOLERANCE = math.log(1.25)
-# A term below this share of the loss is accused of GAS or 1/GAS, never of drift or an odd level.
+# "drift" and "inconsistent" are ignored for a term below this share of the loss: such a small term
+# may overfit before the rest does. GAS and 1/GAS are reported for every term.
 MATERIAL_SHARE = 0.05
 MIN_FOR_DRIFT = 5  # pairs
-TYPICAL_NOISE = 0.05  # of one train row, as a prior
-PRIOR_PAIRS = 4  # how many pairs that prior is worth
-MAD_TO_SD = 1.4826  # of a normal distribution
-MEDIAN_SE = 1.2533  # SE of a median over that of a mean, of a normal distribution
+# Prior for the noise of a series: the relative SD of one train row, and the number of pairs that
+# the prior counts as.
+TYPICAL_NOISE = 0.05
+PRIOR_PAIRS = 4
+# Constants of the normal distribution: SD / MAD, and the SE of a median / the SE of a mean.
+MAD_TO_SD = 1.4826
+MEDIAN_SE = 1.2533
 
 
 @dataclass(frozen=True)
 class Series:
-    """Log ratios of one family from the step on that counts, summarised robustly.
+    """Robust summary of the log ratios of one family, from the first step that counts.
 
-    early: the median of the first third of all pairs, also of those that do not count.
-    start, end: where a robust line through the pairs begins and ends.
+    n, median: number and median of the pairs that count.
+    early: median of the first third of all pairs, including pairs before the first step that
+        counts.
+    start, end: values of a robust line through the pairs at the first and the last of them.
     noise: SD of one pair about the line.
-    level_se, change_se: of the median, and of end - start.
+    level_se, change_se: standard errors of the median, and of end - start.
     """
 
     n: int
@@ -69,20 +84,19 @@ class Series:
 
     @property
     def moves(self) -> bool:
-        """Whether the ratio changes more than mild overfitting and its own noise explain.
-
-        The fewer pairs there are, the less is known of the noise, and the more is allowed.
-        """
+        """Whether the ratio changes by more than mild overfitting and noise explain."""
         mild = MILD_RISE if self.change > 0 else MILD_FALL
+        # 2.5 standard errors with many pairs and 3.5 with five: with few pairs the noise itself is
+        # poorly known.
         allowed = mild + (2.5 + 5 / self.n) * self.change_se
         return self.n >= MIN_FOR_DRIFT and abs(self.change) > allowed
 
 
 @dataclass(frozen=True)
 class FamilyFinding:
-    """What is wrong with one family (None: nothing), and the numbers that say so.
+    """The fault that one family shows (None: no fault), and the numbers behind it.
 
-    overfit: the ratio is off, and the model is the reason, not the scale of the loss.
+    overfit: the ratio is off because the model overfits. The scale of the loss is correct.
     """
 
     family: str
@@ -92,11 +106,12 @@ class FamilyFinding:
 
 
 def judge(log: Log, families: Mapping[str, FamilyRatios], gas: float | None) -> tuple[str, str]:
-    """The verdict on a run's ratios, and its reason, which names the families that are off.
+    """The verdict on a run's ratios, and a reason that names the families with a fault.
 
     Returns:
-        "consistent", one of FAULTS ("inconsistent" is another factor than GAS), or
-        "not identifiable": nothing is off, but without accumulation no fault of it could show.
+        "consistent"; or one of FAULTS ("inconsistent": a factor other than GAS and 1/GAS); or
+        "not identifiable": no fault was found, but GAS is 1 or unknown, so an error in the
+        accumulation could not show.
     """
     found = [judge_family(log, family, ratios, gas) for family, ratios in families.items()]
     for fault in FAULTS:
@@ -111,7 +126,7 @@ def judge(log: Log, families: Mapping[str, FamilyRatios], gas: float | None) -> 
 
 
 def accusation(accused: Sequence[FamilyFinding], n_families: int) -> str:
-    """Which families show a fault, and the numbers of the first."""
+    """The reason for a fault: the families that show it, and the numbers of the first of them."""
     names = ", ".join(finding.family for finding in accused)
     if len(accused) == n_families > 1:
         names = "every loss family"
@@ -120,7 +135,11 @@ def accusation(accused: Sequence[FamilyFinding], n_families: int) -> str:
 
 
 def sound_reason(log: Log, found: Sequence[FamilyFinding]) -> str:
-    """The ratios of the main families; of a run that overfits, those that it moves."""
+    """The reason for a verdict without a fault.
+
+    It gives the ratios of the main families or, if the run overfits, of the families that
+    overfitting has moved.
+    """
     overfit = [finding for finding in found if finding.overfit]
     if not overfit:
         main = [f"{f.family} {f.why}" for f in found if f.family in FAMILIES]
@@ -132,7 +151,7 @@ def sound_reason(log: Log, found: Sequence[FamilyFinding]) -> str:
 
 
 def judge_family(log: Log, family: str, ratios: FamilyRatios, gas: float | None) -> FamilyFinding:
-    """What one family's ratios show, with overfitting told from a fault where the log allows it."""
+    """The fault that one family's ratios show; overfitting is separated where the log allows it."""
     series = summarise([(pair.step, pair.ratio) for pair in ratios.pairs], ratios.from_step)
     if series is None:
         return FamilyFinding(
@@ -143,7 +162,8 @@ def judge_family(log: Log, family: str, ratios: FamilyRatios, gas: float | None)
     if fault is None or is_immaterial(log, family, fault):
         return replace(finding, fault=None)
 
-    # A fault of the scale moves both ratios to the same side; overfitting moves only this one.
+    # Compare with the ratio over train images. An error in the loss's scale moves both ratios to
+    # the same side of 1. Overfitting moves only the ratio over validation images.
     over_train_images = [
         (pair.step, pair.subset_ratio) for pair in ratios.pairs if pair.subset_ratio is not None
     ]
@@ -158,7 +178,8 @@ def judge_family(log: Log, family: str, ratios: FamilyRatios, gas: float | None)
             overfit=overfit,
         )
 
-    # Without such an evaluation: a ratio that falls while the eval value itself rises is overfit.
+    # The log has no evaluation of train images. If the ratio falls and the eval value itself rises,
+    # the cause is overfitting. The rise must exceed the lag tolerance and a fifth of the fall.
     falls = fault == "drift" and series.change < 0
     if falls and eval_rise(log, family) > max(math.log1p(LAG), -series.change / 5):
         return FamilyFinding(
@@ -173,7 +194,7 @@ def judge_family(log: Log, family: str, ratios: FamilyRatios, gas: float | None)
 
 
 def is_immaterial(log: Log, family: str, fault: str) -> bool:
-    """Whether a small term shows a fault of which only a material one is accused."""
+    """Whether to ignore a fault: drift or another level in a term below MATERIAL_SHARE."""
     mild = fault in ("drift", "inconsistent")
     return mild and family in TERMS and share_of_loss(log, family) < MATERIAL_SHARE
 
@@ -181,8 +202,9 @@ def is_immaterial(log: Log, family: str, fault: str) -> bool:
 def summarise(points: Sequence[tuple[int, float]], start: int) -> Series | None:
     """Robust level, change and noise of a ratio; None where no point counts.
 
-    The line is Theil's and Sen's (the median of pairwise slopes). The noise is the scaled MAD
-    about it, with TYPICAL_NOISE as a prior: a handful of pairs says little of its own spread.
+    The line is the Theil-Sen estimate (median of pairwise slopes). The noise is the scaled MAD
+    about the line, pooled with the prior TYPICAL_NOISE, because a few pairs estimate their own
+    spread poorly.
 
     Args:
         points: (step, ratio) in order of the steps.
@@ -200,12 +222,13 @@ def summarise(points: Sequence[tuple[int, float]], start: int) -> Series | None:
     slope = float(np.median((y[j] - y[i]) / (u[j] - u[i]))) if len(i) else 0.0
     at_first = float(np.median(y - slope * u))
     spread = MAD_TO_SD * float(np.median(np.abs(y - at_first - slope * u)))
-    # Variances pooled: PRIOR_PAIRS of the prior, and the pairs but for the line's two parameters.
+    # Pool the variances. The prior has PRIOR_PAIRS degrees of freedom. The pairs have two fewer
+    # than their number, because the line has two parameters.
     squares = PRIOR_PAIRS * TYPICAL_NOISE**2 + len(y) * spread**2
     noise = math.sqrt(squares / (PRIOR_PAIRS + max(len(y) - 2, 0)))
     change_se = math.inf
     if len(i):
-        # Of a least-squares slope, and 5 % more for the robust one.
+        # The standard error of a least-squares slope, plus 5 % for the robust slope.
         change_se = 1.05 * noise / math.sqrt(((u - u.mean()) ** 2).sum())
     return Series(
         n=len(y),
@@ -222,20 +245,28 @@ def summarise(points: Sequence[tuple[int, float]], start: int) -> Series | None:
 def judge_series(
     series: Series, gas: float | None, tolerance: float = 0.0
 ) -> tuple[str | None, str]:
-    """What is wrong with a series of ratios (None: nothing), and its numbers.
+    """The fault that a series of ratios shows (None: no fault), and its numbers.
+
+    All comparisons are between logarithms of ratios. The order is: a factor 1/GAS or GAS from the
+    first step on, then a drift, then a median outside the band around CONSISTENT.
 
     Args:
         gas: micro-batches per optimizer step and process; None where it is unknown.
-        tolerance: widens the band of the level, as a log ratio.
+        tolerance: added on both sides of the band around CONSISTENT, as a log ratio.
     """
+    # With GAS 1 or unknown, no median is near infinity, so neither GAS factor can be reported.
     log_gas = math.log(gas) if gas and gas > 1 else math.inf
     level = f"median {math.exp(series.median):.3f}"
     moves, start = series.moves, series.start
     for label, factor in (("≈ 1/GAS", -log_gas), ("≈ GAS", log_gas)):
+        # The tolerance, plus two standard errors of the median. At most half of log GAS: beyond
+        # that the median is nearer to 1 than to the factor.
         near = min(math.log(FACTOR_TOLERANCE) + 2 * series.level_se, log_gas / 2)
         if abs(series.median - factor) > near:
             continue
-        # A fault of the accumulation is there from the first step on, and stays.
+        # An accumulation error exists from the first step. If the early pairs are nearer to 1, the
+        # ratio has moved to this factor later: a drift. A ratio that moves during the run is still
+        # this factor if both ends of the line lie within a third of log GAS of it.
         if abs(series.early - factor) > log_gas / 2:
             moves, start = True, series.early
         elif not moves or all(abs(x - factor) < log_gas / 3 for x in (series.start, series.end)):
@@ -243,6 +274,7 @@ def judge_series(
     if moves:
         path = f"moves from {math.exp(start):.2f} to {math.exp(series.end):.2f}"
         return "drift", f"{path} (noise of one pair {100 * series.noise:.0f} %)"
+    # Widen the band of a correct run by three standard errors of the median.
     slack = 3 * series.level_se + tolerance
     low, high = math.log(CONSISTENT[0]) - slack, math.log(CONSISTENT[1]) + slack
     if not low <= series.median <= high:

@@ -1,8 +1,9 @@
-"""Train over eval loss, family by family: is the training loss on the scale of the evaluation's?
+"""Train loss over eval loss for each loss family: do both have the same scale?
 
-Each eval row is paired with the nearest train row before it (note, section "Quantitative check").
-A train row averages the steps before it, so it lags while the loss falls: only pairs after the
-collapse of that family count. What the ratios say is judged in `faults.py`.
+Each eval row is paired with the nearest train row at or before its step, as in the check of the
+note's section "Quantitative check". A train row averages the steps before it, so it lags while the
+loss falls: only pairs after the fast initial fall of that family count. `faults.py` judges the
+ratios.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from coordexp.storage.logs.log import Log, Row
 COORD_LOSS = "coord_softce_w1"  # its terms are logged as coord_softce_w1/<term>
 FAMILIES = ("loss", "base_ce/loss", f"{COORD_LOSS}/loss")
 TERMS = ("text_ce/loss", *(f"{COORD_LOSS}/{term}" for term in COORD_TERMS))  # parts of FAMILIES
-SUBSET = "train_subset/"  # stands before the keys of an evaluation of train images
+SUBSET = "train_subset/"  # key prefix of an evaluation of train images
 
-CONSISTENT = (0.9, 1.1)  # where a sound family's median ratio lies, but for its own noise
-# How far the eval value may fall, relatively, over a train row's window for the pair to count.
+CONSISTENT = (0.9, 1.1)  # band of the median ratio of a correct run, before noise widens it
+# A train row lags if the eval value falls by more than this fraction within the row's window.
 LAG = 0.05
-SMALLEST_LOGGED = 1e-4  # logs keep four to six decimals: below it, rounding leaves no ratio
+# Logs keep four to six decimals. Where neither value is above this, the ratio is mostly rounding.
+SMALLEST_LOGGED = 1e-4
 
 
 def family_ratios(log: Log, family: str) -> FamilyRatios:
@@ -51,7 +53,10 @@ def family_ratios(log: Log, family: str) -> FamilyRatios:
 
 
 def train_over_eval(train: Row, evaluated: Row, family: str, prefix: str = "") -> float | None:
-    """None where a value is missing, not finite or not positive, or rounding leaves no ratio."""
+    """The train value over the eval value of one key.
+
+    None where a value is missing, not finite or not positive, or both are at most SMALLEST_LOGGED.
+    """
     above, below = train.get(family, math.nan), evaluated.get(prefix + family, math.nan)
     if not (math.isfinite(above) and math.isfinite(below)):
         return None
@@ -61,10 +66,10 @@ def train_over_eval(train: Row, evaluated: Row, family: str, prefix: str = "") -
 
 
 def from_step(log: Log, family: str, pairs: Sequence[RatioPair], trained: Sequence[int]) -> int:
-    """The first step that counts: from it on the eval value falls by less than LAG in a window.
+    """The first step that counts: from it on the eval value falls by at most LAG in each window.
 
-    The window of a train row reaches back to the train row before it, and at least half way to
-    the evaluation before. Where a value never settles, the second half of the run counts.
+    The window of a train row reaches back to the previous train row, and at least half way to the
+    previous evaluation. If the value never settles, the second half of the pairs counts.
 
     Args:
         pairs: of this family, by step.
@@ -96,9 +101,10 @@ def share_of_loss(log: Log, family: str) -> float:
 
 
 def eval_rise(log: Log, family: str) -> float:
-    """How far the eval value has risen from its lowest level to its last third, as a log ratio.
+    """The rise of the eval value from its lowest level to the median of its last third (log ratio).
 
-    Levels are running medians of three. 0 where there are fewer than six evaluations.
+    The lowest level is the minimum of running medians over three evaluations. 0 with fewer than six
+    evaluations.
     """
     values = [row[family] for _, row in sorted(log.evals.items()) if row.get(family, 0.0) > 0]
     if len(values) < 6:
@@ -109,9 +115,9 @@ def eval_rise(log: Log, family: str) -> float:
 
 
 def overfit_ratio(log: Log) -> float | None:
-    """Eval loss over the loss of the audited train images at the end of the run.
+    """Validation loss over the loss of the audited train images, at the end of the run.
 
-    The median over the last third of the evaluations that have both; None where there are none.
+    The median over the last third of the evaluations that have both losses; None without any.
     """
     both = [
         (row["loss"], row[SUBSET + "loss"])

@@ -1,4 +1,4 @@
-"""What the rows of one log say by themselves: are they there, finite, and do they add up?"""
+"""Checks of one log by itself: are rows missing, are values finite, do losses equal their sums?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coordexp.storage.logs.log import EVAL, Log, Row
 from coordexp.study.inputs import RunData
 
 SUM_TOLERANCE = 1e-3  # of a sum, relative
-ROUNDING = 5e-5  # of each number, absolute: logs keep four to six decimals
+ROUNDING = 5e-5  # absolute, of each number: logs keep four to six decimals
 MIN_FOR_CADENCE = 3  # evaluations
 
 
@@ -68,10 +68,10 @@ def listed(steps: Sequence[int]) -> str:
 
 
 def missing_evals(log: Log) -> list[int]:
-    """Steps without an eval row, by the spacing of the others, from the first train row on.
+    """Steps at which the spacing of the eval rows expects one and the log has none.
 
-    The last evaluation of a run may stand closer, and one may be under way at the last step of a
-    run that is not finished.
+    Steps before the first train row are not expected. The last evaluation of a run may follow at a
+    shorter distance. An unfinished run need not have evaluated its last step yet.
     """
     steps = sorted(log.evals)
     if len(steps) < MIN_FOR_CADENCE:
@@ -80,14 +80,15 @@ def missing_evals(log: Log) -> list[int]:
     cadence = usual_gap(regular)
     first, last = min(log.train, default=steps[0]), max([*log.train, steps[-1]])
     finished = log.max_steps is None or last >= log.max_steps
-    end = last + finished  # the last step itself owes an evaluation only in a finished run
+    end = last + finished  # only a finished run must have an evaluation at its last step
 
     on_grid = sum(step % cadence == 0 for step in regular)
     if on_grid > 0.8 * len(regular):
         expected = range(cadence, end, cadence)
         return [step for step in expected if step >= first and step not in log.evals]
 
-    # Evaluations off any grid, each half of an epoch say: count how many fit into each gap.
+    # The steps are not multiples of one cadence (such as one evaluation per half epoch): count how
+    # many evaluations fit into each gap.
     missing = []
     for before, after in pairwise(steps):
         n_gaps = round((after - before) / cadence)
@@ -96,9 +97,10 @@ def missing_evals(log: Log) -> list[int]:
 
 
 def usual_gap(steps: Sequence[int]) -> int:
-    """The smallest gap that occurs more than once, and in over a fifth of the places.
+    """The usual distance between evaluations.
 
-    A single short gap at a restart is not the cadence; without a repeated gap the smallest is.
+    The smallest gap that occurs more than once and makes up over a fifth of all gaps: a single
+    short gap after a restart does not count. If no gap qualifies, the smallest one.
     """
     gaps = Counter(after - before for before, after in pairwise(steps))
     repeated = [gap for gap, count in gaps.items() if count > max(1, gaps.total() / 5)]

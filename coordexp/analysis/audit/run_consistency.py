@@ -1,7 +1,7 @@
-"""Did the runs differ in nothing but their objective? Checks of manifests, settings and tables.
+"""Do the runs differ only in their objective? Checks of manifests, settings and tables.
 
-The majority value is taken as correct. Without a majority, as between two runs that differ, nobody
-can say which run is right: every one fails the check.
+The majority value is taken as correct. Without a majority (as between two runs that differ) every
+run fails the check.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from coordexp.storage.files import sha256_file
 from coordexp.storage.manifest import RunManifest, preflight_tolerance
 from coordexp.study.inputs import RunData
 
-BRIEF_ENTRIES = 5  # a longer table is shown by its number of entries
+BRIEF_ENTRIES = 5  # of a longer table only the number of entries is shown
 BRIEF_DIFFERENCES = 3
 
 
@@ -40,7 +40,7 @@ def consistency_checks(
 
 
 def not_checked(run: RunData) -> list[str]:
-    """What could not be judged for want of a file, a line per file."""
+    """What could not be checked because a file is missing, one line per file."""
     lines = []
     if run.manifest is None:
         lines.append(
@@ -59,7 +59,8 @@ def not_checked(run: RunData) -> list[str]:
 def completeness(run: RunData) -> list[Check]:
     """Whether log and manifest reach the planned end, and belong together.
 
-    A log without a manifest may be of a run that was stopped: that is told, and fails nothing.
+    A log without a manifest may come from a run that was stopped early. That is reported, but does
+    not fail the check.
     """
     last, planned = max([*run.log.train, *run.log.evals], default=0), run.log.max_steps
     short = planned is not None and last < planned
@@ -82,7 +83,7 @@ def completeness(run: RunData) -> list[Check]:
 
 
 def log_as_sealed(run: RunData, manifest: RunManifest) -> list[Check]:
-    """Whether the log is the one whose digest the manifest holds."""
+    """Whether the log has the digest that the manifest records."""
     sealed = manifest.artifacts.get("logging.jsonl")
     if not sealed or run.run is None or not run.run.log.exists():
         return []
@@ -103,7 +104,7 @@ def manifest_checks(run: RunData, runs: Sequence[RunData]) -> list[Check | None]
     def same(name: str, pick: Callable[[RunManifest], Any]) -> Check | None:
         return agreement(name, run, {other: pick(m) for other, m in manifests.items()})
 
-    # Only runs of one schedule must have seen equally many tokens.
+    # Compare token counts only between runs with the same schedule; other runs may differ.
     tokens_seen = {
         r.name: r.manifest.tokens_seen for r in runs if r.manifest and schedule(r) == schedule(run)
     }
@@ -144,7 +145,7 @@ def schedule(run: RunData) -> tuple[Any, ...]:
 
 
 def agreement(name: str, run: RunData, values: Mapping[str, Any]) -> Check | None:
-    """Whether a run's value is the one that most runs share.
+    """Whether a run's value is the majority value.
 
     Args:
         values: by run name; None where a run has none.
@@ -175,8 +176,8 @@ def agreement(name: str, run: RunData, values: Mapping[str, Any]) -> Check | Non
 def brief(value: Any) -> str:
     """A value in a few characters.
 
-    A digest by its first twelve digits, a number with its thousands apart, a table by its entries
-    or, where these are many, their number.
+    A digest becomes its first twelve digits, a number gets thousands separators, and a table is
+    listed or, if it is long, counted.
     """
     if isinstance(value, dict):
         if len(value) > BRIEF_ENTRIES:

@@ -1,4 +1,4 @@
-"""Were the runs evaluated on the same images, and are their eval rows means over all tokens?"""
+"""Were the runs evaluated on the same images, and are their eval rows averages over all tokens?"""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TABLE_TOLERANCE = 1e-5  # relative, between an eval row and its token table
 class Validation:
     """What the runs were evaluated on, by run name.
 
-    digests: of what the last token table says of the data; None without a table.
-    sizes: in samples, where the log gives runtime and speed.
+    digests: of the data columns of the last token table; None without a table.
+    sizes: samples per evaluation, where the log gives runtime and samples per second.
     """
 
     digests: dict[str, str | None]
@@ -36,7 +36,7 @@ def validation_of(runs: Sequence[RunData]) -> Validation:
 
 
 def validation_digest(run: RunData) -> str | None:
-    """sha256 of what the last token table says of the data, whatever the model made of it.
+    """sha256 of the data columns of the last token table; the model's predictions do not enter.
 
     Raises:
         UserError: the table cannot be read.
@@ -52,9 +52,9 @@ def validation_digest(run: RunData) -> str | None:
 
 
 def validation_sizes(runs: Sequence[RunData]) -> dict[str, int]:
-    """How many samples the evaluations took, by run name.
+    """Samples per evaluation, by run name.
 
-    Sizes that may differ by rounding alone count as the first of them.
+    If rounding alone can explain the difference of two sizes, both get the first one's value.
     """
     sizes = {}
     for run in runs:
@@ -72,9 +72,9 @@ def validation_sizes(runs: Sequence[RunData]) -> dict[str, int]:
 
 
 def eval_samples(run: RunData) -> tuple[float, float] | None:
-    """How many samples an evaluation took (runtime x samples per second), and the rounding error.
+    """Samples per evaluation (runtime x samples per second), and the rounding error of the product.
 
-    Hugging Face logs the two with four and three decimals. None where the log has neither.
+    Hugging Face logs the two factors with four and three decimals. None without such a row.
     """
     rows = [
         row
@@ -90,7 +90,10 @@ def eval_samples(run: RunData) -> tuple[float, float] | None:
 
 
 def rounding(values: np.ndarray, decimals: int) -> float:
-    """The largest rounding error of values kept to `decimals`, or to fewer, as all of them look."""
+    """The largest rounding error of values that all have at most `decimals` decimals.
+
+    If all values have fewer decimals than that, the error is the larger one of that precision.
+    """
     for kept in range(decimals):
         if np.abs(values - values.round(kept)).max() < 1e-9:
             return 0.5 * 10.0**-kept
@@ -122,7 +125,7 @@ def eval_weighting(run: RunData) -> list[Check]:
 
 
 def mismatches(run: RunData, step: int, temperature: str) -> list[str]:
-    """The metrics of one eval row that its table does not give, a line each."""
+    """One line for each metric of an eval row whose value its token table does not reproduce."""
     assert run.run is not None
     row = run.log.evals[step]
     metrics = [m for m in REGISTRY.values() if is_logged(m, row, temperature)]
@@ -142,9 +145,9 @@ def mismatches(run: RunData, step: int, temperature: str) -> list[str]:
 
 
 def is_logged(m: Metric, row: dict[str, float], temperature: str) -> bool:
-    """Whether a token table can give a metric that the eval row holds at this temperature.
+    """Whether the eval row holds this metric at this temperature and a token table can give it.
 
-    A metric without a temperature is looked at once, with T = 1.
+    A metric that does not depend on the temperature is checked once, with T = 1.
     """
     if not m.per_token or not (m.has_temperature or temperature == "1"):
         return False
@@ -158,7 +161,7 @@ def over_tokens(m: Metric, per_token: np.ndarray) -> float:
 def weighting(
     m: Metric, logged: float, per_token: np.ndarray, image_ids: np.ndarray, run: RunData
 ) -> str:
-    """Which of the usual wrong weightings gives the logged number; "" where none does.
+    """The common wrong weighting that gives the logged number, as a clause; "" if none does.
 
     Args:
         per_token, image_ids: [C]
@@ -166,7 +169,8 @@ def weighting(
     what = "means" if m.quantile is None else f"{100 * m.quantile:.0f} % quantiles"
     groups = {f"per-image {what}": image_ids}
     if batch := run.train_setting("eval_micro_batch"):
-        # Images are dealt out to the processes in turn; each evaluates its own in batches.
+        # Image i is evaluated by process i % ranks, in batches of consecutive images of that
+        # process.
         ranks = run.manifest.processes if run.manifest else 1
         groups[f"{what} of batches"] = image_ids // ranks // batch * ranks + image_ids % ranks
     for name, ids in groups.items():

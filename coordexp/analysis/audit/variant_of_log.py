@@ -1,4 +1,4 @@
-"""Is a log of the variant it is named after? Its coordinate terms tell."""
+"""Whether a log belongs to the variant it is named after, judged by its coordinate terms."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def shipped(variant: str) -> Mapping[str, Any] | None:
 
 
 def declared(run: RunData) -> Mapping[str, Any] | None:
-    """The objective the run was to have: from its configuration, else from conf/variant.
+    """The objective that the run should have: from its configuration, else from conf/variant.
 
-    None where neither knows it.
+    None where neither has it.
     """
     return run.config.variant if run.config else shipped(run.variant)
 
 
 def other_variant(run: RunData) -> str | None:
-    """Why the log cannot be of the variant it is named after.
+    """Why the log cannot belong to the variant it is named after.
 
-    None where it can be, or where nobody can tell.
+    None where it can, or where the objective is not known.
     """
     objective = declared(run)
     if objective is None:
@@ -67,7 +67,7 @@ def other_variant(run: RunData) -> str | None:
 
 
 def loss_is_base_ce(rows: Iterable[Row]) -> bool:
-    """Whether the loss is the base CE in every row that has both, and some row has."""
+    """Whether the loss equals the base CE in every row that has both, and at least one row has."""
     pairs = [
         (row["loss"], row["base_ce/loss"]) for row in rows if {"loss", "base_ce/loss"} <= row.keys()
     ]

@@ -19,7 +19,8 @@ def bootstrap_draws(tokens: TokenColumns, m: Metric, weights: np.ndarray) -> np.
     """The exact metric over the tokens of each resample.
 
     Args:
-        weights: [D, I] how often each image stands in each resample.
+        tokens: per-token values of C tokens from I images.
+        weights: [D, I] how often each resample contains each image.
 
     Returns:
         [D]
@@ -65,12 +66,11 @@ def bootstrap_estimate(
 def _quantile_draws(
     values: np.ndarray, image_index: np.ndarray, weights: np.ndarray, q: float
 ) -> np.ndarray:
-    """np.quantile(…, q), linear interpolation, of each resample written out token by token.
+    """np.quantile(…, q) of each resample, as if its tokens were written out; linear interpolation.
 
-    How many tokens of a resample come before a given token in sorted order is a sum of weights.
-    A resample's quantile lies near the sample's own, so only the tokens around it are sorted
-    through; the sums of weights tell beforehand how many these must be. Resamples whose quantile
-    lies outside that window go through all tokens.
+    The rank of a token in a sorted resample is the sum of the weights of the tokens before it. A
+    resample's quantile lies near the quantile of the sample, so only a window of tokens around the
+    latter is searched. Resamples whose quantile lies outside the window search all tokens.
 
     Args:
         values: [C] per-token values.
@@ -88,10 +88,11 @@ def _quantile_draws(
         """How many of each resample's tokens are among the first `end`  # [D]"""
         return weighted_sums(weights, np.bincount(image_index[:end], minlength=n_images))
 
-    # The quantile's position in each sorted resample, counted from 0, and in the sample itself.
+    # The quantile's position in each sorted resample, and in the sample itself, counted from 0.
     position = q * (tokens_before(n_tokens) - 1)  # [D]
     centre = int(q * (n_tokens - 1))
-    # Half as many tokens again as the farthest resample has moved, and some for small samples.
+    # Reach 1.5 times as far as the quantile moves in any resample, plus 64 tokens for small
+    # samples.
     reach = 64 + int(1.5 * np.abs(position - tokens_before(centre)).max())
     window = slice(max(0, centre - reach), min(n_tokens, centre + reach))
     quantiles = _interpolate(
@@ -111,16 +112,16 @@ def _interpolate(
     Args:
         values, image_index: [W] the tokens, sorted by value, and their images.
         weights: [D, I]
-        position: [D] from 0, in the resample of these tokens.
+        position: [D] counted from 0, in the resample restricted to these tokens.
 
     Returns:
-        [D]; NaN where the position lies outside.
+        [D]; NaN where the position lies outside these tokens.
     """
     found = np.full(len(weights), np.nan)
     lower = np.floor(position).astype(np.int64)
     upper = np.ceil(position).astype(np.int64)
     for rows in blocks(len(weights), len(values)):
-        # How many tokens of the resample have come by each token, itself counted.  # [B, W]
+        # Tokens of the resample up to and including each token.  # [B, W]
         seen = weights[rows][:, image_index].cumsum(1, dtype=np.int32)
         at_lower = (seen <= lower[rows, None]).sum(1)
         at_upper = (seen <= upper[rows, None]).sum(1)

@@ -46,7 +46,8 @@ def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = N
     decision_step = decide_step(steps, rule.decision_step)
     window = window_steps(steps, decision_step, rule.window)
 
-    # Values at every temperature; token tables are read at the rule's own, and fill what logs lack.
+    # Curves at every temperature. Token tables are read at the rule's temperature only; there they
+    # supply the metrics that a log lacks.
     tables = read_tables(finished, temperature)
     curves = {t: curve_rows(groups, t, {}) for t in TEMPERATURE_PREFIX if t != temperature}
     curves[temperature] = of_rule = curve_rows(groups, temperature, tables)
@@ -127,7 +128,7 @@ def window_steps(steps: Sequence[int], decision_step: int | None, share: float) 
 def stability(
     means: Mapping[str, Mapping[str, Curve]], steps: Sequence[int], window: Sequence[int]
 ) -> dict[str, Stability]:
-    """How firmly the best variant stands, by metric: over all common steps, and in the window.
+    """Rank stability of each metric: winners over all common steps, the rest within the window.
 
     A metric that some variant lacks at a common step is left out.
 

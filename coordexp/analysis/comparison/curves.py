@@ -1,4 +1,4 @@
-"""The metrics of every run at every eval step, and what follows from them at one step."""
+"""The metrics of every run at every eval step; means, winners and temperatures at one step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coordexp.study.inputs import RunData
 def curve_rows(
     groups: Mapping[str, Sequence[RunData]], temperature: str, tables: Tables
 ) -> list[CurveRow]:
-    """Each run at each eval step of its log; a metric that the log lacks is its token table's.
+    """Each run at each eval step of its log; metrics missing in the log come from its token table.
 
     Args:
         groups: the runs of each variant.
@@ -56,7 +56,7 @@ def by_variant(rows: Iterable[CurveRow]) -> dict[str, list[CurveRow]]:
 def temperature_rows(
     groups: Mapping[str, Sequence[RunData]], at_step: Snapshot, temperature: str
 ) -> list[TemperatureRow]:
-    """The variants of a snapshot that have a metric which depends on the temperature.
+    """The snapshot's variants that have at least one metric that depends on the temperature.
 
     Args:
         at_step: the decision snapshot, read at this temperature.
@@ -76,7 +76,7 @@ def temperature_rows(
 
 
 def winners(at_step: Snapshot, names: Sequence[str]) -> dict[str, str | None]:
-    """The best variant on each metric that every variant has; None where several are equal."""
+    """The best variant on each metric that every variant has; None where the best are equal."""
     found: dict[str, str | None] = {}
     for name in names:
         values = {r.variant: r.values[name] for r in at_step.rows if name in r.values}

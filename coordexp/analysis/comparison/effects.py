@@ -1,4 +1,6 @@
-"""Intervals of values and of differences from token tables; bare differences where there are none.
+"""Intervals of metrics and of their differences, from token tables.
+
+Without token tables a difference has no interval.
 
 Shapes: S seeds, I images, D resamples.
 """
@@ -34,7 +36,10 @@ Curve = dict[int, float]  # step -> value
 
 
 def read_tables(runs: Sequence[RunData], temperature: str) -> Tables:
-    """Each token table of these runs at a step of their log, reduced as it is read."""
+    """The influences of each token table at an eval step of a run's log.
+
+    Each table is reduced to per-image influences as soon as it is read.
+    """
     metrics = [m for m in REGISTRY.values() if m.per_token]
     tables = {}
     for run in runs:
@@ -46,7 +51,7 @@ def read_tables(runs: Sequence[RunData], temperature: str) -> Tables:
 
 
 def bands(groups: Mapping[str, Sequence[RunData]], tables: Tables) -> list[Band]:
-    """95 % interval of each variant's value at each eval step of which every seed has the table."""
+    """95 % interval of each variant's value, at each eval step for which every seed has a table."""
     names = [name for name, m in METRICS.items() if m.per_token]
     found = []
     for variant, runs in groups.items():
@@ -67,7 +72,10 @@ def shared_table_steps(runs: Sequence[RunData], tables: Tables) -> list[int]:
 
 
 def value_interval(seeds: Sequence[ImageInfluence], name: str) -> Estimate:
-    """A metric's mean over seeds: over seeds and images from three seeds on, else over images."""
+    """The interval of a metric's mean over seeds.
+
+    With three seeds or more, seeds and images are both random; with fewer, images alone.
+    """
     values = np.array([table.values[name] for table in seeds])  # [S]
     influence = np.stack([table.influence[name] for table in seeds])  # [S, I]
     if len(seeds) >= CROSSED_FROM:
@@ -85,8 +93,8 @@ def differences(
 ) -> list[Difference]:
     """Every pair's difference (second minus first) per metric of the rule at the decision step.
 
-    Where token tables are there, a pair is compared on the seeds that both variants share, so
-    that images and seeds are paired, and the difference is that of these seeds.
+    If token tables exist, seeds and images are paired: the difference is taken over the seeds that
+    both variants share. Otherwise it is the difference of the variants' mean curves.
 
     Args:
         curves: each variant's mean curve, by metric and variant.
@@ -137,7 +145,7 @@ def pair_estimates(
 def measure(run: RunData, table: ImageInfluence, step: int, rule: RuleConfig) -> Measured:
     """The metrics of one run at the decision step.
 
-    Its tokens are read again only where a bootstrap needs them.
+    Its token table is read again only if a bootstrap needs the tokens.
     """
 
     @cache

@@ -1,4 +1,4 @@
-"""How much each image moves a metric of one token table, which intervals are computed from."""
+"""The influence of each image on the metrics of one token table; intervals are computed from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coordexp.storage.token_tables import TokenColumns
 class ImageInfluence:
     """The metrics of one table, and the influence of each image on them.
 
-    In a resample that takes image i w_i times,
+    In a resample that contains image i w_i times,
     metric ≈ values[metric] + Σ_i (w_i - 1) influence[metric][i].
     """
 
@@ -65,7 +65,8 @@ def quantile_influence(
         Q, and the influences [I].
     """
     n = len(per_token)
-    # Bandwidth for the density at a normal quantile z, at level 0.05 (hence 0.975).
+    # Hall & Sheather's bandwidth h for tests at level 0.05 (hence the normal quantile 0.975). It
+    # assumes the normal density phi at its q-quantile z.
     z = ndtri(q)
     phi = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     h = n ** (-1 / 3) * ndtri(0.975) ** (2 / 3) * (1.5 * phi**2 / (2 * z**2 + 1)) ** (1 / 3)

@@ -53,12 +53,12 @@ class Lead:
 
     @property
     def win_probability(self) -> float | None:
-        """That `first` is better, by the estimate's resamples or t distribution."""
+        """Probability that `first` is better, by the estimate's resamples or t distribution."""
         return self.estimate.share_above_0 if self.estimate else None
 
     @property
     def seed_share(self) -> float | None:
-        """The seeds' part of the variance; None unless seeds and images were crossed."""
+        """The share of the variance due to seeds; None unless seeds and images were crossed."""
         e = self.estimate
         if e is None or e.seed_var is None or e.interaction_var is None:
             return None
@@ -82,9 +82,9 @@ class Lead:
 
     @property
     def verdict(self) -> str | None:
-        """What the interval says of 0 and of the margin (`margin_verdict`).
+        """The verdict on the interval against 0 and the margin (see `margin_verdict`).
 
-        None without an interval: a bare difference is described, never judged.
+        None without an interval: a difference alone gets no verdict.
         """
         if self.estimate is None:
             return None
@@ -96,9 +96,9 @@ class Lead:
 
 
 def leads(differences: Iterable[Difference], leader: str | None) -> list[Lead]:
-    """The lead of `leader` over each other variant on every metric that has a better side.
+    """The leads of `leader` over each other variant, on every metric with a better direction.
 
-    Where `leader` is None, every pair's first over its second.
+    If `leader` is None: for every pair, the lead of its first variant over its second.
     """
     found = []
     for difference in differences:
@@ -114,8 +114,8 @@ def leads(differences: Iterable[Difference], leader: str | None) -> list[Lead]:
 def lead(difference: Difference, of_second: bool) -> Lead:
     """The lead of the first of a pair over the second, or the other way round.
 
-    A difference is second minus first. It is already the second's lead where higher is better;
-    one change of side and one of direction each turn its sign.
+    A difference is second minus first. If higher is better, that is the lead of the second. The
+    sign turns for the lead of the first, and turns again if lower is better.
     """
     turn = of_second == lower_is_better(difference.metric)
     pair = (difference.first, difference.second)

@@ -15,7 +15,7 @@ from coordexp.analysis.comparison.bootstrap import bootstrap_estimate
 from coordexp.analysis.comparison.statistics import Estimate, crossed_estimate
 from coordexp.study.inputs import RunData
 
-CROSSED_FROM = 3  # seeds; with fewer the variance between seeds cannot be judged
+CROSSED_FROM = 3  # seeds; with fewer the variance between seeds is not estimated
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class VariantPair:
 
 
 def variant_pairs(groups: Mapping[str, Sequence[RunData]]) -> list[VariantPair]:
-    """Every pair of variants, in the order of the study; their runs may share no seed."""
+    """Every pair of variants, in the order of the study, even if they share no seed."""
     pairs = []
     for first, second in combinations(groups, 2):
         seeds = {run.seed for run in groups[first]} & {run.seed for run in groups[second]}
@@ -40,12 +40,12 @@ def variant_pairs(groups: Mapping[str, Sequence[RunData]]) -> list[VariantPair]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of one run, or signals of one probe, measured image by image.
+    """Metrics of one run, or signals of one probe, with the contribution of each image.
 
     images: [I] ids, ascending.
-    values: each over all images.
-    influence: gives [I] each, how far every image moves the value; called from three seeds on.
-    draws: gives [D] each, the value on every resample of the images; called with fewer seeds.
+    values: by metric, over all images.
+    influence: returns [I] by metric, the influence of each image; called with three seeds or more.
+    draws: returns [D] by metric, the value on each resample; called with fewer than three seeds.
     """
 
     images: np.ndarray
@@ -76,7 +76,7 @@ def paired_estimates(
 
 
 def crossed(first: Sequence[Measured], second: Sequence[Measured], name: str) -> Estimate:
-    """Seeds and images both random and crossed."""
+    """The difference on one metric, with seeds and images as crossed random factors."""
     gaps = value_gaps(first, second, name)
     influence = [
         b.influence()[name] - a.influence()[name] for a, b in zip(first, second, strict=True)
@@ -85,7 +85,10 @@ def crossed(first: Sequence[Measured], second: Sequence[Measured], name: str) ->
 
 
 def bootstrapped(first: Sequence[Measured], second: Sequence[Measured], name: str) -> Estimate:
-    """Images alone are random: what another seed would change is not seen."""
+    """The difference on one metric, with images alone as a random factor.
+
+    The interval does not include the variance between seeds.
+    """
     before = np.stack([side.draws()[name] for side in first])  # [S, D]
     after = np.stack([side.draws()[name] for side in second])
     difference = float(value_gaps(first, second, name).mean())
@@ -93,10 +96,10 @@ def bootstrapped(first: Sequence[Measured], second: Sequence[Measured], name: st
 
 
 def value_gaps(first: Sequence[Measured], second: Sequence[Measured], name: str) -> np.ndarray:
-    """Second minus first, seed by seed  # [S]"""
+    """Second minus first of each seed  # [S]"""
     return np.array([b.values[name] - a.values[name] for a, b in zip(first, second, strict=True)])
 
 
 def same_images(images: Sequence[np.ndarray]) -> bool:
-    """Whether all of these are the same ids in the same order  # each [I]"""
+    """Whether all arrays hold the same ids in the same order  # each [I]"""
     return all(np.array_equal(other, images[0]) for other in images)

@@ -1,4 +1,4 @@
-"""Where the collapse of MAE ends, how each curve behaves after it, and how far variants differ."""
+"""Where the fast initial fall of MAE (its collapse) ends, and each curve's plateau after it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 
 MAE_KEY = log_key("expected_bin_mae", "1")
-ARRIVED_WITHIN = 1.15  # times the final level: the collapse is over
+ARRIVED_WITHIN = 1.15  # the collapse is over when MAE stays below this factor of its final level
 FLAT_PERCENT_PER_100_STEPS = 2.0
 MIN_POINTS = 3  # in the last third, for a plateau to be judged
 
 
 def collapse_end(log: Log) -> int:
-    """The first eval step from which MAE stays within 15 % of its level over the last third.
+    """The first eval step from which MAE stays at most 15 % above its final level.
 
-    0 where the log has no MAE; the last eval step where MAE never settles.
+    The final level is the median over the last third of the evaluations. 0 if the log has no MAE;
+    the last eval step if MAE never settles.
     """
     curve = curve_of(log, MAE_KEY)
     if not curve:
@@ -62,7 +63,7 @@ def plateau(run: RunData, name: str, tail: dict[int, float], collapse_ends: int)
     level = float(values.mean())
     slope = 0.0
     if level:
-        # Least squares gives the change per step; relative to the level, in % per 100 steps.
+        # Slope of a least-squares line per step, times 100 steps, in % of the level.
         slope = float(np.polyfit(steps, values, 1)[0]) * 100 / level * 100
     return Plateau(
         run=run.name,
@@ -79,7 +80,7 @@ def plateau(run: RunData, name: str, tail: dict[int, float], collapse_ends: int)
 
 
 def drifts(rows: Sequence[Plateau]) -> list[Drift]:
-    """Whether variants differ by more than a single run moves on its plateau, per metric.
+    """For each metric, whether variants differ by more than a single run varies on its plateau.
 
     Metrics that only one variant has are left out.
     """

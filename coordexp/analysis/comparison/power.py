@@ -1,4 +1,4 @@
-"""What more seeds would give: how many an interval needs, and what seed noise would undo a lead."""
+"""Seeds and power: the seeds that an interval needs, and the seed SD that would reverse a lead."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MAX_SEEDS = 1000
 def seeds_needed(estimate: Estimate, n_seeds: int, margin: float) -> int | None:
     """The fewest seeds (three or more) with an expected interval of at most ± margin.
 
-    From the variances measured at `n_seeds`: those of seeds and interaction shrink with more
-    seeds, that of the images does not.
+    It extrapolates the variances measured at `n_seeds`. The variances of seeds and of the
+    interaction fall with more seeds; the variance over images does not.
 
     Returns:
         None if even MAX_SEEDS seeds are too few; then only more images help.
@@ -41,16 +41,17 @@ def seeds_needed(estimate: Estimate, n_seeds: int, margin: float) -> int | None:
 def flip_seed_sd(lead: float, image_se: float = 0.0) -> float:
     """The SD of one seed's metric at which one repeat in six reverses the order of two variants.
 
-    The lead, measured with one seed a side, is taken as the true one. The lead of a repeat then
-    has the variance 2 SD² + image_se² around it, and is below 0 with probability Φ(-1) = 16 %
-    where that variance is lead². Optimistic: the true lead is as unknown as one seed leaves it,
-    so the variance of a repeat is twice that, and it flips with Φ(-1/√2) = 24 %.
+    The lead, measured with one seed per variant, is taken as the true lead. The lead of a repeat
+    then has the variance 2 SD² + image_se². If that variance equals lead², a repeat is below 0 with
+    probability Φ(-1) = 16 %. This is optimistic: the measured lead has the same variance around the
+    true one, so a repeat differs from it with twice that variance, and flips with probability
+    Φ(-1/√2) = 24 %.
 
     Args:
         lead: in the metric's unit; its sign does not matter.
-        image_se: of the lead over images; 0 for repeats on the same images.
+        image_se: standard error of the lead over images; 0 for repeats on the same images.
 
     Returns:
-        The SD in the metric's unit; 0 where other images alone flip the order as often.
+        The SD in the metric's unit; 0 if other images alone flip the order at least as often.
     """
     return math.sqrt(max(lead**2 - image_se**2, 0.0) / 2)

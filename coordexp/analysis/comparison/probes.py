@@ -38,7 +38,7 @@ def read_probes(
             if (directory / "probe.json").exists():
                 directories[run.name] = directory
     if not directories:
-        return {}  # and what reads probes (matching, with scipy's optimisers) is not imported
+        return {}  # before the import below: reading probes imports matching and scipy.optimize
     from coordexp.detection.probes import read_probe
 
     found = {}
@@ -82,7 +82,7 @@ def candidate(run: RunData, probed: Probed) -> Candidate:
 
 
 def metrics_of(probed: Probed) -> dict[str, float]:
-    """Every metric of one probe; those of the end are missing where the fine-tune diverged."""
+    """Every metric of one probe; if the fine-tune diverged, the metrics after it are missing."""
     values = {**probed.figures(), "ap": probed.ap}
     slope = probed.manifest.geo_loss_slope_per_step
     if slope is not None:

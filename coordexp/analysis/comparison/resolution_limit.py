@@ -1,7 +1,7 @@
 """The best MAE in pixels and in cells of a visual token: is the vision model the limit?
 
-A hypothesis, never a finding. Source: note, section "Interpreting the Floor":
-px = bins / 999 * (side - 1).
+The answer is a hypothesis, never a finding. Bins are converted to pixels as in the note's section
+"Interpreting the Floor": px = bins / 999 * (side - 1).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from coordexp.coords import LAST_BIN
 from coordexp.study.inputs import RunData
 from coordexp.study.study import Vision
 
-NEAR_HALF_A_CELL = (0.35, 0.65)  # of a cell: where an error is said to be about half of one
+NEAR_HALF_A_CELL = (0.35, 0.65)  # errors in cells that are reported as "about half of one"
 EXPERIMENT = (
     "train the variants on larger pictures (data.image_size of scenes, data.pixel_budget of real "
     "ones), so that a cell covers less of an object: were the cell the limit, MAE in bins would "
@@ -62,7 +62,8 @@ def resolution_limit(
 def suggestion(cells: float | None, variants_differ: bool | None) -> str:
     """What the best MAE in cells suggests, in one sentence that claims no cause.
 
-    `variants_differ`: by more than a single run drifts; None where no run has a plateau.
+    `variants_differ`: whether the variants differ by more than a single run drifts on its plateau;
+    None if that is not known.
     """
     if cells is None:
         return "the size of a visual cell is not known here, so the error cannot be held against it"
@@ -95,7 +96,7 @@ def vision_facts(
 ) -> tuple[list[float] | None, int | None]:
     """Image sides (smallest, median, largest, in px) and the cell's side in px.
 
-    From the first manifest that has them, else as they were given; None where neither knows.
+    Taken from the first manifest that has them, else from `given`; None if neither has them.
     """
     for run in runs:
         if run.manifest and run.manifest.val_sides_px:

@@ -12,7 +12,7 @@ from coordexp.metrics import METRICS
 from coordexp.storage.token_tables import TokenColumns, read_tokens
 from coordexp.study.inputs import RunData
 
-# Smallest and largest area of a box in px, as COCO names its sizes.
+# Smallest and largest area of a box in px², by COCO's name of the size.
 AREA_EDGES = {
     "small": (0.0, 32.0**2),
     "medium": (32.0**2, 96.0**2),

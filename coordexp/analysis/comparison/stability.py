@@ -1,6 +1,6 @@
-"""Which variant is best over a window of eval steps, and how firmly.
+"""Which variant is best at each eval step of a window, and how stable that order is.
 
-Descriptive: it needs no token table, and claims nothing.
+Descriptive only: it needs no token table and makes no statistical claim.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ Curves = Mapping[str, Mapping[int, float]]  # variant -> step -> value
 def rank_stability(
     curves: Curves, steps: Sequence[int], lower_is_better: bool, n_blocks: int = 4
 ) -> Stability:
-    """Which curve is best at the steps of a window that all of them have, exactly and finite.
+    """Which curve is best at each step of a window at which every curve has a finite value.
 
     An exact tie has no winner.
 
     Args:
-        n_blocks: the window is cut into so many runs of neighbouring steps, and each is left out
-            in turn: a lead that rests on one stretch of the training shows there.
+        curves: values by variant and step.
+        steps: the steps of the window.
+        lower_is_better: the direction of the metric.
+        n_blocks: number of blocks of consecutive steps that the window is cut into. Each block is
+            left out in turn; this shows a lead that depends on one part of the training.
     """
     shared = shared_steps(curves, steps)
     winners = []
@@ -57,7 +60,7 @@ def shared_steps(curves: Curves, steps: Sequence[int]) -> list[int]:
 
 
 def settled_from(winners: Sequence[StepWinner]) -> int | None:
-    """The first step from which the last winner wins on; None after a tie at the end."""
+    """The first step from which the last winner wins every step; None if the last step is a tie."""
     settled = None
     for at in reversed(winners):
         if at.winner is None or at.winner != winners[-1].winner:
@@ -82,9 +85,9 @@ def leave_one_block_out(
 def window_summary(
     first: Mapping[int, float], second: Mapping[int, float], steps: Sequence[int]
 ) -> WindowSummary:
-    """second - first over those steps of the window that both have.
+    """second - first, over those steps of the window at which both have a value.
 
-    An exact tie counts as half, so that the share is mirrored where the pair is turned round.
+    An exact tie counts as half a step, so that swapping the pair turns the share into 1 - share.
     """
     gaps = [second.get(step, math.nan) - first.get(step, math.nan) for step in steps]
     gaps = [gap for gap in gaps if math.isfinite(gap)]

@@ -1,13 +1,13 @@
-"""How far a difference between two variants can be trusted.
+"""Intervals and tests for the difference between two variants.
 
-Estimand: the difference between variants given base weights, data and hyper-parameters. A seed
-changes data order, adapter initialisation and dropout; the images are a sample of the population
+Estimand: the difference between variants for given base weights, data and hyper-parameters. A seed
+changes data order, adapter initialisation and dropout. The images are a sample from the population
 that the validation set represents.
 
-One or two seeds: a paired bootstrap over images (`bootstrap.py`), which does not see what another
-seed would have changed. Three seeds or more: a t interval in which seeds and images are both
-random, and crossed. How often the intervals hold the truth is measured by
-benchmarks/calibration.py and reported in docs/calibration.md.
+One or two seeds: a paired bootstrap over images (`bootstrap.py`), which does not include the
+variance between seeds. Three seeds or more: a t interval with seeds and images as crossed random
+factors. benchmarks/calibration.py measures the coverage of these intervals; docs/calibration.md
+reports it.
 
 Shapes: S seeds, I images.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-# The same functions as in scipy.stats, which takes half a second to import.
+# scipy.special has the distribution functions of scipy.stats, which takes half a second to import.
 from scipy.special import chdtri, stdtr, stdtrit
 
 LEVEL = 0.95
@@ -68,14 +68,14 @@ class Estimate:
 
 
 def influence_estimate(values: np.ndarray, influence: np.ndarray) -> Estimate:
-    """The interval of the bootstrap over images, without resampling.
+    """An approximation of the bootstrap interval over images, without resampling.
 
-    The infinitesimal jackknife, which holds for means and quantiles alike (Efron & Tibshirani,
-    An Introduction to the Bootstrap, chapter 22).
+    It uses the infinitesimal jackknife, which holds for means and for quantiles (Efron &
+    Tibshirani, An Introduction to the Bootstrap, chapter 22).
 
     Args:
         values: [S] the metric of each seed.
-        influence: [S, I] how far each image moves it.
+        influence: [S, I] influence of each image on it.
     """
     n_images = influence.shape[1]
     _, image_var, _ = variance_parts(values, influence)
@@ -92,17 +92,17 @@ def influence_estimate(values: np.ndarray, influence: np.ndarray) -> Estimate:
 
 
 def crossed_estimate(differences: np.ndarray, influence: np.ndarray) -> Estimate:
-    """A t interval of the mean difference, with seeds and images both random, and crossed.
+    """A t interval of the mean difference, with seeds and images as crossed random factors.
 
-    Without variance over images it is the paired t test over seeds.
+    If there is no variance over images, this is the paired t test over seeds.
 
     Args:
         differences: [S] second - first of the runs that share a seed.
-        influence: [S, I] how far each image moves that difference.
+        influence: [S, I] influence of each image on that difference.
 
     Raises:
         ValueError: fewer than three seeds, or a value is not finite (a variant with a diverged
-            seed fails, and has no estimate).
+            seed has no estimate).
     """
     n_seeds, n_images = influence.shape
     if n_seeds < 3 or not (np.isfinite(differences).all() and np.isfinite(influence).all()):
@@ -140,7 +140,7 @@ def _t_estimate(
         t = difference / se
     elif difference:
         t = math.copysign(math.inf, difference)
-    # Without a variance over seeds, no test of "another seed would give 0" is possible.
+    # The null hypothesis is about the mean over seeds, so a test needs the variance over seeds.
     p_value = None if seed_var is None else float(2 * stdtr(df, -abs(t)))
     return Estimate(
         difference=difference,
@@ -161,28 +161,41 @@ def _t_estimate(
 def variance_parts(
     differences: np.ndarray, influence: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """V_S, V_I, V_SI: the variance of the mean difference by seeds, by images and by both.
+    """The variance components V_S (seeds), V_I (images) and V_SI (interaction).
 
-    With d_si = difference + a_s + b_i + c_si, V_S estimates var(a)/S + var(c)/SI, V_I estimates
-    var(b)/I + var(c)/SI, and V_SI estimates var(c)/SI: the mean squares of a two-way layout, with
-    I times an image's influence in the place of d_si - d_s. That covers unequal token counts, and
-    quantiles. V_SI is centred on the images' means: the usual sum of all squares would, with few
-    seeds, subtract much of V_S and V_I again.
+    Each is a part of the variance of the mean difference. The model is a two-way layout with one
+    difference per seed s and image i:
+
+        d_si = difference + a_s + b_i + c_si
+
+    V_S estimates var(a)/S + var(c)/SI, V_I estimates var(b)/I + var(c)/SI, and V_SI estimates
+    var(c)/SI. A metric is a ratio of sums or a quantile over tokens, so it has no d_si. I times the
+    influence of image i at seed s replaces the deviation d_si - d_s. This also covers images with
+    unequal token counts.
+
+    V_SI uses deviations from each image's mean over seeds. The usual sum of all squares also
+    contains the image effects: with few seeds, subtracting it would remove much of V_S and V_I.
 
     Args:
-        differences: [..., S]
-        influence: [..., S, I]
+        differences: [..., S] second - first of each seed.
+        influence: [..., S, I] influence of each image on each seed's difference.
 
     Returns:
-        Three arrays [...].
+        V_S, V_I, V_SI, each [...]. With one seed V_S and V_SI are 0.
     """
     n_seeds, n_images = influence.shape[-2:]
-    over_seeds = influence.mean(-2, keepdims=True)
+    over_seeds = influence.mean(-2, keepdims=True)  # [..., 1, I]
     bessel = n_images / (n_images - 1)
+    # V_S: the sample variance of the seeds' differences, for a mean over S seeds.
     v_s = np.zeros(differences.shape[:-1])
     if n_seeds > 1:
         v_s = differences.var(-1, ddof=1) / n_seeds
+    # V_I: influences have mean 0, and their sum over images is already scaled as a mean, so the sum
+    # of their squares is the variance (infinitesimal jackknife). The factor I / (I - 1) makes it a
+    # sample variance.
     v_i = (over_seeds**2).sum((-1, -2)) * bessel
+    # V_SI: the same for the deviations from the image's mean over seeds, with S - 1 degrees of
+    # freedom, for a mean over S seeds. max(…, 1) avoids 0 / 0 with one seed.
     v_si = ((influence - over_seeds) ** 2).sum((-1, -2)) * bessel / max(n_seeds * (n_seeds - 1), 1)
     return v_s, v_i, v_si
 
@@ -192,12 +205,16 @@ def satterthwaite(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The variance V_S + V_I - V_SI of the mean difference, and its degrees of freedom.
 
-    Two-way clustering (Cameron, Gelbach & Miller 2011; Owen 2007). The true V_S and V_I are never
-    below V_SI, so V_S - V_SI and V_I - V_SI are never taken as negative; that keeps the variance
-    above max(V_S, V_I). Degrees of freedom: Satterthwaite (1946), never below those of the smaller
-    factor, with V_S at its median-unbiased value: with three seeds V_S falls short of its
-    expectation 63 times in 100, and would give too many degrees of freedom exactly when it gives
-    too little variance (coverage down to 92 %; with this 93 %).
+    Variance: two-way clustering (Cameron, Gelbach & Miller 2011; Owen 2007). V_S and V_I both
+    contain the interaction, so V_SI is subtracted once. The true V_S and V_I are at least V_SI, so
+    negative estimates of V_S - V_SI and V_I - V_SI count as 0. The variance is then at least
+    max(V_S, V_I).
+
+    Degrees of freedom: Satterthwaite (1946), at least those of the factor with fewer levels. V_S
+    enters with its median-unbiased value. With three seeds, V_S is below its expectation in 63 of
+    100 studies. Satterthwaite's formula would then give too many degrees of freedom in the same
+    studies in which the variance is too small: coverage would fall to 92 %; with the
+    median-unbiased value it is 93 %.
 
     Args:
         All arguments broadcast; `v_s`, `v_i` and `v_si` as `variance_parts` gives them.
@@ -205,8 +222,12 @@ def satterthwaite(
     Returns:
         variance, degrees of freedom.
     """
+    # V_S + V_I - V_SI, with negative differences set to 0.
     variance = np.maximum(v_s, v_si) + np.maximum(v_i - v_si, 0.0)
+    # V_S / E[V_S] is a chi-squared variable over its degrees of freedom. Dividing V_S by the median
+    # of that ratio gives the median-unbiased value.
     typical = v_s * (n_seeds - 1) / chdtri(n_seeds - 1, 0.5)
+    # Satterthwaite: df = (sum of components)² / sum of (component² / its degrees of freedom).
     spread = (
         typical**2 / (n_seeds - 1)
         + v_i**2 / (n_images - 1)
@@ -228,16 +249,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def margin_verdict(low: float, high: float, margin: float) -> str:
-    """What the interval of a lead (positive: better) says of 0 and of the margin.
+    """The verdict on the interval of a lead (positive: better) against 0 and the margin.
 
-    Touching a bound is not passing it; numbers within 1e-9 (relative) touch.
+    A bound that equals 0 or the margin does not lie beyond it. Numbers within 1e-9 (relative) count
+    as equal.
 
     Returns:
         "superior": the interval lies beyond the margin.
         "better": above 0, and it may reach beyond the margin.
         "better, but negligible": above 0 and within the margin.
         "inferior", "worse", "worse, but negligible": the same on the other side.
-        "equivalent": it holds 0 and lies within the margin.
+        "equivalent": it contains 0 and lies within the margin.
         "inconclusive": anything else.
     """
     noise = 1e-9 * max(abs(low), abs(high), margin)

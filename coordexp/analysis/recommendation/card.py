@@ -1,4 +1,4 @@
-"""The decision card: one terminal screen, as Markdown that reads well unrendered."""
+"""The decision card: one terminal screen of Markdown that is also readable as plain text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 def card(found: Recommendation, study_dir: Path) -> str:
-    """The card of a recommendation; `study_dir` is where report and checkpoints are named from."""
+    """The card of a recommendation; `study_dir` holds the report and the link to MLflow."""
     confidence = found.confidence
     lines = [f"!! {alert}" for alert in found.alerts]
     lines += [f"# {headline(found)}", "", *role_table(found), ""]
@@ -46,7 +46,7 @@ def items(entries: Sequence[str]) -> list[str]:
 
 
 def headline(found: Recommendation) -> str:
-    """The one sentence."""
+    """The recommendation in one sentence."""
     step, primary = found.decision_step, found.primary
     if primary:
         start = f"Start Stage-2 from {primary.variant} (seed {primary.seed}, step {step})"
@@ -58,7 +58,7 @@ def headline(found: Recommendation) -> str:
 
 
 def role_table(found: Recommendation) -> list[str]:
-    """Roles and the figures that decided, as an aligned table."""
+    """The variants that hold a role, with their metrics, as an aligned Markdown table."""
     holders = role_holders(found)
     if not holders:
         return ["no variant holds a role"]
@@ -67,7 +67,7 @@ def role_table(found: Recommendation) -> list[str]:
     for role, entry in holders:
         table.append([role, entry.variant, *(figure(name, entry.metrics[name]) for name in names)])
 
-    # Two columns of words, to the left; figures to the right.
+    # The first two columns are text and aligned left; the others are numbers and aligned right.
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for row in table:
@@ -81,7 +81,7 @@ def role_table(found: Recommendation) -> list[str]:
 
 
 def role_holders(found: Recommendation) -> list[tuple[str, Role]]:
-    """Each role with who holds it, in the order of the card."""
+    """(role, its holder) for each role that a variant holds, in the order of the card."""
     holders = []
     if found.primary:
         holders.append(("primary", found.primary))

@@ -1,10 +1,13 @@
-"""How sure the ranking is: the confirmatory family, the grade and its one reason (design section
-"Statistics").
+"""The grade of the Stage-1 ranking, its one reason, and the confirmatory family behind it.
 
-Logs only: descriptive, never a claim. Token tables of one or two seeds: at most provisional,
-because an interval over images does not see what another seed would have changed. Three seeds and
-more: supported when the primary leads every rival on the rule's first metric after Holm, conclusive
-from six seeds on when every lead is superior.
+- descriptive: logs only, without token tables. This is never a claim.
+- provisional: token tables of one or two seeds. An interval over images does not include the
+  variance between seeds, so no higher grade is possible.
+- supported: three seeds or more, and the primary leads every rival on the rule's first metric, with
+  p-values adjusted by Holm's method.
+- conclusive: six seeds or more, and every lead is also superior (beyond the margin).
+
+`caps` lists what limits a grade to provisional whatever the intervals are.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ CONCLUSIVE_FROM = 6  # seeds
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card's statements about confidence are drawn from."""
+    """The inputs of the card's statements about confidence."""
 
     study: Preregistration
     rule: RuleConfig
@@ -54,13 +57,13 @@ def leads_of_primary(facts: Facts, name: str) -> list[Lead]:
 def confirmatory(facts: Facts) -> list[Claim]:
     """The confirmatory family: the rule's first metric, the primary against each rival.
 
-    The p-values are those after Holm.
+    The p-values are adjusted by Holm's method.
     """
     first = facts.rule.metrics[0]
     leads_with_interval = [lead for lead in leads_of_primary(facts, first) if lead.estimate]
     estimates = [lead.estimate for lead in leads_with_interval if lead.estimate]
     p_values = [estimate.p_value for estimate in estimates if estimate.p_value is not None]
-    # With fewer than three seeds the variance over seeds is unseen: no p-value, and none to adjust.
+    # With fewer than three seeds the variance over seeds is unknown: there are no p-values.
     adjusted: Sequence[float | None] = [None] * len(estimates)
     if len(p_values) == len(estimates):
         adjusted = holm(p_values)
@@ -98,7 +101,7 @@ def ranking_confidence(facts: Facts, family: Sequence[Claim]) -> Grade:
 
 
 def earned_grade(facts: Facts, family: Sequence[Claim]) -> tuple[GradeName, str]:
-    """What the intervals alone would allow."""
+    """The grade that the intervals alone would give, and its reason; see `caps` for limits."""
     label = METRICS[facts.rule.metrics[0]].label
     n_seeds = shared_seeds(facts)
     if n_seeds == 1:
@@ -144,7 +147,7 @@ def shared_seeds(facts: Facts) -> int:
 
 
 def caps(facts: Facts) -> list[str]:
-    """What keeps the grade at provisional, however narrow the intervals."""
+    """Reasons that limit the grade to provisional, however narrow the intervals are."""
     found = []
     if temperature_sensitive(facts):
         found.append("the winner changes with the temperature (temperature_sensitive)")
@@ -169,8 +172,9 @@ def temperature_sensitive(facts: Facts) -> bool:
 
 
 def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
-    """Whom the rule's votes would choose among the eligible at each temperature that the
-    logs hold.
+    """The variant that the rule's votes would choose among the eligible ones, by temperature.
+
+    Temperatures at which some eligible variant has no temperature-dependent metric are left out.
     """
     found: dict[str, str | None] = {}
     for temperature, table in facts.comparison.temperatures.items():
@@ -183,8 +187,9 @@ def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
 
 
 def changed_after_results(study: Preregistration) -> list[EarlierStudy]:
-    """Earlier registrations of the same runs under another rule or another number of seeds, whose
-    results were known.
+    """Earlier registrations that differ in rule or number of seeds, if results were known.
+
+    Empty if no run of this study had results when it was registered.
     """
     known = any(run.existing for run in study.runs)
     return [earlier for earlier in study.earlier_studies if known and earlier.changed]

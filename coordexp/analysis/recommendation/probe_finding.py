@@ -1,8 +1,8 @@
 """What the Stage-2 probe says of the Stage-1 ranking, and whether it changes a role.
 
-Both rankings are always shown. A role changes only where Stage-1 cannot tell two variants apart (or
-only by less than the margin) and the probe's paired per-image interval can. Aggregates without
-per-image data never change one.
+Both rankings are always shown. A role changes only if Stage-1 does not separate two variants (or
+separates them by less than the margin) and the probe's paired per-image interval does. Aggregates
+without per-image data never change a role.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coordexp.analysis.recommendation.rule import Values
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS, PROBE_METRICS
 
-# Stage-1 verdicts that leave the order open: within the margin, or not told apart.
+# Stage-1 verdicts that do not settle the order: the interval contains 0 or lies within the margin.
 UNTOLD = ("equivalent", "inconclusive", "better, but negligible", "worse, but negligible")
 AGGREGATES_ONLY = "aggregates without per-image data: no interval"
 SAYS: dict[Outcome, str] = {
@@ -36,7 +36,7 @@ def probe_leads(probe: StudyProbe, variant: str, name: str) -> dict[str, Lead]:
 
 
 def of_rival(lead: Lead, decimals: int) -> str:
-    """The rival's side of a lead with its interval: `+0.123 [+0.045, +0.201]`."""
+    """A lead seen from the rival (signs turned) with its interval: `+0.123 [+0.045, +0.201]`."""
     assert lead.estimate
     value, low, high = -lead.value, -lead.estimate.high, -lead.estimate.low
     return f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
@@ -59,7 +59,7 @@ def reconsider(
     probe: StudyProbe,
     rule: RuleConfig,
 ) -> tuple[str, str] | None:
-    """Another primary, and why; None where the probe changes nothing.
+    """The primary that the probe puts first, and why; None if the probe changes nothing.
 
     `family` holds the Stage-1 verdicts of the primary against each rival; a rival without one
     counts as inconclusive.
@@ -91,7 +91,7 @@ def probe_finding(
 ) -> ProbeFinding | None:
     """What the probe says of the Stage-1 ranking and of the smoothness hypothesis.
 
-    `primary` and `secondary` are the choice of Stage-1. None where nothing was probed.
+    `primary` and `secondary` are the choices of Stage-1. None where nothing was probed.
     """
     if probe.aggregates:
         return aggregate_finding(primary, rows, probe.aggregates, rule)
@@ -124,7 +124,7 @@ def best_first(values: Mapping[str, float], name: str) -> list[str]:
 def ranking_outcome(
     primary: str, over: Mapping[str, Lead], rule: RuleConfig
 ) -> tuple[Outcome, str]:
-    """Whether the primary's leads over the probed rivals bear Stage-1 out, and the figures."""
+    """Whether the primary's leads over the probed rivals confirm Stage-1, and the numbers."""
     if not over:
         return "unresolved", f"no rival of {primary} was probed on the same images"
     shown = []
@@ -140,8 +140,10 @@ def ranking_outcome(
 
 
 def smoothness_outcome(primary: str, secondary: str | None, probe: StudyProbe) -> str | None:
-    """Whether the smoother secondary takes better to continuous losses: the geometric loss at the
-    end.
+    """The outcome of the smoothness hypothesis, as a sentence; None if it cannot be judged.
+
+    The hypothesis: the smoother secondary has a lower geometric loss after the fine-tune than the
+    primary.
     """
     if secondary is None:
         return None
@@ -194,7 +196,7 @@ def aggregate_finding(
 
 
 def shared_metric(aggregates: Aggregates) -> str | None:
-    """The metric by which published figures are ranked: one that every variant has."""
+    """The metric by which published figures are ranked; every variant must have it."""
     for name in ("f1_50", "ap"):
         if all(name in figures for figures in aggregates.variants.values()):
             return name

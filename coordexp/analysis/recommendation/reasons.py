@@ -1,4 +1,4 @@
-"""Why each role: sentences generated from the numbers at the decision step, and true of them."""
+"""The reasons for each role: sentences generated from the metrics at the decision step."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ def secondary_reasons(
 
 
 def tail(variant: str, primary: str, rows: Values) -> list[str]:
-    """Whether a smoother distribution pays in the tail, which a mean can hide (note, "Metrics
-    Used").
+    """Whether a variant's error tail (p90) is shorter than the primary's.
+
+    A mean such as MAE can hide the tail; the note's section "Metrics Used" makes this point.
     """
     name = "expected_bin_abs_err_p90"
     if name not in rows[variant] or name not in rows[primary]:
@@ -75,9 +76,7 @@ def tail(variant: str, primary: str, rows: Values) -> list[str]:
 
 
 def optional_reasons(variant: str, primary: str, rows: Values, names: Sequence[str]) -> list[str]:
-    """What choosing it instead of the primary costs or gains, and where it stands among the
-    others.
-    """
+    """What choosing this variant instead of the primary costs or gains, and how it ranks."""
     return [cost_against(variant, primary, rows, names), *standing(variant, rows, names)]
 
 
@@ -95,7 +94,7 @@ def cost_against(variant: str, primary: str, rows: Values, names: Sequence[str])
 
 
 def standing(variant: str, rows: Values, names: Sequence[str]) -> list[str]:
-    """On which metrics it is first, last, or between the others; nothing to say of two variants."""
+    """On which metrics a variant is first, last or between the others; empty for two variants."""
     if len(rows) < 3:
         return []
     found: dict[str, list[str]] = {
@@ -129,9 +128,7 @@ def place(m: Metric, variant: str, rows: Values) -> str:
 
 
 def evidence(facts: Facts) -> list[str]:
-    """The numbers behind the ranking: each rival on each metric of the rule; positive means the
-    primary is better.
-    """
+    """The primary's lead over each rival on each metric of the rule; positive: it is better."""
     lines = []
     for name in facts.rule.metrics:
         m = METRICS[name]

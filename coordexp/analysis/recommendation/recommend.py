@@ -64,10 +64,10 @@ def recommend(
     comparison: Comparison,
     probe: StudyProbe,
 ) -> Recommendation:
-    """The recommendation of a study, whose preregistration `study` is.
+    """The recommendation of a study; `study` is its preregistration.
 
-    Roles are None where no run may hold them, and the reasons say why. The confirmatory family is
-    always that of the Stage-1 choice, also where the probe puts another variant first.
+    A role is None if no run may hold it; the reasons say why. The confirmatory family always
+    belongs to the Stage-1 choice, even if the probe puts another variant first.
     """
     rule = study.decision_rule
     rows: Values = {row.variant: row.values for row in comparison.decision_rows}
@@ -100,7 +100,7 @@ def recommend(
 
 @dataclass(frozen=True)
 class Roles:
-    """Who holds which role; `tied` where no one is primary."""
+    """The holder of each role; `tied` lists the eligible variants if none is primary."""
 
     primary: Role | None = None
     secondary: Role | None = None
@@ -109,7 +109,7 @@ class Roles:
 
 
 def roles_beside(facts: Facts, primary: Role) -> Roles:
-    """The secondary and the optional ones, once the primary is chosen."""
+    """All roles, once the primary is chosen: the secondary, and every other variant as optional."""
     first, rows, names = primary.variant, facts.rows, facts.rule.metrics
     second = choose_secondary(first, rows, names)
     secondary = None
@@ -123,7 +123,7 @@ def roles_beside(facts: Facts, primary: Role) -> Roles:
 
 
 def role(facts: Facts, variant: str, reasons: list[str]) -> Role:
-    """A role of a variant, by the checkpoint of its median seed."""
+    """A role held by a variant, with the checkpoint of its median seed."""
     step = facts.comparison.decision_step
     assert step is not None  # the variant has a row at that step
     run = median_run(facts, variant, METRICS[facts.rule.metrics[0]])
@@ -143,8 +143,9 @@ def role(facts: Facts, variant: str, reasons: list[str]) -> Role:
 
 
 def median_run(facts: Facts, variant: str, first: Metric) -> RunData:
-    """The run of a variant's median seed by the rule's first metric; of two middle ones, the
-    better.
+    """The run of a variant's median seed on the rule's first metric.
+
+    With an even number of seeds, the better of the two middle ones.
     """
     sign = 1 if first.lower_is_better else -1
 
@@ -165,7 +166,7 @@ def written(
     finding: ProbeFinding | None,
     probe: StudyProbe,
 ) -> Recommendation:
-    """What was decided, with everything that the card says of it."""
+    """The decision, together with everything that the card says about it."""
     study, step = facts.study, facts.comparison.decision_step
     return Recommendation(
         schema_version=findings.SCHEMA_VERSION,

@@ -1,6 +1,6 @@
-"""The decision rule: who is eligible, who leads, which roles follow. Plain data in, names out.
+"""The decision rule as functions on plain data: eligible variants, the primary, the secondary.
 
-Every choice depends on values alone, never on the order in which variants are listed.
+Choices depend on metric values only, never on the order in which variants are listed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ Values = Mapping[str, Mapping[str, float]]  # variant -> its metrics at the deci
 def eligibility(
     runs: Sequence[RunData], audit: Audit, rows: Values, rule: RuleConfig
 ) -> dict[str, list[str]]:
-    """Why each variant may not hold a role; empty if it may.
+    """For each variant, the reasons why it may not hold a role; empty if it may.
 
-    A bar whose metric no log holds is not applied.
-
-    A diverged seed is a failure of its variant, and so is one whose audit failed. MAE is held
-    against the best of the variants that clear everything else.
+    A variant fails if any of its seeds diverged or failed the audit. A bar is not applied to a
+    variant without its metric. The MAE bar is relative to the best MAE of the variants that have
+    no other reason against them.
     """
     found = {
         v: [*failures(v, mine, audit), *below_bars(v, rows, rule)]
@@ -80,9 +79,14 @@ def shared_metrics(rows: Values, names: Sequence[str]) -> list[Metric]:
 def choose_primary(
     rows: Values, names: Sequence[str]
 ) -> tuple[str | None, dict[str, list[str]], str]:
-    """Plurality of the shared metrics; ties by the declared order; exact equality gives None.
+    """Choose the variant that is best on the most shared metrics (plurality).
 
-    Returns the variant, the metrics each variant won, and how it was decided.
+    If several variants win equally many, the first metric in the declared order that one of them
+    won decides. A metric on which the best variants are exactly equal has no winner.
+
+    Returns:
+        The variant (None if no variant is eligible or no metric has a winner), the metrics that
+        each variant won, and how it was decided.
     """
     won: dict[str, list[str]] = {variant: [] for variant in rows}
     if not rows:
@@ -107,8 +111,10 @@ def choose_primary(
 
 
 def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
-    """How flat each variant's coordinate distributions are: entropy, else p(GT) (turned round);
-    None without either.
+    """How flat each variant's coordinate distributions are: the metric used, and values by variant.
+
+    The metric is the entropy or, if a variant has none, minus p(GT). Higher is flatter. None if
+    some variant has neither.
     """
     if all("entropy" in row for row in rows.values()):
         return "entropy", {variant: row["entropy"] for variant, row in rows.items()}
@@ -118,8 +124,9 @@ def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
 
 
 def choose_secondary(primary: str | None, rows: Values, names: Sequence[str]) -> str | None:
-    """The smoothest of the rest, only if smoother than the primary; of equally smooth ones the
-    better by the rule.
+    """The smoothest of the other variants; None if it is not smoother than the primary.
+
+    If several are equally smooth, the rule's votes choose among them.
     """
     measured = smoothness(rows)
     if primary is None or len(rows) < 2 or measured is None:

@@ -1,6 +1,4 @@
-"""What would overturn the recommendation, what it would take to be surer, and what it does
-not see.
-"""
+"""Sensitivity of a recommendation: what would overturn it, what more data costs, and caveats."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ TEMPERATURE_NAME = {
 
 
 def would_overturn(facts: Facts, probed: bool) -> list[str]:
-    """What would change the primary, from the numbers."""
+    """What would change the primary, as sentences with numbers."""
     if facts.primary is None:
         return [
             "any metric on which one variant leads"
@@ -54,9 +52,7 @@ def would_overturn(facts: Facts, probed: bool) -> list[str]:
 
 
 def closest(facts: Facts) -> tuple[Metric, list[Lead]]:
-    """The rule's first metric, and the rival (several where they are exactly as near) with the
-    smallest lead on it.
-    """
+    """The rule's first metric, and the primary's smallest lead on it (several if exactly equal)."""
     first = METRICS[facts.rule.metrics[0]]
     leads = leads_of_primary(facts, first.name)
     smallest = min((lead.value for lead in leads), default=math.nan)
@@ -64,15 +60,20 @@ def closest(facts: Facts) -> tuple[Metric, list[Lead]]:
 
 
 def amount(m: Metric, value: float) -> str:
-    """In its usual decimals; where they would be zeros, its first digit: a lead of 0.00 is none."""
+    """A value with its unit, in the metric's usual decimals.
+
+    If that would print as zero, one significant digit is shown instead: a small lead is not 0.00.
+    """
     usual = f"{value:.2f}" if m.unit else f"{value:.3f}"
     told = f"{value:.1g}" if float(usual) == 0 else usual
     return f"{told} {m.unit}".strip()
 
 
 def other_seeds(facts: Facts) -> list[str]:
-    """The narrowest lead (or deficit) on the first metric: with one seed, the seed SD at which it
-    flips.
+    """The smallest lead (or largest deficit) on the first metric, and how seeds may change it.
+
+    With fewer than three seeds, the seed SD at which one repeat in six reverses it. Otherwise the
+    probability that the primary is better.
     """
     m, leads = closest(facts)
     if not leads:
@@ -98,9 +99,7 @@ def other_seeds(facts: Facts) -> list[str]:
 
 
 def other_stopping_points(facts: Facts) -> list[str]:
-    """Whether another step of the window would have put somebody else first on the rule's first
-    metric.
-    """
+    """Whether another variant leads on the rule's first metric at other steps of the window."""
     m = METRICS[facts.rule.metrics[0]]
     found = facts.comparison.stability.get(m.name)
     if not found or not found.last_winner:
@@ -117,16 +116,17 @@ def other_stopping_points(facts: Facts) -> list[str]:
 
 
 def would_take(facts: Facts) -> list[str]:
-    """What it takes for an interval as narrow as the margin on the rule's first metric.
+    """The data needed for an interval of at most ± margin on the rule's first metric.
 
-    Images, where they alone make it wider; else seeds, with their measured cost.
+    If the variance over images alone makes the interval wider, more images; else more seeds, with
+    their cost from measured run times.
     """
     m, leads = closest(facts)
     if not leads or not leads[0].estimate or not leads[0].margin:
         return []
     lead, estimate, margin = leads[0], leads[0].estimate, amount(m, leads[0].margin)
     if Z * math.sqrt(estimate.image_var) > leads[0].margin:
-        # The half-width shrinks with the root of the number of images; seeds do not narrow it.
+        # This half-width falls with the square root of the number of images, not with more seeds.
         images = math.ceil(
             (estimate.n_images or 0) * estimate.image_var * (Z / leads[0].margin) ** 2
         )
@@ -136,8 +136,8 @@ def would_take(facts: Facts) -> list[str]:
         ]
     n_seeds, assumed = shared_seeds(facts), ""
     if estimate.seed_var is None:
-        # The spread between seeds is unmeasured. Assumed, and said to be, is the SD at which one
-        # repeat in six would flip the lead.
+        # The SD between seeds is not measured. Assume the SD at which one repeat in six would
+        # reverse the lead; the sentence below states this assumption.
         sd = flip_seed_sd(abs(lead.value))
         estimate = replace(estimate, seed_var=2 * sd**2, interaction_var=0.0)
         assumed = f" if one seed's SD is {amount(m, sd)} (unmeasured)"
@@ -163,7 +163,10 @@ def cost(facts: Facts, more_seeds: int) -> str:
 
 
 def alerts(facts: Facts) -> list[str]:
-    """Loud lines: the rule is not the one that was written down before the results."""
+    """Warnings at the top of the card: the rule or the seeds changed after results were known.
+
+    Also if the registered rule no longer has the digest that the registration names.
+    """
     lines = []
     if digest(facts.study.rule) != facts.study.rule_sha256:
         lines.append(
@@ -180,9 +183,7 @@ def alerts(facts: Facts) -> list[str]:
 
 
 def caveats(facts: Facts) -> list[str]:
-    """What a careful reader must know: confounds, drawn pictures, results that existed before the
-    rule, curves still falling.
-    """
+    """Caveats: confounds, rendered images, results older than the rule, curves without plateau."""
     lines = [
         f"runs differ outside the variant: {difference}" for difference in facts.audit.differences
     ]
@@ -208,7 +209,7 @@ def caveats(facts: Facts) -> list[str]:
 
 
 def slopes(plateaus: Sequence[Plateau]) -> str:
-    """`mixed -8.6, pure_ce -9.1 to -7.0`: by variant, the range over its seeds."""
+    """The slopes of each variant, as a range over its seeds: `mixed -8.6, pure_ce -9.1 to -7.0`."""
     by_variant: dict[str, list[float]] = {}
     for p in plateaus:
         by_variant.setdefault(p.variant, []).append(p.slope_percent_per_100_steps)
