@@ -1,5 +1,6 @@
-"""The whole validation set, once: an eval row for the log and a token table for everything that
-asks for more.
+"""Evaluation on the whole validation set: an eval row for the log, and a token table.
+
+The analysis computes intervals and slices from the token table.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from coordexp.training.stage1_model import Stage1Model
 
 
 def in_fit_half(image_id: int) -> bool:
-    """Whether an image serves to fit the temperature; the other half judges it."""
+    """Whether the temperature is fitted on this image; the other half of the images judges it."""
     return hashlib.sha256(str(image_id).encode()).digest()[0] % 2 == 0
 
 
@@ -62,7 +63,7 @@ def evaluate(
     Raises:
         UserError: no image of the set holds an object.
     """
-    if not any(record.objects for record in dataset.records):  # seen alike by every rank
+    if not any(record.objects for record in dataset.records):  # the same on every rank
         raise UserError(f"{dataset.path}: no picture holds an object: there is nothing to evaluate")
     started = time.perf_counter()
     mine = np.arange(len(dataset))[accelerator.process_index :: accelerator.num_processes]
@@ -102,7 +103,7 @@ def evaluate(
 
 
 def gathered(part: Any, accelerator: Accelerator) -> list[Any]:
-    """Every rank's part, on the main process, which alone needs room for all of them."""
+    """The parts of all ranks, on the main process; empty elsewhere, so only it needs the memory."""
     if accelerator.num_processes == 1:
         return [part]
     parts = [None] * accelerator.num_processes if accelerator.is_main_process else None
@@ -111,8 +112,9 @@ def gathered(part: Any, accelerator: Accelerator) -> list[Any]:
 
 
 def evenly_spaced(n_records: int, n_images: int) -> np.ndarray:
-    """Indices of `n_images` records spread over the set, all of them where there are fewer  #
-    [min(n_images, n_records)]
+    """Indices of `n_images` records, evenly spaced over the set; all records if there are fewer.
+
+    Returns: [min(n_images, n_records)]
     """
     n = min(n_images, n_records)
     return np.arange(n) * n_records // max(n, 1)
@@ -125,8 +127,9 @@ def average_losses(
     micro_batch: int,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Losses and MAE of these images in eval mode, token-weighted, on every rank; nothing where
-    there are no images.
+    """Losses and MAE of these images in eval mode, averaged over tokens; the same on every rank.
+
+    Empty if there are no images.
     """
     if not len(indices):
         return {}
@@ -158,11 +161,10 @@ def _rows(batch: Batch, output: Output) -> pd.DataFrame:
 def add_distributions(
     table: pd.DataFrame, logits: Tensor, variant: VariantConfig, device: torch.device | str = "cpu"
 ) -> tuple[pd.DataFrame, float]:
-    """The table with the distribution's columns at T = 1, own and fitted, and the fitted
-    temperature.
+    """Add the distribution columns at T = 1, own and fitted; returns table and fitted temperature.
 
-    `logits` [C, K], float32 on the CPU, are the coordinate slices in the table's order; a part at a
-    time goes to `device`.
+    `logits` [C, K] are the bins' logits in the order of the table, float32 on the CPU. They are
+    moved to `device` one part at a time.
     """
     bins = torch.tensor(table["gt_bin"].to_numpy(), dtype=torch.long)
     fit_half = {image_id: in_fit_half(image_id) for image_id in table["image_id"].unique()}
@@ -189,7 +191,10 @@ def abs_err(table: pd.DataFrame, label: str) -> np.ndarray:
 
 
 def _judged_at(table: pd.DataFrame, fitted: float, variant: VariantConfig) -> dict[str, float]:
-    """Own-temperature p90, and the fitted temperature judged on the half it was not fitted on."""
+    """Metrics beyond T = 1: p90 at the own temperature, and metrics at the fitted temperature.
+
+    The latter cover only the half of the images that the temperature was not fitted on.
+    """
     row = {
         "coord_diag_own_t/expected_bin_abs_err_p90": float(np.quantile(abs_err(table, "own"), 0.9)),
         "coord_diag_own_t/temperature": float(variant.temperature),

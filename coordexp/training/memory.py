@@ -1,10 +1,9 @@
-"""How much memory a training step will take, told before it starts.
+"""An estimate of the memory of a training step, printed before training starts.
 
-Weights, gradients and AdamW's moments are counted from the parameters. Activations are counted from
-one forward of the model on a real micro-batch: autograd hands over every tensor it would keep for
-the backward pass, and they are noted and let go, so that the count costs no more memory than
-evaluation does. What a kernel needs while it runs, the allocator's fragments and the CUDA context
-(about 1 GB) are not in it.
+Weights, gradients and AdamW's moments are counted from the parameters. Activations are counted in
+one forward pass of the model on a real micro-batch: saved_tensors_hooks records the size of each
+tensor saved for backward and drops it, so the estimate takes no more memory than evaluation. Not
+included: workspaces of kernels, fragmentation of the allocator, and the CUDA context (about 1 GB).
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ class Memory:
     moments: int  # of AdamW
     activations: int  # kept from forward to backward, of one micro-batch
     head: int  # a chunk of logits, and the head's gradient where it is trained
-    update: int  # what AdamW holds beside, when the activations are gone
+    update: int  # temporaries of AdamW's step; the activations are freed by then
 
     @property
     def peak(self) -> int:
-        """At the begin of a backward pass, or in the optimizer's step."""
+        """The larger of two moments: start of the backward pass, and the optimizer step."""
         return (
             self.weights
             + self.gradients
@@ -58,10 +57,14 @@ def amount(n_bytes: float) -> str:
 
 
 def estimate(vlm: Any, batch: Batch, ranks: int, tokens: int = 0) -> Memory:
-    """Of a training step whose largest micro-batch is `batch`, or one as `batch` but of `tokens`
-    tokens, if it may be longer.
+    """The memory of a training step on one device.
 
-    `vlm` and `batch` lie on the device they will be trained on; `vlm` is left as it was.
+    Args:
+        vlm: the model, on its training device. It is not changed.
+        batch: the largest micro-batch, on the same device.
+        ranks: number of ranks; with more than one, DistributedDataParallel copies the gradients.
+        tokens: scale the activations up to this many tokens, if a micro-batch may be larger than
+            `batch`.
     """
     trained = [p for p in vlm.parameters() if p.requires_grad]
     gradients = sum(size(p) for p in trained)
@@ -84,11 +87,10 @@ def size(tensor: Tensor) -> int:
 
 
 def activation_bytes(vlm: Any, batch: Batch) -> int:
-    """What stands in memory at the begin of the backward pass of this micro-batch, beside weights
-    and logits.
+    """Bytes of activations in memory at the start of the backward pass, without the logits.
 
-    With checkpointing that is the inputs of every layer, and all that the largest of them keeps
-    while it is run again.
+    With gradient checkpointing: the inputs of every layer, plus all activations of the largest
+    layer, which exist while that layer is recomputed.
     """
     kept = saved_bytes(vlm, batch)
     outside = kept.pop(None, 0)
@@ -102,10 +104,13 @@ def activation_bytes(vlm: Any, batch: Batch) -> int:
 
 
 def saved_bytes(vlm: Any, batch: Batch) -> dict[Any, Any]:
-    """{layer: (bytes of its input, bytes autograd would keep of it)}, and {None: bytes kept outside
-    of the layers}.
+    """Bytes that autograd saves for backward, by layer.
 
-    Memory that several tensors share counts once, where it is met first; weights do not count.
+    Storage shared by several tensors counts once, in the layer that saves it first. Weights and
+    buffers do not count.
+
+    Returns:
+        {layer: (bytes of its input, bytes saved in it)}, and {None: bytes saved outside of layers}.
     """
     inputs: dict[nn.Module, int] = {}
     kept: dict[nn.Module | None, int] = defaultdict(int)
@@ -114,12 +119,13 @@ def saved_bytes(vlm: Any, batch: Batch) -> dict[Any, Any]:
         for p in (*vlm.parameters(), *vlm.buffers())
     }
     within: list[nn.Module | None] = [None]
-    nothing = torch.empty(0)  # stands in for what is noted, which is let go
+    nothing = torch.empty(0)  # saved instead of the recorded tensor, which is then freed
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         same = met.get(storage.data_ptr())
-        if same is None or same.expired():  # then the address has been given to another tensor
+        # An expired storage was freed: another tensor now has its address.
+        if same is None or same.expired():
             met[storage.data_ptr()] = StorageWeakRef(storage)
             kept[within[0]] += storage.nbytes()
         return nothing

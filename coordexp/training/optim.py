@@ -13,9 +13,9 @@ from coordexp.models.checkpoints import parts
 
 
 def build_optimizer(vlm: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
-    """One group a part; weight decay on matrices only.
+    """AdamW with one learning rate per part; weight decay on matrices only.
 
-    `peak_lr` is what the schedule multiplies.
+    Each group's `peak_lr` is its peak rate; the schedule multiplies it by a factor.
     """
     rates = {
         "vision": cfg.lr_vision,
@@ -39,8 +39,9 @@ def build_optimizer(vlm: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
 def learning_rate_factor(
     step: int, max_steps: int, warmup_fraction: float, floor_fraction: float
 ) -> float:
-    """Share of the peak rate at `step` (from 1): linear warm-up, then a cosine that ends at
-    `floor_fraction`.
+    """Fraction of the peak rate at `step`, counted from 1.
+
+    Linear warm-up, then a cosine that ends at `floor_fraction`.
     """
     warmup = max(1, round(warmup_fraction * max_steps))
     if step <= warmup:
@@ -52,11 +53,12 @@ def learning_rate_factor(
 def step_optimizer(
     optimizer: torch.optim.Optimizer, vlm: Any, coord_ids: Tensor, cfg: OptimConfig, factor: float
 ) -> None:
-    """One AdamW step at `factor` of the peak rates; the coordinate rows move at their own.
+    """One AdamW step at `factor` of the peak rates; the coordinate rows have their own rate.
 
-    With adapters they are a parameter with a group of its own. Without, they are part of one (tied)
-    embedding matrix: an AdamW update, decay included, is proportional to the learning rate, so
-    scaling those rows' change by lr_coord / lr is AdamW at lr_coord, exactly.
+    With adapters, the coordinate rows are a separate parameter in a separate group. Without
+    adapters, they are part of one (tied) embedding matrix. An AdamW update, weight decay included,
+    is proportional to the learning rate. So scaling these rows' change by lr_coord / lr equals
+    AdamW at lr_coord exactly.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor

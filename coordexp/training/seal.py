@@ -1,4 +1,4 @@
-"""The end of a run: its manifest, from what the trainer knows and measured."""
+"""The end of a run: write its manifest from the trainer's settings and measurements."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def seal(t: Training, status: Status, reason: str | None) -> None:
 
 
 def manifest_of(t: Training, status: Status, reason: str | None) -> RunManifest:
-    """The manifest of a run that has ended like this."""
+    """The manifest of a run that has ended with this status and reason."""
     images, records = t.processor.image_processor, t.val.records
     return RunManifest(
         status=status,

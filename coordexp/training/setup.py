@@ -1,6 +1,4 @@
-"""What a run needs, put together once: model, optimizer, data, the state it left, and a pre-flight
-before its first step.
-"""
+"""The setup of a run: model, optimizer, data, the saved state if it exists, and the pre-flight."""
 
 from __future__ import annotations
 
@@ -35,8 +33,10 @@ from coordexp.training.step import Progress, Training, count_tokens, load_window
 def set_up(
     cfg: Config, run: RunDirectory, digests: InputDigests, accelerator: Accelerator
 ) -> Training:
-    """Model, optimizer, data and progress: fresh from the base model, or as the state file left
-    them.
+    """Model, optimizer, data and progress, from the state file or else from the base model.
+
+    A state file counts only if it was written for the same data and base model. A new run does the
+    pre-flight before its first step.
     """
     hf_logging.disable_progress_bar()
     torch.set_num_threads(cfg.runtime.threads)
@@ -65,8 +65,8 @@ def set_up(
     accelerator.wait_for_everyone()
     if state is not None and state["digests"] != asdict(digests):
         state = None
-    # Results of other data or another base model, or of a run whose state was removed: a new run
-    # inherits nothing.
+    # Without a fitting state this is a new run. Existing results belong to other data, to another
+    # base model, or to a run whose state was removed: move them aside.
     if state is None and accelerator.is_main_process and holds_results(run):
         set_aside(run)
     if state is not None:
@@ -82,9 +82,7 @@ def set_up(
 
 
 def report_memory(t: Training) -> None:
-    """What a step takes at most, and whether a record is longer than a micro-batch was
-    meant to be.
-    """
+    """Print the estimated memory of a step, and whether a record exceeds the token budget."""
     budget = t.cfg.train.micro_batch_tokens
     longest = t.train.longest() if budget else 0
     if longest > budget:
@@ -103,7 +101,7 @@ def report_memory(t: Training) -> None:
 
 
 def save_progress(t: Training) -> None:
-    """Write the state from which a killed run continues."""
+    """Write the state file from which a killed run resumes."""
     progress = {name: getattr(t.progress, name) for name in Progress.__dataclass_fields__}
     weights, optimizer = trained_weights(t.model.vlm), t.optimizer.state_dict()
     save_state(
@@ -118,11 +116,16 @@ def save_progress(t: Training) -> None:
 
 
 def preflight(t: Training) -> dict[str, float]:
-    """The first accumulation window through the training path and the evaluation path, dropout off.
+    """Compare training loss and evaluation loss of the images of step 1, dropout off.
+
+    The training path is one accumulation window, cut as in training. Gradients are not computed:
+    the check shows errors in the normalisation of the loss only.
+
+    Returns:
+        train_loss, eval_loss, relative_difference.
 
     Raises:
-        UserError: the two losses differ by more than `preflight_tolerance`: the normalisation is
-        broken.
+        UserError: the two losses differ by more than `preflight_tolerance`.
     """
     window = load_window(t, step=1)
     denominators = count_tokens(t, window)

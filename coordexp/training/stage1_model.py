@@ -1,10 +1,13 @@
 """The vision-language model and its objective in one module.
 
-The loss is computed inside the wrapped module's forward, on the hidden states of supervised rows
-only: DDP sees it, and full-sequence logits never exist. With D_g the count of token group g over
-the whole optimizer step (every rank, every micro-batch) each micro-batch contributes world * sum_g
-S_g / D_g; nothing divides by the accumulation count again, so how a step is cut into micro-batches
-and ranks does not change its gradient.
+The loss is computed in the forward pass of the module that DDP wraps, so DDP averages its
+gradients. Only hidden states of supervised rows enter, so the logits of the full sequence never
+exist.
+
+Let D_g be the number of tokens of group g in the whole optimizer step (every rank, every
+micro-batch). Each micro-batch contributes world * sum_g S_g / D_g. Nothing divides by the number of
+accumulation steps again, so the cut of a step into micro-batches and ranks does not change its
+gradient.
 """
 
 from __future__ import annotations
@@ -22,9 +25,7 @@ from coordexp.models.adapters import head_weights, hidden_states
 
 
 class Stage1Model(nn.Module):
-    """What gets wrapped for several ranks: hidden states of the supervised rows, then the
-    objective.
-    """
+    """The module that is wrapped for several ranks: hidden states, then the objective."""
 
     coord_ids: Tensor  # [K]
 

@@ -1,4 +1,4 @@
-"""The trainer's resumable state in one file: a sha256, then what torch.save wrote."""
+"""The trainer's resumable state in one file: a sha256, then the output of torch.save."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIGEST_BYTES = 32
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Tensors, numbers, strings and containers of them."""
+    """Write a state of tensors, numbers, strings and containers of these."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
@@ -24,10 +24,10 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote.
+    """Read a state that `save_state` wrote.
 
     Raises:
-        UserError: the file is not what was written.
+        UserError: the file's content does not have the digest that was written with it.
     """
     content = path.read_bytes()
     payload = content[_DIGEST_BYTES:]

@@ -1,5 +1,6 @@
-"""One optimizer step of Stage-1: its images, token counts, micro-batches, clip and AdamW; and the
-train row of several.
+"""One optimizer step of Stage-1: images, token counts, micro-batches, gradient clipping and AdamW.
+
+Also the train row, which covers the steps since the previous one.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from coordexp.training.stage1_model import Stage1Model
 
 
 class DivergedError(Exception):
-    """A loss or a gradient is not finite; raised before the optimizer step is taken."""
+    """A training loss, a gradient norm or an evaluation loss is not finite.
+
+    A training step raises it before any weight changes.
+    """
 
 
 @dataclass
 class Progress:
-    """What the trainer remembers beside weights and optimizer.
+    """The trainer's state in addition to weights and optimizer.
 
     `window_*` cover the steps since the last train row.
     """
@@ -42,7 +46,7 @@ class Progress:
     eval_wall_s: float = 0.0
     preflight: dict[str, float] = field(default_factory=dict)
     window_sums: Tensor = field(default_factory=lambda: torch.zeros(len(SUMS), dtype=torch.float64))
-    # In bins, of every coordinate token at T = 1. Kept by a single rank alone.
+    # Absolute errors of every coordinate token at T = 1, in bins. Only kept with a single rank.
     window_abs_errs: list[float] = field(default_factory=list)
     window_tokens: int = 0
     window_wall_s: float = 0.0
@@ -61,19 +65,21 @@ class Training:
     digests: InputDigests
     accelerator: Accelerator
     model: Stage1Model
-    wrapped: torch.nn.Module  # the same, as the accelerator wraps it for several ranks
+    wrapped: torch.nn.Module  # `model` as the accelerator has wrapped it for several ranks
     optimizer: torch.optim.Optimizer
     processor: ImageProcessor
     train: Dataset
     val: Dataset
     progress: Progress
-    # Digests of the modules as they were imported, not as they are when the run ends.
+    # Digests of the source files at the start of the run: they may change before it ends.
     modules: dict[str, str] = field(default_factory=module_digests)
 
 
 def load_window(t: Training, step: int) -> list[Batch]:
-    """This process's micro-batches of optimizer step `step`, cut by tokens or by images; then
-    neighbours are alike in length.
+    """This process's micro-batches of optimizer step `step`.
+
+    They are cut by tokens if `train.micro_batch_tokens` is set. Otherwise each has `micro_batch`
+    images, sorted by length to keep padding small.
     """
     cfg, ranks, rank = t.cfg.train, t.accelerator.num_processes, t.accelerator.process_index
     indices = step_indices(len(t.train), cfg.images_per_step, t.cfg.seed, step).tolist()
@@ -96,11 +102,13 @@ def count_tokens(t: Training, window: list[Batch]) -> Tensor:
 
 
 def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, float]:
-    """One AdamW step over an accumulation window; returns its learning rate and gradient norm
-    before clipping.
+    """One AdamW step over an accumulation window.
+
+    Returns:
+        Learning rate of the language model, gradient norm before clipping, number of micro-batches.
 
     Raises:
-        DivergedError: the loss or the gradient is not finite. No weight has changed then.
+        DivergedError: the loss or the gradient norm is not finite. No weight has changed then.
     """
     p, ranks = t.progress, t.accelerator.num_processes
     denominators = count_tokens(t, window)
@@ -121,8 +129,8 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
     grad_norm = float(t.accelerator.clip_grad_norm_(t.model.parameters(), t.cfg.optim.clip_norm))
     n_tokens = torch.tensor([sum(batch.n_tokens for batch in window)], device=t.accelerator.device)
     mine = torch.cat([torch.stack(losses).sum()[None].double(), n_tokens.double(), sums])
-    # Summed over the ranks, so that one state file holds the whole window. Each rank's loss carries
-    # the factor `ranks` (DDP averages gradients), which is taken out again here.
+    # Sum over ranks, so that the state file of the main rank covers the whole window. Each rank's
+    # loss has the factor `ranks` (because DDP averages gradients); divide it out here.
     of_all_ranks = t.accelerator.reduce(mine, "sum").cpu()
     loss, tokens = float(of_all_ranks[0]) / ranks, int(of_all_ranks[1])
     if ranks == 1:
@@ -150,19 +158,18 @@ def optimizer_step(t: Training, window: list[Batch], step: int) -> dict[str, flo
 
 
 def seed_randomness(t: Training, step: int, micro_batch: int) -> None:
-    """Dropout and the like are a function of (seed, step, micro-batch, rank), never of what ran
-    before.
-    """
+    """Seed torch from (seed, step, micro-batch, rank): a resumed run repeats the same dropout."""
     entropy = [t.cfg.seed, step, micro_batch, t.accelerator.process_index]
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
 def train_row(t: Training) -> dict[str, float]:
-    """The window since the last row, token-weighted over every rank: the same quantities as an eval
-    row.
+    """Losses and diagnostics since the last train row, averaged over the tokens of all ranks.
+
+    The keys are those of an eval row, without the metrics at the fitted temperature.
     """
     p = t.progress
-    # Several ranks do not gather their errors, so a window that they took part in has no p90.
+    # With several ranks errors are not gathered. A window with such steps has no p90.
     is_complete = len(p.window_abs_errs) == int(p.window_sums[SUMS.index("n_coord")])
     p90 = float(np.quantile(p.window_abs_errs, 0.9)) if is_complete and p.window_abs_errs else None
     return {

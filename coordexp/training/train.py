@@ -2,8 +2,8 @@
 
     python -m coordexp.training.train variant=pure_ce optim.lr=5e-4        (= coordexp-train …)
 
-Killed at any moment and started again it continues, bit for bit: learning rate, data order and
-randomness are functions of (seed, step), and what is not lies in one state file.
+A run that is killed at any moment continues bit for bit when it is started again: learning rate,
+data order and randomness are functions of (seed, step), and one state file holds everything else.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from coordexp.training.seal import seal
 from coordexp.training.setup import save_progress, set_up
 from coordexp.training.step import DivergedError, Training, load_window, optimizer_step, train_row
 
-# How long the other ranks wait while the main one waits for a lock, evaluates, merges or writes.
+# How long the other ranks wait while the main rank waits for a lock, evaluates, merges or writes.
 PATIENCE = datetime.timedelta(days=1)
 
 
@@ -62,18 +62,18 @@ def train(cfg: Config, overrides: Sequence[str] = ()) -> RunDirectory:
 
     Args:
         cfg: the settings of the run.
-        overrides: what was given on the command line; a message repeats it.
+        overrides: the overrides of the command line; an error message repeats them.
 
     Returns:
         Its directory, finished (complete or diverged).
 
     Raises:
-        UserError: data or base model are missing, another trainer holds the run, or what lies there
-        is damaged.
+        UserError: data or base model are missing, the number of processes is not
+            runtime.processes, another trainer holds the run, or its files are damaged.
     """
     digests = input_digests(cfg, overrides)
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
-    # With --multirun one process trains several times.
+    # With --multirun one process trains several runs, one after the other.
     AcceleratorState._reset_state(reset_partial_state=True)
     patient = InitProcessGroupKwargs(timeout=PATIENCE)
     accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu", kwargs_handlers=[patient])
@@ -107,7 +107,7 @@ def input_digests(cfg: Config, overrides: Sequence[str]) -> InputDigests:
     """sha256 of the data (its manifest and the records as they are now) and of the base model.
 
     Raises:
-        UserError: they are not there yet, with the command that makes them.
+        UserError: they do not exist yet; the message names the command that makes them.
     """
     data, base = (
         [data_path(cfg) / name for name in ("data.json", "train.jsonl", "val.jsonl")],
@@ -123,7 +123,7 @@ def input_digests(cfg: Config, overrides: Sequence[str]) -> InputDigests:
 
 
 def train_to_end(t: Training) -> None:
-    """Every step that is left, then the manifest; a run that diverges gets one too."""
+    """Train the remaining steps, then write the manifest, also if the run diverges."""
     status: Status = "complete"
     reason: str | None = None
     try:
@@ -136,7 +136,10 @@ def train_to_end(t: Training) -> None:
 
 
 def loop(t: Training) -> None:
-    """Each step: prefetched window, counts, micro-batches, clip, step; then whatever is due."""
+    """The training loop: an optimizer step on a prefetched window, then what is due at this step.
+
+    That is a train row, an evaluation, a checkpoint or the resumable state.
+    """
     cfg, p, main = t.cfg.train, t.progress, t.accelerator.is_main_process
     log = LogWriter(t.run.log, cfg.max_steps) if main else None
     bar = tqdm(
@@ -177,8 +180,10 @@ def loop(t: Training) -> None:
 
 
 def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
-    """Eval row and token table of this step, unless an earlier life of this run has written
-    both.
+    """Write eval row and token table of this step, unless the run wrote both before it was killed.
+
+    Raises:
+        DivergedError: a loss is not finite.
     """
     there = torch.tensor(
         int(log is not None and log.has_eval(step) and t.run.table(step).exists()),
@@ -240,8 +245,8 @@ def train_and_tell(cfg: Config, overrides: Sequence[str]) -> None:
 def main() -> None:
     """Entry point.
 
-    Overrides are checked first, so that a slip costs one line, not Hydra's dozen. Hydra's own main
-    would compose twice more: it is called where it is needed.
+    Overrides are checked first, so that a mistake gives a one-line message instead of Hydra's dozen
+    lines. Hydra's own main composes twice more; it is called only if it is needed.
     """
     try:
         cfg = check_arguments(sys.argv[1:])
