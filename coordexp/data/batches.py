@@ -1,7 +1,7 @@
 """Records to batches: model inputs, supervised targets, and the origin of each coordinate token.
 
-Which images a step takes is a function of (seed, step), so that a resumed run sees what it would
-have seen. How they are cut into micro-batches, padded or packed, changes only time and memory.
+The images of a step are a function of (seed, step), so a resumed run sees the same images. How they
+are cut into micro-batches, padded or packed, changes only time and memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from coordexp.data.records import TOKEN_SPELT, Record, read_records
 from coordexp.errors import UserError
 
 PROMPT = "Detect every object."
-# Decoded pictures a dataset keeps in memory: all of the default study, few of a real one.
+# Memory for decoded pictures per dataset: enough for all of the default study, few of a real one.
 KEPT_BYTES = 256 << 20
 
 
@@ -55,8 +55,8 @@ class Batch:
     """A micro-batch, padded or packed: B images, L tokens, R supervised rows, C coordinates.
 
     A row is a position whose *next* token is supervised, in the order of the flattened [B, L]. A
-    pack is [1, L]: B samples end to end. Its position_ids start again with each sample, so it needs
-    no mask.
+    packed batch is [1, L]: B samples end to end. It needs no mask: its position_ids restart with
+    each sample, and attention separates samples by them.
     """
 
     # input_ids [B, L], pixel_values, image_grid_thw; padded: attention_mask and mm_token_type_ids
@@ -98,14 +98,14 @@ class Dataset:
         self._refuse_names_that_spell_tokens()
         self.encode = lru_cache(maxsize=50_000)(self._encode)
         self._pixel_values = pixel_value_table(processor.image_processor)
-        self._kept: dict[int, Image.Image] = {}  # decoded pictures, the first ones seen
+        self._kept: dict[int, Image.Image] = {}  # decoded pictures, in the order they were read
         self._kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self.records)
 
     def _refuse_names_that_spell_tokens(self) -> None:
-        """A name such as `<|coord_5|>` would be tokenized as that token, and learnt as one."""
+        """Refuse names such as `<|coord_5|>`: they would be tokenized as that special token."""
         added = self.processor.tokenizer.get_added_vocab()
         for record in self.records:
             for obj in record.objects:
@@ -126,7 +126,7 @@ class Dataset:
             return_assistant_tokens_mask=True,
         )
         ids, mask = encoded["input_ids"], encoded["assistant_masks"]
-        # The chat template writes one image token; the model wants one for each cell of the
+        # The chat template writes one image token. The model expects one for each cell of the
         # picture.
         image_at = ids.index(self.processor.image_token_id)
         n_image = math.prod(self.grid(index))
@@ -156,9 +156,10 @@ class Dataset:
         return len(self.encode(index).ids)
 
     def longest(self) -> int:
-        """Tokens of the longest record: the longest of the 32 with the largest estimate.
+        """Tokens of the longest record.
 
-        Encoding every record would take minutes on a real data set.
+        Only the 32 records with the largest estimated length are encoded: encoding all of a real
+        data set takes minutes.
         """
 
         def estimate(index: int) -> int:
@@ -207,7 +208,7 @@ class Dataset:
         return self._labelled(inputs, supervised, samples)
 
     def pack(self, indices: Sequence[int]) -> Batch:
-        """These records end to end. Positions restart with each: attention separates them."""
+        """These records end to end. Positions restart with each: so attention separates them."""
         samples = [self.encode(i) for i in indices]
         ids = np.concatenate([sample.ids for sample in samples])  # [L]
         supervised = torch.from_numpy(np.concatenate([sample.supervised for sample in samples]))
@@ -246,9 +247,9 @@ class Dataset:
         return batches
 
     def prompts(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The prompts of these records, padded on the left so that all answers start in one column.
+        """The prompts of these records, to generate answers from; the tensors of `Batch.inputs`.
 
-        The same tensors as `Batch.inputs`, to generate answers from.
+        Padding is on the left, so that all answers start in the same column.
         """
         samples = [self.encode(i) for i in indices]
         prompts = [sample.ids[: sample.supervised.argmax()] for sample in samples]
@@ -305,8 +306,8 @@ def coord_tokens(record: Record, image_id: int):
 def step_indices(n_records: int, images_per_step: int, seed: int, step: int) -> np.ndarray:
     """Images of optimizer step `step`, counted from 1.
 
-    Every epoch has its own permutation of the records. The epochs are laid end to end, and a step
-    takes the next `images_per_step` of them.
+    Every epoch is another permutation of the records. Each step takes the next `images_per_step`
+    records from the concatenated epochs.
 
     Returns: [images_per_step]
     """

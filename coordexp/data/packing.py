@@ -1,4 +1,4 @@
-"""A step's samples cut into micro-batches by tokens, and positions for packed samples."""
+"""Cut a step's samples into micro-batches by tokens; positions of packed samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 def text_and_mrope(length: int, image_at: int, grid: tuple[int, int]) -> np.ndarray:
     """Positions of one sample with one picture: index in the text, then M-RoPE's three axes.
 
-    M-RoPE (Qwen2-VL, section 2.1; the model's own get_rope_index gives the same): text tokens have
-    the same position on all three axes (time, row, column). The tokens of a picture share one time
-    and take rows and columns of their grid. Text after a picture continues after its longer side.
+    M-RoPE is defined in the Qwen2-VL paper, section 2.1; the model's own get_rope_index gives the
+    same positions. A text token has the same position on all three axes (time, row, column). The
+    tokens of a picture share one time, and have the rows and columns of their grid. The text after
+    a picture continues at the picture's start plus the longer side of its grid.
 
     Args:
         length: tokens of the sample, L.
@@ -24,9 +25,9 @@ def text_and_mrope(length: int, image_at: int, grid: tuple[int, int]) -> np.ndar
     """
     index, n_image = np.arange(length), math.prod(grid)
     mrope = np.tile(index, (3, 1))  # [3, L]
-    # Behind the picture: n_image tokens have advanced the position by the longer side only.
+    # After the picture: its n_image tokens advance the position only by its longer side.
     mrope[:, image_at + n_image :] += max(grid) - n_image
-    # In the picture: one time, rows and columns counted from it.
+    # In the picture: the time is image_at for every token; rows and columns count from image_at.
     mrope[:, image_at : image_at + n_image] = image_at
     mrope[1:, image_at : image_at + n_image] += np.indices(grid).reshape(2, -1)
     return np.concatenate([index[None], mrope])
@@ -37,9 +38,9 @@ def cut_by_tokens(
 ) -> list[list[list[int]]]:
     """Cut a step's samples into micro-batches of at most `budget` tokens, padding included.
 
-    As few micro-batches as possible, the same number on every rank (gradients are reduced with the
-    last one), none empty, and about the same work on each rank. A sample longer than the budget
-    goes alone.
+    Every rank gets the same number of micro-batches, because gradients are reduced with the last
+    one. The number is as small as the method allows, no micro-batch is empty, and the ranks have
+    about the same work. A sample longer than the budget is a micro-batch by itself.
 
     Args:
         lengths: tokens of each sample; as many samples as a multiple of `ranks`.
@@ -67,11 +68,11 @@ def cut_by_tokens(
 
 
 def _packs(lengths: Sequence[int], ranks: int, budget: int) -> list[list[int]]:
-    """Packs of samples, as positions in `lengths`, which fall.
+    """Packs of samples, as indices into `lengths`, which is in descending order.
 
-    Graham's LPT rule: each sample, longest first, goes into the emptiest pack. The number of packs
-    grows by one a rank until every pack is within the budget. Samples longer than the budget come
-    first and are packs of their own.
+    Graham's LPT rule: each sample, longest first, goes into the pack with the fewest tokens. The
+    number of packs grows by one per rank until every pack is within the budget. Each sample longer
+    than the budget is a pack by itself; these come first.
     """
     alone = sum(length > budget for length in lengths)
     at_least = alone + (alone < len(lengths))
@@ -89,10 +90,10 @@ def _packs(lengths: Sequence[int], ranks: int, budget: int) -> list[list[int]]:
 
 
 def _padded(lengths: Sequence[int], ranks: int, budget: int) -> list[list[int]]:
-    """Padded batches of neighbours in length, as positions in `lengths`, which fall.
+    """Padded batches of samples of similar length, as indices into `lengths` (descending).
 
-    Each takes as many samples as the budget allows. Then the costliest are halved until every rank
-    has equally many.
+    Each batch takes as many samples as the budget allows. Then the batches with the most padded
+    tokens are halved until every rank has the same number of batches.
     """
     groups: list[list[int]] = []
     for i in range(len(lengths)):

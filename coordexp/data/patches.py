@@ -1,6 +1,6 @@
-"""Pictures as patches for the vision tower.
+"""Convert pictures to patches for the vision tower.
 
-The same numbers as the image processor of transformers gives, in half its time.
+The values equal those of transformers' image processor; the conversion takes half its time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from PIL import Image
 
 
 def pixel_value_table(images: Any) -> np.ndarray:
-    """The normalised value of each byte of each channel, by the image processor itself.
+    """Lookup table of normalised pixel values, computed by the image processor itself.
+
+    It holds the value of each of the 256 bytes for each channel.
 
     Returns: [3, 256] float32
     """
@@ -23,9 +25,10 @@ def pixel_value_table(images: Any) -> np.ndarray:
 
 
 def patches_of(picture: Image.Image, images: Any, table: np.ndarray) -> np.ndarray:
-    """`pixel_values` of one picture, bit for bit those of the image processor.
+    """`pixel_values` of one picture, bit for bit equal to those of the image processor.
 
-    The image processor normalises each pixel in float64; here each byte is looked up in `table`.
+    The image processor normalises each pixel in float64. This function looks each byte up in
+    `table` instead.
 
     Args:
         picture: RGB, [H, W].

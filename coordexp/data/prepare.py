@@ -50,8 +50,7 @@ def prepare_data(cfg: Config) -> Path:
     """Make the records of `cfg.data`; returns the manifest's path.
 
     Raises:
-        UserError: a setting that cannot be drawn, or pictures and annotations that do not fit the
-        contract.
+        UserError: the settings cannot be drawn, or pictures or annotations break the contract.
     """
     out = data_path(cfg)
     settings = cfg.data
@@ -81,9 +80,7 @@ def draw_records(scenes: ScenesConfig, out: Path) -> None:
 
 
 def convert_records(settings: CocoConfig, out: Path) -> None:
-    """Records and pictures, conversion.json, which stats_by_split for every instance, and
-    samples.png, to look at.
-    """
+    """Write records and pictures, conversion.json (counts by split) and samples.png (a preview)."""
     stats_by_split = convert_annotations(settings, out)
     write_json(
         out / "conversion.json", {split: stats.report() for split, stats in stats_by_split.items()}

@@ -28,9 +28,9 @@ from coordexp.storage.files import replacing
 REQUIRED = ("images", "width", "height", "objects")
 KINDS = ("bbox_2d", "poly")
 ORDER = "order"
-TOKEN_SPELT = re.compile(r"<\|[^|]*\|>")  # how an added token is written, in a name
+TOKEN_SPELT = re.compile(r"<\|[^|]*\|>")  # text with the form of a special token, in a name
 RENDERED = "rendered"  # metadata key: the picture was drawn from its annotations
-# A polygon whose area is below this share of its box has none: the rest is rounding error.
+# A polygon whose area is at most this share of its box counts as flat: it is rounding error.
 FLAT = 1e-9
 
 
@@ -96,8 +96,8 @@ def clockwise(pixels: Sequence[float]) -> tuple[float, ...]:
 
 def twice_area(points: Sequence[tuple[float, float]]) -> float:
     """Twice the signed area of a polygon, px² (shoelace formula); positive if clockwise."""
-    # Coordinates relative to the first vertex are small, so that little is lost by cancellation.
-    # The closing side ends at 0, 0 and adds nothing.
+    # Coordinates relative to the first vertex are small, which reduces cancellation errors. The
+    # closing side ends at (0, 0) and adds nothing.
     x0, y0 = points[0]
     shifted = [(x - x0, y - y0) for x, y in points]
     return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(shifted))
@@ -117,9 +117,9 @@ def all_finite(values: Iterable[Any]) -> bool:
 
 
 def geometry_problem(kind: str, values: Sequence[Any], may_be_flat: bool = False) -> str | None:
-    """What is wrong with this box or polygon; None where it is sound.
+    """The first error of this box or polygon; None if it is valid.
 
-    Boxes of bins are rounded and `may_be_flat`.
+    `may_be_flat` allows a box or polygon without area: coordinates in bins are rounded.
     """
     fault = _geometry_fault(kind, values, may_be_flat)
     return fault and f"{kind} {json.dumps(list(values))} {fault}"
@@ -159,7 +159,7 @@ def _is_flat(points: list[tuple[float, float]], box_area: float) -> bool:
 
 
 def object_problem(raw: Any) -> str | None:
-    """What keeps this from being an object of a record; None where nothing does."""
+    """Why this is not a valid object of a record; None if it is."""
     if not isinstance(raw, dict) or not isinstance(raw.get("desc"), str) or not raw["desc"].strip():
         return "needs a desc that is not empty"
     kinds = [kind for kind in KINDS if kind in raw]
@@ -169,7 +169,7 @@ def object_problem(raw: Any) -> str | None:
 
 
 def frame_problems(raw: Any) -> Iterator[str]:
-    """What keeps a line from being a record, its objects left out."""
+    """Why a line is not a valid record, without its objects."""
     needs = "it needs images, width, height and objects"
     if not isinstance(raw, dict):
         yield f"not a record (it is {type(raw).__name__}): {needs}"
@@ -200,15 +200,15 @@ def is_permutation(order: Any, n: int) -> bool:
 
 
 def shown(name: str) -> str:
-    """The name on one line: quoted where it holds what cannot be printed."""
+    """The name on one line; quoted if it contains unprintable characters."""
     return name if name.isprintable() else repr(name)
 
 
 def parse_record(line: str, where: str) -> Record:
-    """One line of a record file. Objects and vertices are put into the order of the contract.
+    """Parse one line of a record file; put objects and vertices into the order of the contract.
 
     Raises:
-        UserError: what breaks the contract, after `where` (file and line).
+        UserError: the line breaks the contract. The message begins with `where` (file and line).
     """
     try:
         raw = json.loads(line)
@@ -242,20 +242,20 @@ def _parse_object(raw: Any, where: str) -> RecordObject:
 
 
 def iter_records(path: Path) -> Iterator[Record]:
-    """The records of a file one by one, and whether each one's picture is there.
+    """The records of a file one by one; checks that the picture of each exists.
 
     Raises:
         UserError: naming file and line of the first fault.
     """
     try:
-        # Bytes are split at line feeds only; text would also be split at a line separator in a
-        # name.
+        # Read bytes: they are split at line feeds only. Text would also be split at a Unicode line
+        # separator in a name.
         with open(path, "rb") as lines:
             for n, line in enumerate(lines, start=1):
                 if line.strip():
                     record = parse_record(line.decode("utf-8"), f"{path}:{n}")
                     picture = path.parent / record.image
-                    if not os.path.isfile(picture):  # False for a name that no file can have
+                    if not os.path.isfile(picture):  # also False for an impossible file name
                         raise UserError(f"{path}:{n}: the picture {shown(str(picture))} is missing")
                     yield record
     except FileNotFoundError as error:
@@ -279,7 +279,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write records one by one: a generator takes the memory of one record."""
+    """Write records one by one, so that a generator needs memory for one record only."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as out:
         for record in records:
             out.write(json.dumps(record_row(record), ensure_ascii=False) + "\n")

@@ -1,6 +1,6 @@
 """Generated scenes: anti-aliased shapes on varied backgrounds, as PNGs and a COCO annotation file.
 
-Every picture is a function of (seed, split, index), so drawing can stop and continue anywhere.
+Every picture is a function of (seed, split, index), so drawing can be interrupted and continued.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path
 
 
 def place_shapes(cfg: ScenesConfig, rng: np.random.Generator) -> list[Shape]:
-    """Shapes whose boxes hardly overlap; fewer than drawn by lot where the picture is full."""
+    """Shapes whose boxes overlap at most _MAX_OVERLAP.
+
+    Fewer than the randomly drawn number if the picture has no room for more.
+    """
     shapes: list[Shape] = []
     for _ in range(int(rng.integers(cfg.min_objects, cfg.max_objects + 1))):
         for _ in range(_PLACEMENT_TRIES):
@@ -135,7 +138,7 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    """Write a PNG and rename it when whole. Not fsynced: it can be drawn again."""
+    """Write a PNG to a temporary name and rename it. No fsync: it can be drawn again."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     picture.save(temporary, format="PNG", compress_level=1)
     os.replace(temporary, path)

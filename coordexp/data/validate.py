@@ -1,7 +1,8 @@
-"""Every problem of a record file with its line: what a reader would refuse, repair or not notice.
+"""Find every problem of a record file, with its line.
 
-Coordinates are pixels, or bins written as strings "<|coord_12|>", as in the field's public CoordExp
-files. Bins are rounded, so a box of bins may be flat. An inverted one is a problem.
+Problems include what a reader would repair or not notice. Coordinates are pixels, or bins written
+as strings "<|coord_12|>", as in public CoordExp files. A box or polygon in bins may be flat,
+because bins are rounded. An inverted box is a problem.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Size = tuple[int, int]  # width, height in px
 
 @dataclass(frozen=True)
 class Line:
-    """What one line holds, and what is wrong with it without looking at other lines."""
+    """The content of one line, and its problems that can be found without other lines."""
 
     n: int
     picture: str | None
@@ -50,10 +51,10 @@ class Line:
 def validate(
     path: Path, counts: Counter[str], pictures: bool = True, workers: int = 1
 ) -> Iterator[str]:
-    """Problems of a record file in its order, each beginning with file and line.
+    """The problems of a record file in the order of its lines; each begins with file and line.
 
-    What the file holds is added to `counts`. With `pictures`, each picture must exist, have the
-    size that the record states, and be decodable to its end.
+    Adds the file's content to `counts`. With `pictures`, each picture must exist, have the size
+    that the record states, and be fully decodable.
 
     Raises:
         UserError: one of several workers died.
@@ -83,7 +84,7 @@ def validate(
 
 
 def check_line(root: Path | None, numbered: tuple[int, bytes]) -> Line:
-    """One line by itself; its picture is looked at where `root` is given."""
+    """Check one line by itself; its picture is checked if `root` is given."""
     n, line = numbered
     counts = Counter({"records": 1})
     raw, problems = parse_line(line)
@@ -92,7 +93,7 @@ def check_line(root: Path | None, numbered: tuple[int, bytes]) -> Line:
 
 
 def parse_line(line: bytes) -> tuple[Any, list[str]]:
-    """The value of a line, and what keeps it from being a record, its objects aside."""
+    """The parsed value of a line, and why it is not a valid record, without its objects."""
     try:
         raw = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -113,7 +114,7 @@ def picture_of(raw: Any) -> str | None:
 
 
 def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterator[str]:
-    """Problems of the picture (looked at if `root` is given), of the objects and their order."""
+    """Problems of the picture (checked if `root` is given), of the objects and of their order."""
     if not isinstance(raw, dict):
         return
     width, height = raw.get("width"), raw.get("height")
@@ -145,13 +146,13 @@ def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterat
 
 
 def picture_problem(name: str, size: Size | None, root: Path | None) -> str | None:
-    """What is wrong with a picture's path or file; the file is looked at where `root` is given."""
+    """The problem of a picture's path or file; the file is checked if `root` is given."""
     if Path(name).is_absolute() or "\0" in name or not is_text(name):
         return f"the picture's path {name!r} is not relative to the record file"
     if root is None:
         return None
     picture = f"the picture {shown(str(root / name))}"
-    if not os.path.isfile(root / name):  # False for a name that no file can have
+    if not os.path.isfile(root / name):  # also False for an impossible file name
         return f"{picture} is missing"
     try:
         with opened(root / name) as found:
@@ -234,7 +235,7 @@ def as_numbers(values: list[Any]) -> list[Any]:
 
 
 def sound_object(raw: Any) -> RecordObject | None:
-    """The object, where it is sound enough to be compared with others; else None."""
+    """The object, if it is valid enough to be compared with others; else None."""
     if object_problem(raw):
         return None
     kind = next(kind for kind in KINDS if kind in raw)

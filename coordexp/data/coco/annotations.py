@@ -1,7 +1,8 @@
 """A COCO or LVIS annotation file: its pictures, the annotations of each, its category names.
 
-A fault of the file raises an error of one line. A faulty annotation is passed on: the conversion
-(instances.py) drops and counts it. `coco_records` reads generated scenes and accepts no fault.
+An error in the form of the file raises a one-line UserError. An invalid annotation is passed on:
+the conversion (instances.py) drops and counts it. `coco_records` reads generated scenes and accepts
+no invalid annotation.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ RawEntry = dict[str, Any]  # an entry of one of the lists, as the file has it
 
 @dataclass(frozen=True)
 class CocoImage:
-    """A picture and what is annotated in it."""
+    """A picture and its annotations."""
 
     id: Any
     paths: tuple[str, ...]  # candidates below the root; the first is its name
@@ -92,7 +93,7 @@ def refuse_other_forms(raw: Any) -> None:
     """Check that the file is an object with the three lists, and that their entries have ids.
 
     Raises:
-        NotCocoError: it is not.
+        NotCocoError: the file does not have this form.
     """
     if not isinstance(raw, dict):
         raise NotCocoError(f"it {expected('an object with ' + ', '.join(LISTS), raw)}")
@@ -120,7 +121,7 @@ def is_id(value: Any) -> bool:
 
 
 def _names(categories: list[RawEntry], path: Path) -> dict[Any, str]:
-    """Category names by id, in Unicode's NFC, in which tokenizers write them."""
+    """Category names by id, normalised to Unicode NFC as tokenizers do."""
     names: dict[Any, str] = {}
     for category in categories:
         where, name = f"{path}: category {category['id']!r}", category.get("name")
@@ -135,15 +136,15 @@ def _names(categories: list[RawEntry], path: Path) -> dict[Any, str]:
 
 
 def is_text(value: str) -> bool:
-    """Whether the text holds no half of a surrogate pair, which UTF-8 cannot encode."""
+    """Whether UTF-8 can encode the text; it cannot encode half of a surrogate pair."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _images(raw: list[RawEntry], names: Mapping[Any, str], path: Path) -> dict[Any, CocoImage]:
     """Pictures by id.
 
-    A candidate path that two pictures share is removed from both: vid0/1.jpg and vid1/1.jpg would
-    otherwise both be found in a file 1.jpg.
+    A candidate path that two pictures share is removed from both. Otherwise vid0/1.jpg and
+    vid1/1.jpg could both be found as the file 1.jpg.
     """
     images: dict[Any, CocoImage] = {}
     of_path: dict[str, Any] = {}
@@ -189,9 +190,9 @@ def _image(image: RawEntry, names: Mapping[Any, str], where: str) -> CocoImage:
 def _paths(image: RawEntry, where: str) -> tuple[str, ...]:
     """Paths below the pictures' directory under which the picture may lie, likeliest first.
 
-    COCO has `file_name`, relative to that directory; LVIS has a `coco_url` that ends in
-    val2017/000000397133.jpg. The picture may lie under either, or, where all pictures lie in one
-    directory, under the last part of either.
+    COCO has `file_name`, relative to that directory. LVIS has a `coco_url` that ends in
+    val2017/000000397133.jpg. The candidates are both paths, and the last part of each for data sets
+    with all pictures in one directory.
     """
     for key in ("file_name", "coco_url"):
         if not isinstance(image.get(key), str | None):
@@ -236,7 +237,7 @@ def _distribute(annotations: list[RawEntry], images: Mapping[Any, CocoImage]) ->
     for i, annotation in enumerate(annotations):
         try:
             image = images.get(annotation["image_id"])
-            hash(annotation["category_id"])  # raises where it could be no key of `names`
+            hash(annotation["category_id"])  # raises if it cannot be a key of `names`
         except (KeyError, TypeError) as error:
             where = f"annotations[{i}]"
             if is_id(annotation.get("id")):
@@ -278,7 +279,7 @@ def coco_records(path: Path, root: Path) -> list[Record]:
 
 
 def _strictly(coco: CocoFile, annotation: RawEntry, frame: Frame) -> RecordObject:
-    """The object of an annotation; where the conversion would drop or clip it, UserError."""
+    """The object of an annotation; UserError if the conversion would drop or clip it."""
     try:
         instance = convert_instance(annotation, coco.names, frame)
     except DroppedError as dropped:

@@ -1,6 +1,6 @@
-"""Annotation files to record files and pictures; what became of every instance is counted.
+"""Convert annotation files to record files and pictures, and count what happens to every instance.
 
-A picture that is already written is kept, so a conversion that was killed continues.
+Pictures that are already written are kept, so a killed conversion continues.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def convert_annotations(
     """Write `out`/{train,val}.jsonl and the pictures they name; returns the stats of each split.
 
     Raises:
-        UserError: files that are no COCO annotations, pictures that are missing, or a split
-            without a record.
+        UserError: a file is not a COCO annotation file, pictures are missing, or a split has no
+            record.
     """
     digests = source_digests(settings)
     splits = read_splits(settings)
@@ -77,8 +77,7 @@ def convert_annotations(
         if not split.images:
             raise nothing_left(name, split)
     files = find_image_files(splits, settings)
-    # Only now, when the new annotations and their pictures have been found sound, is the
-    # earlier conversion removed.
+    # The new annotations and their pictures are valid. Only now remove an earlier conversion.
     keep_pictures_of(digests, out)
     for name, split in splits.items():
         tasks = (
@@ -110,7 +109,7 @@ def keep_pictures_of(digests: dict[str, str], out: Path) -> None:
         (out / "data.json").unlink(missing_ok=True)
         shutil.rmtree(out / "images", ignore_errors=True)
     for leftover in [*out.glob(".*.tmp"), *(out / "images").rglob("*.tmp")]:
-        if leftover.is_file():  # a directory may be named so by the annotations
+        if leftover.is_file():  # the annotations may name a directory like a temporary file
             leftover.unlink()
     write_json(stamp, digests)
 
@@ -133,7 +132,7 @@ def added_up(
 def convert_image(
     settings: CocoConfig, out: Path, split: str, task: Task
 ) -> tuple[Record | None, ConversionStats]:
-    """One picture: its record, where it becomes one, and its stats. The picture is written."""
+    """Convert and write one picture. Returns its record (None if it is left out) and its stats."""
     image, source = task.image, task.source
     frame = frame_of(image, settings)
     stats = ConversionStats()
@@ -184,7 +183,7 @@ def kept_annotations(
 def refuse_crowded(kept: list[Kept], settings: CocoConfig) -> None:
     """Raises LeftOutError for a picture without objects, or with more than `max_objects`.
 
-    A list of objects cut short would teach the model to stop early.
+    A truncated list of objects would train the model to stop early.
     """
     if not kept:
         raise LeftOutError("no object is left")
@@ -212,7 +211,7 @@ def record_of(
     settings: CocoConfig,
     is_drawn: bool = False,
 ) -> Record:
-    """The record, its objects in writing order; the metadata lead back to the annotations."""
+    """The record, with objects in writing order; its metadata identify the source annotations."""
     objects = reading_order(k.instance.object for k in kept)
     metadata = image.metadata | {"annotated_size_px": list(frame.annotated)}
     if is_drawn:

@@ -1,4 +1,4 @@
-"""What became of every annotated instance: kept as an object, or dropped for one counted reason."""
+"""Counts over annotated instances: each is kept as an object, or dropped for exactly one reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class ConversionStats:
     faults: list[str] = field(default_factory=list)  # which pictures could not be used, and why
     per_picture: Counter[int] = field(default_factory=Counter)  # objects
     sides_bins: Counter[int] = field(default_factory=Counter)  # of boxes, both sides
-    # Per picture, of its CoordJSON: characters outside coordinate tokens, and coordinate tokens.
+    # Lengths of the CoordJSON of each picture: characters outside coordinate tokens, and
+    # coordinate tokens.
     characters: Counter[int] = field(default_factory=Counter)
     coord_tokens: Counter[int] = field(default_factory=Counter)
     names: Counter[str] = field(default_factory=Counter)
@@ -126,7 +127,7 @@ def _by_count(counts: Counter[str]) -> dict[str, int]:
 
 
 def _histogram(sides_bins: Counter[int]) -> dict[str, int]:
-    """How many box sides lie between two edges, by a label such as `5 to 9`."""
+    """Number of box sides per interval, by a label such as `5 to 9`."""
     histogram = {}
     for low, high in pairwise(SIDE_EDGES_BINS):
         label = str(low) if high == low + 1 else f"{low} to {high - 1}"

@@ -1,6 +1,6 @@
-"""The file of each annotated picture, and the name it is written under.
+"""The source file of each annotated picture, and the name of the written picture.
 
-Both are known, and checked, before anything is converted.
+Both are determined and checked before any picture is converted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from coordexp.data.coco.splits import Split
 from coordexp.errors import UserError
 
 LONGEST_PART_BYTES = 255  # of a name between two slashes, on common file systems
-LONGEST_NAME_BYTES = 1024  # of a relative path; the directory in front needs room too
+LONGEST_NAME_BYTES = 1024  # of a relative path; leaves room for the directory in front of it
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def find_image_files(
     """The file of each image of each split.
 
     Raises:
-        UserError: pictures are missing that may not be drawn, or two images are one file or would
-            become one.
+        UserError: pictures are missing and may not be drawn, two images have the same source file,
+            or two images would be written to the same file.
     """
     files = {}
     for name, split in splits.items():
@@ -53,8 +53,8 @@ def image_file_of(image: CocoImage, settings: CocoConfig) -> ImageFile:
 def written_name(name: str, is_there: bool) -> str:
     """The name of the written picture: the source's own, as JPEG.
 
-    A drawn picture ends in .drawn.png, so that it is never taken for a real one. A name that is
-    too long for a file becomes its digest.
+    The name of a drawn picture ends in .drawn.png, so that it is not mistaken for a real one. A
+    name that is too long for a file system is replaced by its digest.
     """
     if not is_there:
         ending = ".drawn.png"

@@ -26,12 +26,12 @@ ORIENTATION = 0x0112  # the Exif tag
 # The formats of pictures in data sets (JPEG covers MPO). Pillow knows forty others: one of them
 # runs Ghostscript, and some raise unpredictable errors on damaged files.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "TIFF", "GIF", "BMP", "PPM")
-# What the decoders of these formats raise on broken files.
+# The exceptions that decoders of these formats raise on broken files.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, RuntimeError)
 
 
 class LeftOutError(Exception):
-    """A picture does not become a record: the counted reason, and what was found."""
+    """A picture does not become a record. It holds the reason that is counted, and the details."""
 
     def __init__(self, reason: str, found: str = "") -> None:
         super().__init__(reason, found)
@@ -39,10 +39,11 @@ class LeftOutError(Exception):
 
 
 def fitted_size(width: int, height: int, pixel_budget: int) -> tuple[int, int]:
-    """The nearest sides in multiples of 32 px; shrunk in proportion where they exceed the budget.
+    """The nearest sides in multiples of 32 px, scaled down if the picture exceeds the budget.
 
-    This is `smart_resize` of Qwen2-VL's image processor without its lower bound. That function lets
-    a picture through that is one cell high and longer than the budget; here it is shortened.
+    This is `smart_resize` of Qwen2-VL's image processor without its lower bound, and with one
+    difference: `smart_resize` returns a size over the budget for a picture that is one cell high
+    and very long. Here such a picture is shortened.
 
     Args:
         pixel_budget: px of the whole picture, at least one cell (32 x 32).
@@ -66,12 +67,12 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture: the header is read, the pixels are decoded inside the `with` block.
 
     Raises:
-        LeftOutError: too large (known before anything is decoded), or not readable, here or when
-            it is decoded.
+        LeftOutError: the picture is too large (by its header, before decoding), or the header or
+            the pixels are not readable.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns of odd metadata, and of sizes, which are checked below.
+            # Ignore Pillow's warnings about metadata and about sizes; sizes are checked below.
             warnings.simplefilter("ignore")
             # Give Pillow a file, not a name: a named TIFF is memory-mapped with the size it has
             # after its rotation.
@@ -94,8 +95,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
     """The picture in RGB as it was annotated, at `size`.
 
-    COCO states the size of the stored pixels, so these are taken. Only where the stored size is the
-    annotated one transposed is the Exif orientation applied.
+    COCO gives the size of the stored pixels, so they are used as they are. The Exif orientation is
+    applied only if the stored size is the transposed annotated size.
 
     Raises:
         LeftOutError: too large, not readable, or of another size.
@@ -152,9 +153,10 @@ def colour_of(name: str) -> tuple[int, int, int]:
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a JPEG or PNG, by its name, without metadata.
 
-    It is renamed when whole, and not fsynced: it can be made again.
+    It is written to a temporary name and renamed. There is no fsync: it can be made again.
     """
-    # Short, because the picture's own name may be long; a process writes one at a time.
+    # A short temporary name, because the picture's own name may be at the limit. It is unique
+    # because a process writes one picture at a time.
     temporary = path.with_name(f".{os.getpid()}.tmp")
     kind = "PNG" if path.suffix == ".png" else "JPEG"
     with naming_full_disk(path):

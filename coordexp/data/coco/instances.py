@@ -1,8 +1,8 @@
-"""One annotation to one object: its box, or its outline where polygons are preferred.
+"""Convert one annotation to one object: its box, or its outline if polygons are preferred.
 
-COCO measures from edge to edge of a picture, 0 … W. A record measures from the centre of the first
-pixel to that of the last, 0 … W - 1. Coordinates are scaled and then clipped to W - 1, so that the
-outer half of the last pixel is lost.
+COCO coordinates run from edge to edge of a picture, 0 … W. Record coordinates run from the centre
+of the first pixel to the centre of the last one, 0 … W - 1. Coordinates are scaled and then clipped
+to W - 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class DroppedError(Exception):
 
 
 class BoxInsteadError(Exception):
-    """An annotation is written as its box although polygons are preferred; the message says why."""
+    """An annotation is written as its box although polygons are preferred; the message is why."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def convert_instance(
     """The object of an annotation; without `limits` always its box.
 
     Raises:
-        DroppedError: the annotation gives none, for this reason.
+        DroppedError: the annotation gives no object; the message is the reason.
     """
     name = names.get(annotation["category_id"])
     if name is None:
@@ -135,10 +135,10 @@ def run_length_box(rle: Mapping[str, Any], picture: tuple[int, int]) -> list[flo
 def decompressed(counts: Any) -> list[int]:
     """The run lengths of a compressed mask.
 
-    A character holds 5 bits; from the third run on, a run is stored as the difference to the one
-    two before it. pycocotools decodes the same format (rleFrString), but trusts the text: a
-    truncated one makes it read beyond its memory. Returns [-1], which no mask has, where the text
-    is cut.
+    Each character encodes 5 bits. From the fourth run on, a run is stored as the difference from
+    the run two before it. pycocotools decodes the same format (rleFrString) without checks: it
+    reads beyond its memory if the text is truncated. For a truncated text this function returns
+    [-1], which no mask has.
 
     Raises:
         DroppedError: a character outside the alphabet, or a run of too many characters.
@@ -180,7 +180,8 @@ def preferred_outline(segmentation: Any, frame: Frame, limits: PolygonLimits) ->
     """The simplified outline.
 
     Raises:
-        BoxInsteadError: the annotation is not one polygon, or not one of few vertices.
+        BoxInsteadError: the annotation is not a single polygon, or cannot be simplified to few
+            vertices.
     """
     if isinstance(segmentation, Mapping):
         raise BoxInsteadError("a run-length encoded mask")
@@ -209,7 +210,7 @@ def _is_polygon(part: Any) -> bool:
 
 
 def outlines_in_record(segmentation: Any, frame: Frame) -> list[Ring]:
-    """Its polygons, scaled to the record's picture, not clipped."""
+    """The polygons of a segmentation, scaled to the record's picture, not clipped."""
     sx, sy = frame.scale
     rings = []
     for part in polygon_parts(segmentation):
@@ -219,7 +220,7 @@ def outlines_in_record(segmentation: Any, frame: Frame) -> list[Ring]:
 
 
 def drawn_outlines(annotation: Mapping[str, Any], obj: RecordObject, frame: Frame) -> list[Ring]:
-    """What is drawn where a picture is missing: the annotated polygons, or the object's own box."""
+    """Outlines to draw for a missing picture: the annotated polygons, or else the object's box."""
     if outlines := outlines_in_record(annotation.get("segmentation"), frame):
         return outlines
     x1, y1, x2, y2 = obj.box

@@ -1,4 +1,4 @@
-"""A function over many tasks on every core; results in order, memory bounded."""
+"""Run a function over many tasks in worker processes, with ordered results and bounded memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def n_cores() -> int:
 def in_parallel(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Iterator[Result]:
-    """`function` of each task, in the order of the tasks, which are read as results are taken.
+    """Apply `function` to each task; results come in the order of the tasks.
+
+    Tasks are read only as results are consumed, so few are in memory at a time.
 
     Raises:
         UserError: a worker died. An exception of `function` is raised here.

@@ -31,12 +31,12 @@ class Simplified:
 def simplify_outline(
     ring: Ring, last_pixel: tuple[float, float], limits: PolygonLimits, decimals: int
 ) -> Simplified | str:
-    """The outline clipped to its picture, simplified where it has too many vertices.
+    """The outline clipped to its picture, and simplified if it has too many vertices.
 
-    Douglas and Peucker (1973), in GEOS's variant that keeps an outline from crossing itself. The
-    tolerance grows by factors of √2 from 0.25 px until at most `max_vertices` are left. Where the
-    result covers another area than the annotation (IoU below `min_iou`: mostly small or ragged
-    objects), a box describes the object better.
+    The algorithm is Douglas-Peucker (1973), in GEOS's variant that keeps the outline valid. The
+    tolerance grows by factors of √2 from 0.25 px until at most `max_vertices` are left. If the IoU
+    with the annotation is then below `min_iou` (mostly small or ragged objects), the object is
+    written as a box.
 
     Args:
         ring: vertices in px of the record's picture.
@@ -57,7 +57,7 @@ def simplify_outline(
         inside = whole.intersection(shapely.box(0, 0, *last_pixel))
     if not isinstance(inside, shapely.Polygon) or inside.is_empty:
         return "an outline cut apart by the picture's edge"
-    if inside.area <= inside.length * 10**-decimals:  # what rounding can make of a line
+    if inside.area <= inside.length * 10**-decimals:  # a line can get this area from rounding
         return NO_AREA
     found = _few_vertices(inside, limits.max_vertices)
     if found is None or _iou(found, inside) < limits.min_iou:
@@ -89,10 +89,10 @@ def _leaves(polygon: shapely.Polygon, last_pixel: tuple[float, float]) -> bool:
 
 
 def _few_vertices(polygon: shapely.Polygon, max_vertices: int) -> shapely.Polygon | None:
-    """The polygon simplified to `max_vertices`; None where no tolerance below its size does it."""
+    """The polygon simplified to `max_vertices`; None if no tolerance up to its size is enough."""
     found, tolerance_px = polygon, FIRST_TOLERANCE_PX
     x1, y1, x2, y2 = polygon.bounds
-    while shapely.get_num_coordinates(found) - 1 > max_vertices:  # GEOS repeats the first
+    while shapely.get_num_coordinates(found) - 1 > max_vertices:  # GEOS repeats the first vertex
         if tolerance_px > max(x2 - x1, y2 - y1):
             return None
         found = polygon.simplify(tolerance_px, preserve_topology=True)

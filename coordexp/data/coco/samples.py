@@ -1,4 +1,4 @@
-"""One figure of some annotated pictures, to look at before anything is trained."""
+"""A figure of some annotated pictures, to inspect the data before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which annotated pictures are for training and which for validation.
+"""Split the annotated pictures into training and validation.
 
 The choice is a function of the annotation files and the seed.
 """
@@ -19,7 +19,7 @@ from coordexp.storage.files import sha256_file
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures to convert, in the order of their file, and the stats of the other ones."""
+    """The pictures to convert, in the order of their file, and counts of what is left out."""
 
     coco: CocoFile
     images: list[CocoImage]
