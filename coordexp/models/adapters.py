@@ -1,11 +1,11 @@
 """Low-rank adapters on every linear layer, and trainable coordinate rows.
 
-LoRA trains B A beside a frozen W: W + (alpha / r) B A (Hu et al., 2021). DoRA also trains the
-length of each row of that sum: m (W + (alpha / r) B A) / its row norms (Liu et al., 2024). The
-adapted model keeps its class and methods. Of the embedding and the head only the coordinate rows
-are trained; where the two are tied they share one copy.
+LoRA keeps W frozen and trains B A: W + (alpha / r) B A (Hu et al., 2021). DoRA also trains the
+norm m of each row of that sum: m (W + (alpha / r) B A) / its row norms (Liu et al., 2024). The
+adapted model keeps its class and methods. Of the embedding and the head, only the coordinate rows
+are trained; if the two are tied, they share one trained copy.
 
-Only adapters.py, lora.py and merging.py know peft. It is imported when adapters are added, not
+Only adapters.py, lora.py and merging.py use peft. It is imported when adapters are added, not
 before.
 """
 
@@ -37,9 +37,9 @@ def add_adapters(
 ) -> None:
     """Freeze `vlm`; add adapters and trainable coordinate rows, in place. Outputs stay the same.
 
-    Trained weights are kept in float32 or wider: an AdamW update is smaller than one step of
-    bfloat16. Around a bfloat16 base use `hidden_states` or `autocast_for`, so that the adapters'
-    products run in bfloat16 too.
+    Trained weights are kept in float32 or wider, because an AdamW update is smaller than the
+    spacing of bfloat16 numbers. With a bfloat16 base, use `hidden_states` or `autocast_for`, so
+    that the adapters' matrix products run in bfloat16 too.
 
     Args:
         vlm: the base model.
@@ -72,9 +72,9 @@ def add_adapters(
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
 
-    # peft computes DoRA's row norms in the base's dtype. In bfloat16 they are rounded, and the
-    # adapted model would not start from the base's outputs. Compute them again in the dtype they
-    # are trained in.
+    # peft computes DoRA's row norms in the base's dtype. In bfloat16 they are rounded, so the
+    # adapted model would not start from the base's outputs. Recompute them in the dtype in which
+    # they are trained.
     if cfg.dora:
         for _, layer in adapted_layers(vlm):
             magnitude = layer.lora_magnitude_vector[ADAPTER_NAME].weight
@@ -89,8 +89,8 @@ def is_adapted(vlm: nn.Module) -> bool:
 def autocast_for(vlm: Any) -> AbstractContextManager:
     """The autocast a forward pass needs: bfloat16 for adapters around a bfloat16 base, else none.
 
-    The adapters are float32 there. Without autocast their products would run in float32, or not at
-    all.
+    The adapters are float32 there. Without autocast their matrix products would run in float32, or
+    fail because of mixed dtypes.
     """
     if is_adapted(vlm) and vlm.dtype == torch.bfloat16:
         return torch.autocast(vlm.device.type, torch.bfloat16)
@@ -109,8 +109,8 @@ def hidden_states(vlm: Any, **inputs: Any) -> Tensor:
 def head_weights(vlm: Any) -> tuple[Tensor, Tensor | None]:
     """The head's weight [V, d], and the trained rows [K, d] that replace its rows of the bins.
 
-    The trained rows are in the order of bins. Without adapters the second is None: the weight holds
-    every row itself, and all of it is trained.
+    The trained rows are in the order of bins. Without adapters the second value is None: the weight
+    contains the coordinate rows, and all of it is trained.
     """
     head = vlm.get_output_embeddings()
     if not is_adapted(vlm):

@@ -1,11 +1,10 @@
-"""Attention over samples laid end to end, with the FlashAttention kernels that are part of PyTorch.
+"""Attention over packed samples, with the FlashAttention kernels that are part of PyTorch.
 
-transformers finds an attention function by its registered name. If the name contains "flash", the
-vision tower passes the patches of all images of a batch at once and the offsets at which images
-end. For text, transformers calls the registered mask function once per forward pass and hands its
-result to every layer. Here that result is not a mask over all tokens of a pack but the offsets at
-which its samples end, [1, 1, 1, n + 1] int32. Padded batches and generation use PyTorch's SDPA as
-usual.
+transformers looks attention functions up by their registered name. If the name contains "flash",
+the vision tower passes the patches of all images of a batch at once, together with the offsets
+between images. For text, transformers calls the registered mask function once per forward pass and
+gives its result to every layer. For a pack, that result is the offsets between samples, [1, 1, 1,
+n + 1] int32, instead of a mask over all tokens. Padded batches and generation use PyTorch's SDPA.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ def ends_or_mask(
     device: torch.device | str = "cpu",
     **kwargs: Any,
 ) -> Tensor | None:
-    """The mask function that transformers calls: offsets for a pack, else the mask that SDPA takes.
+    """The mask function that transformers calls: offsets for a pack, else a mask for SDPA.
 
     Args:
         batch_size: a pack has one row.
-        q_length: tokens of a row. A pack attends to itself only, so `kv_length` is the same.
+        q_length: tokens of a row. A pack has no cache, so `kv_length` is the same.
         mask_function: (batch, head, query, key) indices -> whether the query sees the key.
         attention_mask: of a padded batch, else None.
 
@@ -79,15 +78,15 @@ def attend(
     """
     ends, longest = cu_seq_lens_q, max_length_q
     if attention_mask is not None and attention_mask.dtype == torch.int32:
-        # An upper bound on the longest sample is enough: blocks beyond a sample's end return at
-        # once.
+        # The kernel needs only an upper bound on the longest sample: blocks beyond a sample's end
+        # return at once.
         ends, longest = attention_mask.flatten(), query.shape[2]
     if ends is None or longest is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
 
-    # The kernel wants as many heads of keys and values as of queries, and tokens before heads.
+    # The kernel expects as many key and value heads as query heads, and tokens before heads.
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -104,7 +103,7 @@ AttentionMaskInterface.register(FLASH, ends_or_mask)
 
 
 def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether these kernels run there: half precision, and a GPU from NVIDIA's Ampere on."""
+    """Whether the kernels support this device and dtype: NVIDIA Ampere or newer, half precision."""
     half = dtype in (torch.bfloat16, torch.float16)
     return half and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
@@ -112,13 +111,13 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
 def use_flash(vlm: Any) -> None:
     """Use this attention from now on, in the language model and the vision tower.
 
-    transformers' own setter, `set_attn_implementation`, refuses it (5.23): for each name with
-    "flash" in it, registered or not, it looks for an installed package or a hub kernel of that
-    name. So the name is set where the setter would have put it.
+    transformers' own setter, `set_attn_implementation`, refuses the name (5.23): for each name that
+    contains "flash", registered or not, it looks for an installed package or a hub kernel of that
+    name. So this function writes the name to the attribute that the setter would have set.
     """
     vlm.config._attn_implementation = FLASH
 
 
 def takes_packs(vlm: Any) -> bool:
-    """Whether to lay samples end to end: only this attention skips pairs of different samples."""
+    """Whether samples can be packed: only this attention skips pairs of different samples."""
     return vlm.config._attn_implementation == FLASH

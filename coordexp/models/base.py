@@ -1,8 +1,7 @@
-"""The base model: built tiny and offline, or loaded and grown by the coordinate tokens; saved once,
-loaded by all.
+"""The base model: built tiny and offline, or loaded and extended by the coordinate tokens.
 
-Whatever its origin, it lies as one Hugging Face directory in results/base/<name>-<hash8>/, and
-every variant starts from those bytes.
+Either way it is saved once, as a Hugging Face directory in results/base/<name>-<hash8>/. Every
+variant starts from those bytes.
 """
 
 from __future__ import annotations
@@ -40,16 +39,15 @@ from coordexp.storage.runs import base_path
 
 IMAGE_TOKEN = "<|image_pad|>"
 HEAD_ROWS_MULTIPLE = (
-    64  # a grown vocabulary is padded to it: matrix products are faster on whole tiles
+    64  # an extended vocabulary is padded to a multiple of this: full tiles make products faster
 )
 
 
 def prepare_base(cfg: Config) -> Path:
-    """Build or grow the base model of `cfg.model`, where it is not there yet; returns its
-    manifest's path.
+    """Make the base model of `cfg.model` if it does not exist; returns its manifest's path.
 
     Raises:
-        UserError: the pretrained model cannot be found, is no Qwen3-VL, or not all of one.
+        UserError: the pretrained model cannot be found, is not a Qwen3-VL, or is incomplete.
     """
     out = base_path(cfg)
     with locked(out / ".lock", "being prepared", wait=True):
@@ -70,7 +68,7 @@ def prepare_base(cfg: Config) -> Path:
 
 
 def build(cfg: ModelConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """The base model of this kind of configuration."""
+    """Build the base model that the configuration describes: tiny, or from a pretrained one."""
     if isinstance(cfg, TinyQwen3VLConfig):
         return build_tiny(cfg)
     if isinstance(cfg, PretrainedQwen3VLConfig):
@@ -132,18 +130,17 @@ def build_tiny(cfg: TinyQwen3VLConfig) -> tuple[Qwen3VLForConditionalGeneration,
 def grow_pretrained(
     cfg: PretrainedQwen3VLConfig,
 ) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """Load a Qwen3-VL, in the precision it was published in, and add the coordinate tokens it does
-    not have yet.
+    """Load a Qwen3-VL in its published precision, and add the coordinate tokens that it lacks.
 
-    A release's embedding has more rows than its tokenizer has tokens (151,936 for 151,669); those
-    are used up first.
+    The embedding of a release has more rows than its tokenizer has tokens (151,936 for 151,669).
+    New tokens take these spare rows first.
 
     Raises:
-        UserError: `model.path` is neither a local directory nor a reachable hub name, or what lies
-        there is no whole Qwen3-VL.
+        UserError: `model.path` is neither a local directory nor a reachable hub name, or does not
+            hold a complete Qwen3-VL.
     """
     model, tokenizer = load_whole(f"model.path={cfg.path}", cfg.path, "auto")
-    vocabulary = tokenizer.get_vocab()  # a copy of all of it, each time
+    vocabulary = tokenizer.get_vocab()  # call it once: each call copies the vocabulary
     missing = [token for token in COORD_TOKENS if token not in vocabulary]
     tokenizer.add_tokens(missing, special_tokens=False)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -161,11 +158,11 @@ def grow_pretrained(
 def load_whole(
     named: str, path: str, dtype: torch.dtype | str
 ) -> tuple[Qwen3VLForConditionalGeneration, Any]:
-    """Model and tokenizer that another program wrote; `named` is what a message calls them.
+    """Model and tokenizer that another program wrote; error messages call them `named`.
 
     Raises:
-        UserError: nothing is there, or not all of a Qwen3-VL: transformers would fill in what is
-        missing at random.
+        UserError: there is no Qwen3-VL, or it is incomplete: transformers would initialise missing
+            weights at random.
     """
     if is_missing_directory(path):
         raise UserError(f"{named}: no such directory")
@@ -195,7 +192,7 @@ def load_whole(
 
 
 def _mrope_section(head_dim: int) -> list[int]:
-    """Rotary frequencies of time, height and width: a third each, time takes the rest."""
+    """Numbers of rotary frequencies of time, height and width: a third each; time gets the rest."""
     third = head_dim // 6
     return [head_dim // 2 - 2 * third, third, third]
 
@@ -203,7 +200,7 @@ def _mrope_section(head_dim: int) -> list[int]:
 def _set_generation_tokens(
     model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Greedy by default, ending at the end of the turn."""
+    """Set the generation defaults: greedy decoding that stops at the end of the turn."""
     model.generation_config.do_sample = False
     model.generation_config.temperature = model.generation_config.top_p = (
         model.generation_config.top_k

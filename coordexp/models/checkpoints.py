@@ -1,6 +1,4 @@
-"""The model in training: loaded from its base, its weights by part, and a checkpoint of it
-on disk.
-"""
+"""Load the base model for training, list its weights by part, and save checkpoints."""
 
 from __future__ import annotations
 
@@ -38,8 +36,9 @@ sides must be multiples of 32 px.
 
 
 def device_for(runtime: RuntimeConfig) -> str:
-    """`cuda` where CUDA sees a GPU that may be used, else `cpu`; sums are float64, which other
-    accelerators lack.
+    """`cuda` if a GPU is available and the settings allow it, else `cpu`.
+
+    Other accelerators are not used, because they lack float64, which the sums need.
     """
     return "cuda" if runtime.device is Device.auto and torch.cuda.is_available() else "cpu"
 
@@ -48,7 +47,7 @@ def load_base(
     path: Path, dtype: torch.dtype
 ) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """Model and processor from a Hugging Face directory of this project."""
-    # cuDNN builds its attention kernels anew for each shape, and every batch has another shape.
+    # Switch cuDNN attention off: it builds kernels for each new shape, and every batch has another.
     torch.backends.cuda.enable_cudnn_sdp(False)
     model = Qwen3VLForConditionalGeneration.from_pretrained(
         path, dtype=dtype, attn_implementation="sdpa"
@@ -59,11 +58,11 @@ def load_base(
 
 
 class PatchProjection(nn.Module):
-    """The vision tower's first layer as a matrix product: its convolution's kernel covers the whole
-    patch.
+    """The vision tower's first layer, computed as a matrix product instead of a convolution.
 
-    Same values as the convolution, which is many times slower in PyTorch. It holds the
-    convolution's own parameters under the same names, so state dicts and checkpoints do not change.
+    The values are the same, because the convolution's kernel covers the whole patch; PyTorch's
+    convolution is many times slower. The parameters keep their names, so state dicts and
+    checkpoints do not change.
     """
 
     def __init__(self, convolution: nn.Conv3d) -> None:
@@ -79,8 +78,9 @@ class PatchProjection(nn.Module):
 def load_for_training(
     cfg: Config, device: torch.device
 ) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """The base model as `cfg.optim` and `cfg.train` want it trained, still on the CPU, in training
-    mode.
+    """The base model prepared for training by `cfg.optim` and `cfg.train`.
+
+    It is in training mode and still on the CPU.
     """
     dtype = getattr(torch, cfg.train.dtype.name)
     vlm, processor = load_base(base_path(cfg) / "model", dtype)
@@ -94,7 +94,7 @@ def load_for_training(
 
 
 def trained_weights(vlm: nn.Module) -> dict[str, Tensor]:
-    """The weights that training changes, by name; a shared one once."""
+    """The weights that training changes, by name; a shared weight occurs once."""
     return {
         name: parameter.detach()
         for name, parameter in vlm.named_parameters()
@@ -104,7 +104,7 @@ def trained_weights(vlm: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore_weights(vlm: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put back what `trained_weights` gave."""
+    """Copy weights from `trained_weights` back into the model."""
     for name, weight in trained_weights(vlm).items():
         weight.copy_(weights[name])
 
@@ -112,15 +112,16 @@ def restore_weights(vlm: nn.Module, weights: dict[str, Tensor]) -> None:
 def save_pretrained(
     model: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path
 ) -> None:
-    """Write a complete Hugging Face directory, whole or not at all."""
+    """Write a complete Hugging Face directory, atomically."""
     with replacing_directory(path) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
 
 
 def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters by part: vision, aligner (the mergers), language (with the embeddings),
-    and the coordinate rows where they are parameters of their own (see adapters.py).
+    """Trainable parameters by part: vision, aligner (the mergers), language (with the embeddings).
+
+    With adapters also the coordinate rows, which are then separate parameters (see adapters.py).
     """
     found: dict[str, list[nn.Parameter]] = {
         "vision": [],
@@ -144,10 +145,10 @@ def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def save_checkpoint(
     vlm: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path, what: str
 ) -> None:
-    """A complete Hugging Face directory, with a model card; one that is there already is left as it
-    is.
+    """Write a complete Hugging Face directory with a model card. An existing one is not changed.
 
-    Adapters are folded into it, so that it loads like any other; they are kept beside, in adapter/.
+    Adapters are merged into the weights, so that the checkpoint loads like any other. The adapter
+    weights are also saved, in the subdirectory adapter/.
     """
     if path.exists():
         return

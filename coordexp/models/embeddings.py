@@ -45,8 +45,9 @@ def set_coordinate_rows(
 def set_position_rows(weight: Tensor, n_frequencies: int) -> None:
     """Initialise a position embedding of the vision tower, in place  # [side * side, d]
 
-    Fourier features of a patch's row and column, with the standard deviation 0.5 that patch
-    features have. With the usual 0.02 the tiny model takes hundreds of steps to use positions.
+    The rows are Fourier features of a patch's row and column. Their standard deviation is 0.5, as
+    that of patch features. With the usual 0.02 the tiny model needs hundreds of steps before it
+    uses positions.
     """
     side = math.isqrt(weight.shape[0])
     down, across = (fourier_rows(side, weight.shape[1], n_frequencies, seed) for seed in (1, 2))
@@ -69,11 +70,11 @@ def fourier_rows(n_rows: int, width: int, n_frequencies: int, seed: int = 0) -> 
 
 
 def digit_rows(n_rows: int, digits: Tensor) -> Tensor:
-    """Embeddings of the fractions k / (n_rows - 1), from the ten digits'  # [10, d] -> [n_rows, d]
+    """Embeddings of k / (n_rows - 1) from those of the ten digits  # [10, d] -> [n_rows, d]
 
-    The embedding of the first decimal, interpolated linearly to that of the next digit, so the rows
-    are continuous. (A mean over all decimals would be the same for 12 and 21, and jump from 199 to
-    200.)
+    Linear interpolation between the embedding of the first decimal and that of the next digit, so
+    the rows are continuous. A mean over all decimals would be the same for 12 and 21, and would
+    jump from 199 to 200.
     """
     position = torch.linspace(0, 9, n_rows, dtype=digits.dtype, device=digits.device)
     low = position.floor().clamp(max=8).long()

@@ -17,10 +17,10 @@ from torch import Tensor
 class LoraLinear(Linear):
     """W x + b + (alpha / r) B A x, for one adapter, active and not merged (Hu et al., 2021).
 
-    peft's own forward widens x to float32, which autocast narrows again, saves both copies for the
-    backward pass, and reads the sum three times. Here autocast narrows the weights of A and B
-    instead, and the product with B is added to W x by one `addmm`. Same values up to the rounding
-    of that sum; a test compares the two.
+    peft's own forward casts x to float32, autocast casts it back, both copies are saved for the
+    backward pass, and the sum is read three times. Here autocast casts the weights of A and B
+    instead, and one `addmm` adds the product with B to W x. The values are the same up to the
+    rounding of that sum; a test compares the two.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Adapters become part of the weights: for a checkpoint on disk, or in the model itself."""
+"""Merge adapters into the weights: for a checkpoint on disk, or in the model itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def merged_weight(layer: Any) -> Tensor:
     down = layer.lora_A[ADAPTER_NAME].weight  # [r, in]
     up = layer.lora_B[ADAPTER_NAME].weight  # [out, r]
     weight = base.to(up.dtype) + layer.scaling[ADAPTER_NAME] * (up @ down)
-    if ADAPTER_NAME in layer.lora_magnitude_vector:  # DoRA trains the length of each row
+    if ADAPTER_NAME in layer.lora_magnitude_vector:  # DoRA trains the norm of each row
         weight *= (layer.lora_magnitude_vector[ADAPTER_NAME].weight / weight.norm(dim=1))[:, None]
     return weight.to(base.dtype)
 
@@ -45,7 +45,7 @@ def merged_rows(wrapper: Any) -> Tensor:
 def merged_state(vlm: Qwen3VLForConditionalGeneration) -> dict[str, Tensor]:
     """The plain model's state dict with the adapters merged in, on the CPU. `vlm` does not change.
 
-    Layer by layer, so the device holds the adapted model and one merged matrix at a time.
+    It merges layer by layer: the device holds the adapted model and one merged matrix at a time.
     """
     state = {f"{name}.weight": merged_weight(layer).cpu() for name, layer in adapted_layers(vlm)}
     embedding = merged_rows(vlm.get_input_embeddings()).cpu()
@@ -55,7 +55,7 @@ def merged_state(vlm: Qwen3VLForConditionalGeneration) -> dict[str, Tensor]:
     else:
         state[f"{_HEAD}.weight"] = merged_rows(vlm.get_output_embeddings()).cpu()
 
-    # Everything else is frozen. peft wrapped the modules it changed: take its names out again.
+    # All other weights are frozen. Remove the name parts that peft's wrappers have added.
     for name, parameter in vlm.named_parameters():
         if not parameter.requires_grad:
             plain_name = name.replace(".token_adapter", "").replace(".base_layer", "")
@@ -83,18 +83,19 @@ def save_adapted(vlm: Qwen3VLForConditionalGeneration, path: Path) -> None:
 
     `peft.PeftModel.from_pretrained(base, path / "adapter")` reads the latter.
     """
-    # transformers refuses to build a model with our own attention (attention.py): the copy gets
-    # PyTorch's.
+    # transformers refuses to build a model with our attention (attention.py), so the copy has
+    # PyTorch's SDPA in its configuration.
     config = copy.deepcopy(vlm.config)
     config._attn_implementation = "sdpa"
-    with torch.device("meta"):  # without memory for weights: the merged ones are assigned
+    with torch.device("meta"):  # allocates no weights: the merged weights are assigned below
         plain = type(vlm)(config)
     plain.load_state_dict(merged_state(vlm), assign=True)
     plain.tie_weights()
     plain.generation_config = vlm.generation_config
     plain.save_pretrained(path)
 
-    # As PeftModel.save_pretrained names them: below base_model.model, without the adapter's name.
+    # Use the names of PeftModel.save_pretrained: below base_model.model, without the adapter's
+    # name.
     adapter_weights = {}
     for name, parameter in vlm.named_parameters():
         if parameter.requires_grad:

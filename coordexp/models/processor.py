@@ -31,8 +31,8 @@ _SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# Renders one turn of images and text as Qwen3-VL's own template does. The model is trained to write
-# what stands in the `generation` block.
+# Renders a turn of images and text as Qwen3-VL's own template does. The text in the `generation`
+# block is supervised.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "<|im_start|>{{ message.role }}\n"
