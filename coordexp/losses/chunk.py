@@ -1,10 +1,10 @@
 """One chunk of tokens: from its logits to the loss sums and, in place, to the gradient of its loss.
 
-n tokens, vocabulary V, K = 1000 bins. The logits come in two parts: `s` [n, K] are those of the
-bins, in float32 at least; `z` [n, V] are those of all other tokens (called words here), with -inf
-in the columns of the bins. So the bins' logits can be exact where the other 150,000 are in half
-precision. All that a softmax over the whole vocabulary needs to know of the bins is lse(s), one
-number per token (lse is logsumexp).
+n tokens, vocabulary V, K = 1000 bins. The logits come in two parts. `s` [n, K] are the logits of
+the bins, in float32 at least. `z` [n, V] are the logits of all other tokens (called words here),
+with -inf in the columns of the bins. This keeps the bins' logits in float32 where the other 150,000
+are in half precision. A softmax over the whole vocabulary needs only lse(s) of the bins, one number
+per token (lse is logsumexp).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coordexp.losses.diagnostics import distribution_columns
 from coordexp.losses.slices import full_vocabulary_term, slice_terms
 from coordexp.losses.terms import SUMS, WATCHED
 
-# Memory for a temporary softmax beside the chunk. On a CPU it is small enough to stay in the cache.
+# Memory for a temporary softmax, in addition to the chunk. On a CPU it must fit into the cache.
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 96 << 20}
 
 
@@ -63,7 +63,7 @@ def coord_rows(
         The sums [len(SUMS)]; the columns hit, argmax_bin, coord_mass and abs_err (bins, at T = 1)
         [4, n]; and scale dL/ds [n, K].
     """
-    # L = alpha lse(z / T) over the vocabulary + what depends on the bins alone.
+    # L = alpha lse(z / T) over the vocabulary + terms that depend on the bins alone.
     full_term, alpha, temperature = full_vocabulary_term(variant)
     terms, gradient = slice_terms(s, bins, variant)
     top_word, lse1, lse = words_to_gradient_(z, s, scale * (alpha / temperature), temperature)
@@ -142,7 +142,7 @@ def words_to_gradient_(
 
         return kernel.words_to_gradient_(z, bins1, bins_t, scale, temperature, targets)
 
-    # lse over words and bins is logaddexp of the two. The one at 1 must be read before softmax_
+    # lse over words and bins is the logaddexp of both. At T = 1 it must be computed before softmax_
     # overwrites z.
     top_word = z.amax(-1, keepdim=True)
     if temperature != 1:
@@ -152,8 +152,8 @@ def words_to_gradient_(
     if temperature == 1:
         lse1 = lse_t
 
-    # z holds the softmax over words alone: exp(words_t - lse_t) is the words' share of the whole
-    # vocabulary.
+    # z holds the softmax over words alone. Scale it by exp(words_t - lse_t), the probability of all
+    # words in the whole vocabulary.
     z.mul_(scale * (words_t - lse_t).exp())
     if targets is not None:
         z.scatter_add_(-1, targets, -scale.expand(len(z), 1))
@@ -163,8 +163,8 @@ def words_to_gradient_(
 def softmax_(z: Tensor, top: Tensor, temperature: float) -> Tensor:
     """Overwrite `z` with softmax(z / T) and return lse(z / T)  # [n, V], maxima [n, 1] -> [n, 1]
 
-    One exponential per element: lse(z) = max z - log max softmax(z). The highest probability is at
-    least 1 / V, so its logarithm is exact enough.
+    It needs one exponential per element, because lse(z) = max z - log max softmax(z). The highest
+    probability is at least 1 / V, so its logarithm is accurate enough.
     """
     if temperature != 1:
         z.mul_(1 / temperature)
@@ -175,7 +175,7 @@ def softmax_(z: Tensor, top: Tensor, temperature: float) -> Tensor:
 def log_sum_exp(z: Tensor, top: Tensor) -> Tensor:
     """lse(z), without changing `z`  # [n, V], maxima [n, 1] -> [n, 1]
 
-    The same identity as in `softmax_`, over blocks of rows that stay in the cache: on a CPU
+    It uses the identity of `softmax_` on blocks of rows that fit into the cache. On a CPU
     `torch.logsumexp` over a vocabulary takes 15 times as long.
     """
     block_bytes = BLOCK_BYTES.get(z.device.type, BLOCK_BYTES["cpu"])

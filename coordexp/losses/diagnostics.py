@@ -1,7 +1,7 @@
-"""Coordinate metrics from logits. They carry no gradient and are no part of the loss.
+"""Coordinate metrics from logits. They carry no gradient and are not part of the loss.
 
-N coordinate tokens, vocabulary V, K = 1000 bins. Distances are in bins. Source: note, section
-"Metrics Used".
+N coordinate tokens, vocabulary V, K = 1000 bins. Distances are in bins. The metrics are those of
+the note's section "Metrics Used".
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from coordexp.coords import N_BINS
 
 FIT_RANGE = (0.05, 20.0)  # bounds of the fitted temperature
 
-# A real validation set has 100,000 coordinate tokens. Distributions over the bins are computed for
-# this many at once.
+# Distributions over the bins are computed for this many tokens at once, to bound the memory: a real
+# validation set has 100,000 coordinate tokens.
 ROWS_AT_ONCE = 1024
 
 
@@ -68,8 +68,8 @@ def fit_temperature(
 ) -> float:
     """The temperature in FIT_RANGE that minimises the mean negative log-likelihood of the bins.
 
-    The NLL is convex in 1 / T, so it has one minimum, also over log T, which is searched (Guo et
-    al., 2017, "On Calibration of Modern Neural Networks", section 4.2).
+    This is temperature scaling (Guo et al., 2017, "On Calibration of Modern Neural Networks",
+    section 4.2). The NLL is convex in 1 / T, so it has a single minimum; the search is over log T.
 
     Args:
         coord_logits: [N, K] logits of the bins; N is at least 1.

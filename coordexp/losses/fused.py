@@ -1,9 +1,10 @@
 """The objective from hidden states, in one pass over chunks of tokens, gradients included.
 
-The full logits [N, V] never exist. The logits of a chunk become probabilities and then their own
-gradient, in place. Two matrix products carry that gradient on: into the hidden states' gradient and
-into the head's. All values of a log row and of a token table are read on the way. Same values as
-`reference.objective`, for every variant (lse is logsumexp, z the logits, z_C those of the bins):
+The full logits [N, V] never exist. The logits of a chunk are overwritten by their probabilities and
+then by their gradient. Two matrix products propagate that gradient to the hidden states and to the
+head. The values of a log row and of a token table are computed in the same pass. The values equal
+those of `reference.objective` for every variant (lse is logsumexp, z the logits, z_C those of the
+bins):
 
     text token          L = lse(z) - z_y               dL/dz = softmax(z) - onehot(y)
     coordinate token    L = alpha lse(z / T) + f(z_C)  dL/dz = alpha softmax(z / T) / T,
@@ -48,9 +49,9 @@ def objective(
     """Loss, sums and diagnostics of N supervised tokens, C of them coordinates.
 
     The loss is differentiable in `hidden`, `weight` and `coord_weight`. Its gradients are computed
-    in the forward pass, and the first `backward` hands them over. In half precision (the dtype of
-    `hidden`, or of an autocast region) the products over the vocabulary are in that precision, and
-    everything else is in float32.
+    in the forward pass; `backward` returns them and may be called once. In half precision (the
+    dtype of `hidden`, or of an autocast region) the matrix products over the vocabulary are in that
+    precision, and everything else is in float32.
 
     Args:
         hidden: [N, d] hidden states of the positions whose next token is supervised.
@@ -98,7 +99,7 @@ def objective(
 
 @dataclass(frozen=True)
 class Rows:
-    """The supervised tokens (N, C of them coordinates) and what is to be computed of them."""
+    """The supervised tokens (N, C of them coordinates) and the settings of their objective."""
 
     order: Tensor  # [N] indices into the hidden states: text tokens first, then coordinates
     bins: Tensor  # [C]
@@ -111,7 +112,7 @@ class Rows:
     with_gradients: bool
 
     def split(self, chunk: int) -> Iterator[tuple[Tensor, int, Tensor]]:
-        """Of each chunk: its indices, how many of its tokens are text, and the bins of the rest."""
+        """For each chunk: its indices, its number of text tokens, and the bins of the others."""
         n_text = len(self.order) - len(self.bins)
         for first in range(0, len(self.order), chunk):
             indices = self.order[first : first + chunk]
@@ -148,7 +149,7 @@ class Fused(torch.autograd.Function):
             raise RuntimeError(
                 "the fused objective hands its gradients over once: a second backward has none"
             )
-        gradients, ctx.gradients = ctx.gradients, None  # they are used up in place
+        gradients, ctx.gradients = ctx.gradients, None  # scaled in place below: usable only once
         factor = gradients.unit * grad_loss
         of_inputs = (gradients.hidden, gradients.weight, gradients.coord_weight)
         scaled_gradients = [
@@ -168,15 +169,16 @@ def one_pass(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Gradients]:
     """Loss, sums, columns and bins' logits of all tokens, and the gradients that are wanted.
 
-    `wanted` says of which inputs (hidden, weight, coord_weight). Products over the vocabulary are
-    in `dtype`, all else in float32 at least.
+    `wanted` has a flag for each input (hidden, weight, coord_weight). Matrix products over the
+    vocabulary are in `dtype`, everything else in float32 at least.
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)
     separate_bins = coord_weight is not None or dtype != wide
     head, ids, variant = weight.to(dtype), rows.coord_ids, rows.variant
     bins_head = (weight[ids] if coord_weight is None else coord_weight).to(wide)  # [K, d]
 
-    # The larger of the two groups' scales 1 / D_g is left out until the end (see Gradients.unit).
+    # Divide both groups' scales 1 / D_g by the larger one; it is multiplied in at the end (see
+    # Gradients.unit).
     scales = torch.stack(group_scales(rows.denominators, variant))
     text_scale, coord_scale = (scales / scales.max()).to(wide)
     unit = (rows.world * scales.max()).to(wide)
@@ -188,7 +190,7 @@ def one_pass(
     columns = [hidden.new_empty(4, 0, dtype=wide)]
     coord_logits = [hidden.new_empty(0, len(ids), dtype=wide)]
     for indices, text, bins in rows.split(chunk):
-        # The logits in two parts: s of the bins, z of all other tokens (see chunk.py).
+        # Logits in two parts: s of the bins, z of all other tokens (see chunk.py).
         h = hidden[indices]  # [n, d]
         z = product(h.to(dtype), head, logits[: len(indices)])  # [n, V]
         s = h.to(wide) @ bins_head.T if separate_bins else z.index_select(1, ids)  # [n, K]

@@ -1,4 +1,4 @@
-"""The gradients that the fused objective adds up, chunk by chunk."""
+"""The gradients that the fused objective accumulates over chunks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from coordexp.losses.products import add_product_, whole_tiles
 class Gradients:
     """Gradients of those inputs that need one, divided by `unit`.
 
-    1 / D_g would underflow in half precision. So the chunks' gradients are computed as if the
-    larger of the groups' scales were 1, and `unit` is multiplied in at the end.
+    The scales 1 / D_g would underflow in half precision. So the gradients of the chunks are
+    computed with scales divided by the larger one. `unit` is the larger scale times the number of
+    ranks; it is multiplied in at the end.
     """
 
     hidden: Tensor | None  # [N, d]
     weight: Tensor | None  # [V, d]
-    coord_weight: Tensor | None  # [K, d]; of the bins' own product
+    coord_weight: Tensor | None  # [K, d]; from the separate matrix product of the bins
     unit: Tensor  # scalar
 
     @classmethod
@@ -34,11 +35,11 @@ class Gradients:
         separate_bins: bool,
         unit: Tensor,
     ) -> Gradients:
-        """Memory for the gradients of (hidden, weight, coord_weight) that are `wanted`.
+        """Allocate the gradients of (hidden, weight, coord_weight) that are `wanted`.
 
-        The sums over tokens are added up in the dtype of `bins_head` [K, d], float32 at least. With
-        `separate_bins` the bins' logits have a product of their own, and so has their gradient,
-        also where it belongs to `weight` in the end.
+        Sums over tokens are accumulated in the dtype of `bins_head` [K, d], float32 at least. With
+        `separate_bins` the bins' logits come from a separate matrix product. Their gradient then
+        has a separate buffer too, even if it is added to that of `weight` at the end.
         """
         gradients = cls(None, None, None, unit)
         if wanted[0]:
@@ -58,15 +59,15 @@ class Gradients:
         ds: Tensor | None,
         bins_head: Tensor,
     ) -> None:
-        """Add the share of a chunk of n tokens.
+        """Add the gradients of a chunk of n tokens.
 
         Args:
             indices: [n] of the tokens among all hidden states.
             hidden: [n, d] their hidden states.
             dz: [n, V] gradient of the logits.
             head: [V, d] in the dtype of `dz`.
-            ds: [n, K] gradient of the bins' logits, where these have a product of their own.
-            bins_head: [K, d] the rows of that product.
+            ds: [n, K] gradient of the bins' logits if they come from a separate product, else None.
+            bins_head: [K, d] the head rows of that product.
         """
         tiles = whole_tiles(len(head), dz.dtype)
         if self.hidden is not None:
@@ -81,14 +82,14 @@ class Gradients:
                 add_product_(self.weight[tile], dz[:, tile].T, hidden.to(dz))
 
     def move_bins_to_head(self, coord_ids: Tensor) -> None:
-        """Without trained coordinate rows the bins' gradient is part of the head's."""
+        """Add the bins' gradient to the head's if there are no trained coordinate rows."""
         if self.weight is not None and self.coord_weight is not None:
             self.weight.index_add_(0, coord_ids, self.coord_weight)
             self.coord_weight = None
 
 
 def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """gradient * factor in `dtype`. Overwrites `gradient` where it has that dtype already."""
+    """gradient * factor in `dtype`. Overwrites `gradient` if it has that dtype already."""
     if gradient.dtype == dtype:
         return torch.mul(gradient, factor, out=gradient)
     return torch.mul(gradient, factor, out=torch.empty_like(gradient, dtype=dtype))

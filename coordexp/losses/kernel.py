@@ -1,9 +1,9 @@
 """The GPU kernel (Triton) of `chunk.words_to_gradient_`: softmax over the vocabulary, and gradient.
 
-A row of logits is read once for its maximum and its sums of exponentials, and a second time to
-overwrite it with its gradient. Everything between is in float32 registers, so the logits may be in
-half precision. The same in plain PyTorch reads or writes the logits ten times for text tokens and
-fifteen times for coordinates, most of them in float32.
+It reads a row of logits once for its maximum and its sums of exponentials, and a second time to
+overwrite it with its gradient. Intermediate values are float32 in registers, so the logits may be
+in half precision. Plain PyTorch reads or writes the logits ten times for text tokens and fifteen
+times for coordinate tokens, mostly in float32.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _rows(z, stride, bins_1, bins_t, scale, targets, top, lse_1, lse_t, n_column
     whole = n_columns // BLOCK * BLOCK
     inside = whole + columns < n_columns
 
-    # First pass. Each lane keeps the maximum and the sums of its own columns.
+    # First pass. Each lane computes the maximum and the sums of its own columns.
     highest = tl.full([BLOCK], float("-inf"), tl.float32)
     sum_1 = tl.zeros([BLOCK], tl.float32)
     sum_t = tl.zeros([BLOCK], tl.float32)
@@ -42,7 +42,7 @@ def _rows(z, stride, bins_1, bins_t, scale, targets, top, lse_1, lse_t, n_column
     rest = tl.load(z + whole + columns, mask=inside, other=float("-inf"))
     highest, sum_1, sum_t = _with(rest, highest, sum_1, sum_t, per_t, COOL)
 
-    # Join the lanes, then add the bins.
+    # Reduce over the lanes, then add the bins.
     peak = tl.max(highest, 0)
     words_1 = peak + tl.log(tl.sum(sum_1 * tl.exp(highest - peak), 0))
     all_1 = _log_add_exp(words_1, tl.load(bins_1 + row))
@@ -115,7 +115,7 @@ def words_to_gradient_(
     top, lse_1, lse_t = (torch.empty_like(bins_1) for _ in range(3))
     if len(z):
         targeted = targets is not None
-        # A kernel argument cannot be None: without targets any pointer will do, it is not read.
+        # A kernel argument cannot be None. Without targets pass any pointer: it is not read.
         target_pointer = top if targets is None else targets.contiguous()
         inputs = (z, z.stride(0), bins_1, bins_t, scale, target_pointer)
         outputs = (top, lse_1, lse_t)

@@ -1,8 +1,9 @@
 """Matrix products with the output head [V, d], and the memory for a chunk's logits.
 
-Half precision needs care in three places. A GPU is slow where the vocabulary is no multiple of its
-tiles; sums over tokens must be added up in float32; and logits stay in half precision only where
-the Triton kernel reads them (`chunk.has_kernel`), elsewhere they are widened to float32.
+Half precision needs three measures. A GPU is slow if the vocabulary is not a multiple of the tile
+size, so the product is split (`whole_tiles`). Sums over tokens are accumulated in float32. Logits
+stay in half precision only if the Triton kernel reads them (`chunk.has_kernel`); otherwise they are
+converted to float32.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from coordexp.losses.chunk import has_kernel
 
 CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 640 << 20}  # of a chunk's logits
 
-# On a GPU a half-precision product over a vocabulary that is no multiple of this takes twice as
-# long.
+# On a GPU, a half-precision product takes twice as long if the vocabulary is not a multiple of
+# this.
 TILE = 64
 
-# In half precision on a CPU the head's gradient is computed for so many of its rows at a time, and
-# added up in float32.
+# In half precision on a CPU, the head's gradient is computed for this many of its rows at a time,
+# and accumulated in float32.
 HEAD_BLOCK = 1 << 15
 
 
@@ -37,14 +38,14 @@ def product(hidden: Tensor, head: Tensor, out: Tensor) -> Tensor:
 
 
 def whole_tiles(vocabulary: int, dtype: torch.dtype) -> list[slice]:
-    """The vocabulary in one piece; in half precision as a multiple of TILE and a narrow rest."""
+    """Slices of the vocabulary: one; in half precision a multiple of TILE, and the remainder."""
     rest = vocabulary % TILE if dtype.itemsize < 4 else 0
     parts = [slice(0, vocabulary - rest), slice(vocabulary - rest, vocabulary)]
     return [part for part in parts if part.start < part.stop]
 
 
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, added up in the dtype of `total`  # [V, d], [V, n], [n, d]
+    """total += a @ b, accumulated in the dtype of `total`  # [V, d], [V, n], [n, d]
 
     `total` may have a wider dtype than `a` and `b`.
     """
@@ -58,7 +59,7 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def held_dtype(device: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which logits are held after a product in `dtype`, on this device type."""
+    """The dtype in which logits are stored after a product in `dtype`, on this device type."""
     return dtype if has_kernel(device, dtype) else torch.promote_types(dtype, torch.float32)
 
 
@@ -66,7 +67,7 @@ def buffer(n_rows: int, vocabulary: int, device: torch.device, dtype: torch.dtyp
     """Memory for a chunk of logits whose product is computed in `dtype`  # [n_rows, V]"""
     held = held_dtype(device.type, dtype)
     width = vocabulary
-    if held.itemsize < 4:  # rows that start at whole tiles
+    if held.itemsize < 4:  # pad the rows so that each starts at a full tile
         width += -vocabulary % TILE
     return torch.empty(n_rows, width, device=device, dtype=held)[:, :vocabulary]
 
@@ -81,7 +82,7 @@ def rows_at_once(vocabulary: int, device: str, dtype: torch.dtype) -> int:
 def chunk_bytes(n_rows: int, vocabulary: int, device: str, dtype: torch.dtype) -> int:
     """Memory that a pass over `n_rows` tokens needs for the logits of one chunk, bytes.
 
-    Where logits are widened, the narrow product and the wide copy exist at the same time.
+    If logits are converted to float32, the half-precision product exists at the same time.
     """
     held = held_dtype(device, dtype)
     element_bytes = held.itemsize

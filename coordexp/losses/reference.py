@@ -1,8 +1,9 @@
-"""The objective's formulas, one function each, and the objective on full logits, to be read.
+"""Reference implementation of the objective: a function per term, and the objective on full logits.
 
-N supervised tokens, vocabulary V, K = 1000 bins. Everything is computed in float32 at least.
-Source: note, section "Experiments". Training runs `fused.objective`, which gives the same values
-without the full logits; tests compare it with this file.
+N supervised tokens, vocabulary V, K = 1000 bins. Everything after the product with the head is
+computed in float32 at least. The terms are those of the note's section "Experiments". Training uses
+`fused.objective`, which gives the same values without the full logits; tests compare it with this
+file.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def token_ce(logits: Tensor, targets: Tensor) -> Tensor:
 def soft_target(
     bins: Tensor, sigma_bins: float, radius_bins: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """A Gaussian over the bins around the ground truth, cut off and normalised  # [N] -> [N, K]
+    """A truncated, normalised Gaussian over the bins around the ground truth  # [N] -> [N, K]
 
     q(k) proportional to exp(-(k - t)^2 / (2 sigma^2)) for |k - t| <= r, else 0. sigma and r are in
     bins.
@@ -75,10 +76,10 @@ def objective(
     world: int = 1,
     coord_weight: Tensor | None = None,
 ) -> Output:
-    """Loss, sums and columns of N supervised tokens: `fused.objective`, computed the plain way.
+    """Loss, sums and columns of N supervised tokens, computed from full logits by autograd.
 
-    Arguments and result are those of `fused.objective`. It holds all logits [N, V] and leaves the
-    gradient to autograd. `coord_logits` is kept in every pass.
+    Arguments and result are those of `fused.objective`, without `chunk_rows`. All logits [N, V]
+    exist at once. `coord_logits` is returned also when gradients are computed.
     """
     if coord_weight is not None:
         weight = weight.index_copy(0, coord_ids, coord_weight.to(weight))
@@ -138,7 +139,7 @@ def watch(
     coord_ids: Tensor,
     variant: VariantConfig,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is logged beside the loss: sums over tokens {name: scalar}, and columns {name: [C]}.
+    """The diagnostics that are logged beside the loss: sums {name: scalar}, columns {name: [C]}.
 
     `text_logits` are [M, V] for M text tokens, `full_logits` [C, V] and `coord_logits` [C, K] for C
     coordinate tokens.
@@ -161,5 +162,5 @@ def watch(
         statistics["abs_err"] = (statistics["expected_bin"] - bins).abs()
         for name in WATCHED:
             sums[f"{name}_{label}"] = statistics[name].double().sum()
-    columns["abs_err"] = statistics["abs_err"]  # of the last round: T = 1
+    columns["abs_err"] = statistics["abs_err"]  # from the last iteration, which is T = 1
     return sums, columns

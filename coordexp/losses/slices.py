@@ -9,9 +9,9 @@ target. The formulas of the terms are in `reference.py`; lse is logsumexp, t the
     ce     = lse(z_C) - z_t             d/dz_C = softmax(z_C) - onehot(t)
 
 The first part of the gate, lse(z / T), depends on the whole vocabulary and is added in `chunk.py`.
-P and Q are the cumulative sums of p and q, and a_j = sum_{j <= i < K-1} sign(P_i - Q_i) / (K-1). A
-logit of bin j moves every P_i with i >= j, so the gradient of W1 is a cumulative sum of signs from
-the right.
+P and Q are the cumulative sums of p and q, and a_j = sum_{j <= i < K-1} sign(P_i - Q_i) / (K-1).
+The probability of bin j enters every P_i with i >= j, so a_j = dW1/dp_j is a cumulative sum of
+signs from the right.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def slice_terms(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The coordinate terms that the variant uses, and d(their weighted sum)/d(logits).
 
-    Both leave out the lse(z / T) of `full_vocabulary_term`, which the caller adds: of the gate this
-    returns -lse(s), of the cross-entropy over the vocabulary -z_t.
+    Both leave out the lse(z / T) of `full_vocabulary_term`; the caller adds it. So the gate is
+    returned as -lse(s), and the cross-entropy over the vocabulary as -z_t.
 
     Args:
         logits: [C, K] of the bins.
@@ -58,7 +58,7 @@ def slice_terms(
     log_p = scaled - lse
     p = log_p.exp()
 
-    # The gradient with respect to s first; dz_C = ds / T. softCE and gate share the factor p.
+    # First the gradient with respect to s; then dz_C = ds / T. softCE and gate both contain p.
     gradient = (variant.soft_ce - variant.gate) * p
     if variant.gate:
         terms["gate"] = -lse[:, 0]
@@ -69,15 +69,17 @@ def slice_terms(
         gradient -= variant.soft_ce * q
     if variant.w1:
         gap = (p - q).cumsum(-1)
-        gap[:, -1] = 0.0  # both cumulative sums end at 1: what is left there is rounding
+        gap[:, -1] = 0.0  # both cumulative sums end at 1: a difference there is rounding error
         terms["w1"] = gap.abs().sum(-1) / (N_BINS - 1)
+        # a_j = dW1/dp_j is the sum of sign(P_i - Q_i) over i >= j, divided by K - 1. The Jacobian
+        # of the softmax turns it into p (a - sum_j p_j a_j), the gradient with respect to s.
         signs = gap.sign()
         from_right = signs.sum(-1, keepdim=True) - signs.cumsum(-1) + signs
         a = from_right / (N_BINS - 1)
         gradient += variant.w1 * p * (a - (p * a).sum(-1, keepdim=True))
     gradient /= variant.temperature
 
-    # The plain cross-entropy over the bins is at T = 1, so its gradient is not divided by T.
+    # The cross-entropy over the bins is at T = 1, so its gradient is not divided by T.
     if variant.ce:
         log_p1 = torch.log_softmax(logits, -1)
         terms["ce"] = -log_p1.gather(-1, at_target)[:, 0]

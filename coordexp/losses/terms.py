@@ -14,11 +14,11 @@ from torch import Tensor
 from coordexp.config.schema import TokenGroups, VariantConfig
 from coordexp.metrics import COORD_TERMS
 
-# Diagnostics that are summed at T = 1 and at the variant's own temperature.
+# Diagnostics that are summed both at T = 1 and at the variant's own temperature.
 WATCHED = ("abs_err", "w1_to_delta", "p_gt", "entropy")
 
-# The order of the values in `Output.sums`: token counts, unweighted loss terms, then what is only
-# logged.
+# The order of the values in `Output.sums`: token counts, unweighted loss terms, diagnostics that
+# are only logged.
 SUMS = (
     *("n_text", "n_coord", "text_ce", "coord_token_ce"),
     *COORD_TERMS,
@@ -41,8 +41,7 @@ class Output:
 def group_scales(denominators: Tensor, variant: VariantConfig) -> tuple[Tensor, Tensor]:
     """1 / D_g in float64 for the text and the coordinate group  # [2] -> two scalars
 
-    A group without tokens has sums of 0, so its scale does not matter; 1 / 0 would turn them into
-    NaN.
+    A group without tokens has sums of 0, so any finite scale is right; 1 / 0 would give NaN.
     """
     n_text, n_coord = denominators.double().unbind()
     if variant.token_groups is TokenGroups.joint:
@@ -106,8 +105,8 @@ def watched_values(
     """The diagnostic keys of a log row, means over tokens  # [len(SUMS)] -> {key: value}
 
     Errors and distances are in bins, entropies in nats, the rest are shares of tokens or
-    probabilities. `abs_err_p90` is the 90th percentile of the absolute error: a sum cannot give it.
-    None leaves its key out.
+    probabilities. `abs_err_p90` is the 90th percentile of the absolute error, which sums cannot
+    give; with None its key is left out.
     """
     s = dict(zip(SUMS, sums.tolist(), strict=True))
     n_text, n_coord = max(s["n_text"], 1.0), max(s["n_coord"], 1.0)
