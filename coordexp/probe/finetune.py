@@ -1,9 +1,8 @@
-"""A few steps of geometric fine-tuning on teacher-forced boxes, and the same losses on the
-validation set.
+"""A short geometric fine-tune with teacher forcing, and the same losses on the validation set.
 
-At each coordinate slot of the ground truth the expected coordinate is decoded (at one temperature
-for every candidate); boxes are judged by L1 + (1 - GIoU) in normalised coordinates, polygons by L1
-alone, text by cross-entropy.
+At each coordinate slot of the ground truth the expected coordinate is decoded, at the same
+temperature for every candidate. The loss of a box is L1 + (1 - GIoU) in normalised coordinates,
+that of a polygon is L1 alone, and that of text is the cross-entropy.
 """
 
 from __future__ import annotations
@@ -32,37 +31,40 @@ from coordexp.models.merging import fold_in
 from coordexp.probe.geometry import expected_coordinates, object_losses
 from coordexp.storage.files import naming_full_disk
 
-WARMUP_STEPS = 5  # AdamW's first steps know no second moments, and would all be of full length
+# In AdamW's first steps the second moments are poor estimates, and every update has full length.
+WARMUP_STEPS = 5
 BETAS = (0.9, 0.98)
 CLIP_NORM = 1.0
-ALPHA_OVER_RANK = 2  # of the adapters, where there are some
-TEXT_ONLY = VariantConfig("text", TokenGroups.split)  # no coordinate row is given to it
+ALPHA_OVER_RANK = 2  # of the adapters, if adapters are trained
+TEXT_ONLY = VariantConfig("text", TokenGroups.split)  # for text tokens only
 
 
 @dataclass
 class Losses:
-    """Of one batch, N objects."""
+    """The losses of one batch with N objects."""
 
     image_ids: list[int]  # [N]
-    l1: Tensor  # [N] summed over the four coordinates
+    l1: Tensor  # [N] summed over the four coordinates; of a polygon, 4 times its mean
     giou: Tensor  # [N] 1 - GIoU; 0 for a polygon
     text_ce: Tensor  # summed over the text tokens
 
     @property
     def sums(self) -> Tensor:
-        """[3], to be divided by `count`: so how images are cut into batches does not matter."""
+        """Sums [3], to be divided by `count` of a whole step, whatever its batches are."""
         return torch.stack([self.l1.sum(), self.giou.sum(), self.text_ce])
 
 
 def fine_tune(
     vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
 ) -> tuple[list[dict[str, float]], str | None]:
-    """`cfg.steps` steps of AdamW, in place; returns the rows it logs, and why it stopped early if
-    it did.
+    """Fine-tune `vlm` in place by `cfg.steps` steps of AdamW.
 
-    On every weight, or on fresh adapters that become part of the weights at the end. Dropout is
-    off, so a step depends on (seed, step) and the weights alone. One whose loss or gradient is not
-    finite is not taken and is the last.
+    It trains every weight, or new adapters that are merged into the weights at the end. Dropout is
+    off, so a step depends only on (seed, step) and the weights. If a loss or gradient is not
+    finite, that step is not taken and the fine-tune stops.
+
+    Returns:
+        The logged rows, and why it stopped early (None if it did not).
     """
     if cfg.adapter_rank:
         adapter = AdapterConfig(rank=cfg.adapter_rank, alpha=ALPHA_OVER_RANK * cfg.adapter_rank)
@@ -78,8 +80,9 @@ def fine_tune(
 
 
 def checkpoint_layers(vlm: Qwen3VLForConditionalGeneration) -> None:
-    """Checkpoint each layer, until the next `eval()`; the modules in it stay in eval mode, so there
-    is no dropout.
+    """Switch gradient checkpointing on for each layer, until the next `eval()`.
+
+    The modules inside a layer stay in eval mode, so there is no dropout.
     """
     vlm.activation_checkpointing_enable({"use_reentrant": False})
     for layer in vlm.modules():
@@ -91,7 +94,8 @@ def take_steps(
     vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
 ) -> tuple[list[dict[str, float]], str | None]:
     trained = [p for p in vlm.parameters() if p.requires_grad]
-    # On a GPU the default of AdamW holds a copy of all weights for a while; the fused one does not.
+    # On a GPU, AdamW's default implementation holds a temporary copy of all weights; the fused one
+    # does not.
     fused_on_gpu = vlm.device.type == "cuda" or None
     optimizer = torch.optim.AdamW(
         trained, lr=cfg.lr, betas=BETAS, weight_decay=0.0, fused=fused_on_gpu
@@ -129,10 +133,12 @@ def take_steps(
 def validate(
     vlm: Qwen3VLForConditionalGeneration, val: Dataset, images: Iterable[int], cfg: ProbeConfig
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """(image_id, n_boxes, geo_loss) of each image that holds an object, and the means over all of
-    them.
+    """The losses of these images without gradients.
 
-    n_boxes is what an image weighs in the mean: its objects, polygons too.
+    Returns:
+        A table (image_id, n_boxes, geo_loss) of the images with at least one object, and the means
+        over all of them. n_boxes counts all objects of an image, also polygons: it is the weight of
+        the image in the mean.
     """
     vlm.eval()
     images = list(images)
@@ -174,7 +180,7 @@ def objects_of(dataset: Dataset, batch: Batch) -> list[tuple[int, RecordObject]]
 
 
 def count(dataset: Dataset, batch: Batch) -> Tensor:
-    """Objects, boxes and text tokens of a batch: what `Losses.sums` are divided by  # [3]"""
+    """Objects, boxes and text tokens of a batch, the divisors of `Losses.sums`  # [3]"""
     kinds = [obj.kind for _, obj in objects_of(dataset, batch)]
     return torch.tensor([len(kinds), kinds.count("bbox_2d"), batch.n_text], dtype=torch.float32)
 
@@ -211,16 +217,18 @@ def batch_losses(
 
 
 def objective(sums: Tensor, counts: Tensor, cfg: ProbeConfig) -> Tensor:
-    """l1_weight L1 + giou_weight (1 - GIoU) + text_weight CE, each a mean over the whole step's
-    objects, boxes, tokens.
+    """l1_weight L1 + giou_weight (1 - GIoU) + text_weight CE.
+
+    The three are means over the objects, boxes and text tokens of the whole step.
     """
     weights = torch.tensor([cfg.l1_weight, cfg.giou_weight, cfg.text_weight], device=sums.device)
     return (weights * sums / counts.clamp(min=1)).sum()
 
 
 def means(sums: Tensor, counts: Tensor) -> dict[str, float]:
-    """`geo_loss` is L1 + (1 - GIoU) an object: what candidates are compared by, whatever the
-    weights.
+    """Mean losses. `geo_loss` is L1 + (1 - GIoU) per object, independent of the weights.
+
+    Candidates are compared by `geo_loss`.
     """
     l1, giou_loss, text_ce = (sums / counts.clamp(min=1)).tolist()
     geo_loss = float((sums[0] + sums[1]) / counts[0].clamp(min=1))

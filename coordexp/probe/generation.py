@@ -1,7 +1,7 @@
 """Greedy generation of a checkpoint: an answer per image, with each token's log-probability.
 
-On a CPU the text of an image does not depend on its batch or padding, except between two tokens
-that are equally likely up to the rounding of float32.
+On a CPU the answer for an image does not depend on its batch or padding, unless two tokens are
+equally likely up to float32 rounding.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from coordexp.models.adapters import hidden_states
 
 @dataclass(frozen=True)
 class Answer:
-    """What was written for one image, its end token left out; T tokens."""
+    """The model's answer for one image: T tokens, without the end token."""
 
-    text: str  # tokens as they are spelt, special ones too
+    text: str  # including the text of special tokens
     finished: bool  # the end token came within the budget
-    token_ends: list[int]  # [T] characters of `text` that stand complete after each token
+    token_ends: list[int]  # [T] complete characters of `text` after each token
     token_logprobs: list[float]  # [T] log softmax over the whole vocabulary
 
 
@@ -37,14 +37,14 @@ Generate = Callable[[Sequence[int]], list[Answer]]  # image ids -> an answer eac
 
 
 def token_budget(dataset: Dataset) -> int:
-    """Tokens that an answer may take: a quarter more than the longest of the records, and 8."""
+    """Maximum tokens of an answer: 1.25 times the longest answer of the records, plus 8."""
     return math.ceil(1.25 * max(dataset.answer_length(i) for i in range(len(dataset)))) + 8
 
 
 def greedy(vlm: Qwen3VLForConditionalGeneration, dataset: Dataset, budget: int) -> Generate:
-    """Greedy decoding by `vlm` of the dataset's images.
+    """A function that decodes answers for the dataset's images greedily with `vlm`.
 
-    An answer takes at most `budget` tokens, of which the end token is one.
+    An answer has at most `budget` tokens, including the end token.
     """
     tokenizer = dataset.processor.tokenizer
     end_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -66,11 +66,11 @@ def decode(
 ) -> list[tuple[list[int], list[float], bool]]:
     """Greedy decoding of B left-padded prompts; rows that have ended leave the batch.
 
-    Positions count the tokens that are not padding: time, height and width of the prompt by the
-    model's own rule (M-RoPE), then one further for each token that is written.
+    Positions count tokens that are not padding. Positions of the prompt follow the model's own rule
+    (M-RoPE: time, height, width); each generated token adds one.
 
     Returns:
-        Of each prompt its token ids, their log-probabilities (nats), and whether it ended.
+        For each prompt: token ids, their log-probabilities (nats), and whether the answer ended.
 
     Raises:
         UserError: the logits are not finite.
@@ -81,7 +81,7 @@ def decode(
     positions, position = _positions(vlm, inputs)
     written: list[tuple[list[int], list[float]]] = [([], []) for _ in attention]
     ended = [False] * len(written)
-    rows = list(range(len(written)))  # which answer each row of the batch is
+    rows = list(range(len(written)))  # index of the answer in each row of the batch
     hidden = hidden_states(
         vlm, **inputs, position_ids=positions, past_key_values=cache, use_cache=True
     )  # [B, L, d]
@@ -163,10 +163,10 @@ def token_bytes(tokenizer: Any, token_id: int) -> bytes:
 
 
 def spell(pieces: Iterable[bytes]) -> tuple[str, list[int]]:
-    """The text of some tokens, and how many of its characters stand complete after each.
+    """The text of some tokens, and the number of complete characters after each token.
 
-    A character may take several tokens: it counts with the last of them. Bytes that are not UTF-8
-    become U+FFFD.
+    A character may consist of several tokens; it is complete after the last of them. Bytes that are
+    not UTF-8 become U+FFFD.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     parts, ends, length = [], [], 0

@@ -1,4 +1,4 @@
-"""From coordinate distributions to boxes to a loss: what Stage-2 trains with, as pure functions.
+"""The geometric loss of Stage-2 as pure functions: coordinate distributions to boxes to a loss.
 
 Boxes are [x1, y1, x2, y2] in normalised coordinates: bin k stands for k / 999.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from coordexp.coords import LAST_BIN
 
-# Of normalised area: a tenth of one bin by one bin. Below it a ratio of areas means nothing.
+# Normalised area of a tenth of one bin by one bin. A ratio with a smaller divisor has no meaning.
 EPS = 1e-7
 
 
@@ -23,13 +23,16 @@ def expected_coordinates(coord_logits: Tensor, temperature: float = 1.0) -> Tens
 def giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU of pairs of boxes  # [B, 4], [B, 4] -> [B], in [-1, 1]
 
-    IoU - (C - U) / C, U the area of the union and C that of the smallest enclosing box (Rezatofighi
-    et al. 2019, "Generalized Intersection over Union", algorithm 2). A side that is inverted (x2 <
-    x1) has length 0, and by how much it is inverted is added to the enclosing box's side: so
-    nothing changes for boxes, and an inverted one is the worse the more inverted it is, with a
-    gradient that turns it back wherever it lies. (The paper sorts the corners, which rewards a box
-    for being inverted in the right place; signed areas reward it for being inverted twice.) Where
-    union or enclosing box are smaller than EPS their ratio counts as 0, and has no gradient.
+    GIoU = IoU - (C - U) / C, with U the area of the union and C the area of the smallest enclosing
+    box (Rezatofighi et al. 2019, "Generalized Intersection over Union", algorithm 2).
+
+    Predicted boxes may be inverted (x2 < x1). An inverted side counts as length 0, and the amount
+    of inversion is added to the side of the enclosing box. Valid boxes are not affected. An
+    inverted box gets a lower GIoU the more it is inverted, and its gradient reduces the inversion
+    wherever the box lies. The paper sorts the corners instead; that would reward an inverted box in
+    the right place. Signed areas would reward a box that is inverted on both axes.
+
+    A ratio whose divisor (union or enclosing area) is at most EPS counts as 0 and has no gradient.
     """
     inverted_a, inverted_b = ((box[:, :2] - box[:, 2:]).clamp(min=0) for box in (a, b))  # [B, 2]
     area_a, area_b = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(-1) for box in (a, b))
@@ -55,8 +58,8 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 def geometric_loss(pred: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
     """L1 summed over the four coordinates, and 1 - GIoU, of each box  # [B, 4], [B, 4] -> [B], [B]
 
-    The box loss of DETR (Carion et al. 2020, section 3.1 and appendix A.2) with corners for centres
-    and sizes.
+    This is the box loss of DETR (Carion et al. 2020, section 3.1 and appendix A.2), on corner
+    coordinates instead of centres and sizes.
     """
     return (pred - gt).abs().sum(-1), 1 - giou(pred, gt)
 
@@ -64,11 +67,18 @@ def geometric_loss(pred: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
 def object_losses(
     pred: Tensor, gt: Tensor, sizes: list[int], is_box: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """L1 and 1 - GIoU of N objects whose C coordinates lie one behind the other  # [C], [C], N, [N]
-    bool -> [N], [N]
+    """L1 and 1 - GIoU of N objects with C coordinates in total.
 
-    A polygon has an L1 only, four times the mean over its coordinates: as much as a box with those
-    errors.
+    A polygon has only an L1: four times the mean over its coordinates. That is the L1 of a box with
+    the same errors. Its 1 - GIoU is 0.
+
+    Args:
+        pred, gt: [C] coordinates, object after object.
+        sizes: N numbers of coordinates.
+        is_box: [N] bool.
+
+    Returns:
+        L1 and 1 - GIoU, [N] each.
     """
     l1, giou_loss = pred.new_zeros(len(sizes)), pred.new_zeros(len(sizes))
     lengths = torch.tensor(sizes, dtype=torch.long, device=pred.device)

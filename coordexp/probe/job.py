@@ -1,4 +1,4 @@
-"""The probe of one finished run, where the workflow and `coordexp probe` want it."""
+"""Probe one finished run, for the workflow and for `coordexp probe`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from coordexp.storage.typed import write_typed
 def own_recipe(run: RunDirectory) -> list[str]:
     """The probe settings of the study that a run was trained for, as overrides.
 
-    None where the run does not say.
+    Empty if the run's configuration does not name them.
     """
     if not run.config.exists():
         return []
@@ -31,14 +31,14 @@ def own_recipe(run: RunDirectory) -> list[str]:
 def probe_run(run: RunDirectory, step: int | None, cfg: Config) -> Path:
     """Probe a run's checkpoint at a step (by default its last) with the settings `cfg.probe`.
 
-    A run that diverged, or kept no checkpoint at that step, gets a probe.json that says so: the
-    report must explain it.
+    If the run diverged or kept no checkpoint at that step, the probe.json states this, so that the
+    report can explain it.
 
     Returns:
         The path of probe.json.
 
     Raises:
-        UserError: the run is not finished, or its data are not there any more.
+        UserError: the run is not finished, or its data no longer exist.
     """
     manifest = read_manifest(run)
     if manifest is None:

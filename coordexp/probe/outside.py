@@ -1,9 +1,8 @@
-"""A checkpoint trained elsewhere, looked at as one of this project's: token table, eval row,
-Stage-2 probe.
+"""Evaluate a checkpoint that was trained elsewhere: token table, eval row, Stage-2 probe.
 
-results/evaluated/<name>-<hash8>/ is a run directory without a training log or a manifest; `coordexp
-compare` takes it. hash8 stands for the checkpoint's bytes, the records, the step and the
-temperature.
+results/evaluated/<name>-<hash8>/ is a run directory without train rows and without a manifest;
+`coordexp compare` accepts it. hash8 is a digest of the checkpoint's bytes, the records, the step
+and the temperature.
 """
 
 from __future__ import annotations
@@ -35,14 +34,15 @@ from coordexp.training.stage1_model import Stage1Model
 def evaluate_checkpoint(
     checkpoint: Path, records: Path, name: str, step: int, temperature: float, cfg: Config
 ) -> RunDirectory:
-    """Evaluate a checkpoint on a validation file (val.jsonl) and, where a train.jsonl lies beside
-    it, probe it.
+    """Evaluate a checkpoint on a validation file, and probe it if training records exist.
 
-    `temperature` is the one it was trained at (1 for plain cross-entropy). What is done already is
-    not done again.
+    It is probed if the file is named val.jsonl and a train.jsonl is in the same directory.
+    `temperature` is the one at which the checkpoint was trained (1 for plain cross-entropy).
+    Finished parts are not repeated.
 
     Raises:
-        UserError: no Qwen3-VL with coordinate tokens lies there, or the records are broken.
+        UserError: the directory holds no Qwen3-VL with coordinate tokens, or the records are
+            broken.
     """
     if not (records.is_file() and (checkpoint / "config.json").is_file()):
         raise UserError(
@@ -81,8 +81,9 @@ def evaluate_checkpoint(
 def judge(
     run: RunDirectory, records: Path, variant: VariantConfig, step: int, cfg: Config
 ) -> dict[str, float]:
-    """Write the token table and give the eval row; the model is let go, for the probe needs its
-    place.
+    """Write the token table and return the eval row.
+
+    The model is freed when this function returns, because the probe needs the memory.
     """
     vlm, processor = load_base(run.checkpoint(step), torch.float32)
     accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu")
@@ -95,11 +96,12 @@ def judge(
 
 
 def load_outside(checkpoint: Path) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """Model and processor of a directory that plain transformers wrote: its weights and tokens,
-    this project's prompt.
+    """Model and processor of a directory that plain transformers wrote.
+
+    Weights and tokens are those of the directory; the chat template is this project's.
 
     Raises:
-        UserError: it is not a whole Qwen3-VL, or has no coordinate tokens.
+        UserError: it is not a complete Qwen3-VL, or has no coordinate tokens.
     """
     model, tokenizer = load_whole(str(checkpoint), str(checkpoint), torch.float32)
     coord_token_ids(tokenizer)

@@ -3,8 +3,8 @@
 <out>/rollouts.json                 model, records and budget that the rows are made from
 <out>/rollouts-<i>-of-<n>.jsonl     the rollouts of the images with image_id % n == i
 
-The rows of a batch are appended together. A killed job continues after the last whole row, also
-with other shards or another batch size (a row: detection/rollouts.py).
+The rows of a batch are appended together. A killed job continues after the last complete row, even
+if the number of shards or the batch size has changed. detection/rollouts.py defines a row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from coordexp.storage.logs.writer import cut_torn_line
 
 
 def of_what(model_sha256: str, records: Path, budget: int, n_images: int) -> dict[str, str | int]:
-    """What determines a row, and which images there are: the content of rollouts.json."""
+    """The content of rollouts.json: everything that determines a row, and the number of images."""
     return {
         "model_sha256": model_sha256,
         "records_sha256": sha256_file(records),
@@ -50,9 +50,9 @@ def roll_out(
     Args:
         out: directory of the shards.
         what: what the rows are made from (see `of_what`); rows made from anything else are removed.
-        dataset: where `image_ids` index.
+        dataset: the records that `image_ids` index.
         image_ids: images of all shards.
-        generate: what writes the answers.
+        generate: the function that generates answers.
         batch: images per call of `generate`.
         shard: (i, n): the images with image_id % n == i.
         wait: wait while another process writes the shard.
@@ -61,7 +61,7 @@ def roll_out(
         The shard's file.
 
     Raises:
-        UserError: there is no such shard, another process writes it (unless `wait`), a line is
+        UserError: there is no such shard, another process is writing it (unless `wait`), a line is
             damaged, or the disk is full.
     """
     index, n = shard
@@ -93,7 +93,7 @@ def roll_out(
 
 
 def _remove_other_rollouts(out: Path, what: Mapping[str, str | int]) -> None:
-    """Leave only rows that are made from `what`, and note it in rollouts.json."""
+    """Remove rows that were not made from `what`, and write `what` to rollouts.json."""
     with locked(out / ".rollouts.lock", "being rolled out", wait=True):
         if not (out / "rollouts.json").exists() or read_json(out / "rollouts.json") != what:
             for stale in out.glob("rollouts-*.jsonl"):
@@ -102,9 +102,9 @@ def _remove_other_rollouts(out: Path, what: Mapping[str, str | int]) -> None:
 
 
 def finished_images(out: Path) -> set[int]:
-    """Images of which any shard of `out` holds a whole row.
+    """The images for which some shard of `out` holds a complete row.
 
-    A last row without a line end does not count: it is being written, or was cut off.
+    A last row without a line end does not count: it is still being written, or was truncated.
     """
     done = set()
     for path in sorted(out.glob("rollouts-*.jsonl")):

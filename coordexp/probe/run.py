@@ -3,11 +3,11 @@
 <out>/before/, <out>/after/   rollouts of the checkpoint, and of the fine-tuned weights
 <out>/probe.jsonl             one row per step of the fine-tune
 <out>/images.parquet          image_id, n_boxes, geo_loss_before, geo_loss_after
-<out>/probe.json              settings, digests, losses, seconds; written last: it stands for all
+<out>/probe.json              settings, digests, losses, seconds; written last: marks it finished
 
-Every candidate gets the same settings: the same images in the same order, one temperature,
-float32, dropout off. The fine-tuned weights are dropped: they only show how well a checkpoint
-takes to continuous losses.
+Every candidate gets the same settings: the same images in the same order, the same temperature,
+float32, dropout off. The fine-tuned weights are not kept: the probe only measures how well a
+checkpoint learns continuous losses.
 """
 
 from __future__ import annotations
@@ -67,15 +67,16 @@ def run_probe(
 ) -> Path:
     """Probe a checkpoint directory (or the last checkpoint of a run directory).
 
-    A finished probe of the same bytes and settings is recognised and its probe.json touched. A
-    killed probe keeps its rollouts and repeats the fine-tune, on a CPU bit for bit.
+    If `out` holds a finished probe of the same bytes and settings, its probe.json is touched and
+    nothing is repeated. A killed probe keeps its rollouts and repeats the fine-tune (on a CPU bit
+    for bit).
 
     Args:
         source: a checkpoint or run directory.
         data: directory with train.jsonl and val.jsonl.
         out: directory of the probe.
         wait: wait while another process probes into `out`.
-        generator: what writes the answers.
+        generator: makes the function that generates answers.
 
     Returns:
         The path of probe.json.
@@ -128,12 +129,12 @@ def checkpoint_of(source: Path) -> Path:
 
 
 def is_finished(manifest: Path, inputs: ProbeInputs) -> bool:
-    """Whether there is a probe of these inputs whose files are as they were written."""
+    """Whether a finished probe of these inputs exists and its files are unchanged."""
     if not manifest.exists():
         return False
     try:
         found = read_probe_manifest(manifest)
-    except UserError:  # damaged, or of another version: the probe is made again and replaces it
+    except UserError:  # damaged, or of another version: repeat the probe and replace it
         return False
     if isinstance(found, MissingProbe):
         return False
