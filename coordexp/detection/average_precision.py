@@ -1,6 +1,4 @@
-"""COCO average precision of rollouts; what ranks the predictions is how sure the model was while it
-wrote them.
-"""
+"""COCO average precision of rollouts; predictions are ranked by their token probabilities."""
 
 from __future__ import annotations
 
@@ -20,12 +18,12 @@ NAMES = ("ap", "ap_50", "ap_75")  # mean over IoU .5 … .95, and at .5 and .75
 
 
 def object_scores(rollout: Rollout, parsed: Parsed) -> list[float]:
-    """exp(mean log-probability) of the tokens of each object kept: the geometric mean of their
-    probabilities, in (0, 1].
+    """The geometric mean probability of the tokens of each valid object, in (0, 1].
 
-    An object's tokens are those whose characters all lie in its span. One that reaches beyond (`},
-    {"` in one token) says as much about the neighbour, and is left out. The mean keeps long names
-    and polygons comparable to short ones.
+    That is exp(mean log-probability). An object's tokens are those whose characters all lie in its
+    span. A token that reaches beyond it (such as `}, {"`) depends as much on the neighbouring
+    object and is left out. With a mean instead of a sum, objects with long names or polygons are
+    comparable to short ones.
 
     Raises:
         UserError: no token lies in an object: the tokens do not fit the text.
@@ -35,8 +33,8 @@ def object_scores(rollout: Rollout, parsed: Parsed) -> list[float]:
     logprobs = np.array(rollout.token_logprobs, dtype=np.float64)
     scores = []
     for begin, end in parsed.spans:
-        # A token without a character (a part of one, the end of the text) belongs to the object it
-        # stands strictly within.
+        # A token that completes no character (part of a multi-token character, end of the text)
+        # belongs to an object only if it lies strictly inside its span.
         first = max(np.searchsorted(starts, begin), np.searchsorted(ends, begin, side="right"))
         behind = min(np.searchsorted(ends, end, side="right"), np.searchsorted(starts, end))
         if first >= behind:
@@ -50,15 +48,19 @@ def object_scores(rollout: Rollout, parsed: Parsed) -> list[float]:
 
 
 def average_precision(rollouts: Sequence[Rollout], records: Sequence[Record]) -> dict[str, float]:
-    """`ap`, `ap_50`, `ap_75` over the images that have a rollout, by COCO's own rules (Lin et al.
+    """`ap`, `ap_50`, `ap_75` over the images that have a rollout, by COCO's own rules.
 
-    2014; faster-coco-eval).
+    The implementation is faster-coco-eval; the metric is that of Lin et al. 2014. Differences from
+    the matching of scores.py:
 
-    These differ from the matching of scores.py: pairs are taken greedily by score, a category
-    counts as much as another however rare, at most 100 predictions an image and category count, a
-    box without area matches nothing. Names (blanks at their ends left out) are the categories;
-    those that no truth has are none to COCO, so such predictions change nothing here, while they
-    are false positives in precision and F1. Without truth or predictions all are 0.
+    - Pairs are matched greedily by score.
+    - Every category has the same weight, however rare it is.
+    - At most 100 predictions per image and category count.
+    - A box without area matches nothing.
+    - Categories are the names (blanks at their ends stripped) in the ground truth. A prediction
+      with any other name has no effect here; in precision and F1 it is a false positive.
+
+    Without ground truth or predictions all three are 0.
 
     Raises:
         UserError: a rollout made from other records, or whose tokens do not fit its text.
@@ -86,7 +88,7 @@ def average_precision(rollouts: Sequence[Rollout], records: Sequence[Record]) ->
 def _evaluate(
     images: list[int], categories: dict[str, int], truth: list[Any], predicted: list[Any]
 ) -> dict[str, float]:
-    from faster_coco_eval import COCO, COCOeval_faster  # a compiled library that nothing else needs
+    from faster_coco_eval import COCO, COCOeval_faster  # a compiled library, used only here
 
     def annotations(objects: list[Any]) -> list[dict[str, Any]]:
         """COCO's form: x, y, width, height; ids from 1, since 0 means unmatched."""
@@ -121,4 +123,4 @@ def _evaluate(
 
 
 def _silent(*_: Any) -> None:
-    """In place of the library's prints."""
+    """Replacement for the library's print function: no output."""

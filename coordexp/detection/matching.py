@@ -1,4 +1,4 @@
-"""Which predicted box is which true box, in one image.
+"""Match predicted boxes to true boxes within one image.
 
 Boxes are x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, continuous (no pixel is added to a side). IoU
 does not change when an axis is stretched, so pixels and bins give the same. Shapes: P predicted
@@ -36,9 +36,9 @@ class ImageScore:
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of every box with every other  # [P, 4], [G, 4] -> [P, G]
+    """Intersection over union of each box of `a` with each box of `b`  # [P, 4], [G, 4] -> [P, G]
 
-    Two boxes without area have 0 / 0: taken as 1 where they are the same box, else as 0.
+    The IoU of two boxes without area is 0 / 0. It counts as 1 if they are the same box, else as 0.
     """
     a, b = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) for boxes in (a, b))
     low = np.maximum(a[:, None, :2], b[None, :, :2])
@@ -51,13 +51,13 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def match(iou: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """Pairs (p, g) of IoU >= threshold, each box in one at most: as many as there can be, and of
-    those the largest total IoU.
+    """Pairs (p, g) with IoU >= threshold; each box is in at most one pair.
 
-    A pair weighs 1 + IoU / (n + 1) with n = min(P, G): all IoU together weigh less than one pair
-    more, and the assignment of largest weight (Hungarian method; Kuhn 1955) is that one. COCO's own
-    matching is greedy by score, and finds fewer pairs in a crowd. `iou` is [P, G]; the order of the
-    boxes changes neither the number of pairs nor their IoU.
+    The matching has as many pairs as possible and, among such matchings, the largest total IoU. A
+    pair has the weight 1 + IoU / (n + 1) with n = min(P, G). All IoU terms together are then less
+    than the weight of one more pair, so the assignment of largest weight (Hungarian method; Kuhn
+    1955) is this matching. COCO's own matching is greedy by score and finds fewer pairs in a crowd.
+    `iou` is [P, G]. The order of the boxes changes neither the number of pairs nor their total IoU.
     """
     enough = iou >= threshold
     if not enough.any():
@@ -70,12 +70,12 @@ def match(iou: np.ndarray, threshold: float) -> list[tuple[int, int]]:
 def score_image(
     predicted: Sequence[tuple[str, Box]], truth: Sequence[tuple[str, Box]]
 ) -> ImageScore:
-    """Match the (name, box) that were predicted to those that are true, at each threshold.
+    """Match predicted (name, box) to true (name, box) at each threshold.
 
-    Names are compared letter by letter, blanks at their ends left out: "Cup" is no "cup", the model
-    was taught to write it so. Without truth every prediction is one too many, without predictions
-    every truth is missed; without both all counts are 0 and the image weighs nothing in precision
-    and recall.
+    Names must be equal after stripping blanks at their ends; case matters, because the model is
+    trained on the exact names. Without true boxes every prediction is a false positive. Without
+    predictions every true box is missed. Without both, all counts are 0 and the image has no effect
+    on precision and recall.
     """
     names, true_names = ([name.strip() for name, _ in side] for side in (predicted, truth))
     iou = box_iou(_boxes(predicted), _boxes(truth))

@@ -1,7 +1,7 @@
-"""A candidate's probe, read back: figures, and what each image contributes to them. No torch.
+"""Read a candidate's probe: its metrics, and the contribution of each image. Does not need torch.
 
-`<run>/stage2/step-<step>-<recipe8>/` is one probe (see probe.py); recipe8 is the digest of its
-settings. Shapes: I images, D resamples.
+`<run>/stage2/step-<step>-<recipe8>/` is one probe (see coordexp/probe/run.py); recipe8 is the
+digest of its settings. Shapes: I images, D resamples.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from coordexp.metrics import PROBE_METRICS
 class Probed:
     """One candidate's probe.
 
-    `scores` by moment (before, after); `geo_loss` by moment [I], over `n_boxes` [I].
+    `scores` and `geo_loss` are keyed by moment (before, after the fine-tune). `geo_loss` [I] is the
+    mean over the image's `n_boxes` [I] objects.
     """
 
     directory: Path
@@ -40,11 +41,12 @@ class Probed:
     images: np.ndarray  # [I]
     n_boxes: np.ndarray  # [I]
     geo_loss: dict[str, np.ndarray]
-    ap: float  # COCO's, of the rollouts before
+    ap: float  # COCO's AP of the rollouts before the fine-tune
 
     def figures(self, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """Every signal that has per-image contributions  # [D, I] -> [D] each; no weights
-        -> floats
+        """Every signal that has per-image contributions, at the image weights of each resample.
+
+        `weights` [D, I] gives [D] per signal; without weights each signal is a float.
         """
         found: dict[str, Any] = {}
         for moment, scores in self.scores.items():
@@ -58,8 +60,9 @@ class Probed:
         return {name: value for name, value in found.items() if name in PROBE_METRICS}
 
     def influence(self) -> dict[str, np.ndarray]:
-        """How much each image moves each signal, by leaving it out (the jackknife's influence)  #
-        [I] each
+        """The jackknife influence of each image on each signal: {signal: [I]}.
+
+        It is computed by leaving one image out at a time.
         """
         n = len(self.images)
         without = self.figures(np.ones((n, n), dtype=np.uint16) - np.eye(n, dtype=np.uint16))
@@ -92,7 +95,7 @@ def read_probe(directory: Path) -> Probed | None:
             f"{directory}: rollouts and losses are not of the same images: remove the directory "
             "and probe again"
         )
-    # A picture without objects has rollouts and no loss.
+    # A picture without objects has rollouts but no loss.
     n_boxes = np.zeros(len(images), dtype=np.int64)
     n_boxes[at] = table["n_boxes"]
     geo_loss = {moment: np.zeros(len(images)) for moment in moments}

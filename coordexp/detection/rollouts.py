@@ -24,7 +24,7 @@ _ADVICE = "remove the shard and roll out again"
 
 @dataclass(frozen=True)
 class Rollout:
-    """What a checkpoint wrote for one image; T tokens, the end token left out."""
+    """The text that a checkpoint generated for one image: T tokens, without the end token."""
 
     image_id: int  # index of the record, from 0
     image: str  # the image as its record names it
@@ -38,10 +38,10 @@ class Rollout:
 def read_rollouts(paths: Iterable[Path]) -> list[Rollout]:
     """The rollouts of all shards, sorted by image_id.
 
-    An image that is there twice with the same text counts once.
+    An image that occurs twice with the same text counts once.
 
     Raises:
-        UserError: a shard is missing, a line is damaged (the message names it), an image is there
+        UserError: a shard is missing, a line is damaged (the message names it), an image occurs
             twice with different texts, or no shard holds a rollout.
     """
     paths = list(paths)
@@ -79,7 +79,8 @@ def parse_rollout(line: bytes, where: str) -> Rollout:
     Raises:
         UserError: not JSON, not a rollout, or its tokens cannot be those of its text.
     """
-    # The standard parser takes NaN, which has its own message below; msgspec's decoder does not.
+    # Use the standard parser, because it accepts NaN, which has its own message below; msgspec's
+    # decoder rejects it.
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:

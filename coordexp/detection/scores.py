@@ -1,7 +1,7 @@
 """Rollouts scored against the records they were made from.
 
-Each image is counted by itself; figures are ratios of sums of these counts over images. The truth
-is rounded to bins, as in training: it is the best that a model can write.
+Counts are kept per image; figures are ratios of sums of these counts over images. The ground truth
+is rounded to bins, as in training: a model cannot write coordinates more exactly.
 Shapes: I images, T thresholds of IoU, D resamples.
 """
 
@@ -32,7 +32,7 @@ class RolloutScores:
 def named_boxes(objects: Sequence[CoordObject]) -> list[tuple[str, Box]]:
     """Name and box (x1, y1, x2, y2 in bins) of each object; a polygon counts as its bounding box.
 
-    IoU in bins is that in pixels, and its arithmetic is exact.
+    The IoU in bins equals the IoU in pixels, and integers make its areas exact.
     """
     named: list[tuple[str, Box]] = []
     for obj in objects:
