@@ -1,6 +1,6 @@
-"""Files that survive a kill, because they are written to a temporary name, fsynced and renamed.
+"""Atomic writes: to a temporary name, then fsync and rename, so that a kill leaves no partial file.
 
-Also digests of files, and the lock that lets one process at a time write to a directory.
+Also digests of files, and a lock that lets only one process at a time write to a directory.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def sync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`.
 
-    If the block ends without an error, the file is fsynced and renamed to `path`; else it is
-    removed, and what was at `path` before is untouched.
+    If the block ends without an error, the file is fsynced and renamed to `path`. Otherwise it is
+    removed, and an earlier file at `path` is unchanged.
 
     Raises:
         UserError: the disk is full.
@@ -59,9 +59,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk while writing `path` into one line.
+    """Turn the error of a full disk while writing `path` into a one-line UserError.
 
-    Libraries written in Rust and C++ report a full disk in their message, not by errno.
+    Libraries in Rust and C++ report a full disk only in the message of the exception, not by errno.
 
     Raises:
         UserError: the disk is full.
@@ -86,7 +86,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON. A NaN is a bug of the caller, and raises ValueError."""
+    """Write strict JSON. A NaN raises ValueError: it is a bug in the caller."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -165,17 +165,17 @@ def point_link(link: Path, target: Path) -> None:
 
 @contextmanager
 def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`. The kernel releases it when the process dies, however it dies.
+    """Hold the lock file `path`. The kernel releases the lock whenever the process ends.
 
-    The lock is taken by `lockf`, because worker processes would inherit a lock taken by `flock`.
-    The file is never unlinked. With `wait`, wait until another holder releases the lock.
+    `lockf` takes the lock: worker processes would inherit a lock of `flock`. The file is never
+    unlinked. With `wait`, wait until another holder releases the lock.
 
     Raises:
         UserError: another process holds it (unless `wait`), naming its pid.
     """
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: a buffer that a full disk refused would be written again on closing.
+        # Unbuffered: after a write fails on a full disk, close() would try to write a buffer again.
         handle = open(path, "a+b", buffering=0)  # noqa: SIM115
     with handle:
         try:

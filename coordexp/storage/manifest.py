@@ -1,4 +1,4 @@
-"""run.json, the manifest of a finished run: its type, reader and writer, and what verifies it."""
+"""run.json, the manifest of a finished run: its type, reader, writer and verification."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ TRAINING_MODULES = (
 VERSIONED = ("torch", "transformers", "accelerate", "peft")
 # Relative difference allowed between the loss of the training path and that of the evaluation path.
 PREFLIGHT_TOLERANCE = 1e-5
-# bfloat16 rounds each logit by up to 2^-8, and a mean over thousands of them errs by less. A factor
-# that is missing from the normalisation shows as a difference of 1/2 or so.
+# bfloat16 rounds each logit by up to 2^-8 (relative); a mean over thousands of tokens has a smaller
+# error. A missing factor in the normalisation gives a difference of about 1/2 or more.
 PREFLIGHT_TOLERANCE_BFLOAT16 = 2.0**-8
 
 Status = Literal["complete", "diverged"]
@@ -124,7 +124,7 @@ def read_manifest(run: RunDirectory) -> RunManifest | None:
 
 
 def write_manifest(run: RunDirectory, manifest: RunManifest) -> None:
-    """Write run.json atomically. From then on the run counts as finished."""
+    """Write run.json atomically. Once it exists, the run counts as finished."""
     write_typed(run.manifest, manifest)
 
 
@@ -150,8 +150,8 @@ def module_digests() -> dict[str, str]:
 def preflight_tolerance(dtype: str) -> float:
     """Allowed relative difference between the losses of the training and the evaluation path.
 
-    The two paths pad differently. In float32 that shows in the eighth digit. In bfloat16 every
-    activation is rounded to eight bits, differently for every shape of a matrix product.
+    The two paths pad differently, so matrix products have other shapes and round differently. In
+    float32 this changes the eighth digit. In bfloat16 every activation is rounded to eight bits.
     """
     return PREFLIGHT_TOLERANCE_BFLOAT16 if dtype == "bfloat16" else PREFLIGHT_TOLERANCE
 
@@ -176,8 +176,8 @@ def damaged_artifacts(run: RunDirectory, manifest: RunManifest) -> list[str]:
 def verify_finished(run: RunDirectory, inputs: InputDigests) -> bool:
     """Whether the run is finished. If so, run.json is touched: a workflow then sees a new output.
 
-    A finished run of other data or of another base model (their files changed under the same name)
-    is set aside.
+    If the run was made from other data or another base model (their files have changed under the
+    same name), it is moved aside and does not count.
 
     Raises:
         UserError: run.json is damaged, or files that it records have changed since.

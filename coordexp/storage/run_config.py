@@ -21,8 +21,8 @@ Settings: TypeAlias = dict[str, Any]  # one group of a configuration, as YAML ho
 class RunConfig:
     """The settings of a run, by group.
 
-    It is no `Config`: the run may be of another version, or have been trained elsewhere, and then
-    some groups are empty.
+    This is not a `Config`: the run may come from another version of this project. If it was trained
+    elsewhere, some groups are empty.
     """
 
     variant: Settings

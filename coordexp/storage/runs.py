@@ -1,12 +1,12 @@
-"""The run directory: the one interface between training and everything after it.
+"""The run directory: the only interface between training and everything after it.
 
 config.yaml                 resolved configuration
 logging.jsonl               flat rows (see logs/)
 eval/step-000040.parquet    token table: a row per supervised coordinate token of the validation set
 checkpoints/step-000720/    a complete Hugging Face directory
-state/                      resumable trainer state, gone when the run is finished
-.lock                       held by the one writer
-stage2/step-000720-<hash8>/ Stage-2 probe of a checkpoint; hash8 stands for its recipe
+state/                      resumable trainer state, removed when the run is finished
+.lock                       held by the process that writes
+stage2/step-000720-<hash8>/ Stage-2 probe of a checkpoint; hash8 is the digest of its recipe
 run.json                    manifest: status, hashes, versions, timings, sha256 of each artifact
 """
 
@@ -80,12 +80,12 @@ def data_directory(name: str, hash8: str) -> Path:
 
 
 def base_path(cfg: Config) -> Path:
-    """Where the base model of this configuration lies."""
+    """The directory of this configuration's base model."""
     return RESULTS / "base" / f"{cfg.model.name}-{group_hash(cfg.model)}"
 
 
 def probe_directory(run: RunDirectory, step: int, recipe: ProbeConfig | Mapping[str, Any]) -> Path:
-    """Where the Stage-2 probe of a checkpoint with this recipe lies."""
+    """The directory of the Stage-2 probe of a checkpoint with this recipe."""
     return run.path / "stage2" / f"step-{step:06d}-{group_hash(recipe)}"
 
 

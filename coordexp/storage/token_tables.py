@@ -43,13 +43,13 @@ _ADVICE = "restore it, or remove the run directory and train again"
 
 @dataclass(frozen=True)
 class TokenColumns:
-    """What some metrics need of one token table: C tokens of I images, sorted by image."""
+    """The values that some metrics need from one token table: C tokens of I images, by image."""
 
     images: np.ndarray  # [I] image ids, ascending
     image_index: np.ndarray  # [C] into images, ascending
     values: dict[str, np.ndarray]  # metric -> [C] value of each token
-    slot: np.ndarray = field(default_factory=lambda: np.empty(0))  # [C], where it was asked for
-    box_area_px: np.ndarray = field(default_factory=lambda: np.empty(0))  # [C], likewise
+    slot: np.ndarray = field(default_factory=lambda: np.empty(0))  # [C], with `slices` only
+    box_area_px: np.ndarray = field(default_factory=lambda: np.empty(0))  # [C], with `slices` only
 
 
 def column_names() -> list[str]:
@@ -85,10 +85,10 @@ def write_table(
 def read_tokens(
     path: Path, temperature: str, metrics: Sequence[Metric], slices: bool = False
 ) -> TokenColumns:
-    """The columns that metrics with a value per token need, at a temperature. Only they are read.
+    """Read the columns that the given metrics need at a temperature, and no others.
 
     `temperature` is "1", "own" or "fitted". At the fitted temperature, the images that it was
-    fitted on are left out. With `slices`, the slot and the box area are read too.
+    fitted on are left out. With `slices`, the slot and the box area are also read.
 
     Raises:
         UserError: the file is missing or broken, lacks a column, holds empty or non-finite values,
@@ -105,7 +105,7 @@ def read_tokens(
         wanted |= {"slot", "box_area_px"}
     columns = read_columns(path, sorted(wanted))
 
-    # A temperature is judged on other images than those it was fitted on.
+    # The fitted temperature is evaluated only on images that it was not fitted on.
     if temperature == "fitted":
         judged = ~columns.pop("fit_half").astype(bool)
         columns = {name: values[judged] for name, values in columns.items()}
@@ -166,7 +166,7 @@ def _is_complete(column: pa.ChunkedArray) -> bool:
 
 
 def _as_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """The values [C]. Text becomes fixed-width, through its dictionary, which is much faster."""
+    """The values [C]. Text becomes fixed-width; converting only its dictionary is much faster."""
     values: np.ndarray
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         encoded = column.combine_chunks().dictionary_encode()

@@ -1,4 +1,4 @@
-"""Files whose content has a type: a frozen dataclass each, read and written in one way."""
+"""Read and write JSON files as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ADVICE = (
 
 
 def read_typed(path: Path, kind: type[T], advice: str = _ADVICE) -> T:
-    """The content of a JSON file as a dataclass, `kind`. Keys that it does not know are ignored.
+    """The content of a JSON file as a dataclass, `kind`. Unknown keys are ignored.
 
-    `advice` ends the message of a wrong file: what to do.
+    `advice` is the end of the error message: it says what to do.
 
     Raises:
         UserError: the file is missing, is not JSON, or lacks a key or has a value of another type;
@@ -46,8 +46,8 @@ def read_typed(path: Path, kind: type[T], advice: str = _ADVICE) -> T:
 
 def write_typed(path: Path, value: DataclassInstance) -> None:
     """Write a dataclass as JSON, atomically. A NaN is a bug of the caller: it raises ValueError."""
-    # A value that msgspec decoded keeps its defaults in the class, and `to_builtins` would leave
-    # them out; `asdict` reads every field.
+    # `to_builtins` would leave out fields of a decoded value that still have the class's default;
+    # `asdict` reads every field.
     write_json(path, msgspec.to_builtins(asdict(value)))
 
 

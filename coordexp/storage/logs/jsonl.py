@@ -1,7 +1,7 @@
 """Reading logging.jsonl, as this project and ms-swift write it.
 
 ms-swift's files have extra keys, steps as strings, train and eval values in one row or in two, and
-repeated steps after a restart. What the reader leaves out is counted and becomes a warning.
+repeated steps after a restart. Rows that the reader leaves out are counted and give a warning.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def read_log_if_any(path: Path) -> Log:
 
 
 def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, JsonRow]]:
-    """The objects of a log with their line numbers; a torn last line becomes a warning."""
+    """The objects of a log with their line numbers; an incomplete last line becomes a warning."""
     lines = _content(path).split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -95,7 +95,7 @@ def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, JsonRow]]:
         try:
             row = _parse(line)
         except ValueError as error:
-            # Only the last element of the split has no line end behind it.
+            # Only the last element of the split has no line end after it.
             if number < len(lines):
                 raise UserError(
                     f"{path}: line {number} is broken ({error}): mend or remove that line"
@@ -122,7 +122,7 @@ def _parse(line: bytes) -> JsonRow:
         text = line.decode()
         row = json.loads(text)
         if "\\u" in text and isinstance(row, dict):
-            # An escape can name half a surrogate pair, which no file or terminal can take.
+            # An escape can stand for half a surrogate pair, which cannot be encoded as UTF-8.
             "".join(row).encode()
     except UnicodeError as error:
         raise ValueError("not valid Unicode") from error
@@ -171,7 +171,7 @@ def _step_of(row: JsonRow) -> tuple[int | None, int | None]:
     match = _STEP.fullmatch(str(value)) if isinstance(value, int | str) else None
     if match is None:
         return None, None
-    planned = int(match[2] or 0)  # a trainer that does not know writes -1
+    planned = int(match[2] or 0)  # a trainer that does not know the number writes -1
     return int(match[1]), planned if planned > 0 else None
 
 

@@ -1,11 +1,11 @@
-"""What every reader makes of a log: rows of numbers by step, and what it had to leave out."""
+"""A log as every reader returns it: rows of numbers by step, and what the reader left out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-EVAL = "eval_"  # stands before each key of an eval row
+EVAL = "eval_"  # prefix of each key of an eval row
 # A row with one of these keys and without a loss sums up the whole run: Hugging Face and ms-swift
 # end every log with some.
 SUMMARY_KEYS = {
@@ -32,7 +32,7 @@ class Log:
     evals: dict[int, Row] = field(default_factory=dict)
     max_steps: int | None = None  # planned
     warnings: list[str] = field(default_factory=list)  # one for each reason
-    rows: int = 0  # lines that were taken
+    rows: int = 0  # lines that were read as rows
     # Lines left out, by reason: a key of the reader's LEFT_OUT, or "summary".
     dropped: dict[str, int] = field(default_factory=dict)
 

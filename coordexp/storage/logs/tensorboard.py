@@ -19,7 +19,7 @@ from coordexp.storage.logs.log import SUMMARY_KEYS, Log, warn_of_repeats
 
 HEADER = struct.Struct("<QI")  # length, checksum of the length
 CHECKSUM = struct.Struct("<I")
-# How a tensor holds a number, by the dtype in its TensorProto: the bytes' layout, the list's name.
+# How a TensorProto stores a number, by its dtype: layout of raw bytes, name of the list field.
 TENSOR_FLOATS = {
     1: (struct.Struct("<f"), "float_val"),
     2: (struct.Struct("<d"), "double_val"),
@@ -85,7 +85,7 @@ def _add_rows(scalars: list[Scalar], log: Log) -> None:
         if kind == "train" and key in SUMMARY_KEYS:
             continue
         row = (log.evals if kind == "eval" else log.train).setdefault(step, {})
-        # An eval row writes train/epoch a second time; that is no restart.
+        # An eval row writes train/epoch a second time; that is not a restart.
         if key in row and (kind == "eval" or key == "loss"):
             repeated.add(step)
         row[key] = number
@@ -134,7 +134,7 @@ def _events(file: Path, warnings: list[str]) -> list[Any]:
 
 
 def intact_records(content: bytes) -> tuple[list[bytes], int]:
-    """The TFRecords up to the first damaged or torn one, and the offset at which they end."""
+    """The TFRecords before the first damaged or incomplete one, and the offset where they end."""
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     records: list[bytes] = []

@@ -18,9 +18,9 @@ Kind = Literal["train", "eval"]
 
 
 class LogWriter:
-    """Append rows to a log. A row that is there already is not written again.
+    """Append rows to a log. A row that the log already has is not written again.
 
-    Opening the log cuts a torn last line, which a kill in the middle of a write leaves behind.
+    Opening the log removes an incomplete last line, which a kill during a write leaves behind.
     """
 
     def __init__(self, path: Path, max_steps: int) -> None:
@@ -54,7 +54,7 @@ class LogWriter:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Remove what follows the last line end of a file."""
+    """Truncate a file after its last line end."""
     if not path.exists():
         return
     content = path.read_bytes()
