@@ -1,4 +1,4 @@
-"""Where the MLflow database lies and is served, and experiment.json, which names its experiment."""
+"""Paths and address of the MLflow database, and experiment.json, which names its experiment."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def ui_link(experiment_id: str, port: int = PORT) -> str:
-    """The address that opens the charts of all runs side by side."""
+    """The URL of the page that shows the charts of all runs side by side."""
     page = f"http://{HOST}:{port}/#/experiments/{experiment_id}/runs"
     return f"{page}?workflowType=machine_learning&compareRunsMode=CHART"

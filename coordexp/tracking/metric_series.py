@@ -1,4 +1,4 @@
-"""What MLflow shows of one run, as plain data: name, points, parameters, tags, files."""
+"""One run as MLflow shows it, as plain data: name, points, parameters, tags, files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Point = tuple[str, float, int, int]  # key, value, time (ms), step
 class MetricSeries:
     """One run."""
 
-    key: str  # by which its MLflow run is found again
+    key: str  # lookup key of its MLflow run
     name: str
     points: list[Point]
     params: dict[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ def run_key(run: RunDirectory) -> str:
 
 
 def series_of_entry(entry: StudyRun) -> MetricSeries | None:
-    """The finished run of a study's entry, else the log that was handed over, else None."""
+    """The series of a study's entry: of its finished run, else of its log; None without both."""
     if entry.directory:
         run = RunDirectory(Path(entry.directory))
         if run.manifest.exists():
@@ -65,7 +65,7 @@ def series_of_run(run: RunDirectory) -> MetricSeries:
     Raises:
         UserError: log, configuration or manifest cannot be read.
     """
-    # The manifest is read first: a log that is read after its manifest is complete.
+    # Read the manifest first: if it exists, the log that is read after it is complete.
     manifest = read_manifest(run)
     log = read_log_if_any(run.log)
     points = log_points(log)
@@ -88,7 +88,7 @@ def series_of_run(run: RunDirectory) -> MetricSeries:
 
 
 def series_of_log(entry: StudyRun) -> MetricSeries:
-    """A log that was handed over. The same path with another content makes another MLflow run.
+    """The series of a log. If the content at its path changes, it becomes another MLflow run.
 
     Raises:
         UserError: the log cannot be read.
@@ -126,12 +126,12 @@ def log_points(log: Log) -> list[Point]:
     rows.sort(key=lambda row: row[:2])
     points = []
     for step, prefix, row in rows:
-        # A row without a time stands at its step: MLflow takes a time of 0 for now.
+        # A row without a time gets its step as the time: MLflow would read 0 as the current time.
         time_ms = int(1000 * row.get(TIME_KEY, 0)) or max(step, 1)
         for key, value in row.items():
             if key == TIME_KEY:
                 continue
-            # MLflow stores an infinity as 1.8e308, which flattens every chart. A NaN leaves a gap.
+            # MLflow stores infinity as 1.8e308, which makes charts unreadable. A NaN leaves a gap.
             shown = value if math.isfinite(value) else math.nan
             points.append((prefix + key, shown, time_ms, step))
     return points
@@ -150,7 +150,7 @@ def run_params(config: RunConfig) -> dict[str, str]:
 def run_tags(
     run: RunDirectory, config: RunConfig, log: Log, manifest: RunManifest | None
 ) -> dict[str, str]:
-    """What the run is, its status and a note; digests of its inputs once it has a manifest."""
+    """The run's identity, its status and a note; with a manifest also the digests of its inputs."""
     status, reason = "running", None
     if manifest:
         status, reason = manifest.status, manifest.reason

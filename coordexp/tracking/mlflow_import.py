@@ -1,12 +1,13 @@
-"""Files into MLflow. Nothing is ever read back from it, so results/mlflow may be removed.
+"""Import result files into MLflow. Nothing reads them back, so results/mlflow may be removed.
 
     results/mlflow/mlflow.db         SQLite: runs, metrics, registered models
     results/mlflow/artifacts/        copies of small files, by run
     results/mlflow/experiment.json   id and URI, written by `create_database`
     results/mlflow/.lock             held by the one importer
 
-Importing twice adds nothing: a run is found again by a tag, a point by its step, time (taken from
-the log) and value, a checkpoint by its sha256. The next import rebuilds a removed database.
+Importing twice adds nothing. A run is looked up by a tag, a checkpoint by its sha256; a point with
+the same step, time (taken from the log) and value is not added again. If the database was removed,
+the next import rebuilds it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-# MLflow reads these while it is imported, and the server inherits them. Its background jobs do
-# nothing that this project uses.
+# MLflow reads these variables when it is imported, and the server inherits them. This project does
+# not use MLflow's background jobs.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
@@ -55,14 +56,14 @@ STUDY_FILES = (
 RUN_TAG = "coordexp.run"
 STUDY_TAG = "coordexp.study"
 STEP_TAG = "coordexp.imported_step"
-NOTE_CHARACTERS = 8000  # what MLflow takes at most
+NOTE_CHARACTERS = 8000  # MLflow's maximum length
 
 
 def create_database() -> Path:
     """Create database and experiment where they are missing; returns the path of experiment.json.
 
-    Parallel first writers to an empty database crash, so a workflow does this before it starts
-    anything in parallel.
+    Several processes that write to an empty database at the same time crash. So a workflow calls
+    this before it starts parallel jobs.
     """
     path = ROOT / "experiment.json"
     with mlflow_client() as (_, experiment_id):
@@ -93,23 +94,23 @@ def import_series(series: MetricSeries) -> str:
     with mlflow_client() as (client, experiment_id):
         run = find_run(client, experiment_id, RUN_TAG, series.key)
         if run and run.info.start_time != started_ms:
-            # The run was trained anew since: two curves must not mix.
+            # The run was trained again since the last import: do not mix the two curves.
             client.delete_run(run.info.run_id)
             run = None
         if run and run.info.status != "RUNNING":
-            return str(run.info.run_id)  # the status is written last, so everything is there
+            return str(run.info.run_id)  # the status is written last, so the import is complete
         if run is None:
             tags = {RUN_TAG: series.key}
             run = client.create_run(experiment_id, started_ms, tags, run_name=series.name)
         run_id = str(run.info.run_id)
 
-        # The last imported step is imported again: its eval row may have come since.
+        # Import the last imported step again: its eval row may have been written since.
         imported_step = int(run.data.tags.get(STEP_TAG, 0))
         new = [point for point in points if point.step >= imported_step]
         params = [Param(key, value) for key, value in series.params.items()]
         run_tags = [RunTag(key, value) for key, value in series.tags.items()]
         client.log_batch(run_id, new, params, run_tags)
-        # Only once the points are there: an import that was killed before this repeats them.
+        # Set the tag after the points: an import that is killed before this repeats them.
         client.set_tag(run_id, STEP_TAG, points[-1].step)
         for path in series.files:
             client.log_artifact(run_id, str(path))
@@ -121,8 +122,8 @@ def import_series(series: MetricSeries) -> str:
 def import_study(study_dir: Path) -> TrackedStudy:
     """Import a study's runs, its comparison and the checkpoints it recommends; write mlflow.json.
 
-    The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, also when
-    an older study is imported again. A role that nobody holds loses its alias.
+    The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, even if
+    the study is older than the last imported one. The alias of a role without a holder is removed.
 
     Raises:
         UserError: a file of the study, or a recommended checkpoint, is missing or broken.
@@ -156,7 +157,7 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
     """MLflow's client and the experiment's id, for one process at a time.
 
     Raises:
-        UserError: the database was moved here, and would still write artifacts where it was.
+        UserError: the database was moved, and would still write artifacts to its old place.
     """
     with locked(ROOT / ".lock", "MLflow is being written", wait=True):
         # An absolute path: MLflow keeps an engine for each URI.

@@ -1,4 +1,4 @@
-"""`coordexp ui`: MLflow's server on this machine, fed with what the runs write while it is open."""
+"""`coordexp ui`: MLflow's server on this machine; imports what the runs write while it is open."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def serve(port: int = PORT) -> None:
     require_free(port)
     experiment_id = read_experiment(create_database()).experiment_id
     for stop in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup sets it
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup sets SIG_IGN
             signal.signal(stop, signal.default_int_handler)
     with suppress(KeyboardInterrupt), server_process(port) as server:
         wait_until_up(server, port)
@@ -49,7 +49,7 @@ def serve(port: int = PORT) -> None:
 
 
 def require_free(port: int) -> None:
-    """Raises UserError: something listens on the port already, or it may not be used."""
+    """Raises UserError: another process listens on the port, or using it is not permitted."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -62,7 +62,10 @@ def require_free(port: int) -> None:
 
 @contextmanager
 def server_process(port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The MLflow server, in a session of its own: Ctrl-C reaches only us, and we stop all of it."""
+    """Run the MLflow server in a separate session.
+
+    Ctrl-C then reaches only this process, which stops every process of the server.
+    """
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", f"sqlite:///{ROOT}/mlflow.db"]
     command += ["--default-artifact-root", f"{ROOT}/artifacts", "--no-serve-artifacts"]
@@ -77,7 +80,7 @@ def server_process(port: int) -> Iterator[subprocess.Popen[bytes]]:
         server.terminate()
         with suppress(subprocess.TimeoutExpired):
             server.wait(STOP_WITHIN_S)
-        with suppress(ProcessLookupError):  # all of it has ended
+        with suppress(ProcessLookupError):  # every process of the server has ended
             os.killpg(server.pid, signal.SIGKILL)
 
 
@@ -90,9 +93,9 @@ def wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
 
 
 def import_changes(imported: dict[Path, Stamp]) -> None:
-    """Import the runs whose log or manifest has changed since `imported` noted them.
+    """Import the runs whose log or manifest has changed since the last import; update `imported`.
 
-    A run that cannot be read does not stop the others.
+    A run that cannot be read does not prevent the import of the others.
     """
     for path in sorted((RESULTS / "runs").glob("*/*")):
         if ".aside-" in path.name:
@@ -104,7 +107,7 @@ def import_changes(imported: dict[Path, Stamp]) -> None:
                 imported[path] = stamp
                 import_run(run)
         except FileNotFoundError:
-            continue  # the run was set aside at this very moment
+            continue  # the run has just been moved aside
         except UserError as error:
             print(f"not imported: {error}", file=sys.stderr, flush=True)
 
