@@ -1,6 +1,4 @@
-"""What is refused of a configuration whose types are right: single limits, then rules over several
-settings.
-"""
+"""Checks of a well-typed configuration: limits of single settings, then rules over several."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ def check(cfg: Config) -> None:
     """Refuse settings that are well typed but impossible.
 
     Raises:
-        UserError: naming the full key, its value, and what would be right.
+        UserError: it names the full key, its value, and the valid values.
     """
     check_limits(cfg)
     check_micro_batches(cfg)
@@ -42,7 +40,10 @@ def check(cfg: Config) -> None:
 
 
 def check_micro_batches(cfg: Config) -> None:
-    """A step's images are divided equally among the processes, in whole micro-batches."""
+    """The images of a step must divide equally among processes, and into complete micro-batches.
+
+    If micro-batches are cut by tokens, only the division among processes is checked.
+    """
     train, processes = cfg.train, cfg.runtime.processes
     per_pass, unit = train.micro_batch * processes, "train.micro_batch x runtime.processes"
     if train.micro_batch_tokens > 0:
@@ -63,7 +64,7 @@ def check_adapter(optim: OptimConfig) -> None:
 
 
 def check_variant(variant: VariantConfig) -> None:
-    """Coordinate terms exist in a split objective only, and a split one has at least one."""
+    """Coordinate terms are allowed in a split objective only; it must have at least one."""
     has_coordinate_terms = any((variant.soft_ce, variant.w1, variant.gate, variant.ce))
     if has_coordinate_terms != (variant.token_groups is TokenGroups.split):
         raise UserError(
@@ -89,7 +90,7 @@ def check_variant_files(variants: list[str]) -> None:
 
 
 def check_rule(rule: RuleConfig) -> None:
-    """A rule ranks by registered metrics, each with a margin, and by a registered probe signal."""
+    """A rule must rank by registered metrics, each with a margin, and a registered probe signal."""
     signal(rule.probe.signal)
     for name in rule.metrics:
         metric(name)
@@ -101,8 +102,9 @@ def check_rule(rule: RuleConfig) -> None:
 
 
 def check_sources(data: CocoConfig) -> None:
-    """Annotations are one file to be split, or one per split; images have a directory, or may be
-    drawn.
+    """Annotations must be one file to split, or one file per split.
+
+    Images must have a directory, unless missing ones are drawn.
     """
     both = bool(data.train_annotations) + bool(data.val_annotations)
     if (data.annotations and both) or not (data.annotations or both == 2):
@@ -131,7 +133,5 @@ def check_scenes(data: ScenesConfig) -> None:
 
 
 def is_missing_directory(path: str) -> bool:
-    """Whether `path` is written as a directory of this machine, not a hub name, and does
-    not exist.
-    """
+    """Whether `path` has the form of a local directory, not of a hub name, and does not exist."""
     return path.startswith(("/", ".", "~")) and not Path(path).is_dir()

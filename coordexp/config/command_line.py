@@ -11,18 +11,19 @@ from coordexp.config.compose import compose
 from coordexp.config.schema import Config
 
 SWEEP = ("--multirun", "-m")
-# Flags beside which an override means what it means without them.
+# Flags that do not change the meaning of the overrides beside them.
 _FLAGS = {*SWEEP, "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"}
 
 
 def check_arguments(arguments: Sequence[str]) -> Config | None:
-    """Compose once with the overrides of a command line; of a sweep with its first point.
+    """Compose once with the overrides of a command line; for a sweep, with its first point.
 
-    Hydra's own answer to a slip is a dozen lines, and it advises what is refused next.
+    This check comes before Hydra's, because Hydra reports a mistake in a dozen lines, with advice
+    that the schema would refuse next.
 
     Returns:
-        The configuration, where the arguments are overrides of one run and nothing else. None where
-        Hydra has more to do: a sweep, a question (`--cfg`, `--help`), or settings of its own
+        The configuration, if the arguments are overrides of one run and nothing else. None if Hydra
+        must handle them: a sweep, another flag (`--cfg`, `--help`), or Hydra's own settings
         (`hydra.…`).
 
     Raises:
@@ -44,11 +45,11 @@ def check_arguments(arguments: Sequence[str]) -> Config | None:
 
 
 def first_point(word: str) -> str:
-    """The first override of a sweep (`variant=pure_ce,mixed`); any other as it is."""
+    """The first point of a sweep override (`variant=pure_ce,mixed`); other overrides unchanged."""
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException:
-        return word  # `compose` says what is wrong with it
+        return word  # `compose` reports the error
     if not override.is_sweep_override():
         return word
     return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"

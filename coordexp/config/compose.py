@@ -1,8 +1,7 @@
-"""Compose the configuration: Hydra merges `conf/` and the overrides, and a frozen `Config` comes
-out.
+"""Compose the configuration: Hydra merges `conf/` and the overrides into a frozen `Config`.
 
-A key or a type that the schema does not know stops `compose` (and so every entry point) with the
-full key in the message. Everything else about a setting is data in `conf/`.
+An unknown key or a wrong type stops `compose` (and so every entry point) with the full key in the
+message. The values of settings are data in `conf/`.
 """
 
 from __future__ import annotations
@@ -61,13 +60,13 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Config:
 
 
 def typed(composed: DictConfig) -> Config:
-    """What Hydra composed, as the frozen dataclass, checked.
+    """Convert Hydra's configuration to the frozen dataclass and check it.
 
     `composed` itself is resolved in place.
 
     Raises:
         UserError: a group is null, a key is unknown, a value is missing or impossible.
-        OmegaConfBaseException: an interpolation that leads nowhere.
+        OmegaConfBaseException: an interpolation has no target.
     """
     OmegaConf.resolve(composed)
     for group in fields(Config):
@@ -86,19 +85,19 @@ def typed(composed: DictConfig) -> Config:
 
 
 def with_spelled_paths(settings: Settings) -> Settings:
-    """A copy with each path in one spelling: a path is part of a run's identity."""
+    """A copy with each path in canonical spelling, because paths are part of a run's identity."""
     hints = get_type_hints(type(settings), include_extras=True)
     spelled = {}
     for name, hint in hints.items():
         path = getattr(settings, name)
         if path and SPELLED_ONE_WAY in getattr(hint, "__metadata__", ()):
-            # POSIX leaves the meaning of a leading // to the system; here it is the root.
+            # In POSIX the meaning of a leading // depends on the system; here it is the root.
             spelled[name] = re.sub("^//+", "/", str(PurePosixPath(path)))
     return replace(settings, **spelled)
 
 
 def unknown_key(node: DictConfig, schema: type[DataclassInstance], prefix: str = "") -> str | None:
-    """A key that no field reads, if there is one: `+key=` appends it even to a typed group."""
+    """The first key that no field reads, else None: `+key=` can add keys even to a typed group."""
     known = [field.name for field in fields(schema)]
     for name in node:
         key = f"{prefix}{name!s}"
@@ -113,9 +112,9 @@ def unknown_key(node: DictConfig, schema: type[DataclassInstance], prefix: str =
 
 
 def in_one_line(error: Exception, overrides: Sequence[str], conf_dir: Path) -> str:
-    """What Hydra or OmegaConf found wrong, without advice that would be refused next.
+    """The error of Hydra or OmegaConf in one line, without advice that does not work here.
 
-    Hydra advises to append an unknown key by `+key=value`; no field would read it.
+    Hydra advises adding an unknown key by `+key=value`, but no field would read it.
     """
     unknown = re.match(r"Could not override '([^']+)'", str(error))
     if unknown:
@@ -129,7 +128,7 @@ def in_one_line(error: Exception, overrides: Sequence[str], conf_dir: Path) -> s
             return f"unknown group {group}{did_you_mean(group, known)}"
         return f"{group}={name}: no such file in conf/{group}/{did_you_mean(name, choices)}"
     reason = " ".join(f"{error} {error.__cause__ or ''}".split())
-    reason = reason.partition(" full_key:")[0]  # what follows are names of OmegaConf's own
+    reason = reason.partition(" full_key:")[0]  # the rest are internal names of OmegaConf
     given = " ".join(overrides) or "none"
     return f"{reason}{advice_on_quotes(error)} (overrides: {given})"
 
@@ -158,8 +157,11 @@ def advice_on_quotes(error: Exception) -> str:
 
 
 def schema_node(kind: type[DataclassInstance]) -> DictConfig:
-    """A dataclass as Hydra's schema. OmegaConf makes the node of a frozen dataclass read-only, and
-    Hydra could not merge values into it; so the flag is cleared, here and in every node below."""
+    """A dataclass as Hydra's schema.
+
+    OmegaConf makes the node of a frozen dataclass read-only, so Hydra could not merge values into
+    it. The flag is cleared in this node and in every node below it.
+    """
     node: DictConfig = OmegaConf.structured(kind)
     node._set_flag("readonly", None)
     for name, hint in get_type_hints(kind).items():
@@ -169,9 +171,7 @@ def schema_node(kind: type[DataclassInstance]) -> DictConfig:
 
 
 def register_schema() -> None:
-    """Tell Hydra the type of each group, for the `…_schema` entries in the defaults lists of
-    `conf/`.
-    """
+    """Register the type of each group in Hydra, as `…_schema` in the defaults lists of `conf/`."""
     store = ConfigStore.instance()
     store.store(name="schema", node=schema_node(Config))
     store.store(group="model", name="tiny_qwen3vl_schema", node=schema_node(TinyQwen3VLConfig))

@@ -18,9 +18,7 @@ RUN_IDENTITY = ("variant", "model", "data", "optim", "train")  # the groups that
 
 
 def plain(settings: DataclassInstance | Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as containers that JSON can write: an Enum becomes its name, the order of keys
-    stays.
-    """
+    """Settings as JSON-compatible containers: an Enum becomes its name; key order is kept."""
     if isinstance(settings, Mapping):
         return {str(key): _plain_value(value) for key, value in settings.items()}
     return {field.name: _plain_value(getattr(settings, field.name)) for field in fields(settings)}
@@ -57,10 +55,10 @@ def digest(value: Any) -> str:
 
 
 def run_hash(cfg: Config) -> str:
-    """Eight digits that stand for everything, but the seed, that determines a run's result."""
+    """Eight digits of the digest of everything that determines a run's result, except the seed."""
     return digest({group: plain(getattr(cfg, group)) for group in RUN_IDENTITY})[:8]
 
 
 def group_hash(settings: DataclassInstance | Mapping[str, Any]) -> str:
-    """Eight digits that stand for one group, such as the data or the base model."""
+    """Eight digits of the digest of one group, such as the data or the base model."""
     return digest(plain(settings))[:8]

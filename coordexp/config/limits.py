@@ -1,5 +1,4 @@
-"""Limits of single settings: they stand in a field's type, and one walk over the dataclasses checks
-them.
+"""Limits of single settings, written in a field's type and checked by a walk over the dataclasses.
 
 steps: Annotated[int, at_least(1)]
 """
@@ -18,7 +17,7 @@ from coordexp.errors import UserError
 
 @dataclass(frozen=True)
 class Limit:
-    """What a value must be: in words, and as a test. A setting of None has no value to test."""
+    """A condition on a value, in words and as a test. It is not tested on None."""
 
     must: str
     holds: Callable[[Any], bool]
@@ -61,11 +60,10 @@ NAME = Limit(
 
 
 def check_limits(settings: Any, prefix: str = "") -> None:
-    """Test every field of a dataclass, and of the dataclasses in it, against the limits in its
-    type.
+    """Check every field of a dataclass, and of nested dataclasses, against the limits in its type.
 
     Raises:
-        UserError: naming the full key (`optim.adapter.rank`), its value, and what would be right.
+        UserError: it names the full key (`optim.adapter.rank`), its value, and the limit.
     """
     hints = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):
@@ -78,7 +76,7 @@ def check_limits(settings: Any, prefix: str = "") -> None:
 
 
 def _check_value(key: str, value: Any, hint: Any) -> None:
-    """One setting against the limits in its type; of a mapping or a list, its items too."""
+    """Check one setting against the limits in its type; also the items of a mapping or list."""
     limits = getattr(hint, "__metadata__", ())
     for limit in limits:
         if isinstance(limit, Limit) and value is not None and not limit.holds(value):

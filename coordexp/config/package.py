@@ -1,4 +1,4 @@
-"""The package itself: its version, and where its settings and JSON Schemas lie."""
+"""The package itself: its version, and the directories of its settings and JSON Schemas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decision rule from a file of the user's, for `coordexp compare --rule FILE`."""
+"""Read a decision rule from a user's file, for `coordexp compare --rule FILE`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from coordexp.errors import UserError
 def refuse_aliases(path: Path) -> None:
     """Refuse a YAML file that repeats a part by an alias (`*name`).
 
-    OmegaConf copies the part at each alias: nine lists of nine aliases each would fill the memory.
+    OmegaConf copies the part at each alias: nine nested lists of nine aliases each would fill the
+    memory.
     """
     with open(path, encoding="utf-8") as file:
         for event in yaml.parse(file, yaml.SafeLoader):
@@ -35,7 +36,7 @@ def load_rule(path: Path | None) -> RuleConfig:
     The file holds a whole study (then its `rule` is read) or only the settings of a rule.
 
     Raises:
-        UserError: the file cannot be read, or holds what the schema does not know.
+        UserError: the file cannot be read, or has keys or values that the schema does not allow.
     """
     default = compose().study.rule
     if path is None:
@@ -64,7 +65,7 @@ def load_rule(path: Path | None) -> RuleConfig:
 
 
 def in_one_line(error: Exception, node: DictConfig) -> str:
-    """What is wrong with a rule file."""
+    """The error in a rule file, in one line."""
     reason = " ".join(str(error).split())
     unknown = re.search(r"^Key '[^']+' not in .* full_key: (\S+)", reason)
     if unknown:

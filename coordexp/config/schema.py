@@ -2,8 +2,8 @@
 
 Values live in `conf/`.
 
-A setting without a default here must have a value in `conf/` or on the command line. What a single
-setting may be stands in its type; what several settings must be together stands in `checks.py`.
+A setting without a default here must have a value in `conf/` or on the command line. The limits of
+a single setting are in its type; conditions on several settings are in `checks.py`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ SPELLED_ONE_WAY = "a path: `coco/`, `./coco` and `.//coco` are written as `coco`
 FilePath = Annotated[str, SPELLED_ONE_WAY]
 OptionalPath = Annotated[str | None, SPELLED_ONE_WAY]
 
-# At run time a plain string, because OmegaConf 2.3 has no Literal, and no Enum can have a member
-# named 1. The limit beside the field refuses every other string.
+# At run time this is a plain string, because OmegaConf 2.3 has no Literal and an Enum cannot have a
+# member named 1. The limit in the field's type refuses every other string.
 if TYPE_CHECKING:
     Temperature = Literal["1", "own", "fitted"]
 else:
@@ -73,7 +73,7 @@ class VariantConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What every base model has: a name, which its directory carries."""
+    """The setting of every base model: a name, which is part of its directory's name."""
 
     name: Name
 
@@ -98,9 +98,7 @@ class TinyQwen3VLConfig(ModelConfig):
 
 
 class CoordInit(Enum):
-    """How the embeddings of new coordinate tokens are initialised; both are smooth over the
-    bins.
-    """
+    """How the embeddings of new coordinate tokens are initialised; both are smooth over bins."""
 
     fourier = "fourier"  # random Fourier features
     digits = "digits"  # the path from digit 0 to digit 9, plus Fourier features of half amplitude
@@ -117,7 +115,7 @@ class PretrainedQwen3VLConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What every data set has: a name, which its directory carries."""
+    """The setting of every data set: a name, which is part of its directory's name."""
 
     name: Name
 
@@ -144,7 +142,7 @@ class Geometry(Enum):
 
 
 class ObjectOrder(Enum):
-    """In which order the objects of an image are written."""
+    """The order in which the objects of an image are written."""
 
     yx = "yx"  # by (y1, x1)
     random = "random"  # shuffled once, from the data's seed and the image's id
@@ -216,10 +214,10 @@ class TrainConfig:
     micro_batch: Count  # images; accumulation = images_per_step / (micro_batch * processes)
     eval_steps: Count
     eval_micro_batch: Count
-    audit_images: CountOrZero  # train images, evaluated beside the validation images; 0: none
+    audit_images: CountOrZero  # train images that every evaluation also covers; 0: none
     logging_steps: Count
     state_steps: Count  # how often the resumable state is written
-    checkpoint_steps: Count  # how often a checkpoint is kept, beside the last
+    checkpoint_steps: Count  # how often a checkpoint is kept; the last step always has one
     dtype: Dtype  # of the weights; adapters of a bfloat16 model are stored and trained in float32
     micro_batch_tokens: CountOrZero  # if not 0, cuts micro-batches by tokens, not by micro_batch
     gradient_checkpointing: bool  # recompute activations in the backward pass: saves memory
@@ -234,7 +232,7 @@ class Device(Enum):
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How a run is executed. Does not count towards its identity."""
+    """How a run is executed. These settings are not part of its identity."""
 
     processes: Count = 1
     threads: Count = 1
@@ -256,7 +254,7 @@ class EligibilityConfig:
 class ProbeRuleConfig:
     """How the Stage-2 probe can change the roles."""
 
-    signal: str  # candidates are compared by this one
+    signal: str  # the probe metric by which candidates are compared
     margin: NotNegative
     may_change_roles: bool  # if Stage-1 cannot tell two variants apart and the probe can
 
@@ -272,7 +270,7 @@ class RuleConfig:
 
     decision_step: Annotated[str, DECISION_STEP]
     temperature: Annotated[Temperature, one_of("1", "own", "fitted")]
-    metrics: Annotated[list[str], NOT_EMPTY]  # each has one vote; the first ones break ties
+    metrics: Annotated[list[str], NOT_EMPTY]  # each has one vote; earlier ones break ties
     margins: dict[str, NotNegative]
     window: Annotated[float, POSITIVE_FRACTION]  # last share of the steps, for stability
     eligible: EligibilityConfig
@@ -293,7 +291,7 @@ class StudyConfig:
 class ProbeConfig:
     """The Stage-2 probe: one recipe for every candidate.
 
-    Does not count towards a run's identity.
+    It is not part of a run's identity.
     """
 
     images: Count  # of the validation set: rolled out, and used to validate

@@ -1,4 +1,4 @@
-"""What somebody probably meant who misspelt a key or a name."""
+"""Suggestions for misspelt keys and names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`: did you mean smoke?`, or the names that are known where none is near."""
+    """`: did you mean smoke?`, or a list of the known names if none is similar."""
     names = list(known)
     near = get_close_matches(word, names, n=1, cutoff=0.7)
     if near:
@@ -25,15 +25,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def about_unknown_key(key: str, composed: DictConfig) -> str:
-    """What to say of a key (`train.max_stepz`) that no field of the configuration reads.
+    """The message about a key (`train.max_stepz`) that no field of the configuration reads.
 
-    `composed` tells which model and which data are chosen: the key of another kind is no help.
+    Suggestions are keys of the chosen model and data; `composed` gives that choice.
     """
     keys = list(known_keys(Config, composed))
     near = get_close_matches(key, keys, n=1, cutoff=0.8)
     if near:
         return f"unknown key {key}: did you mean {near[0]}?"
-    # Without a near one: what its group holds, or, where there is no such group, the groups.
+    # No key is similar: list the keys of its group or, if the group does not exist, the groups.
     group = key.rpartition(".")[0]
     inside = [known for known in keys if known.rpartition(".")[0] == group]
     if not inside:
@@ -42,7 +42,7 @@ def about_unknown_key(key: str, composed: DictConfig) -> str:
 
 
 def known_keys(kind: type[DataclassInstance], node: DictConfig) -> Iterator[str]:
-    """Every key of a dataclass and of those in it, as they are in a composed configuration."""
+    """Every key of a dataclass and of nested dataclasses, for the choices in `node`."""
     for name in get_type_hints(kind):
         yield name
         child = node._get_node(name) if name in node else None
