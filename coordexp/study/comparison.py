@@ -24,10 +24,10 @@ def plan_comparison(
 ) -> Study:
     """The study of runs that exist already, `NAME=PATH` each, under this rule.
 
-    The study's digest covers the bytes of the logs: a log that has grown makes another study.
+    The study's digest covers the bytes of the logs: if a log grows, it is another study.
 
     Raises:
-        UserError: a source that cannot be found, or sizes that are not positive.
+        UserError: a source cannot be found, or a size is not positive.
     """
     for name, value in (("image side", side_px), ("cell", cell_px)):
         if value is not None and not (isinstance(value, int) and value > 1):
@@ -71,9 +71,9 @@ def common_recipe(sources: Sequence[Source]) -> ProbeConfig:
 
 
 def recipes_of(run: RunDirectory) -> list[ProbeConfig]:
-    """Each recipe that a run was probed with, at whatever step, once.
+    """Each recipe that a run was probed with, at any step, once.
 
-    A probe.json without settings, or with those of another version, names no recipe of today.
+    A probe.json without settings, or with settings of another version, is skipped.
     """
     recipes: list[ProbeConfig] = []
     for path in sorted((run.path / "stage2").glob("*/probe.json")):

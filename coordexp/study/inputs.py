@@ -1,4 +1,4 @@
-"""What an analysis starts from: the runs of a study directory, as their files say."""
+"""The input of an analysis: the runs of a study directory, read from their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from coordexp.study.study_runs import StudyRun, read_study_runs, write_study_run
 
 @dataclass(frozen=True)
 class RunData:
-    """One run: its log, and, where it is a run directory, its manifest and configuration."""
+    """One run: its log and, for a run directory, its manifest and configuration."""
 
     variant: str
     seed: int
@@ -102,8 +102,8 @@ def load_run(path: str | Path) -> RunData:
 
     Returns:
         The run; `log.train` and `log.evals` hold the values by key of each step. Losses are in
-        nats, distances in bins (a bin is 1/999 of the image side). `variant` is that of a run
-        directory's configuration, and "run" where there is only a log.
+        nats, distances in bins (a bin is 1/999 of the image side). `variant` comes from the
+        configuration of a run directory; for a log alone it is "run".
 
     Raises:
         UserError: nothing there can be read, or it holds more than one run.
@@ -133,10 +133,10 @@ def load_run_directory(variant: str, seed: int, run: RunDirectory) -> RunData:
 
 
 def source_of(entry: StudyRun) -> Source:
-    """The log that was handed over, and that a study's entry names.
+    """The log or event files that a study's entry names.
 
     Raises:
-        UserError: the entry names none.
+        UserError: the entry names no log.
     """
     if entry.log is None or entry.kind is None or entry.sha256 is None:
         raise UserError(

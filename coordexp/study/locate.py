@@ -1,4 +1,4 @@
-"""Where the numbers of a run lie, given a file or a directory: a log, TensorBoard events, a run."""
+"""Locate a run's numbers below a path: a log, TensorBoard events, or a run directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN_DIRECTORY: Final = "run directory"
 
 @dataclass(frozen=True)
 class Located:
-    """Where the numbers of a run lie.
+    """The location of a run's numbers.
 
     path: the log, the directory of event files (or the one event file), or the run directory.
     variant, seed: of a run directory, as its own configuration says.
@@ -34,10 +34,10 @@ class Located:
 
 
 def locate(path: Path) -> Located:
-    """Where the numbers of a path lie that is not a study directory.
+    """Locate the numbers of a path that is not a study directory.
 
-    A run directory counts as such whether or not it is finished. Any other directory stands for the
-    one log in it or below it, else for the one directory of event files.
+    A run directory is recognised whether or not it is finished. Any other directory stands for the
+    only log in it or below it, else for the only directory of event files.
 
     Raises:
         UserError: the path is missing, or holds none of these or more than one.
@@ -57,7 +57,7 @@ def locate(path: Path) -> Located:
 
 
 def _only_one_below(path: Path) -> Located:
-    """The one log below a directory, else the one directory of event files."""
+    """The only log below a directory, else the only directory of event files."""
     found = sorted(log.parent for log in path.rglob("logging.jsonl"))
     name = "logging.jsonl"
     if not found:

@@ -26,9 +26,9 @@ from coordexp.study.study import PlannedRun, Study
 EVERY_VARIANT = "all"
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
 _KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell")
-# How a value with blanks is written: a YAML list for snakemake, quotes for Hydra.
+# An example of a value with blanks: a YAML list for snakemake, quotes for Hydra.
 WITH_BLANKS = r"""'["data.annotations=\"/data/my file.json\""]'"""
-# What a variant's key must not override: the study decides it.
+# Keys that a variant's overrides must not set, because they belong to the study.
 _NOT_PER_VARIANT = ("study", "seed", "variant", "experiment", "variant.name")
 
 
@@ -41,8 +41,8 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     """
     if "logs" in settings:
         return plan_from_settings(settings)
-    # Unknown keys are refused before anything is composed: without a misspelt `experiment`, Hydra
-    # would complain about settings that the experiment has.
+    # Refuse unknown keys before composing. If `experiment` is misspelt, Hydra would otherwise
+    # complain about settings that only the experiment defines.
     known_anywhere = {*_OWN_KEYS, *(path.stem for path in (CONF_DIR / "variant").glob("*.yaml"))}
     if unknown := [key for key in settings if key not in known_anywhere]:
         refuse_unknown(unknown, compose().study.variants)
@@ -124,11 +124,11 @@ def _is_override(value: Any) -> bool:
 
 
 def _is_of_the_study(override: str, key: str) -> bool:
-    """Whether an override sets what no variant may set for itself."""
+    """Whether an override sets a key that belongs to the study."""
     target = override.lstrip("+~").split("=")[0]
     if target in _NOT_PER_VARIANT or target.startswith("study."):
         return True
-    # Every candidate is probed with one recipe, so only `all` may change it.
+    # Every candidate is probed with the same recipe, so only `all` may change it.
     return key != EVERY_VARIANT and target.partition(".")[0] == "probe"
 
 
@@ -144,7 +144,7 @@ def planned_run(cfg: Config, seed: int, overrides: tuple[str, ...]) -> PlannedRu
     """The run of a configuration and a seed.
 
     Raises:
-        UserError: annotations or a base model that are needed, and are not there.
+        UserError: annotations or a base model are missing.
     """
     data = data_directory(cfg.data.name, group_hash(cfg.data))
     annotations = annotations_of(cfg.data)

@@ -171,7 +171,7 @@ def earlier_registrations() -> list[Preregistration]:
     """
     found = []
     for path in RESULTS.glob(f"*/*/{FILE}"):
-        # The link `latest` leads to a study that is found under its own name.
+        # Skip the link `latest`: its study is also found under its own name.
         if not path.parent.is_symlink():
             found.append(read_preregistration(path.parent))
     trained = [e for e in found if e.study != COMPARE_LOGS]
@@ -186,7 +186,7 @@ def registers(earlier: Preregistration, run: RegisteredRun, rule_sha256: str) ->
 
 
 def related(mine: Preregistration, earlier: Sequence[Preregistration]) -> list[EarlierStudy]:
-    """Those of the earlier registrations that have the same study name, or share a run."""
+    """The earlier registrations that have the same study name, or share a run."""
     found = []
     for e in earlier:
         shares_runs = bool(e.directories & mine.directories)

@@ -1,4 +1,4 @@
-"""What `NAME=PATH` on a command line stands for: a log, a run directory, or all runs of a study."""
+"""Resolve `NAME=PATH` arguments: to a log, a run directory, or all runs of a study."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from coordexp.study.locate import (
 from coordexp.study.study_runs import read_study_runs
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
-# Control characters, line ends and bytes that are not text. A message that repeats them would not
-# be one printable line.
+# Control characters, line ends, and surrogates (bytes that are not text). A message that repeats
+# them would not be one printable line.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One run to compare: a variant, a seed, and where its numbers come from.
+    """One run to compare: a variant, a seed, and the location of its numbers.
 
-    variant: the NAME that was given; for a run of a study, NAME/variant.
-    seed: of a run directory or a study's run its own, of a log the first free one of its name.
-    sha256: of the log's bytes (no log counts as empty); of events, over the digests of their files.
+    variant: the given NAME; for a run of a study, NAME/variant.
+    seed: that of the run directory or the study's run; a log gets the first free one of its name.
+    sha256: of the log's bytes (a missing log counts as empty); of event files, over their digests.
     """
 
     variant: str
@@ -105,7 +105,7 @@ def read_source(source: Source) -> Log:
 
 
 def source_sha256(path: Path, kind: SourceKind) -> str:
-    """What identifies a source's content, as `Source.sha256` says."""
+    """The digest of a source's content, see `Source.sha256`."""
     if kind == LOG:
         return sha256_file(path)
     if kind == RUN_DIRECTORY:
@@ -128,7 +128,7 @@ def _split(argument: str) -> tuple[str, Path]:
             f"{argument}: a name is made of letters, digits and . _ - + "
             "and starts with neither . - nor +"
         )
-    return name, Path(os.path.expanduser(path))  # shells leave the ~ in NAME=~/… as it is
+    return name, Path(os.path.expanduser(path))  # shells do not expand the ~ in NAME=~/…
 
 
 def _study_claims(name: str, study: Path) -> list[_Claim]:
@@ -149,9 +149,9 @@ def _study_claims(name: str, study: Path) -> list[_Claim]:
 
 
 def _beside(study: Path, path: Path) -> Path:
-    """A path that a study names, which is relative to the directory where the study was made.
+    """Resolve a path that a study names, relative to the directory in which the study was made.
 
-    That is a directory above the study, else the current one.
+    That is one of the directories above the study, else the current directory.
     """
     here = Path.cwd()
     for parent in study.resolve().parents:

@@ -14,13 +14,13 @@ COMPARE_LOGS = "compare_logs"  # name of a study that compares runs and trains n
 
 
 def launcher(processes: int) -> str:
-    """The command that runs a module in so many processes, one per rank."""
+    """The command that runs a module in this many processes, one per rank."""
     return f"python -m torch.distributed.run --standalone --nproc-per-node {processes} -m"
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training of a study: a variant, a seed, and the Hydra overrides that give it."""
+    """One training run of a study: a variant, a seed, and its Hydra overrides."""
 
     variant: str
     seed: int
@@ -82,7 +82,7 @@ class Study:
 
     @property
     def evidence(self) -> list[str]:
-        """The files that everything after training starts from."""
+        """The files that the steps after training depend on."""
         files = [str(run.directory.manifest) for run in self.runs]
         return files + [str(source.log_path) for source in self.sources]
 
