@@ -1,4 +1,4 @@
-"""The command lines that repeat a study, a comparison or a run, from the preregistration."""
+"""Command lines that repeat a study, a comparison or a run, made from the preregistration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coordexp.study.preregistration import Preregistration, RegisteredRun
 from coordexp.study.study import launcher
 
 STUDY_WIDE = ("experiment", "study")  # keys of `--config` that hold for the whole study
-NAMED_ELSEWHERE = ("variant", "seed")  # overrides that the study makes itself
+NAMED_ELSEWHERE = ("variant", "seed")  # overrides that the study sets itself
 
 
 def study_command(preregistration: Preregistration) -> str:
@@ -40,7 +40,7 @@ def study_command(preregistration: Preregistration) -> str:
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides that are keys of `--config` by themselves, and those of the variant."""
+    """Split overrides into those that are `--config` keys themselves, and those of the variant."""
     study_wide, own = [], []
     for override in overrides:
         key = target(override)
@@ -52,10 +52,10 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def shared_prefix(overrides: Sequence[Sequence[str]]) -> int:
-    """How many overrides from the first on are the same for every variant.
+    """The number of leading overrides that are the same for every variant.
 
-    It ends at an override of `variant.…`: the planner checks such keys against one variant, so
-    they cannot be given for all.
+    The prefix ends at an override of `variant.…`: the planner checks such keys against one variant,
+    so they cannot be given for all.
     """
     n_shared = 0
     for of_each in zip(*overrides, strict=False):
@@ -66,14 +66,14 @@ def shared_prefix(overrides: Sequence[Sequence[str]]) -> int:
 
 
 def config_value(overrides: Sequence[str]) -> str:
-    """The value of a `--config` key: words, or a YAML list where an override holds a blank."""
+    """The value of a `--config` key: words, or a YAML list if an override contains a blank."""
     if any(len(override.split()) > 1 for override in overrides):
         return json.dumps(overrides, ensure_ascii=False)
     return " ".join(overrides)
 
 
 def run_commands(preregistration: Preregistration) -> list[str]:
-    """For each run the line that trains it by hand; none for runs that were handed over."""
+    """For each trained run, the command that trains it by hand; none for runs that were given."""
     return [train_command(run) for run in preregistration.runs if run.overrides]
 
 
@@ -89,7 +89,7 @@ def train_command(run: RegisteredRun) -> str:
 def compare_command(preregistration: Preregistration, study_dir: Path) -> str:
     """The `coordexp compare` line that makes a study of these logs again."""
     command = ["coordexp", "compare"]
-    # The seed of a log is its place among the logs of the same name, so they are named in order.
+    # The seed of a log is its index among the logs of the same name, so sort by seed.
     for run in sorted(preregistration.runs, key=lambda run: run.seed):
         command.append(f"{run.variant.replace('/', '-')}={run.directory or run.log}")
     command += ["--out", str(study_dir)]

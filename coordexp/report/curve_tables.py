@@ -1,4 +1,4 @@
-"""Tables of how firmly the results stand: other steps, other temperatures, the plateau."""
+"""Tables on the stability of the results: other steps, other temperatures, the plateau."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def stability_table(comparison: Comparison) -> Table | None:
 
 
 def blocks_line(stability: Stability) -> tuple[str | Part, ...]:
-    """Whether leaving out one block of the window's steps changes the best variant, and to whom."""
+    """Whether leaving out one block of the window changes the best variant, and to which one."""
     winners = stability.leave_one_block_out
     if not winners:
         return (NONE,)
@@ -110,7 +110,7 @@ def temperature_table(comparison: Comparison) -> Table | None:
 
 
 def temperature_disagreements(comparison: Comparison) -> list[str]:
-    """Metrics whose best variant at another temperature is not that at the rule's, as sentences."""
+    """Sentences on metrics whose best variant at another temperature differs from the rule's."""
     reference = comparison.winners[comparison.temperature]
     sentences = []
     for temperature, winners in comparison.winners.items():
@@ -176,13 +176,13 @@ def plateau_cell(plateaus: Sequence[Plateau], metric: Metric) -> Cell:
 
 
 def span(values: Sequence[float], form: str) -> str:
-    """The smallest and the largest value, as `80 to 120`; one value where both read the same."""
+    """The smallest and the largest value, as `80 to 120`; one value if both print the same."""
     low, high = number(min(values), form), number(max(values), form)
     return low if low == high else f"{low} to {high}"
 
 
 def drift_table(drifts: Sequence[Drift]) -> Table | None:
-    """Whether the variants' plateaus lie further apart than a single run moves on its own."""
+    """Whether the variants' plateaus differ by more than a single run varies on its plateau."""
     if not drifts:
         return None
     columns = [

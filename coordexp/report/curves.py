@@ -50,7 +50,7 @@ def mean_curve(seeds: Seeds) -> Curve:
 
 
 def leads_of(first: Seeds, second: Seeds, lower_is_better: bool) -> Seeds:
-    """How far `first` is ahead, on the seeds and steps that both have; positive: it is better."""
+    """The leads of `first`, on the seeds and steps that both have; positive: it is better."""
     sign = -1 if lower_is_better else 1
     leads: Seeds = {}
     for seed, curve in first.items():
@@ -76,7 +76,7 @@ def variants_of(rows: Sequence[CurveRow]) -> set[str]:
 
 
 def metric_curves(comparison: Comparison, looks: Mapping[str, Look]) -> Figure | None:
-    """The comparable metrics on the validation set, a panel for each, with intervals if known.
+    """The comparable metrics on the validation set, one panel each, with intervals if available.
 
     None where no run has finished with an evaluation.
     """
@@ -110,7 +110,7 @@ def curve_notes(comparison: Comparison) -> list[str]:
 def metric_panel(
     comparison: Comparison, metric: Metric, box: Box, looks: Mapping[str, Look]
 ) -> Iterator[str]:
-    """One metric: each variant's interval, over it its seeds and their mean."""
+    """One metric: the interval of each variant, drawn under its seeds and their mean."""
     curves = {variant: by_seed(comparison.curves, variant, metric.name) for variant in looks}
     intervals: dict[str, dict[int, tuple[float, float]]] = {}
     values = values_of(curves.values())
@@ -133,7 +133,7 @@ def metric_panel(
 
 
 def seeds_and_mean(panel: Panel, seeds: Seeds, look: Look, name: str) -> Iterator[str]:
-    """The mean curve, which stops where a seed is missing; several seeds as thin lines under it."""
+    """The mean curve, which stops where a seed is missing, over thin lines for several seeds."""
     if len(seeds) > 1:
         for seed, curve in seeds.items():
             data: Data = {"mark": "seed-curve", "of": name, "seed": seed}

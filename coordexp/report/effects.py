@@ -1,6 +1,6 @@
-"""The figure of the decision step: each variant's values, and under them the leads.
+"""The figure of the decision step: the values of each variant, and the leads below them.
 
-Leads stand with their intervals over the margin.
+Leads are drawn with their intervals, on top of the margin.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def effects(
     looks: Mapping[str, Look],
     n_seeds: int,
 ) -> Figure | None:
-    """Above, the variants at the decision step; below, the leads, positive to the right.
+    """The variants at the decision step (top), and the leads (bottom), positive to the right.
 
     Args:
         comparison: the study's.
@@ -90,7 +90,7 @@ def effects(
 
 
 def caption(step: int | None, leads: Sequence[Lead], n_seeds: int) -> str:
-    """How to read the figure; intervals are explained only where there are some."""
+    """How to read the figure; intervals are explained only if some lead has one."""
     words = f"Above: each variant at step {step}"
     if n_seeds > 1:
         words += " (ticks: its seeds)"
@@ -107,7 +107,7 @@ def caption(step: int | None, leads: Sequence[Lead], n_seeds: int) -> str:
 def lay_out(
     value_names: Sequence[str], lead_names: Sequence[str], n_columns: int, holm_line: bool
 ) -> Layout:
-    """As wide a column of names as the longest needs, and the rest for the panels."""
+    """The column of names is as wide as the longest name; the panels share the rest."""
     longest = max(text_width(name) for name in (*value_names, *lead_names))
     label_width = min(MAX_LABEL_WIDTH, 14 + longest)
     column_width = (WIDTH - label_width) / n_columns
@@ -160,7 +160,7 @@ def values_panel(
     left_and_right: tuple[float, float],
     looks: Mapping[str, Look],
 ) -> Iterator[str]:
-    """A point for each variant with its value over it; several seeds as small ticks."""
+    """A point for each variant with its value above it; several seeds as small ticks."""
     shown: list[float] = []
     for values in seeds.values():
         shown += values
@@ -199,7 +199,7 @@ def leads_panel(
     left_and_right: tuple[float, float],
     looks: Mapping[str, Look],
 ) -> Iterator[str]:
-    """The leads in one metric over the margin, one row for each pair."""
+    """The leads on one metric, drawn on top of the margin; one row for each pair."""
     ends: list[float] = []
     for lead in leads:
         ends.append(lead.value)
@@ -219,7 +219,7 @@ def leads_panel(
 
 
 def lead_row(panel: Panel, lead: Lead, y: float, p_holm: float | None, look: Look) -> Iterator[str]:
-    """One lead with its interval; over it the verdict, under it the adjusted p-value."""
+    """One lead with its interval; the verdict above it, the adjusted p-value below it."""
     data = {"variant": lead.first, "over": lead.second}
     if lead.low is not None and lead.high is not None:
         interval = [(panel.x(lead.low), y), (panel.x(lead.high), y)]

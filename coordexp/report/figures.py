@@ -21,10 +21,10 @@ from coordexp.study.inputs import RunData
 def draw(
     study: StudyFiles, runs: Sequence[RunData], leads: Sequence[Lead], looks: Mapping[str, Look]
 ) -> dict[str, Figure]:
-    """Every figure that the numbers allow, by name.
+    """Every figure for which there are numbers, by name.
 
-    `runs` are read for the figure of the losses alone. A figure whose numbers are not there (logs
-    without token tables, no run that finished) is left out.
+    `runs` are used only for the figure of the losses. A figure without numbers (logs without token
+    tables, no finished run) is left out.
     """
     comparison, candidates = study.comparison, study.probe.candidates
     holm = {}
@@ -41,7 +41,7 @@ def draw(
         losses(runs, comparison.decision_step, looks),
     ]
     if candidates:
-        # Imported only here: it needs what reads images and matches boxes, which takes a while.
+        # Imported only here, because it imports slow modules that read images and match boxes.
         from coordexp.report.gallery import gallery
 
         drawn += [probe_curves(candidates, looks), gallery(candidates, looks)]

@@ -1,4 +1,4 @@
-"""The gallery: validation images with the true boxes and those each probed candidate wrote."""
+"""The gallery: validation images with the true boxes and the boxes of each probed candidate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Column:
-    """What one candidate wrote for each image, and its F1@.5 there."""
+    """The answers of one candidate for each image, and their F1@.5."""
 
     variant: str
     texts: dict[int, str]
@@ -101,7 +101,7 @@ def column_of(candidate: Candidate, records: Sequence[Record]) -> Column:
     for image, hits, total in zip(
         scores.images.tolist(), matched.tolist(), n_boxes.tolist(), strict=True
     ):
-        # An image without objects for which none was written is right.
+        # An image without true and predicted objects counts as correct.
         f1[image] = 2 * hits / total if total else 1.0
     texts = {rollout.image_id: rollout.text for rollout in rollouts}
     return Column(candidate.variant, texts, f1)

@@ -1,4 +1,4 @@
-"""The report of a study: figures/*.svg, and report.html, one file that needs nothing beside it."""
+"""The report of a study: figures/*.svg, and report.html, a self-contained file."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_report(study_dir: Path, runs: Sequence[RunData] | None = None) -> Path:
     """Draw the figures and write report.html; returns its path.
 
-    Both depend on the study's files alone, and on the logs of its runs for the figure of the
-    losses. A caller that has read the logs already hands them over as `runs`.
+    Both depend only on the study's files; the figure of the losses also on the logs of its runs. A
+    caller that has already read the logs passes them as `runs`.
 
     Raises:
         UserError: a file of the study, or the log of one of its runs, is missing or damaged.
@@ -65,7 +65,7 @@ def render(page: Page) -> str:
 
 @cache  # compiling the templates takes longer than drawing and laying out a report
 def environment() -> Environment:
-    """Templates that escape all values, refuse unknown names, and know how numbers are written."""
+    """The templates: they escape all values, refuse unknown names, and have number filters."""
     env = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

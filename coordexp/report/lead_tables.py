@@ -25,7 +25,7 @@ from coordexp.report.table import (
     words,
 )
 
-# What an interval sees follows from how it was made.
+# The text for each method says which sources of variance its intervals include.
 METHODS = {
     "paired bootstrap over images": (
         "a paired bootstrap over the validation images: the same resamples of images for every "
@@ -40,12 +40,12 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Leads:
-    """All leads that the page shows, and what it says of them as a whole.
+    """All leads that the page shows, and properties of the whole set.
 
-    methods: how their intervals were made.
-    n_window: the most steps of the declared window that any pair shares.
-    lacks_interval: some lead has none.
-    knows_seed_share: of some lead it is known how much of its variance is due to seeds.
+    methods: the methods of their intervals.
+    n_window: the largest number of steps of the declared window that a pair shares.
+    lacks_interval: whether some lead has no interval.
+    knows_seed_share: whether the share of variance due to seeds is known for some lead.
     """
 
     all: list[Lead]
@@ -69,7 +69,7 @@ class Leads:
 
 
 def summed_up(leads: Sequence[Lead]) -> Leads:
-    """The leads with what the page says of them as a whole."""
+    """The leads, with the properties of the whole set."""
     methods: dict[str, None] = {}  # as an ordered set
     n_window = 0
     lacks_interval = knows_seed_share = False
@@ -88,7 +88,7 @@ def summed_up(leads: Sequence[Lead]) -> Leads:
 def lead_table(leads: Leads, ineligible: Sequence[Ineligible]) -> Table:
     """Each pair's lead in each metric with its interval and verdict.
 
-    Where no lead has an interval, what the lead was over the declared window stands in its place.
+    If no lead has an interval, its place shows the lead over the declared window.
     """
     columns = words("lead of")
     for metric in leads.metrics:

@@ -14,7 +14,7 @@ from coordexp.report.table import Cell, Part, Table, cell, column, name, numbers
 
 @dataclass(frozen=True)
 class Statement:
-    """What is said of runs; `runs` are their names, none where it is true of every run."""
+    """A statement about runs. `runs` are their names; empty if it is true of every run."""
 
     words: str
     runs: list[str]
@@ -122,7 +122,7 @@ def outcome_cell(outcomes: Sequence[bool | None], n_runs: int) -> Cell:
 
 
 def findings_cell(by_run: Mapping[str, Check], n_runs: int) -> Cell:
-    """Each distinct finding once, with the runs it is true of unless it is true of all."""
+    """Each distinct finding once, with the names of its runs unless it is true of all runs."""
     runs_of: dict[tuple[bool | None, str], list[str]] = {}
     for run, check in by_run.items():
         runs_of.setdefault((check.passed, check.detail), []).append(run)

@@ -42,7 +42,7 @@ def percent(share: float) -> str:
 
 
 def probability(value: float | None) -> str:
-    """To two decimals; never 0 or 1, which no finite number of images gives."""
+    """To two decimals; never 0 or 1, because a finite number of images cannot prove either."""
     if value is None:
         return NONE
     if value < 0.01:

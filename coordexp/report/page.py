@@ -1,4 +1,4 @@
-"""What the templates lay out: the study's files, the tables and sentences made from them."""
+"""The data of the templates: the study's files, and the tables and sentences made from them."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Tables:
 class Page:
     """The values of the templates.
 
-    headline, headline_reason: the one sentence of the card, in two parts.
-    roles: the title of each role, with who holds it.
+    headline, headline_reason: the headline of the card, in two parts.
+    roles: the title of each role, with its holder.
     has_preflights: the manifest of some run holds a pre-flight (training loss against evaluation
         loss before step 1).
     temperatures: those at which the logs hold metrics.
@@ -143,7 +143,7 @@ def tables_of(
 
 
 def roles_of(recommendation: Recommendation) -> list[tuple[str, Role]]:
-    """The roles that somebody holds, in order of rank."""
+    """(title, role) for each role that a variant holds, in order of rank."""
     roles = []
     if recommendation.primary:
         roles.append(("primary", recommendation.primary))

@@ -12,7 +12,7 @@ from coordexp.report.scales import Scale, step_ticks, ticks
 from coordexp.report.style import Look, glyph
 from coordexp.report.svg import Data, Point, fitted, path, rule, text
 
-WIDTH = 960.0  # px of a figure: the width of the page's column, so that a px here is a px there
+WIDTH = 960.0  # px: a figure is as wide as the page's column, so it is not scaled on the page
 COLUMNS = 3  # panels in a row
 KEY_PITCH = 21.0  # px from one line of the key to the next
 SMALL = 11.5  # px of the text at axes
@@ -80,7 +80,7 @@ class Panel:
 
 
 def figure(name: str, label: str, caption: str, height: float, parts: Iterable[str]) -> Figure:
-    """A figure of the page's width; `label` says what it shows to those who do not see it."""
+    """A figure of the page's width; `label` is its description for screen readers."""
     return Figure(name, svg.document(WIDTH, height, label, parts), caption)
 
 
@@ -195,7 +195,7 @@ def band(
 
 
 def margin_band_y(panel: Panel, margin: float | None) -> Iterator[str]:
-    """The leads too small to matter, on the y axis, as far as the panel shows them."""
+    """A band on the y axis from -margin to margin (leads too small to matter), cut to the panel."""
     if not margin:
         return
     top, bottom = panel.y(min(margin, panel.y.high)), panel.y(max(-margin, panel.y.low))
@@ -203,7 +203,7 @@ def margin_band_y(panel: Panel, margin: float | None) -> Iterator[str]:
 
 
 def margin_band_x(panel: Panel, margin: float | None) -> Iterator[str]:
-    """The leads too small to matter, on the x axis, as far as the panel shows them."""
+    """A band on the x axis from -margin to margin (leads too small to matter), cut to the panel."""
     if not margin:
         return
     left, right = panel.x(max(-margin, panel.x.low)), panel.x(min(margin, panel.x.high))

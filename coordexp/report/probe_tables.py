@@ -24,10 +24,10 @@ from coordexp.report.table import (
 
 
 def ranking_table(finding: ProbeFinding | None) -> Table | None:
-    """The candidates in the order of Stage-1, and in that of the probe's signal."""
+    """The candidates ranked by Stage-1, and ranked by the probe's signal."""
     if finding is None:
         return None
-    # A variant that is not eligible, or was not probed, stands in one of the rankings only.
+    # A variant that is not eligible or was not probed is in only one of the rankings.
     rankings = {
         "Stage-1": finding.stage1_ranking,
         f"probe, by {PROBE_METRICS[finding.signal].label}": finding.probe_ranking,
@@ -96,7 +96,7 @@ def signal_cells(means: Mapping[str, Mapping[str, float]], signal: ProbeMetric) 
 
 
 def lead_cell(lead: Lead | None) -> Cell:
-    """A lead in a signal, under it its interval."""
+    """A lead on a signal, with its interval below it."""
     if lead is None:
         return empty()
     interval = f"[{number(lead.low, '+.3f')}, {number(lead.high, '+.3f')}]"

@@ -1,6 +1,6 @@
-"""The figure of who is best at each evaluation: a row for each metric, a cell for each common step.
+"""The figure of the best variant at each evaluation: a row per metric, a cell per common step.
 
-It shows the order of the variants and not how far they lie apart.
+It shows the order of the variants, not the size of their differences.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CAPTION = (
 
 
 def ranks(comparison: Comparison, looks: Mapping[str, Look]) -> Figure | None:
-    """For each metric its best variant at every common step, and how firmly that order holds.
+    """For each metric, the best variant at every common step, and how stable that choice is.
 
     A tie is an empty cell. None where no two steps can be compared.
     """
@@ -72,7 +72,7 @@ def winners_of(rows: Iterable[Stability]) -> set[str | None]:
 def metric_row(
     label: str, stability: Stability, top: float, width: float, looks: Mapping[str, Look]
 ) -> Iterator[str]:
-    """The cells of one metric, `width` px each, and on their right what they amount to."""
+    """The cells of one metric, `width` px each, and a summary to their right."""
     middle = top + CELL / 2
     yield text(CELLS_LEFT - 10, middle + 4, label, "end")
     for i, cell in enumerate(stability.winners):
@@ -113,7 +113,11 @@ def winner_cell(
 
 
 def summary(stability: Stability, y: float, looks: Mapping[str, Look]) -> Iterator[str]:
-    """Since when, how often within the window, and the best variant without each of its blocks."""
+    """Three columns on the last best variant, right of the cells.
+
+    The step from which it stays best, the share of the window's steps at which it is best, and the
+    best variant without each block of the window.
+    """
     settled = "not settled"
     if stability.settled_from is not None:
         settled = f"step {stability.settled_from}"

@@ -14,8 +14,8 @@ from coordexp.report.scales import Scale, step_scale, ticks
 from coordexp.report.style import Look, glyph
 from coordexp.report.svg import Data, box, fitted, group, path, rule, text, text_width
 
-# Where the ratios of sound logs lie. They are not exactly 1: a train row is the mean over the
-# steps since the row before, an eval row the mean over the whole validation set.
+# The expected ratios of correct logs. They are not exactly 1: a train row is the mean over the
+# steps since the previous row, an eval row is the mean over the whole validation set.
 EXPECTED = (0.95, 1.05)
 
 TOP, ROW = 34.0, 96.0  # px: top of the first row, height of a row
@@ -84,7 +84,7 @@ def ratios_of(runs: Sequence[RunAudit], family: str) -> list[FamilyRatios]:
 
 
 def width_of_labels(runs: Sequence[RunAudit]) -> float:
-    """As wide as the longest name or verdict needs."""
+    """The width of the longest name or verdict."""
     longest = 0.0
     for run in runs:
         with_count = f"{run.verdict} × 9"
@@ -93,7 +93,7 @@ def width_of_labels(runs: Sequence[RunAudit]) -> float:
 
 
 def row_label(variant: str, verdicts: Sequence[str], width: float, y: float) -> Iterator[str]:
-    """The variant, and under it what the audit says of its runs."""
+    """The variant, and below it the audit's verdicts on its runs."""
     yield fitted(0, y, variant, width - 12, bold=True)
     for verdict, n_runs in Counter(verdicts).items():
         y += LABEL_LINE
@@ -102,7 +102,7 @@ def row_label(variant: str, verdicts: Sequence[str], width: float, y: float) -> 
 
 
 def ratio_panel(panel: Panel, seeds: Sequence[FamilyRatios], look: Look) -> Iterator[str]:
-    """The ratios of one family, one line for each seed, over the bands of what is sound."""
+    """The ratios of one family, one line for each seed, on top of the bands of correct ratios."""
     for low, high in (CONSISTENT, EXPECTED):
         top, bottom = panel.y(min(high, panel.y.high)), panel.y(max(low, panel.y.low))
         yield box(panel.left, top, panel.width, bottom - top, opacity=BAND_OPACITY)
@@ -121,10 +121,10 @@ def ratio_panel(panel: Panel, seeds: Sequence[FamilyRatios], look: Look) -> Iter
 
 
 def ratio_lines(panel: Panel, seed: FamilyRatios, look: Look, opacity: float) -> Iterator[str]:
-    """Faint before the collapse ends, where ratios do not count; with markers from there on."""
+    """The line of one seed: faint before `from_step`, where ratios do not count, then marked."""
     before, counted = [], []
     for pair in seed.pairs:
-        # What lies outside the limits is drawn at the panel's edge.
+        # Values outside the limits are drawn at the panel's edge.
         at = panel.at(pair.step, min(max(pair.ratio, panel.y.low), panel.y.high))
         if pair.step >= seed.from_step:
             counted.append((pair, at))
@@ -143,8 +143,8 @@ def ratio_lines(panel: Panel, seed: FamilyRatios, look: Look, opacity: float) ->
 def ratio_limits(ratios: Sequence[float]) -> tuple[float, float, bool]:
     """Lowest and highest value of the axis, and whether it is logarithmic.
 
-    Wide enough to judge ±10 %; logarithmic where a ratio is off by a factor, as under a scaling
-    fault.
+    The axis is wide enough to judge ±10 %. It is logarithmic if a ratio is off by a factor, as with
+    an error in the loss's scale.
     """
     finite = [ratio for ratio in ratios if math.isfinite(ratio) and ratio > 0]
     low, high = min(0.85, *finite), max(1.15, *finite)

@@ -50,7 +50,7 @@ def metric_cells(
     metrics: Iterable[Metric],
     best: Mapping[str, str | None],
 ) -> list[Cell]:
-    """The values of one variant; bold where it is the best of the table."""
+    """The values of one variant; bold if it is the best of the table."""
     cells = []
     for metric in metrics:
         tone = "best" if best.get(metric.name) == variant else ""
@@ -61,7 +61,7 @@ def metric_cells(
 def best_variants(
     rows: Mapping[str, Mapping[str, float]], metrics: Iterable[Metric]
 ) -> dict[str, str | None]:
-    """The best variant of each metric; None where there is no other one, or several are equal.
+    """The best variant of each metric; None if there is only one variant, or several are best.
 
     `rows` are the metrics of each variant.
     """
@@ -89,7 +89,7 @@ def role_table(roles: Sequence[tuple[str, Role]]) -> Table | None:
 
 
 def judged(variant: str, ineligible: Sequence[Ineligible]) -> tuple[Part | str, ...]:
-    """A variant, and whether it may hold no role."""
+    """A variant, marked if it may not hold a role."""
     if any(entry.variant == variant for entry in ineligible):
         return name(variant), " ", small("not eligible")
     return (name(variant),)
@@ -129,7 +129,7 @@ def snapshot_table(
 
 
 def beside_table(comparison: Comparison) -> Table | None:
-    """What was logged beside the metrics at the decision step; None where nothing was."""
+    """Other metrics that were logged at the decision step; None if there are none."""
     rows = comparison.decision_rows
     metrics = metrics_in(rows, BESIDE)
     if not metrics:

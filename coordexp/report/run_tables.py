@@ -1,4 +1,4 @@
-"""Tables of where a study comes from: its rule, earlier registrations, and its runs."""
+"""Tables on the origin of a study: its rule, earlier registrations, and its runs."""
 
 from __future__ import annotations
 

@@ -53,7 +53,8 @@ def y_scale(values: Sequence[float], top: float, bottom: float, from_zero: bool)
 def lead_scale(values: Sequence[float], margin: float | None, start: float, end: float) -> Scale:
     """An axis of leads that shows 0 and the margin.
 
-    A margin more than 3 times the largest lead is not shown whole: leads would shrink to nothing.
+    A margin of more than 3 times the largest lead is cut: otherwise the leads would be too small to
+    see.
     """
     margin = margin or 0.0
     largest = max((abs(value) for value in values), default=0.0) or margin or 1.0
@@ -79,14 +80,14 @@ def ticks(scale: Scale, n_most: int) -> list[float]:
 
 
 def round_up(distance: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is not below a distance."""
+    """The smallest number that is 1, 2 or 5 times a power of ten and at least `distance`."""
     power = 10.0 ** math.floor(math.log10(distance))
-    # 1e-9: a distance of 2 + rounding error is 2, not 5.
+    # The tolerance of 1e-9 rounds a distance of 2 plus a rounding error to 2, not to 5.
     return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= distance * (1 - 1e-9))
 
 
 def log_ticks(low: float, high: float, n_most: int) -> list[float]:
-    """Round values of a logarithmic axis: the finest of a few patterns that is not too many."""
+    """Round values on a logarithmic axis, by the finest pattern with at most `n_most` + 1 ticks."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     inside: list[float] = []
     for digits in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
@@ -94,12 +95,12 @@ def log_ticks(low: float, high: float, n_most: int) -> list[float]:
         inside = [value for value in candidates if low <= value <= high]
         if len(inside) <= n_most + 1:
             return inside
-    # Even powers of ten alone are too many: take every second, third, … of them.
+    # The powers of ten are still too many: take every second, third, … of them.
     return inside[:: math.ceil(len(inside) / n_most)]
 
 
 def step_ticks(scale: Scale, n_most: int = 5) -> list[int]:
-    """Whole steps only; the one step of an axis that holds no other."""
+    """Ticks at whole steps only; a short axis has one tick, at its middle."""
     if scale.high - scale.low <= 2:
         return [round((scale.low + scale.high) / 2)]
     whole = []

@@ -1,4 +1,4 @@
-"""The figure of where the errors are: MAE by coordinate slot and by box size."""
+"""The figure of MAE by coordinate slot and by box size."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def slice_panel(
     panel = Panel(Scale(0, n_slices, *left_and_right), y_scale(values, TOP, BOTTOM, from_zero=True))
     yield from plot.heading(panel, title)
     yield from plot.grid_y(panel)
-    # Four fifths of a slice's width hold its variants, 14 px apart at most.
+    # The variants of a slice share four fifths of its width, at most 14 px apart.
     pitch = min(14.0, 0.8 * panel.width / n_slices / n_variants)
     for i, name in enumerate(slices):
         middle = panel.x(i + 0.5)

@@ -1,4 +1,4 @@
-"""What a report is made from: the typed files of a study directory."""
+"""The input of a report: the typed files of a study directory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StudyFiles:
 
     @property
     def headline(self) -> str:
-        """The one sentence of the card."""
+        """The headline of the card."""
         return headline(self.recommendation)
 
     @property
@@ -42,7 +42,7 @@ class StudyFiles:
 
     @property
     def stage1_primary(self) -> str | None:
-        """The variant that Stage-1 put first, also where the probe put another one before it."""
+        """The variant that Stage-1 puts first, even if the probe puts another one first."""
         if self.recommendation.probe:
             return self.recommendation.probe.stage1_ranking[0]
         return self.primary

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from coordexp.report.svg import PAPER, Data, Point, element, joined, tooltip
 
-# Okabe & Ito (2008), without yellow, which is invisible on paper. Dashes and markers tell variants
-# apart where colours do not: in grey, and for readers who see few colours.
+# Colours of Okabe & Ito (2008), without yellow (invisible on paper), and a grey. Dashes and markers
+# distinguish variants where colours do not: in greyscale, and for colour-blind readers.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 _DASHES = (None, "9 3", "3 2", "9 3 2 3", "5 2 2 2 2 2", "14 3", "2 2")
 _PLUS = (
@@ -74,9 +74,9 @@ def glyph(
     title: str = "",
     data: Data | None = None,
 ) -> str:
-    """A variant's marker, with a thin edge that sets it off from the lines under it.
+    """A variant's marker, with a thin edge that separates it from the lines under it.
 
-    `hollow` draws its outline alone; `title` is its tooltip.
+    `hollow` draws only its outline; `title` is its tooltip.
     """
     fill, stroke, stroke_width = look.colour, edge, 0.8
     if hollow:

@@ -1,10 +1,10 @@
 """SVG elements: functions from numbers to SVG text, in px, y downwards.
 
-Neutral strokes are INK on PAPER, so that the page can replace both and follow a dark screen. Text
-stays text: searchable, and in the page's own font. Equal numbers give equal bytes.
+Neutral strokes are INK on PAPER, so that the page can replace both colours in dark mode. Text stays
+text: it is searchable and uses the page's font. Equal numbers give equal bytes.
 
-Elements that show a number carry `data-` attributes (`data-mark`, `data-variant`, `data-step`, …),
-by which a script or a test finds them. They change nothing of what is seen.
+Elements that show a number have `data-` attributes (`data-mark`, `data-variant`, `data-step`, …),
+so that a script or a test can find them. They do not change the appearance.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 INK = "#1b1f24"
 PAPER = "#ffffff"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-CHARACTER_EM = 0.58  # mean width of a character, on the wide side of the fonts above
+CHARACTER_EM = 0.58  # mean width of a character in em, a high estimate for the fonts above
 
 # XML cannot hold these control characters, not even escaped.
 _CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32)), "�")
@@ -31,9 +31,9 @@ def element(
 
     Args:
         name: the tag.
-        content: what stands inside, SVG already.
+        content: the SVG inside the element.
         data: `data-` attributes, named without that prefix.
-        attributes: `_` in a name stands for `-`; None leaves the attribute out.
+        attributes: `_` in a name becomes `-`; an attribute that is None is left out.
     """
     written = []
     for key, value in attributes.items():
@@ -61,7 +61,7 @@ def px(value: float) -> str:
 
 
 def document(width: float, height: float, label: str, parts: Iterable[str]) -> str:
-    """A whole SVG file; `label` is what a screen reader says of it."""
+    """A complete SVG file; `label` is its description for screen readers."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {px(width)} {px(height)}" '
         f'width="{px(width)}" height="{px(height)}" role="img" aria-label="{quoted(label)}" '
@@ -150,7 +150,7 @@ def area(points: Sequence[Point], colour: str, opacity: float, data: Data | None
 
 
 def joined(points: Sequence[Point]) -> str:
-    """Points as the attribute `points` of a line or polygon holds them."""
+    """Points in the form of the attribute `points` of a line or polygon."""
     return " ".join(f"{px(x)},{px(y)}" for x, y in points)
 
 
@@ -166,7 +166,7 @@ def text(
     data: Data | None = None,
 ) -> str:
     """A line of text; `anchor` is start, middle or end, `y` its baseline, `title` its tooltip."""
-    # What a text inherits from the document (start, 12 px, opaque) is not written.
+    # Attributes with the document's defaults (start, 12 px, opaque) are not written.
     attributes: dict[str, str | float] = {"x": x, "y": y}
     if anchor != "start":
         attributes["text_anchor"] = anchor
@@ -189,7 +189,7 @@ def fitted(
     bold: bool = False,
     data: Data | None = None,
 ) -> str:
-    """Text cut in its middle to a width in px; the whole text is then its tooltip."""
+    """Text shortened in its middle to a width in px; the full text is then its tooltip."""
     n_characters = max(5, int(width / (CHARACTER_EM * size)))
     if len(words) <= n_characters:
         return text(x, y, words, anchor, size, bold, data=data)
@@ -199,7 +199,7 @@ def fitted(
 
 
 def text_width(words: str, size: float = 12) -> float:
-    """About how wide a line of text is, in px."""
+    """The approximate width of a line of text, in px."""
     return CHARACTER_EM * size * len(words)
 
 

@@ -46,7 +46,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column; numbers stand on its right."""
+    """The head of a column; columns of numbers are aligned right."""
 
     heading: Cell
     numeric: bool = False
@@ -54,7 +54,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row; rows of a table with groups stand under a line with the group's name."""
+    """A row; in a table with groups, rows follow a line with the name of their group."""
 
     cells: list[Cell]
     group: str = ""
