@@ -1,4 +1,4 @@
-"""Bins, coordinates and their tokens; CoordJSON, written and strictly parsed.
+"""Bins, coordinates and their tokens; a writer and a strict parser of CoordJSON.
 
 A coordinate token `<|coord_k|>` stands for bin k of 1000, the normalised coordinate k / 999.
 CoordJSON is the text that the model writes. Coordinates are bare tokens, and one space follows each
@@ -87,7 +87,7 @@ class Parsed:
     """The content of a text: its valid objects, the dropped ones by reason, and how it ended."""
 
     objects: list[CoordObject] = field(default_factory=list)
-    # Of each object the positions of its first character and of the one after its last.
+    # For each object: the index of its first character, and the index after its last one.
     spans: list[tuple[int, int]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     truncated: bool = False  # the closing `]}` is missing
@@ -95,7 +95,7 @@ class Parsed:
 
     @property
     def strict(self) -> bool:
-        """Whether the whole text is valid: nothing dropped, nothing missing, nothing after it."""
+        """Whether the whole text is valid: no object dropped, not truncated, no trailing text."""
         return not (self.dropped or self.truncated or self.trailing)
 
 
@@ -111,7 +111,7 @@ _OBJECT = re.compile(
     rf'\{{"desc": ({_STRING}), "(bbox_2d|poly)": \[({_COORD}(?:, {_COORD})*+)\]\}}'
 )
 # Where parsing resumes after a broken object: before the next object, or before the closing `]}`.
-# The first cannot occur in a name: its quote would end the name.
+# The start of the next object cannot occur inside a name, because its quote would end the name.
 _NEXT = re.compile(r'(?=, \{"desc": )|(?<=\})(?=\]\})')
 _NAME = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -125,7 +125,7 @@ def parse_coordjson(text: str) -> Parsed:
     The reasons in `Parsed.dropped`:
         malformed: not the grammar of an object.
         empty_desc: an object without a name.
-        arity: coordinates that are no box and no polygon.
+        arity: the number of coordinates fits neither a box nor a polygon.
         inverted_box: x2 < x1 or y2 < y1.
         no_list: the text does not begin as CoordJSON.
     """
@@ -160,7 +160,7 @@ def parse_coordjson(text: str) -> Parsed:
 
 
 def _may_follow(text: str) -> bool:
-    """Whether an object may be followed by this: the separator or the end, or the begin of one."""
+    """Whether this text may follow an object: a separator or the end, or the start of either."""
     return _SEPARATOR.startswith(text) or _TAIL.startswith(text)
 
 
@@ -175,11 +175,11 @@ def _classify_end(rest: str, result: Parsed) -> None:
 
 
 def _keep(match: re.Match[str], result: Parsed) -> None:
-    """Add an object that follows the grammar, or count why its content is not valid."""
+    """Add an object that matches the grammar, or count the reason why its content is not valid."""
     desc, kind = json.loads(match[1]), match[2]
     bins = tuple(int(k) for k in COORD_TOKEN.findall(match[3]))
     if any("\ud800" <= character <= "\udfff" for character in desc):
-        result.dropped["malformed"] += 1  # half a surrogate pair cannot be encoded
+        result.dropped["malformed"] += 1  # UTF-8 cannot encode half a surrogate pair
     elif not desc.strip():
         result.dropped["empty_desc"] += 1
     elif not _has_arity(kind, len(bins)):

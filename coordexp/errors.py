@@ -1,5 +1,5 @@
-"""The one exception that reaches a user as a single line."""
+"""UserError, the exception that is shown to the user as a single line."""
 
 
 class UserError(Exception):
-    """Something only the user can mend. The message is one line: what, where, what to do."""
+    """An error that only the user can fix. The message is one line: what, where, what to do."""

@@ -1,8 +1,8 @@
 """The registry of metrics: what each measures, and between which runs it may be compared.
 
-A new metric takes one entry here and nothing else. The losses of an objective sum other terms over
-other tokens for each variant, so their values have no order between variants: `metric` refuses to
-rank by them (note, section "Metrics Used").
+A new metric needs one entry here and nothing else. The loss of each variant sums different terms
+over different tokens, so losses cannot be compared between variants: `metric` refuses to rank by
+them, in agreement with the note's section "Metrics Used".
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ ABS_ERR = PerToken(("expected_bin_{T}", "gt_bin"), lambda expected, gt: np.abs(e
 class Metric:
     """A value of an eval row.
 
-    With `per_token` it is also computed from token tables, as the mean over the tokens or as their
-    `quantile`: then runs whose log lacks the key have the metric too, and every run has an
-    interval.
+    With `per_token` it can also be computed from a token table, as the mean or the `quantile` over
+    tokens. Then a run with token tables has the metric even if its log lacks the key, and the
+    metric has an interval.
     """
 
     name: str
     label: str  # in tables and figures
     unit: str
-    lower_is_better: bool | None  # None: neither is better, the metric describes
+    lower_is_better: bool | None  # None: neither direction is better, the metric is descriptive
     key: str  # in the log, after TEMPERATURE_PREFIX where the metric has a temperature
     per_token: PerToken | None = None
     quantile: float | None = None
@@ -78,13 +78,13 @@ class Metric:
 
 
 def best(values: Mapping[str, float], lower_is_better: bool) -> list[str]:
-    """The names that hold the best of these values (at least one): several where they are equal."""
+    """The names with the best value; several if their values are equal."""
     top = min(values.values()) if lower_is_better else max(values.values())
     return [name for name, value in values.items() if value == top]
 
 
 def single_best(values: Mapping[str, float], lower_is_better: bool) -> str | None:
-    """The name that holds the best value alone; None where several are exactly equal."""
+    """The only name with the best value; None if several have exactly this value."""
     names = best(values, lower_is_better)
     return names[0] if len(names) == 1 else None
 
@@ -120,13 +120,13 @@ REGISTRY = {m.name: m for m in _METRICS}
 METRICS = {name: m for name, m in REGISTRY.items() if m.votes}
 BESIDE = {name: m for name, m in REGISTRY.items() if not m.votes and m.across_objectives}
 
-# The coordinate terms of an objective: their weights are fields of VariantConfig, and a log row has
-# their parts of the loss as coord_softce_w1/<term>.
+# The coordinate terms of an objective. Their weights are fields of VariantConfig. A log row has the
+# share of each in the loss as coord_softce_w1/<term>.
 COORD_TERMS = ("soft_ce", "w1", "gate", "ce")
 
 # The temperatures at which diagnostics are computed: 1, the variant's own, and the one fitted to
-# the run's predictions. Their names in a rule, and what these become in an eval row and a token
-# table.
+# the run's predictions. The keys are their names in a rule; the values are the prefix in an eval
+# row, and the label in a token table's column names.
 TEMPERATURE_PREFIX = {"1": "coord_diag", "own": "coord_diag_own_t", "fitted": "coord_diag_fitted_t"}
 TEMPERATURE_LABEL = {"1": "t1", "own": "own", "fitted": "fitted"}
 
@@ -175,7 +175,7 @@ def metric_values(row: Mapping[str, float], temperature: str) -> dict[str, float
     return values
 
 
-# --- What a Stage-2 probe measures of a checkpoint: one entry per signal. ---
+# --- The signals that a Stage-2 probe measures on a checkpoint: one entry each. ---
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class ProbeMetric:
     name: str
     label: str
     lower_is_better: bool | None
-    of_images: bool = True  # is a sum over images, so it has an interval
+    of_images: bool = True  # computed from sums over images, so it has an interval
 
 
 PROBE_METRICS = {
@@ -214,12 +214,12 @@ PROBE_METRICS = {
 
 
 def lower_is_better(name: str) -> bool | None:
-    """The better side of a metric or of a signal of the Stage-2 probe; None where neither is."""
+    """Whether lower is better on a metric or probe signal; None if neither direction is better."""
     return (PROBE_METRICS.get(name) or REGISTRY[name]).lower_is_better
 
 
 def signal(name: str) -> ProbeMetric:
-    """A signal that a rule may judge checkpoints by.
+    """A probe signal by which a rule may compare checkpoints.
 
     Raises:
         UserError: the name is unknown, or the signal has no direction, or no interval.

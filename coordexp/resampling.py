@@ -12,15 +12,15 @@ import numpy as np
 
 DRAWS = 2000
 WEIGHTS_SEED = 20260126
-CELLS = 4_000_000  # of a float64 matrix in memory at a time: 32 MB
+CELLS = 4_000_000  # cells of a matrix in memory at a time: 32 MB in float64
 
 
 @lru_cache(maxsize=1)
 def image_weights(n_images: int, draws: int = DRAWS) -> np.ndarray:
-    """How often each image stands in each resample.
+    """How often each resample contains each image.
 
-    Multinomial from a fixed seed, so it is the same for every table of `n_images` images: that
-    pairs the images over all variants.
+    The weights are multinomial with a fixed seed, so they are the same for every table of
+    `n_images` images. This pairs the images over all variants.
 
     Returns:
         [D, I] uint16, read-only. Each row sums to I.
@@ -34,11 +34,11 @@ def image_weights(n_images: int, draws: int = DRAWS) -> np.ndarray:
 
 
 def weighted_sums(weights: np.ndarray, per_image: np.ndarray) -> np.ndarray:
-    """weights @ per_image in float64, a block of resamples at a time to bound the memory.
+    """weights @ per_image in float64, computed in blocks of resamples to bound the memory.
 
     Args:
         weights: [D, I] of any integer type.
-        per_image: [I, …] what is summed.
+        per_image: [I, …] values that are summed over images.
 
     Returns:
         [D, …]

@@ -1,4 +1,4 @@
-"""A digest of the code that a function runs, so that the workflow notices when it has changed."""
+"""A digest of the code that a function runs: the workflow uses it to detect changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 # Statements as ruff writes them: `from coordexp.a.b import c, d`, in parentheses where it is long.
-# Parsing every file would take half a second of each call of snakemake.
+# A regular expression is used, because parsing every file would add half a second to each call of
+# snakemake.
 _STATEMENT = r"from coordexp\.([\w.]+) import (?:\(([^)]*)\)|(.+))"
 _AT_TOP = re.compile(rf"^{_STATEMENT}", re.MULTILINE)
 _ANYWHERE = re.compile(rf"^[ \t]*{_STATEMENT}", re.MULTILINE)
@@ -21,8 +22,8 @@ _ANYWHERE = re.compile(rf"^[ \t]*{_STATEMENT}", re.MULTILINE)
 def code_digest(function: Callable[..., object]) -> str:
     """Digest of a function's source and of every file of this package that determines its result.
 
-    These are the modules that it imports, all that those import in turn, and the files beside them
-    that are no Python code, such as templates. Nothing is imported for it; the sources are read.
+    These are the modules that it imports, directly or indirectly, and other files in their
+    directories, such as templates. The sources are read; no module is imported.
     """
     digest = hashlib.sha256(inspect.getsource(function).encode())
     for path in reached_files(function):
@@ -32,7 +33,7 @@ def code_digest(function: Callable[..., object]) -> str:
 
 
 def reached_files(function: Callable[..., object]) -> list[Path]:
-    """The files of this package that determine a function's result, beside its own module."""
+    """The files of this package that determine a function's result, except its own module."""
     module = Path(inspect.getfile(function)).read_text()
     pending = [
         *_imports(_ANYWHERE, inspect.getsource(function)),
@@ -58,7 +59,7 @@ def _imports(statements: re.Pattern[str], source: str) -> Iterator[Path]:
     """The modules of this package that some code imports."""
     for module, in_parentheses, on_one_line in statements.findall(source):
         names = re.findall(r"\w+", in_parentheses or on_one_line)
-        # What is imported from a package may itself be a module.
+        # A name that is imported from a package may itself be a module.
         for candidate in (module, *(f"{module}.{name}" for name in names)):
             path = _PACKAGE.joinpath(*candidate.split(".")).with_suffix(".py")
             if path.is_file():
@@ -67,8 +68,8 @@ def _imports(statements: re.Pattern[str], source: str) -> Iterator[Path]:
 
 @cache
 def _data_files(directory: Path) -> tuple[Path, ...]:
-    """The files below a package's directory that are no Python code."""
-    if directory == _PACKAGE:  # in a wheel, settings and schemas lie there
+    """The files below a package's directory that are not Python code."""
+    if directory == _PACKAGE:  # in a wheel it also contains the settings and schemas
         return ()
     return tuple(
         path

@@ -32,21 +32,21 @@ def compare(
     """Audit and compare runs that exist already, and apply the decision rule. Trains nothing.
 
     Args:
-        runs: a path by variant name, or "NAME=PATH" each (a name that occurs twice stands for two
-            seeds). A path is a logging.jsonl, or a TensorBoard, run or study directory.
-        out: the study directory to write: new, empty, or of the same comparison.
+        runs: paths by variant name, or a sequence of "NAME=PATH"; a repeated name stands for
+            several seeds. A path is a logging.jsonl, or a TensorBoard, run or study directory.
+        out: the study directory to write: new, empty, or from the same comparison.
         rule: a YAML file with a decision rule, or with what differs from the default one.
         image_side: side of the validation images in pixels, where only logs are given.
         cell: side of the area that one visual token covers, in pixels.
         evidence: a JSON file of published rollout figures, shown beside the comparison.
 
     Returns:
-        The decision, as it lies in out/recommendation.json. Metrics are in the units of
+        The decision, as written to out/recommendation.json. Metrics are in the units of
         `coordexp.metrics`.
 
     Raises:
         UserError: a source cannot be found or read, or `out` holds something else. A new `out` is
-            left empty then.
+            then left empty.
     """
     if isinstance(runs, Mapping):
         runs = [f"{name}={path}" for name, path in runs.items()]
@@ -62,7 +62,7 @@ def compare(
             if name == "collect-probes" and evidence:
                 _add_evidence(out, Path(evidence))
     except UserError:
-        if is_new:  # half a study would refuse the corrected command
+        if is_new:  # a partial study would refuse the corrected command
             _empty(out)
         raise
     return read_recommendation(out)

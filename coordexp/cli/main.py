@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of one call.
 
-    argparse takes positional arguments only up to the first option. Overrides may also stand
-    behind options, so what argparse leaves over is added to them.
+    argparse accepts positional arguments only up to the first option. Overrides may also follow
+    options, so the arguments that argparse does not recognise are added to them.
     """
     top = parser()
     args, rest = top.parse_known_args(arguments)
@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 class PrintCompletion(argparse.Action):
-    """Print the completion script of a shell, and end."""
+    """Print the completion script of a shell, and exit."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
         import shtab  # takes longer to import than a short verb may take

@@ -38,7 +38,7 @@ def schema_path(name: str) -> Path:
 
 
 def schema_text(name: str) -> str:
-    """The JSON Schema of `<name>.json`, as it is committed."""
+    """The JSON Schema of `<name>.json`, as text of the committed file."""
     schema = json_schema(TYPES[name], f"{name}.json")
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
