@@ -162,6 +162,7 @@ class Dataset:
         data set takes minutes.
         """
 
+        # An estimate without the tokenizer: cells of the picture, coordinates and characters.
         def estimate(index: int) -> int:
             objects = self.records[index].objects
             n_text = sum(2 * len(obj.pixels) + len(obj.desc) for obj in objects)

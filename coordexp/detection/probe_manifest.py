@@ -1,7 +1,7 @@
-"""probe.json of one checkpoint: what was probed, with which settings, and what came out.
+"""probe.json of one checkpoint: its inputs, its settings and its results.
 
-A finished probe has a `ProbeManifest`. Where a run kept no checkpoint at the step, a
-`MissingProbe` says why, so that the report can tell.
+A finished probe has a `ProbeManifest`. If the run kept no checkpoint at the step, a `MissingProbe`
+gives the reason, which the report shows.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ class ProbeInputs:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Losses on the validation images before and after the fine-tune; after is None if it
-    diverged.
-    """
+    """Losses on the validation images before and after the fine-tune; None after a divergence."""
 
     status: Literal["complete", "diverged"]
     reason: str | None  # why it diverged
@@ -47,9 +45,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class ProbeManifest:
-    """probe.json of a finished probe: the fields of its inputs and its result, and about
-    the job.
-    """
+    """probe.json of a finished probe: the fields of its inputs, of its result, and of the job."""
 
     checkpoint: str
     records: str  # file of the validation records

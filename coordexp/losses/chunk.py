@@ -67,6 +67,8 @@ def coord_rows(
     full_term, alpha, temperature = full_vocabulary_term(variant)
     terms, gradient = slice_terms(s, bins, variant)
     top_word, lse1, lse = words_to_gradient_(z, s, scale * (alpha / temperature), temperature)
+    # Add the part that `slice_terms` leaves out: alpha lse(z / T), and its gradient with respect to
+    # the bins, alpha softmax(z / T) / T.
     if alpha:
         terms[full_term] = terms[full_term] + lse[:, 0]
         gradient += (s / temperature - lse).exp_().mul_(alpha / temperature)
@@ -76,6 +78,7 @@ def coord_rows(
         at_temperature[t] = distribution_columns(s, bins, t)
         at_temperature[t]["abs_err"] = (at_temperature[t]["expected_bin"] - bins).abs()
 
+    # A hit: no logit of the whole vocabulary is higher than that of the ground-truth bin.
     top_bin = s.max(-1, keepdim=True)
     hit = s.gather(-1, bins[:, None]) >= torch.maximum(top_word, top_bin.values)
     mass = (torch.logsumexp(s, -1, keepdim=True) - lse1).exp()

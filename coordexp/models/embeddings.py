@@ -51,7 +51,7 @@ def set_position_rows(weight: Tensor, n_frequencies: int) -> None:
     """
     side = math.isqrt(weight.shape[0])
     down, across = (fourier_rows(side, weight.shape[1], n_frequencies, seed) for seed in (1, 2))
-    rows = (down[:, None] + across[None]).flatten(0, 1)
+    rows = (down[:, None] + across[None]).flatten(0, 1)  # [side * side, d], row by row
     weight.data[:] = rows / rows.std() * 0.5
 
 
@@ -70,11 +70,11 @@ def fourier_rows(n_rows: int, width: int, n_frequencies: int, seed: int = 0) -> 
 
 
 def digit_rows(n_rows: int, digits: Tensor) -> Tensor:
-    """Embeddings of k / (n_rows - 1) from those of the ten digits  # [10, d] -> [n_rows, d]
+    """Rows on the path through the embeddings of the ten digits  # [10, d] -> [n_rows, d]
 
-    Linear interpolation between the embedding of the first decimal and that of the next digit, so
-    the rows are continuous. A mean over all decimals would be the same for 12 and 21, and would
-    jump from 199 to 200.
+    Row k is at position 9 k / (n_rows - 1) of the digits 0 to 9, interpolated linearly between the
+    two nearest digits, so the rows are continuous. A mean over the decimals of k would be the same
+    for 12 and 21, and would jump from 199 to 200.
     """
     position = torch.linspace(0, 9, n_rows, dtype=digits.dtype, device=digits.device)
     low = position.floor().clamp(max=8).long()

@@ -97,6 +97,7 @@ def decode(
                 written[row][1].append(round(logprob, 6))
         if not going.any():
             break
+        # Remove answers that have ended from the batch and from the cache.
         if not going.all():
             kept = going.nonzero()[:, 0]
             cache.batch_select_indices(kept)
@@ -111,7 +112,7 @@ def decode(
 def _positions(
     vlm: Qwen3VLForConditionalGeneration, inputs: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """M-RoPE positions of the prompts [3, B, L], and of the token after each [B, 1]."""
+    """M-RoPE positions of the prompts [3, B, L], and of the token after each prompt [B, 1]."""
     names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
     positions, beyond_length = vlm.model.get_rope_index(**{name: inputs[name] for name in names})
     return positions, inputs["attention_mask"].sum(1, keepdim=True) + beyond_length

@@ -78,7 +78,7 @@ def ratio_cell(ratios: FamilyRatios | None) -> Cell:
 
 
 def term_table(audit: Audit) -> Table | None:
-    """The ratios of the terms that the families are sums of; None where no log has any."""
+    """The ratios of the terms whose sums are the families; None if no log has any."""
     terms = [family for family in families_of(audit) if family not in FAMILIES]
     if not terms:
         return None
@@ -94,7 +94,7 @@ def term_table(audit: Audit) -> Table | None:
 
 
 def check_table(audit: Audit, with_manifests: bool) -> Table:
-    """A row for each check: failed where any run fails, and what it found."""
+    """A row for each check: failed if any run fails it, with its findings."""
     source = "log and manifest" if with_manifests else "the logs"
     caption = (
         f"Checks from {source}: ✓ passed, ✗ failed, without a sign what is to be known and sets "

@@ -73,7 +73,7 @@ def best_variants(
 
 
 def role_table(roles: Sequence[tuple[str, Role]]) -> Table | None:
-    """The roles with the metrics that all of them have; None where nobody holds one."""
+    """The roles with the metrics that all their holders have; None if no role has a holder."""
     if not roles:
         return None
     rows = {role.variant: role.metrics for _, role in roles}

@@ -75,7 +75,7 @@ def trained_table(runs: Sequence[StudyRun]) -> Table | None:
 
 
 def log_table(runs: Sequence[StudyRun]) -> Table | None:
-    """The runs that were handed over without a manifest; None where there are none."""
+    """The given runs without a manifest; None if there are none."""
     logs = [run for run in runs if run.status is None]
     if not logs:
         return None

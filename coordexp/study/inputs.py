@@ -83,7 +83,11 @@ def load_runs(study_dir: Path) -> list[RunData]:
 
 
 def load_study_run(entry: StudyRun) -> RunData:
-    """Raises UserError: a log that was handed over has changed since, or cannot be read."""
+    """Load the run of an entry of runs.json.
+
+    Raises:
+        UserError: a log has changed since the study began, or a file cannot be read.
+    """
     if entry.directory is not None:
         return load_run_directory(entry.variant, entry.seed, RunDirectory(Path(entry.directory)))
     source = source_of(entry)

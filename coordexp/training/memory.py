@@ -32,7 +32,7 @@ class Memory:
     gradients: int  # with DistributedDataParallel's buckets, which are copies of them
     moments: int  # of AdamW
     activations: int  # kept from forward to backward, of one micro-batch
-    head: int  # a chunk of logits, and the head's gradient where it is trained
+    head: int  # a chunk of logits, and the head's float32 gradient if the head is trained
     update: int  # temporaries of AdamW's step; the activations are freed by then
 
     @property

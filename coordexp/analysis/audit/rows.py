@@ -19,7 +19,7 @@ MIN_FOR_CADENCE = 3  # evaluations
 
 
 def log_checks(run: RunData) -> list[Check]:
-    """Evaluations, finite values, and the sums that hold inside every row."""
+    """Checks of evaluations, finite values, and sums within each row."""
     log, broken = run.log, not_finite(run.log)
     n_rows = len(log.train) + len(log.evals)
     finite = f"{broken[0]} is not finite" if broken else f"{n_rows} rows"
@@ -48,9 +48,9 @@ def not_finite(log: Log) -> list[str]:
 
 
 def missing_rows(log: Log, families: Iterable[str]) -> str:
-    """The evaluations missing from the log's own cadence, and the families some eval rows lack.
+    """A sentence on evaluations that the log's own cadence expects, and on missing families.
 
-    "" where nothing is missing.
+    A family is missing if some eval rows have it and others do not. "" if nothing is missing.
     """
     lines = []
     if steps := missing_evals(log):
@@ -82,6 +82,7 @@ def missing_evals(log: Log) -> list[int]:
     finished = log.max_steps is None or last >= log.max_steps
     end = last + finished  # only a finished run must have an evaluation at its last step
 
+    # If nearly all evaluations are at multiples of the cadence, every other multiple is missing.
     on_grid = sum(step % cadence == 0 for step in regular)
     if on_grid > 0.8 * len(regular):
         expected = range(cadence, end, cadence)
@@ -111,7 +112,10 @@ def usual_gap(steps: Sequence[int]) -> int:
 
 
 def sum_checks(run: RunData) -> list[Check]:
-    """loss = base CE + coordinate terms (or base CE alone), and the latter the sum of its parts."""
+    """Check that loss = base CE + coordinate loss, and coordinate loss = sum of its terms.
+
+    Without a coordinate loss, the loss must equal the base CE.
+    """
     rows, coord_loss = all_rows(run.log), f"{COORD_LOSS}/loss"
     checks = []
     if any("base_ce/loss" in row for row in rows):
@@ -129,9 +133,12 @@ def sum_checks(run: RunData) -> list[Check]:
 def sum_check(name: str, run: RunData, total: str, parts: Sequence[str]) -> Check:
     """Whether a total is the sum of its parts in every row.
 
-    A log without a manifest may plainly compute them in another way, and then is not accused:
-    where no eval row keeps the sum, its terms are defined otherwise; where only train rows break
-    it, to both sides, the total averages a window of steps and its parts do not.
+    A log without a manifest may come from a program that computes the values differently. Such a
+    log does not fail the check, in two cases:
+
+    - The sum differs in every eval row: the terms are defined differently.
+    - Only train rows differ (more than five), and the parts are too high in 20 to 80 % of them: the
+      total averages a window of steps and its parts do not.
     """
     trained = breaches(run.log.train, total, parts)
     evaluated = breaches(run.log.evals, total, parts)
@@ -158,7 +165,7 @@ def sum_check(name: str, run: RunData, total: str, parts: Sequence[str]) -> Chec
 
 
 def breaches(rows: Mapping[int, Row], total: str, parts: Sequence[str]) -> dict[int, float]:
-    """By how much the parts exceed the total, at the steps where it is more than rounding."""
+    """The sum of the parts minus the total, at the steps where it exceeds rounding errors."""
     rounding = ROUNDING * (1 + len(parts))
     errors = {}
     for step, row in rows.items():

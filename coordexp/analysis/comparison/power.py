@@ -27,6 +27,8 @@ def seeds_needed(estimate: Estimate, n_seeds: int, margin: float) -> int | None:
     if estimate.seed_var is None:
         raise ValueError("how many seeds it takes cannot be told without a variance over seeds")
     interaction, n_images = estimate.interaction_var or 0.0, estimate.n_images or math.inf
+    # image_var contains the interaction over the measured seeds. Take it out, and put it back for
+    # each number of seeds: it is the part of image_var that falls with more seeds.
     image_alone = max(estimate.image_var - interaction / n_seeds, 0.0)
     seeds = np.arange(3, MAX_SEEDS + 1)
     v_si = interaction / seeds

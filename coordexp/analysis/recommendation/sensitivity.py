@@ -126,7 +126,8 @@ def would_take(facts: Facts) -> list[str]:
         return []
     lead, estimate, margin = leads[0], leads[0].estimate, amount(m, leads[0].margin)
     if Z * math.sqrt(estimate.image_var) > leads[0].margin:
-        # This half-width falls with the square root of the number of images, not with more seeds.
+        # Images alone make the interval too wide, so more seeds do not help. The variance over
+        # images falls in proportion to their number: solve Z² variance = margin² for that number.
         images = math.ceil(
             (estimate.n_images or 0) * estimate.image_var * (Z / leads[0].margin) ** 2
         )
@@ -137,7 +138,8 @@ def would_take(facts: Facts) -> list[str]:
     n_seeds, assumed = shared_seeds(facts), ""
     if estimate.seed_var is None:
         # The SD between seeds is not measured. Assume the SD at which one repeat in six would
-        # reverse the lead; the sentence below states this assumption.
+        # reverse the lead; the sentence below states this assumption. The difference of two
+        # variants has twice the variance of one.
         sd = flip_seed_sd(abs(lead.value))
         estimate = replace(estimate, seed_var=2 * sd**2, interaction_var=0.0)
         assumed = f" if one seed's SD is {amount(m, sd)} (unmeasured)"

@@ -51,6 +51,7 @@ def fitted_size(width: int, height: int, pixel_budget: int) -> tuple[int, int]:
     columns = max(1, round(width / CELL_PX))
     rows = max(1, round(height / CELL_PX))
     if columns * rows * CELL_PX**2 > pixel_budget:
+        # Scale both sides by the factor that makes the area equal to the budget; round down.
         shrink = math.sqrt(width * height / pixel_budget)
         columns = max(1, math.floor(width / shrink / CELL_PX))
         rows = max(1, math.floor(height / shrink / CELL_PX))
