@@ -90,7 +90,7 @@ def check_variant_files(variants: list[str]) -> None:
 
 
 def check_rule(rule: RuleConfig) -> None:
-    """A rule must rank by registered metrics, each with a margin, and a registered probe signal."""
+    """A rule must name registered metrics, each with a margin, and a registered probe signal."""
     signal(rule.probe.signal)
     for name in rule.metrics:
         metric(name)

@@ -209,7 +209,7 @@ class Dataset:
         return self._labelled(inputs, supervised, samples)
 
     def pack(self, indices: Sequence[int]) -> Batch:
-        """These records end to end. Positions restart with each: so attention separates them."""
+        """These records end to end; attention separates them where the positions restart."""
         samples = [self.encode(i) for i in indices]
         ids = np.concatenate([sample.ids for sample in samples])  # [L]
         supervised = torch.from_numpy(np.concatenate([sample.supervised for sample in samples]))

@@ -50,7 +50,7 @@ def prepare_data(cfg: Config) -> Path:
     """Make the records of `cfg.data`; returns the manifest's path.
 
     Raises:
-        UserError: the settings cannot be drawn, or pictures or annotations break the contract.
+        UserError: pictures or annotations break the contract.
     """
     out = data_path(cfg)
     settings = cfg.data

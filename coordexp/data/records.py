@@ -169,7 +169,7 @@ def object_problem(raw: Any) -> str | None:
 
 
 def frame_problems(raw: Any) -> Iterator[str]:
-    """Why a line is not a valid record, without its objects."""
+    """The reasons why a line is not a valid record, apart from its objects."""
     needs = "it needs images, width, height and objects"
     if not isinstance(raw, dict):
         yield f"not a record (it is {type(raw).__name__}): {needs}"

@@ -93,7 +93,7 @@ def check_line(root: Path | None, numbered: tuple[int, bytes]) -> Line:
 
 
 def parse_line(line: bytes) -> tuple[Any, list[str]]:
-    """The parsed value of a line, and why it is not a valid record, without its objects."""
+    """The parsed value of a line, and its problems apart from those of its objects."""
     try:
         raw = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -52,7 +52,7 @@ VERSIONED = ("torch", "transformers", "accelerate", "peft")
 # Relative difference allowed between the loss of the training path and that of the evaluation path.
 PREFLIGHT_TOLERANCE = 1e-5
 # bfloat16 rounds each logit by up to 2^-8 (relative); a mean over thousands of tokens has a smaller
-# error. A missing factor in the normalisation gives a difference of about 1/2 or more.
+# error. A missing factor in the normalisation gives a difference of about 1/2.
 PREFLIGHT_TOLERANCE_BFLOAT16 = 2.0**-8
 
 Status = Literal["complete", "diverged"]

@@ -78,8 +78,8 @@ class Training:
 def load_window(t: Training, step: int) -> list[Batch]:
     """This process's micro-batches of optimizer step `step`.
 
-    They are cut by tokens if `train.micro_batch_tokens` is set. Otherwise each has `micro_batch`
-    images, sorted by length to keep padding small.
+    They are cut by tokens if `train.micro_batch_tokens` is not 0. Otherwise each has `micro_batch`
+    images of similar length, to keep padding small.
     """
     cfg, ranks, rank = t.cfg.train, t.accelerator.num_processes, t.accelerator.process_index
     indices = step_indices(len(t.train), cfg.images_per_step, t.cfg.seed, step).tolist()

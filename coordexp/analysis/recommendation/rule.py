@@ -114,7 +114,7 @@ def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
     """How flat each variant's coordinate distributions are: the metric used, and values by variant.
 
     The metric is the entropy or, if a variant has none, minus p(GT). Higher is flatter. None if
-    some variant has neither.
+    neither metric is known for every variant.
     """
     if all("entropy" in row for row in rows.values()):
         return "entropy", {variant: row["entropy"] for variant, row in rows.items()}
