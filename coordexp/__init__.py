@@ -1,4 +1,4 @@
-"""CoordExp Stage-1: train three loss variants, audit their logs, recommend a Stage-2 checkpoint.
+"""CoordExp Stage-1: train three loss variants, audit their logs, recommend where Stage-2 starts.
 
 The public interface is the names in `__all__` and the commands `coordexp` and `coordexp-train`.
 Every other module and name is internal and may change in any release.

@@ -175,7 +175,7 @@ def metric_values(row: Mapping[str, float], temperature: str) -> dict[str, float
     return values
 
 
-# --- The signals that a Stage-2 probe measures on a checkpoint: one entry each. ---
+# --- What a Stage-2 probe measures on a checkpoint: one entry per metric. ---
 
 
 @dataclass(frozen=True)
@@ -214,15 +214,15 @@ PROBE_METRICS = {
 
 
 def lower_is_better(name: str) -> bool | None:
-    """Whether lower is better on a metric or probe signal; None if neither direction is better."""
+    """Whether lower is better on a metric of a log or a probe; None if neither side is better."""
     return (PROBE_METRICS.get(name) or REGISTRY[name]).lower_is_better
 
 
-def signal(name: str) -> ProbeMetric:
-    """A probe signal by which a rule may compare checkpoints.
+def deciding_probe_metric(name: str) -> ProbeMetric:
+    """A probe metric by which a rule may compare checkpoints.
 
     Raises:
-        UserError: the name is unknown, or the signal has no direction, or no interval.
+        UserError: the name is unknown, or the metric has no direction, or no interval.
     """
     usable = [
         s.name for s in PROBE_METRICS.values() if s.of_images and s.lower_is_better is not None

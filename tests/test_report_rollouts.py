@@ -1,4 +1,4 @@
-"""The Stage-2 probe in the report: rankings, the table of signals, the curves of the fine-tune."""
+"""The Stage-2 probe in the report: rankings, its metrics, the curves of the fine-tune."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def test_rankings_of_unequal_length_leave_places_empty() -> None:
     assert table.row("probe, by F1@.5, end") == ["pure_ce", "softce_w1_gate", "mixed"]
 
 
-def test_signal_table_has_values_with_the_best_bold() -> None:
-    table = page(probed_study()).tables["signals"]
+def test_metric_table_has_values_with_the_best_bold() -> None:
+    table = page(probed_study()).tables["probe-metrics"]
     for variant in VARIANTS:
         f1 = table.cell("F1@.5, end ↑", variant)
         assert f1.text == f"{F1[variant]:.3f}"
@@ -133,8 +133,8 @@ def test_signal_table_has_values_with_the_best_bold() -> None:
         assert "best" not in table.cell("count ratio", variant).classes, "no side is better"
 
 
-def test_signal_table_has_leads_of_the_stage1_primary() -> None:
-    table = page(probed_study()).tables["signals"]
+def test_metric_table_has_leads_of_the_stage1_primary() -> None:
+    table = page(probed_study()).tables["probe-metrics"]
     over_mixed = table.text("F1@.5, end ↑", "over mixed")
     assert over_mixed == "+0.200 [+0.150, +0.250]"
     over_softce = table.text("F1@.5, end ↑", "over softce_w1_gate")
@@ -144,15 +144,15 @@ def test_signal_table_has_leads_of_the_stage1_primary() -> None:
     assert table.text("count ratio", "over mixed") == "–"
 
 
-def test_signal_table_without_intervals_has_no_leads() -> None:
+def test_metric_table_without_intervals_has_no_leads() -> None:
     study = change(probed_study(), "probe", lambda probe: probe.update(differences=[]))
-    table = page(study).tables["signals"]
-    assert table.headings == ["signal", *VARIANTS]
+    table = page(study).tables["probe-metrics"]
+    assert table.headings == ["metric", *VARIANTS]
     assert table.caption == "Signals of each candidate"
 
 
-def test_signals_that_no_candidate_has_are_left_out() -> None:
-    table = page(probed_study()).tables["signals"]
+def test_metrics_that_no_candidate_has_are_left_out() -> None:
+    table = page(probed_study()).tables["probe-metrics"]
     shown = [row[0].text.rstrip(" ↑↓") for row in table.rows]
     names = ("count_ratio", "geo_loss_after", "f1_50_after")
     assert shown == [PROBE_METRICS[name].label for name in names]

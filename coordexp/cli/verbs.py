@@ -114,7 +114,8 @@ def probe_run(args: argparse.Namespace) -> None:
 
 
 def evaluate_outside(args: argparse.Namespace) -> None:
-    """Write token table, eval row and Stage-2 probe of a checkpoint.
+    """Write token table and eval row of a checkpoint, and its Stage-2 probe where a train.jsonl
+    lies beside the records.
 
     Prints the directory that `coordexp compare` takes.
     """

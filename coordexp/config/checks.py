@@ -17,7 +17,7 @@ from coordexp.config.schema import (
     VariantConfig,
 )
 from coordexp.errors import UserError
-from coordexp.metrics import metric, signal
+from coordexp.metrics import deciding_probe_metric, metric
 
 
 def check(cfg: Config) -> None:
@@ -90,8 +90,8 @@ def check_variant_files(variants: list[str]) -> None:
 
 
 def check_rule(rule: RuleConfig) -> None:
-    """A rule must name registered metrics, each with a margin, and a registered probe signal."""
-    signal(rule.probe.signal)
+    """A rule must name registered metrics, each with a margin, and a registered probe metric."""
+    deciding_probe_metric(rule.probe.signal)
     for name in rule.metrics:
         metric(name)
         if name not in rule.margins:

@@ -44,9 +44,9 @@ class Probed:
     ap: float  # COCO's AP of the rollouts before the fine-tune
 
     def figures(self, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """Every signal that has per-image contributions, at the image weights of each resample.
+        """Every metric that has per-image contributions, at the image weights of each resample.
 
-        `weights` [D, I] gives [D] per signal; without weights each signal is a float.
+        `weights` [D, I] gives [D] per metric; without weights each metric is a float.
         """
         found: dict[str, Any] = {}
         for moment, scores in self.scores.items():
@@ -60,7 +60,7 @@ class Probed:
         return {name: value for name, value in found.items() if name in PROBE_METRICS}
 
     def influence(self) -> dict[str, np.ndarray]:
-        """The jackknife influence of each image on each signal: {signal: [I]}.
+        """The jackknife influence of each image on each metric: {metric: [I]}.
 
         It is computed by leaving one image out at a time.
         """

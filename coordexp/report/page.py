@@ -42,7 +42,7 @@ class Tables:
     plateau: Table | None
     drift: Table | None
     rankings: Table | None
-    signals: Table | None
+    probe_metrics: Table | None
     votes: Table
     earlier: Table | None
     trained: Table | None
@@ -134,7 +134,7 @@ def tables_of(
         plateau=curve_tables.plateau_table(comparison.plateau, n_seeds),
         drift=curve_tables.drift_table(comparison.drift),
         rankings=probe_tables.ranking_table(recommendation.probe),
-        signals=probe_tables.signal_table(study.probe, study.stage1_primary),
+        probe_metrics=probe_tables.metric_table(study.probe, study.stage1_primary),
         votes=run_tables.vote_table(study.preregistration),
         earlier=run_tables.earlier_table(study.preregistration),
         trained=run_tables.trained_table(study.runs),

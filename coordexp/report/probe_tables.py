@@ -1,4 +1,4 @@
-"""Tables of the Stage-2 probe: the two rankings, and the signals of each candidate."""
+"""Tables of the Stage-2 probe: the two rankings, and the metrics of each candidate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from coordexp.report.table import (
 
 
 def ranking_table(finding: ProbeFinding | None) -> Table | None:
-    """The candidates ranked by Stage-1, and ranked by the probe's signal."""
+    """The candidates ranked by Stage-1, and ranked by the probe's metric."""
     if finding is None:
         return None
     # A variant that is not eligible or was not probed is in only one of the rankings.
@@ -41,53 +41,53 @@ def ranking_table(finding: ProbeFinding | None) -> Table | None:
     return table
 
 
-def signal_table(probe: StudyProbe, primary: str | None) -> Table | None:
-    """Each candidate's signals, and the Stage-1 primary's lead over each other candidate.
+def metric_table(probe: StudyProbe, primary: str | None) -> Table | None:
+    """Each candidate's metrics, and the Stage-1 primary's lead over each other candidate.
 
     Leads are shown where there are intervals. None where nothing was probed.
     """
     if not probe.candidates:
         return None
     of_primary = [] if primary is None else leads(probe.differences, primary)
-    by_signal: dict[str, dict[str, Lead]] = {}
+    by_metric: dict[str, dict[str, Lead]] = {}
     for lead in of_primary:
-        by_signal.setdefault(lead.metric, {})[lead.second] = lead
-    rivals = [variant for variant in probe.means if variant != primary] if by_signal else []
+        by_metric.setdefault(lead.metric, {})[lead.second] = lead
+    rivals = [variant for variant in probe.means if variant != primary] if by_metric else []
 
-    caption = "Signals of each candidate"
-    if by_signal:
+    caption = "Metrics of the probe of each candidate"
+    if by_metric:
         caption += (
             ", and the Stage-1 primary's lead over each other one with its 95 % interval "
             "(positive: better)"
         )
-    columns = words("signal")
+    columns = words("metric")
     columns += [column(name(variant), numeric=True) for variant in probe.means]
     columns += [column(("over ", name(rival)), numeric=True) for rival in rivals]
-    table = Table("signals", columns, caption=caption)
-    for signal in PROBE_METRICS.values():
-        if any(signal.name in values for values in probe.means.values()):
-            over = by_signal.get(signal.name, {})
+    table = Table("probe-metrics", columns, caption=caption)
+    for metric in PROBE_METRICS.values():
+        if any(metric.name in values for values in probe.means.values()):
+            over = by_metric.get(metric.name, {})
             table.add(
-                cell(signal_heading(signal)),
-                *signal_cells(probe.means, signal),
+                cell(metric_heading(metric)),
+                *metric_cells(probe.means, metric),
                 *[lead_cell(over.get(rival)) for rival in rivals],
             )
     return table
 
 
-def signal_heading(signal: ProbeMetric) -> Line:
-    """The name of a signal, with an arrow to the better side where one side is better."""
-    if signal.lower_is_better is None:
-        return signal.label
-    return f"{signal.label} ", direction(signal.lower_is_better)
+def metric_heading(metric: ProbeMetric) -> Line:
+    """The name of a metric, with an arrow to the better side where one side is better."""
+    if metric.lower_is_better is None:
+        return metric.label
+    return f"{metric.label} ", direction(metric.lower_is_better)
 
 
-def signal_cells(means: Mapping[str, Mapping[str, float]], signal: ProbeMetric) -> list[Cell]:
-    """A signal of each candidate; the best are bold, several where they are equal."""
-    held = {variant: v[signal.name] for variant, v in means.items() if signal.name in v}
+def metric_cells(means: Mapping[str, Mapping[str, float]], metric: ProbeMetric) -> list[Cell]:
+    """A metric of each candidate; the best are bold, several where they are equal."""
+    held = {variant: v[metric.name] for variant, v in means.items() if metric.name in v}
     leading: list[str] = []
-    if signal.lower_is_better is not None and len(held) > 1:
-        leading = best(held, signal.lower_is_better)
+    if metric.lower_is_better is not None and len(held) > 1:
+        leading = best(held, metric.lower_is_better)
     cells = []
     for variant in means:
         tone = "best" if variant in leading else ""
@@ -96,7 +96,7 @@ def signal_cells(means: Mapping[str, Mapping[str, float]], signal: ProbeMetric) 
 
 
 def lead_cell(lead: Lead | None) -> Cell:
-    """A lead on a signal, with its interval below it."""
+    """A lead on a metric, with its interval below it."""
     if lead is None:
         return empty()
     interval = f"[{number(lead.low, '+.3f')}, {number(lead.high, '+.3f')}]"

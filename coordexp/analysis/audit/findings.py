@@ -54,7 +54,7 @@ class RunAudit:
     grad_accumulation_steps: from the log, else from the configuration; None where neither says.
     families: the ratios of every loss family that the log holds, by the family's key.
     verdict, why: "not finite", "swapped" (the log of another variant), "missing", or a verdict on
-        the ratios (`ratios.judge`); and its reason.
+        the ratios (`faults.judge`); and its reason.
     overfit_ratio: eval loss over that of the audited train images at the end; None without these.
     not_checked: what could not be judged, and for want of which file.
     warnings: those of the log's reader.

@@ -23,7 +23,7 @@ class LeadWindow:
 
 @dataclass(frozen=True)
 class Lead:
-    """How far `first` is ahead of `second` on a metric, or on a signal of the Stage-2 probe.
+    """How far `first` is ahead of `second` on a metric, or on one of the Stage-2 probe.
 
     value: in the unit of the metric; negative where `first` is behind.
     margin: a lead of this size or less is too small to matter; None where the rule sets none.

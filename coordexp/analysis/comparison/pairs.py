@@ -1,4 +1,4 @@
-"""Differences of two variants, paired on seeds and images, for metrics and for probe signals.
+"""Differences of two variants, paired on seeds and images, for metrics and for probe metrics.
 
 Shapes: S seeds that both variants share, I images, D resamples.
 """
@@ -40,7 +40,7 @@ def variant_pairs(groups: Mapping[str, Sequence[RunData]]) -> list[VariantPair]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of one run, or signals of one probe, with the contribution of each image.
+    """Metrics of one run, or of one probe, with the contribution of each image.
 
     images: [I] ids, ascending.
     values: by metric, over all images.
