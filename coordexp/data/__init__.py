@@ -1,1 +1,1 @@
-"""Records (an image with its objects), what makes them, and the batches of training."""
+"""Records (an image with its objects): generated scenes, checks of files, training batches."""

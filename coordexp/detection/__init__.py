@@ -1,1 +1,1 @@
-"""Detections against ground truth: matching, scores, average precision."""
+"""Rollouts and probes, read and scored against ground truth: matching, F1, AP. No torch."""

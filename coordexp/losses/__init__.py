@@ -1,1 +1,1 @@
-"""The objective: formulas of each term, their fused form and GPU kernel, diagnostics."""
+"""The Stage-1 objective: formulas of each term, their fused form and GPU kernel, diagnostics."""

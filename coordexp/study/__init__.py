@@ -1,1 +1,1 @@
-"""Which runs a study has: planned, preregistered, or handed over as NAME=PATH."""
+"""The runs of a study: planned, preregistered, or found and read where given as NAME=PATH."""
