@@ -25,6 +25,7 @@ SHORT = (
         "train.checkpoint_steps=4",
         "train.audit_images=4",
     ),
+    *("probe.images=2", "probe.steps=1", "probe.images_per_step=2"),
 )
 
 

@@ -148,7 +148,7 @@ def test_metric_table_without_intervals_has_no_leads() -> None:
     study = change(probed_study(), "probe", lambda probe: probe.update(differences=[]))
     table = page(study).tables["probe-metrics"]
     assert table.headings == ["metric", *VARIANTS]
-    assert table.caption == "Signals of each candidate"
+    assert table.caption == "Metrics of the probe of each candidate"
 
 
 def test_metrics_that_no_candidate_has_are_left_out() -> None:
