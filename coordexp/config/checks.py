@@ -82,7 +82,10 @@ def check_probe(probe: ProbeConfig) -> None:
 
 
 def check_variant_files(variants: list[str]) -> None:
+    """Each variant of a study is named once, and has a file."""
     for name in variants:
+        if variants.count(name) > 1:
+            raise UserError(f"configuration: study.variants: {name} is named twice")
         if not (CONF_DIR / "variant" / f"{name}.yaml").exists():
             raise UserError(
                 f"configuration: study.variants: {name} has no file conf/variant/{name}.yaml"

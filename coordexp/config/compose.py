@@ -17,6 +17,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,14 +50,49 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Config:
     """
     GlobalHydra.instance().clear()
     try:
+        check_choices(overrides, conf_dir)
         with initialize_config_dir(str(conf_dir), version_base="1.3"):
             return typed(hydra_compose("config", overrides=list(overrides)))
+    except UserError as error:  # a value in it may hold line ends
+        raise UserError(printable(str(error))) from error
     except (
         HydraException,
         OmegaConfBaseException,
         ValueError,
-    ) as error:  # Hydra raises a bare ValueError for train=3
-        raise UserError(f"configuration: {in_one_line(error, overrides, conf_dir)}") from error
+        TypeError,
+    ) as error:  # Hydra raises a bare ValueError for train=3, and a TypeError for a list in a list
+        told = f"configuration: {in_one_line(error, overrides, conf_dir)}"
+        raise UserError(printable(told)) from error
+
+
+def printable(text: str) -> str:
+    """A message in one line: what does not print becomes a blank."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def check_choices(overrides: Sequence[str], conf_dir: Path) -> None:
+    """Refuse a group (`model=…`) that is not chosen by the name of one of its files.
+
+    Hydra's own answer to a mapping or a list there is a traceback.
+
+    Raises:
+        UserError: see above.
+        HydraException: an override cannot be parsed.
+    """
+    groups = {path.name for path in conf_dir.iterdir() if path.is_dir()}
+    parser = OverridesParser.create()
+    for word in overrides:
+        group, equals, given = word.partition("=")
+        if group not in groups or not equals:
+            continue
+        override = parser.parse_override(word)
+        if override.is_sweep_override() or isinstance(override.value(), str):
+            continue
+        names = sorted(path.stem for path in (conf_dir / group).glob("*.yaml"))
+        raise UserError(
+            f"configuration: {group}={given}: must be the name of one file in conf/{group}/: "
+            f"known are {', '.join(names)}"
+        )
 
 
 def typed(composed: DictConfig) -> Config:

@@ -28,8 +28,9 @@ def at_least(lowest: int, what: str = "") -> Limit:
     return Limit(f"must be at least {lowest}{explained}", lambda value: value >= lowest)
 
 
-def at_most(highest: int, what: str) -> Limit:
-    return Limit(f"must be at most {highest}, {what}", lambda value: value <= highest)
+def at_most(highest: int, what: str = "") -> Limit:
+    explained = f", {what}" if what else ""
+    return Limit(f"must be at most {highest}{explained}", lambda value: value <= highest)
 
 
 def multiple_of(unit: int) -> Limit:

@@ -8,6 +8,7 @@ a single setting are in its type; conditions on several settings are in `checks.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -29,8 +30,14 @@ from coordexp.config.limits import (
     one_of,
 )
 
-Count = Annotated[int, at_least(1)]
-CountOrZero = Annotated[int, NOT_NEGATIVE]
+# The upper limits are far beyond what can be used. They refuse a slip in one line, where it would
+# otherwise fill the memory or never end.
+Count = Annotated[int, at_least(1), at_most(10**9)]
+CountOrZero = Annotated[int, NOT_NEGATIVE, at_most(10**9)]
+Width = Annotated[int, at_least(1), at_most(2**16)]
+Layers = Annotated[int, at_least(1), at_most(1000)]
+Images = Annotated[int, at_least(1), at_most(10**8)]
+Objects = Annotated[int, at_least(1), at_most(1000)]
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Fraction = Annotated[float, FRACTION]
@@ -68,7 +75,9 @@ class VariantConfig:
     ce: NotNegative = 0.0
     temperature: Positive = 1.0  # of the coordinate slice, in soft_ce, w1 and gate
     sigma_bins: Positive = 1.0  # width of the soft target
-    radius_bins: CountOrZero = 8  # the soft target is zero beyond this distance
+    radius_bins: Annotated[int, NOT_NEGATIVE, at_most(999)] = (
+        8  # the soft target is zero beyond this distance
+    )
 
 
 @dataclass(frozen=True)
@@ -84,17 +93,18 @@ class TinyQwen3VLConfig(ModelConfig):
 
     init_seed: Seed
     init_std: Positive
-    text_hidden_size: Count
-    text_layers: Count
-    text_heads: Count
-    text_intermediate_size: Count
-    vision_hidden_size: Count
-    vision_layers: Count
-    vision_heads: Count
-    vision_intermediate_size: Count
-    patch_size: Count  # px
-    vocabulary_size: Count  # byte-level BPE, before special and coordinate tokens
-    coord_init_frequencies: Count  # of the smooth (Fourier) coordinate embeddings
+    text_hidden_size: Width
+    text_layers: Layers
+    text_heads: Width
+    text_intermediate_size: Width
+    vision_hidden_size: Width
+    vision_layers: Layers
+    vision_heads: Width
+    vision_intermediate_size: Width
+    patch_size: Annotated[int, at_least(1), at_most(1024)]  # px
+    # byte-level BPE, before special and coordinate tokens
+    vocabulary_size: Annotated[int, at_least(1), at_most(10**6)]
+    coord_init_frequencies: Width  # of the smooth (Fourier) coordinate embeddings
 
 
 class CoordInit(Enum):
@@ -110,7 +120,7 @@ class PretrainedQwen3VLConfig(ModelConfig):
 
     path: FilePath
     coord_init: CoordInit
-    coord_init_frequencies: Count  # of the Fourier features
+    coord_init_frequencies: Width  # of the Fourier features
 
 
 @dataclass(frozen=True)
@@ -125,11 +135,11 @@ class ScenesConfig(DataConfig):
     """Generated images of coloured shapes."""
 
     seed: Seed
-    train_images: Count
-    val_images: Count
-    image_size: Annotated[int, multiple_of(32)]  # px, square
-    min_objects: Count
-    max_objects: Count
+    train_images: Images
+    val_images: Images
+    image_size: Annotated[int, multiple_of(32), at_most(8192)]  # px, square
+    min_objects: Objects
+    max_objects: Objects
     min_side: Annotated[float, INNER_FRACTION]  # of a shape's box, as a fraction of the image side
     max_side: Annotated[float, INNER_FRACTION]
 
@@ -173,7 +183,9 @@ class CocoConfig(DataConfig):
 class AdapterConfig:
     """LoRA or DoRA on every linear layer, and the coordinate rows; all other weights are frozen."""
 
-    rank: CountOrZero = 0  # 0: no adapters, every weight is trained
+    rank: Annotated[int, NOT_NEGATIVE, at_most(2**16)] = (
+        0  # 0: no adapters, every weight is trained
+    )
     alpha: Count = 32  # an adapter's output is scaled by alpha / rank
     dropout: Annotated[float, BELOW_ONE] = 0.0  # of an adapter's input
     dora: bool = False  # also train the length of each row of a weight
@@ -260,7 +272,8 @@ class ProbeRuleConfig:
 
 
 DECISION_STEP = Limit(
-    "must be last_common or a step", lambda value: value == "last_common" or value.isdigit()
+    "must be last_common or a step",
+    lambda value: re.fullmatch("last_common|[0-9]+", value) is not None,
 )
 
 
@@ -283,7 +296,7 @@ class StudyConfig:
 
     name: Name
     variants: Annotated[list[str], NOT_EMPTY]
-    seeds: Count
+    seeds: Annotated[int, at_least(1), at_most(1000)]
     rule: RuleConfig
 
 

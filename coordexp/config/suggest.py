@@ -30,14 +30,14 @@ def about_unknown_key(key: str, composed: DictConfig) -> str:
     Suggestions are keys of the chosen model and data; `composed` gives that choice.
     """
     keys = list(known_keys(Config, composed))
-    near = get_close_matches(key, keys, n=1, cutoff=0.8)
+    near = get_close_matches(key, [*keys, "experiment"], n=1, cutoff=0.8)
     if near:
         return f"unknown key {key}: did you mean {near[0]}?"
     # No key is similar: list the keys of its group or, if the group does not exist, the groups.
     group = key.rpartition(".")[0]
     inside = [known for known in keys if known.rpartition(".")[0] == group]
     if not inside:
-        inside = [known for known in keys if "." not in known]
+        inside = [known for known in [*keys, "experiment"] if "." not in known]
     return f"unknown key {key}: known are {', '.join(inside)}"
 
 
