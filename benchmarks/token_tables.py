@@ -56,7 +56,7 @@ def write_tables(directory: Path, n_rows: int) -> None:
             "fit_half": image % 2 == 0,
         }
         for label, name in itertools.product(
-            ("t1", "own", "fitted"), ("w1_to_delta", "p_gt", "entropy")
+            ("t1", "own", "fitted"), ("nll", "crps", "w1_to_delta", "p_gt", "entropy")
         ):
             columns[f"{name}_{label}"] = rng.random(n_rows, np.float32)
         for label in ("t1", "own", "fitted"):

@@ -91,7 +91,10 @@ def single_best(values: Mapping[str, float], lower_is_better: bool) -> str | Non
 
 # fmt: off
 _METRICS = (
-    # A rule may rank variants by these.
+    # A rule may rank variants by these. The first two are proper scores: no other distribution than
+    # the one that a model believes gives it a better expected value.
+    Metric("crps", "CRPS", "bins", True, "crps", column("crps_{T}")),
+    Metric("nll", "NLL", "nats", True, "nll", column("nll_{T}")),
     Metric("expected_bin_mae", "MAE", "bins", True, "expected_bin_mae", ABS_ERR),
     Metric("expected_bin_abs_err_p90", "p90", "bins", True, "expected_bin_abs_err_p90", ABS_ERR,
            quantile=0.9),
@@ -195,7 +198,9 @@ PROBE_METRICS = {
         ProbeMetric("f1_50", "F1@.5", False),
         ProbeMetric("f1_75", "F1@.75", False),
         ProbeMetric("f1", "F1@.5:.95", False),
-        ProbeMetric("f1_50_agnostic", "F1@.5, names aside", False),
+        ProbeMetric("f1_agnostic", "F1@.5:.95, class-agnostic", False),
+        ProbeMetric("f1_50_agnostic", "F1@.5, class-agnostic", False),
+        ProbeMetric("names_f1", "F1 of names, boxes ignored", False),
         ProbeMetric("precision_50", "precision@.5", False),
         ProbeMetric("recall_50", "recall@.5", False),
         ProbeMetric("mean_matched_iou", "matched IoU", False),
@@ -209,6 +214,9 @@ PROBE_METRICS = {
         ProbeMetric("parse_rate_after", "parse rate, end", False),
         ProbeMetric("f1_50_after", "F1@.5, end", False),
         ProbeMetric("f1_after", "F1@.5:.95, end", False),
+        ProbeMetric("f1_agnostic_after", "F1@.5:.95, class-agnostic, end", False),
+        ProbeMetric("f1_50_agnostic_after", "F1@.5, class-agnostic, end", False),
+        ProbeMetric("names_f1_after", "F1 of names, boxes ignored, end", False),
     )
 }
 

@@ -18,7 +18,13 @@ from two_ranks import gradient, training
 from coordexp.config.schema import TokenGroups, VariantConfig
 from coordexp.coords import BOX_SLOTS, N_BINS, pixel_to_bin
 from coordexp.data.batches import Dataset
-from coordexp.losses.diagnostics import FIT_RANGE, coord_mass, distribution_columns, fit_temperature
+from coordexp.losses.diagnostics import (
+    FIT_RANGE,
+    coord_mass,
+    distribution_columns,
+    fit_temperature,
+    proper_scores,
+)
 from coordexp.training.evaluate import abs_err, add_distributions, evaluate, in_fit_half
 from coordexp.training.step import train_row
 
@@ -29,6 +35,8 @@ COLUMNS = {
     *("w1_to_delta_t1", "w1_to_delta_own", "w1_to_delta_fitted"),
     *("p_gt_t1", "p_gt_own", "p_gt_fitted"),
     *("entropy_t1", "entropy_own", "entropy_fitted"),
+    *("nll_t1", "nll_own", "nll_fitted"),
+    *("crps_t1", "crps_own", "crps_fitted"),
 }
 
 
@@ -53,6 +61,8 @@ def by_hand(logits: list[float], t: int, temperature: float) -> dict[str, float]
         "w1_to_delta": math.fsum(abs(k - t) * p[k] for k in range(N_BINS)),
         "p_gt": p[t],
         "entropy": -math.fsum(x * math.log(x) for x in p if x > 0),
+        "nll": math.log(total) - (logits[t] - top) / temperature,
+        "crps": math.fsum((math.fsum(p[: k + 1]) - (k >= t)) ** 2 for k in range(N_BINS)),
     }
 
 
@@ -74,9 +84,10 @@ def test_columns_equal_their_definitions(seed, spread, temperature, bins):
     logits = logits_of(seed, len(bins), spread).float()
     found = distribution_columns(logits, torch.tensor(bins), temperature)
     for i, t in enumerate(bins):
-        for name, value in by_hand(logits[i].tolist(), t, temperature).items():
-            assert float(found[name][i]) == pytest.approx(
-                value, rel=2e-4, abs=2e-3 if name != "p_gt" else 1e-6
+        expected = by_hand(logits[i].tolist(), t, temperature)
+        for name, values in found.items():
+            assert float(values[i]) == pytest.approx(
+                expected[name], rel=2e-4, abs=2e-3 if name != "p_gt" else 1e-6
             ), name
 
 
@@ -91,6 +102,37 @@ def test_columns_of_a_point_mass():
         "entropy": [0, 0],
     }
     assert {name: values.tolist() for name, values in found.items()} == expected
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(0, 2**31),
+    st.floats(0.01, 30),
+    st.floats(0.1, 5),
+    st.lists(st.integers(0, 999), min_size=1, max_size=3),
+)
+def test_proper_scores_equal_their_definitions(seed, spread, temperature, bins):
+    logits = logits_of(seed, len(bins), spread)
+    found = proper_scores(logits, torch.tensor(bins), temperature)
+    for i, t in enumerate(bins):
+        expected = by_hand(logits[i].tolist(), t, temperature)
+        for name in ("nll", "crps"):
+            assert found[name][i].item() == pytest.approx(expected[name], rel=1e-12, abs=1e-12)
+
+
+def test_collapse_to_the_median_betters_w1_and_worsens_crps():
+    """A model that believes .40, .25 and .35 at three bins, and reports that or only the median."""
+    bins, belief = torch.tensor([400, 500, 600]), torch.tensor([0.4, 0.25, 0.35]).double()
+    honest, collapsed = torch.full((2, N_BINS), -1e9, dtype=torch.float64)
+    honest[bins], collapsed[500] = belief.log(), 0.0
+
+    def expected(logits: torch.Tensor, columns, name: str) -> float:
+        return float(columns(logits.expand(3, -1), bins, 1.0)[name] @ belief)
+
+    assert expected(honest, distribution_columns, "w1_to_delta") == pytest.approx(93.5)
+    assert expected(collapsed, distribution_columns, "w1_to_delta") == pytest.approx(75.0)
+    assert expected(honest, proper_scores, "crps") == pytest.approx(46.75)
+    assert expected(collapsed, proper_scores, "crps") == pytest.approx(75.0)
 
 
 @settings(max_examples=30)
@@ -148,7 +190,7 @@ def test_columns_at_temperature_1_ignore_the_variants_own():
     tables = {t: add_distributions(table, logits, variant(t))[0] for t in (0.3, 1.0)}
     for name in (c for c in tables[1.0] if not c.endswith("_own")):
         assert tables[0.3][name].equals(tables[1.0][name]), name
-    for name in ("expected_bin", "w1_to_delta", "p_gt", "entropy"):
+    for name in ("expected_bin", "nll", "crps", "w1_to_delta", "p_gt", "entropy"):
         assert tables[1.0][f"{name}_own"].equals(tables[1.0][f"{name}_t1"])
         assert not np.allclose(tables[0.3][f"{name}_own"], tables[0.3][f"{name}_t1"])
 
@@ -223,6 +265,8 @@ def test_an_eval_row_equals_loops_over_every_token(sharp, scenes, tmp_path, vari
                 see(f"{prefix}/w1_to_delta", found["w1_to_delta"])
                 see(f"{prefix}/p_gt_mean", found["p_gt"])
                 see(f"{prefix}/entropy_mean", found["entropy"])
+                see(f"{prefix}/nll", found["nll"])
+                see(f"{prefix}/crps", found["crps"])
     for name, values in seen.items():
         assert row[name] == pytest.approx(math.fsum(values) / len(values), rel=1e-4, abs=1e-7), name
     for prefix in ("coord_diag", "coord_diag_own_t"):
@@ -301,6 +345,8 @@ def test_an_eval_row_follows_from_its_token_table(sharp, scenes, tmp_path, varia
             "w1_to_delta": rows[f"w1_to_delta_{at}"].mean(),
             "p_gt_mean": rows[f"p_gt_{at}"].mean(),
             "entropy_mean": rows[f"entropy_{at}"].mean(),
+            "nll": rows[f"nll_{at}"].mean(),
+            "crps": rows[f"crps_{at}"].mean(),
         }
         for name, value in again.items():
             assert row[f"{prefix}/{name}"] == pytest.approx(float(value), rel=1e-5), (prefix, name)

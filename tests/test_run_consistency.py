@@ -274,6 +274,8 @@ def with_table(tmp_path: Path, batch: int = 32, **logged: float) -> RunData:
             "w1_to_delta": 2 * error,
             "p_gt": 1 / (1 + error),
             "entropy": error / 10,
+            "nll": error / 5,
+            "crps": error / 2,
         }
         table = table.assign(**{f"{name}_{label}": column for name, column in values.items()})
     run.table(40).parent.mkdir(parents=True)

@@ -32,6 +32,7 @@ PERFECT = dict.fromkeys(SHARES, 1.0) | {
     "count_ratio": 1.0,
     "mean_matched_iou": 1.0,
     "duplicate_rate": 0.0,
+    "names_f1": 1.0,
 }
 
 
@@ -108,7 +109,9 @@ def test_one_object_left_out():
         for at in ("", "_50", "_75")
         for kind in ("", "_agnostic")
     }
-    assert changed(RECORDS[0].coord_objects()[:2]) == expected(count_ratio=4 / 5, **shares)
+    assert changed(RECORDS[0].coord_objects()[:2]) == expected(
+        count_ratio=4 / 5, names_f1=lost, **shares
+    )
 
 
 def test_one_object_said_twice():
@@ -120,7 +123,7 @@ def test_one_object_said_twice():
         for kind in ("", "_agnostic")
     }
     assert changed([*objects, objects[0]]) == expected(
-        count_ratio=6 / 5, duplicate_rate=1 / 6, **shares
+        count_ratio=6 / 5, duplicate_rate=1 / 6, names_f1=10 / 11, **shares
     )
 
 
@@ -130,7 +133,15 @@ def test_one_object_of_another_name():
     shares = {
         f"{name}{at}": 4 / 5 for name in ("precision", "recall", "f1") for at in ("", "_50", "_75")
     }
-    assert changed([renamed, *objects[1:]]) == expected(**shares)
+    assert changed([renamed, *objects[1:]]) == expected(names_f1=4 / 5, **shares)
+
+
+def test_names_at_other_places_count_as_names():
+    objects = RECORDS[0].coord_objects()
+    far = CoordObject("cup", "bbox_2d", (0, 900, 10, 910))
+    found = changed([far, *objects[1:]])
+    assert found["names_f1"] == 1
+    assert found["f1_50_agnostic"] == 4 / 5
 
 
 def test_one_object_shifted():

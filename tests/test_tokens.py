@@ -47,6 +47,8 @@ def frame(n_images: int = 23, seed: int = 0) -> pd.DataFrame:
         columns |= {
             f"expected_bin_{label}": rng.uniform(0, 999, n).astype(np.float32),
             f"w1_to_delta_{label}": rng.random(n),
+            f"nll_{label}": rng.random(n),
+            f"crps_{label}": rng.random(n),
             f"p_gt_{label}": rng.random(n),
             f"entropy_{label}": rng.random(n),
         }
@@ -78,6 +80,8 @@ def test_metrics_and_columns_cover_all_tokens(table, temperature):
         "expected_bin_abs_err_p90": np.quantile(error, 0.9),
         "coord_token_acc": rows["hit"].mean(),
         "w1_to_delta": rows[f"w1_to_delta_{label}"].mean(),
+        "nll": rows[f"nll_{label}"].mean(),
+        "crps": rows[f"crps_{label}"].mean(),
         "p_gt_mean": rows[f"p_gt_{label}"].mean(),
     }
     assert image_influence(tokens).values == pytest.approx(expected, rel=1e-12)
@@ -117,6 +121,18 @@ def overwrite_column(path, name: str) -> None:
             b"\xff" * column.total_compressed_size
         )
     path.write_bytes(content)
+
+
+def test_table_without_proper_scores_is_read_for_its_other_metrics(table, refused):
+    older = pq.read_table(table)
+    scores = [name for name in older.column_names if name.startswith(("nll_", "crps_"))]
+    pq.write_table(older.drop_columns(scores), table)
+    assert set(read_tokens(table, "1", [MAE, REGISTRY["crps"], REGISTRY["nll"]]).values) == {
+        MAE.name
+    }
+    pq.write_table(older.drop_columns(["crps_t1"]), table)
+    with refused(str(table), "no column crps_t1"):
+        read_tokens(table, "1", [MAE, REGISTRY["crps"]])
 
 
 def test_only_columns_that_a_metric_needs_are_read(table, refused):

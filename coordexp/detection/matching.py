@@ -8,6 +8,7 @@ boxes, G true ones, T thresholds.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ class ImageScore:
     matched_iou_sum: float  # over the pairs at IoU >= .5, whatever their names
     n_matched: int  # those pairs
     duplicates: int  # predictions with the name of an earlier one and IoU >= .9 with it
+    names_matched: (
+        int  # names that both sides have, wherever their boxes are; counted as a multiset
+    )
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -91,6 +95,7 @@ def score_image(
         matched_iou_sum=math.fsum(iou[pair] for pair in matched),
         n_matched=len(matched),
         duplicates=_duplicates(names, _boxes(predicted)),
+        names_matched=(Counter(names) & Counter(true_names)).total(),
     )
 
 

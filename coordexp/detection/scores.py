@@ -79,6 +79,7 @@ def _count(
         "matched_iou_sum": score.matched_iou_sum,
         "n_matched": score.n_matched,
         "duplicates": score.duplicates,
+        "names_matched": score.names_matched,
         "n_tokens": rollout.n_tokens,
     }
 
@@ -92,7 +93,8 @@ def figures(
     predicted / true objects, `duplicate_rate` a share of the predicted objects. `mean_matched_iou`
     is over the pairs with IoU >= .5, whatever their names. `precision`, `recall` and `f1` = 2 TP /
     (predicted + true) are means over IoU .5, .55, … .95; the suffixes `_50` and `_75` are at one
-    threshold, `_agnostic` ignores names. A share of nothing (0 / 0) is 0.
+    threshold, `_agnostic` ignores names. `names_f1` ignores boxes: the names of an image, as a
+    multiset. A share of nothing (0 / 0) is 0.
 
     Args:
         scores: the counts of I images.
@@ -112,6 +114,7 @@ def figures(
         "count_ratio": _ratio(predicted, true),
         "mean_matched_iou": _ratio(total["matched_iou_sum"], total["n_matched"]),
         "duplicate_rate": _ratio(total["duplicates"], predicted),
+        "names_f1": _ratio(2 * total["names_matched"], predicted + true),
     }
     for kind, suffix in (("tp_aware", ""), ("tp_agnostic", "_agnostic")):
         for name, hits, of in (

@@ -49,6 +49,32 @@ def distribution_columns(
     }
 
 
+def proper_scores(coord_logits: Tensor, bins: Tensor, temperature: float) -> dict[str, Tensor]:
+    """Strictly proper scores of p = softmax(z / T) over the bins, one value per token.
+
+    No other distribution than the one that a model believes gives it a better expected score
+    (Gneiting & Raftery 2007, "Strictly Proper Scoring Rules, Prediction, and Estimation").
+
+    Args:
+        coord_logits: [N, K] logits z of the bins. Computed in float32 at least.
+        bins: [N] ground-truth bin t of each token, int64.
+        temperature: T.
+
+    Returns:
+        {name: [N]}:
+        nll: -log p(t), nats.
+        crps: sum_k (F(k) - 1[k >= t])^2, bins, with F the distribution function of p: the
+            continuous ranked probability score on the bins (section 4.2 there).
+    """
+    log_p = torch.log_softmax(at_least_float32(coord_logits) / temperature, -1)
+    k = torch.arange(N_BINS, device=log_p.device)
+    step_at_gt = (k >= bins[:, None]).to(log_p.dtype)  # [N, K]
+    return {
+        "nll": -log_p.gather(-1, bins[:, None])[:, 0],
+        "crps": (log_p.exp().cumsum(-1) - step_at_gt).square().sum(-1),
+    }
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32, or as it is where it is float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

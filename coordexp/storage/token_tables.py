@@ -6,7 +6,7 @@ its memory does not grow with the number of runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,10 @@ TOKEN_COLUMNS = (
     "fit_half",  # whether the image served to fit the fitted temperature
 )
 # Each of these once per temperature label: expected_bin_t1, expected_bin_own, …
-DISTRIBUTION_COLUMNS = ("expected_bin", "w1_to_delta", "p_gt", "entropy")
+DISTRIBUTION_COLUMNS = ("expected_bin", "nll", "crps", "w1_to_delta", "p_gt", "entropy")
+# A table that has neither of these was written before they were added. Metrics that read them are
+# then left out.
+_LATER_COLUMNS = ("nll", "crps")
 
 _ADVICE = "restore it, or remove the run directory and train again"
 
@@ -87,6 +90,7 @@ def read_tokens(
 ) -> TokenColumns:
     """Read the columns that the given metrics need at a temperature, and no others.
 
+    A metric is left out if it reads a column that tables of this age do not have.
     `temperature` is "1", "own" or "fitted". At the fitted temperature, the images that it was
     fitted on are left out. With `slices`, the slot and the box area are also read.
 
@@ -103,7 +107,8 @@ def read_tokens(
         wanted.add("fit_half")
     if slices:
         wanted |= {"slot", "box_area_px"}
-    columns = read_columns(path, sorted(wanted))
+    later = {f"{name}_{label}" for name in _LATER_COLUMNS}
+    columns = read_columns(path, sorted(wanted), later)
 
     # The fitted temperature is evaluated only on images that it was not fitted on.
     if temperature == "fitted":
@@ -123,22 +128,33 @@ def read_tokens(
             "enlarge the validation set"
         )
 
-    values = {m.name: m.per_token(columns, label) for m in metrics if m.per_token}
+    values = {
+        m.name: m.per_token(columns, label)
+        for m in metrics
+        if m.per_token and columns.keys() >= set(m.per_token.columns(label))
+    }
     tokens = TokenColumns(images, np.cumsum(is_first_of_image) - 1, values)
     if slices:
         tokens = replace(tokens, slot=columns["slot"], box_area_px=columns["box_area_px"])
     return tokens
 
 
-def read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_columns(
+    path: Path, names: Sequence[str], later: Set[str] = frozenset()
+) -> dict[str, np.ndarray]:
     """Columns of a token table, complete and finite: name -> [C].
+
+    Those in `later` are left out where the table has none of them.
 
     Raises:
         UserError: the file is missing or broken, lacks a column, or has empty or non-finite values.
     """
     try:
         with pq.ParquetFile(path) as file:
-            missing = sorted(set(names) - set(file.schema_arrow.names))
+            held = set(file.schema_arrow.names)
+            if not held & later:
+                names = [name for name in names if name not in later]
+            missing = sorted(set(names) - held)
             if missing:
                 raise UserError(
                     f"{path}: no column {', '.join(missing)}: "

@@ -21,8 +21,14 @@ from torch import Tensor
 from coordexp.config.schema import VariantConfig
 from coordexp.data.batches import Batch, Dataset
 from coordexp.errors import UserError
-from coordexp.losses.diagnostics import ROWS_AT_ONCE, distribution_columns, fit_temperature
+from coordexp.losses.diagnostics import (
+    ROWS_AT_ONCE,
+    distribution_columns,
+    fit_temperature,
+    proper_scores,
+)
 from coordexp.losses.terms import SUMS, Output, loss_values, watched_values
+from coordexp.metrics import TEMPERATURE_LABEL, TEMPERATURE_PREFIX
 from coordexp.storage.token_tables import write_table
 from coordexp.training.stage1_model import Stage1Model
 
@@ -176,7 +182,8 @@ def add_distributions(
     for z, at in zip(logits.split(ROWS_AT_ONCE), bins.split(ROWS_AT_ONCE), strict=True):
         z, at = z.to(device), at.to(device)
         for label, temperature in temperatures.items():
-            for name, values in distribution_columns(z, at, temperature).items():
+            of_label = distribution_columns(z, at, temperature) | proper_scores(z, at, temperature)
+            for name, values in of_label.items():
                 columns[f"{name}_{label}"].append(values.cpu())
     return table.assign(
         **{name: torch.cat(parts).numpy() for name, parts in columns.items()}
@@ -190,12 +197,22 @@ def abs_err(table: pd.DataFrame, label: str) -> np.ndarray:
     )
 
 
-def _judged_at(table: pd.DataFrame, fitted: float, variant: VariantConfig) -> dict[str, float]:
-    """Metrics beyond T = 1: p90 at the own temperature, and metrics at the fitted temperature.
+def _proper_scores(table: pd.DataFrame, temperature: str) -> dict[str, float]:
+    """Mean NLL (nats) and CRPS (bins) over the tokens of a table."""
+    prefix, label = TEMPERATURE_PREFIX[temperature], TEMPERATURE_LABEL[temperature]
+    columns = {name: table[f"{name}_{label}"].to_numpy(np.float64) for name in ("nll", "crps")}
+    return {f"{prefix}/{name}": float(values.mean()) for name, values in columns.items()}
 
-    The latter cover only the half of the images that the temperature was not fitted on.
+
+def _judged_at(table: pd.DataFrame, fitted: float, variant: VariantConfig) -> dict[str, float]:
+    """What the sums over tokens lack: proper scores, p90 at the own temperature, and metrics at
+    the fitted temperature.
+
+    The last cover only the half of the images that the temperature was not fitted on.
     """
     row = {
+        **_proper_scores(table, "1"),
+        **_proper_scores(table, "own"),
         "coord_diag_own_t/expected_bin_abs_err_p90": float(np.quantile(abs_err(table, "own"), 0.9)),
         "coord_diag_own_t/temperature": float(variant.temperature),
         "coord_diag_fitted_t/temperature": fitted,
@@ -204,7 +221,9 @@ def _judged_at(table: pd.DataFrame, fitted: float, variant: VariantConfig) -> di
     if judged.empty:
         return row
     errors = abs_err(judged, "fitted")
-    return row | {
+    return {
+        **row,
+        **_proper_scores(judged, "fitted"),
         "coord_diag_fitted_t/expected_bin_mae": float(errors.mean()),
         "coord_diag_fitted_t/expected_bin_abs_err_p90": float(np.quantile(errors, 0.9)),
         "coord_diag_fitted_t/w1_to_delta": float(judged["w1_to_delta_fitted"].mean()),
