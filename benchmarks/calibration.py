@@ -33,7 +33,7 @@ from coordexp.analysis.comparison.statistics import (
     variance_parts,
 )
 from coordexp.analysis.recommendation.rule import choose_primary, eligibility
-from coordexp.config.rule_file import load_rule
+from coordexp.config.compose import compose
 from coordexp.metrics import METRICS
 from coordexp.resampling import image_weights
 from coordexp.storage.logs.log import Log
@@ -53,7 +53,7 @@ SEED_SD = 0.5  # bins: of the difference in MAE between two runs that share a se
 TOKEN_SD = 36.0  # bins: of the difference between two variants' errors on one token
 REPEATS = 0.5  # share of that variance which every seed shows again
 BLOCK = 250  # simulated studies at a time
-DEFAULT = load_rule(None)
+DEFAULT = compose(["study=note"]).study.rule
 RULE = replace(
     DEFAULT,
     metrics=["expected_bin_mae"],

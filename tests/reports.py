@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from studies import NOTE_RULE
+
 from coordexp.analysis.audit.findings import (
     Audit,
     Check,
@@ -41,7 +43,6 @@ from coordexp.analysis.comparison.findings import (
 )
 from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.config.digests import plain
-from coordexp.config.rule_file import load_rule
 from coordexp.storage.files import read_json, sha256_file, write_json
 from coordexp.storage.manifest import InputDigests, Preflight, RunManifest, write_manifest
 from coordexp.storage.runs import RunDirectory
@@ -202,7 +203,7 @@ def preregistration_of(runs: Sequence[StudyRun], seeds: int) -> Preregistration:
         hash8="0123abcd",
         written_at="2026-01-01T00:00:00+00:00",
         seeds=seeds,
-        rule=plain(load_rule(None)) | {"metrics": list(METRICS), "margins": MARGINS},
+        rule=plain(NOTE_RULE) | {"metrics": list(METRICS), "margins": MARGINS},
         rule_sha256="a" * 64,
         runs=registered,
     )
@@ -514,11 +515,12 @@ def recommendation_of(comparison: Comparison, seeds: int, bare: bool) -> dict[st
     claims = [{"variant": variant, **claim} for variant in order[1:]]
     against = "against the primary: MAE +0.63 bins (worse)"
     return {
-        "schema_version": 3,
+        "schema_version": 4,
+        "rehearsal": None,
         "study": {"name": "stage1_ablation", "hash8": "0123abcd", "seeds": seeds},
         "decision_step": step,
         "confidence": {"stage1_ranking": stage1, "stage2_fitness": stage2},
-        "primary": role(order[0], "best on 5 of 5 decided metrics"),
+        "primary": role(order[0], "ahead on 5 of 5 decided metrics"),
         "secondary": role(order[1], "smoother than the primary: a hypothesis")
         if order[1:]
         else None,

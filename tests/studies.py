@@ -12,6 +12,7 @@ import pandas as pd
 from conftest import composed
 
 from coordexp.config.digests import digest, plain, run_hash
+from coordexp.config.schema import RuleConfig
 from coordexp.storage.manifest import RunManifest, artifact_digests, read_manifest, write_manifest
 from coordexp.storage.run_config import RunConfig
 from coordexp.storage.runs import run_directory, write_config
@@ -19,6 +20,7 @@ from coordexp.storage.token_tables import write_table
 from coordexp.storage.typed import write_typed
 from coordexp.study.preregistration import Preregistration
 
+NOTE_RULE = composed("study=note").study.rule
 STEPS = (40, 80, 120, 160, 200, 240, 280, 320, 360)
 BARS = {"coord_diag/coord_mass_mean": 0.99, "text_token_acc": 0.97}
 
@@ -161,11 +163,15 @@ def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict
             f"w1_to_delta_{label}": np.abs(errors),
             f"p_gt_{label}": p_gt,
             f"entropy_{label}": entropy,
+            f"nll_{label}": -np.log(p_gt),
+            f"crps_{label}": np.abs(errors) / 2,
         }
         judged = np.abs(errors)[image % 2 == 1] if label == "fitted" else np.abs(errors)
         values |= {
             f"{prefix}/expected_bin_mae": float(judged.mean()),
             f"{prefix}/w1_to_delta": float(judged.mean()),
+            f"{prefix}/nll": float(-np.log(p_gt)),
+            f"{prefix}/crps": float(judged.mean() / 2),
             f"{prefix}/expected_bin_abs_err_p90": float(np.quantile(judged, 0.9)),
         }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,10 +179,17 @@ def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict
     return values
 
 
-def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: int = 1) -> Path:
-    """A preregistered study of these run directories, under the default rule with changes."""
-    rule = plain(composed().study.rule) | (rule_changes or {})
-    path = Path("results/stage1_ablation") / digest([str(r.path) for r in runs] + [rule])[:8]
+def write_study(
+    runs: list,
+    rule_changes: dict[str, Any] | None = None,
+    seeds: int = 1,
+    rule: RuleConfig = NOTE_RULE,
+) -> Path:
+    """A preregistered study of these run directories, under the note's rule with changes."""
+    rule_settings = plain(rule) | (rule_changes or {})
+    path = (
+        Path("results/stage1_ablation") / digest([str(r.path) for r in runs] + [rule_settings])[:8]
+    )
     planned = []
     for run in runs:
         manifest = read_manifest(run)
@@ -195,7 +208,7 @@ def write_study(runs: list, rule_changes: dict[str, Any] | None = None, seeds: i
         registration(
             hash8=path.name,
             seeds=seeds,
-            rule=rule,
+            rule=rule_settings,
             probe=plain(composed().probe),
             runs=planned,
         ),

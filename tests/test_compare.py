@@ -7,20 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from studies import STEPS, eval_row, run_manifest, write_run
+from studies import NOTE_RULE, STEPS, eval_row, run_manifest, write_run
 
 from coordexp.analysis.comparison.compare import compare
 from coordexp.analysis.comparison.findings import Drift, Plateau, SnapshotRow
 from coordexp.analysis.comparison.plateau import collapse_end, drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
-from coordexp.config.rule_file import load_rule
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import read_manifest
 from coordexp.study.inputs import RunData
 from coordexp.study.study import Vision
 
-RULE = load_rule(None)
+RULE = NOTE_RULE
 
 
 @pytest.fixture(autouse=True)

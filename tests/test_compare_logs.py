@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import composed
 from note import write_log
-from studies import eval_row, write_run, write_study
+from studies import NOTE_RULE, eval_row, write_run, write_study
 from workflows import copy_project, served, snakemake
 
 from coordexp.cli.main import main
+from coordexp.config.digests import plain
 from coordexp.storage.files import read_json
 from coordexp.study.plan import plan_study
 
@@ -56,6 +58,25 @@ def test_it_writes_a_whole_study_directory_and_prints_the_card(logs, capsys):
     assert printed.startswith("# Start Stage-2 from ")
     main(["show", "out"])
     assert capsys.readouterr().out == printed
+
+
+def test_rule_of_logs_without_fitted_temperature_is_the_notes(logs):
+    main(["compare", *logs, "--out", "out"])
+    assert read_json(Path("out/preregistration.json"))["rule"] == plain(NOTE_RULE)
+    changed = Path("rule.yaml")
+    changed.write_text("margins: {expected_bin_mae: 2.0}\n")
+    main(["compare", *logs, "--out", "changed", "--rule", str(changed)])
+    rule = read_json(Path("changed/preregistration.json"))["rule"]
+    assert rule == plain(NOTE_RULE) | {"margins": NOTE_RULE.margins | {"expected_bin_mae": 2.0}}
+
+
+def test_rule_of_runs_with_fitted_temperature_is_the_default_one():
+    one, other = run_pair("1e-3")
+    main(["compare", f"a={one.path}", f"b={other.path}", "--out", "out"])
+    assert read_json(Path("out/preregistration.json"))["rule"] == plain(composed().study.rule)
+    found = read_json(Path("out/recommendation.json"))
+    assert list(found["primary"]["metrics"])[:2] == ["crps", "nll"]
+    assert found["confirmatory"][0]["metric"] == "crps"
 
 
 def test_same_logs_give_the_same_study_and_others_are_refused(logs):

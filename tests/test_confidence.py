@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from studies import registration, run_manifest
+from studies import NOTE_RULE, registration, run_manifest
 
 from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.comparison.bootstrap import bootstrap_estimate
@@ -22,17 +22,19 @@ from coordexp.analysis.comparison.findings import (
     TemperatureRow,
     Window,
 )
+from coordexp.analysis.comparison.probe_findings import StudyProbe
 from coordexp.analysis.comparison.statistics import crossed_estimate
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
+from coordexp.analysis.recommendation.reasons import resolved
+from coordexp.analysis.recommendation.rehearsal import NO_REASON, rehearsal
 from coordexp.analysis.recommendation.sensitivity import alerts, caveats, would_overturn, would_take
 from coordexp.config.digests import plain
-from coordexp.config.rule_file import load_rule
 from coordexp.metrics import METRICS
 from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 from coordexp.study.preregistration import EarlierStudy, RegisteredRun
 
-RULE = load_rule(None)  # MAE first, margin 0.5 bins
+RULE = NOTE_RULE  # MAE first, margin 0.5 bins
 N_IMAGES = 200
 
 
@@ -101,6 +103,14 @@ def facts(
     return Facts(plan, rule, runs, audit, comparison, rows, "best")
 
 
+NOT_PROBED = StudyProbe(None, None, [], [], {}, [])
+
+
+def overturning(f: Facts) -> list[str]:
+    """What would overturn the choice of a study that was not probed."""
+    return would_overturn(f, f.primary, None, NOT_PROBED)
+
+
 def grade(f: Facts) -> tuple[str, str]:
     found = ranking_confidence(f, confirmatory(f))
     return found.grade, found.reason
@@ -130,6 +140,19 @@ def test_the_grade_follows_seeds_and_intervals(leads, n_seeds, expected, why):
     found, reason = grade(facts(leads, n_seeds))
     assert found == expected
     assert why in reason
+
+
+@pytest.mark.parametrize(
+    ("leads", "n_seeds", "clause"),
+    [
+        ({"a": 5.0, "b": 6.0}, 1, "; resolved over every rival"),
+        ({"a": 0.01, "b": 6.0}, 1, "; resolved over a on none, over b on 1"),
+        ({"a": 0.01, "b": 0.02}, 3, "; resolved over a on none, over b on none"),
+        ({"a": 5.0, "b": 6.0}, 0, ""),
+    ],
+)
+def test_headline_says_over_whom_its_leads_are_resolved(leads, n_seeds, clause):
+    assert resolved(facts(leads, n_seeds), ["expected_bin_mae"]) == clause
 
 
 def test_holm_counts_every_rival():
@@ -234,9 +257,7 @@ def test_positive_lead_means_the_primary_is_better():
 
 def test_a_lead_too_small_for_two_decimals_is_not_told_as_none():
     (line,) = [
-        line
-        for line in would_overturn(facts({"a": 0.0031}, 1), probed=False)
-        if line.startswith("other seeds")
+        line for line in overturning(facts({"a": 0.0031}, 1)) if line.startswith("other seeds")
     ]
     assert line.startswith(
         "other seeds: the MAE lead over a is 0.003 bins; if it is the true one, at a seed SD of "
@@ -247,7 +268,7 @@ def test_a_lead_too_small_for_two_decimals_is_not_told_as_none():
 def test_one_seed_names_the_flipping_seed_sd_and_the_seeds_needed():
     manifest = run_manifest(train_wall_s=3000.0, eval_wall_s=600.0)
     f = facts({"a": 0.4}, 1, manifest=manifest, spread={"image_se": 0.05})
-    (line,) = [line for line in would_overturn(f, probed=False) if line.startswith("other seeds")]
+    (line,) = [line for line in overturning(f) if line.startswith("other seeds")]
     assert line.startswith(
         "other seeds: the MAE lead over a is 0.40 bins; if it is the true one, at a seed SD of "
         "0.28 bins"
@@ -267,12 +288,10 @@ def test_where_images_are_the_limit_it_says_how_many():
     assert images == pytest.approx(N_IMAGES * (1.96 * 0.5 / 0.5) ** 2, rel=0.05)
 
 
-def test_several_seeds_give_a_probability_and_a_measured_need():
+def test_several_seeds_give_an_interval_and_a_measured_need():
     f = facts({"a": 0.4}, 3, spread={"seed_sd": 0.6})
-    assert any(
-        "is the probability that best is better on MAE than a" in line
-        for line in would_overturn(f, probed=False)
-    )
+    (line,) = [line for line in overturning(f) if line.startswith("other seeds and images")]
+    assert "the MAE lead over a is 0.40 bins, 95 % interval [" in line
     (line,) = would_take(f)
     assert "unmeasured" not in line
 
@@ -280,15 +299,42 @@ def test_several_seeds_give_a_probability_and_a_measured_need():
 def test_another_stopping_point_is_named():
     winners = [StepWinner(40, "a"), StepWinner(80, "best"), StepWinner(120, "best")]
     stability = {"expected_bin_mae": Stability(winners, "best", 80, [], 0.67)}
-    lines = would_overturn(facts({"a": 1.0}, 1, stability=stability), probed=False)
-    assert "another stopping point: at 1 of the last 3 evaluations a led on MAE" in lines
+    lines = overturning(facts({"a": 1.0}, 1, stability=stability))
+    assert (
+        "another stopping point: at 1 of the 3 common evaluations from step 40 to 120 a led on MAE"
+        in lines
+    )
 
 
-def test_a_rehearsal_on_drawn_pictures_says_so():
+def test_deficit_of_the_primary_is_not_what_would_overturn_it():
+    """If such a difference turns, it helps the primary."""
+    assert not [line for line in overturning(facts({"a": -0.3}, 1)) if "other seeds" in line]
+    (line,) = [
+        line
+        for line in overturning(facts({"a": -0.3, "b": 0.8}, 1))
+        if line.startswith("other seeds")
+    ]
+    assert "lead over b is 0.80 bins" in line
+
+
+def test_drawn_pictures_make_a_rehearsal():
     manifest = run_manifest(val_images=15, val_images_rendered=12)
-    line = "a rehearsal: 12 of 15 validation pictures are shapes drawn from the annotations"
-    assert caveats(facts({"a": 1.0}, 1, manifest=manifest)) == [line]
-    assert caveats(facts({"a": 1.0}, 1, manifest=replace(manifest, val_images_rendered=0))) == []
+    f = facts({"a": 1.0}, 1, manifest=manifest)
+    line = "12 of 15 validation pictures are shapes drawn from the annotations"
+    assert rehearsal(f.rule, f.runs, NOT_PROBED) == f"{line}. {NO_REASON}"
+    f = facts({"a": 1.0}, 1, manifest=replace(manifest, val_images_rendered=0))
+    assert rehearsal(f.rule, f.runs, NOT_PROBED) is None
+
+
+def test_bar_of_zero_or_rollouts_that_never_parse_make_a_rehearsal():
+    bars = replace(RULE.eligible, min_coord_mass=0.0, min_parse_rate=0.0)
+    line = "the rule has no bar for coordinate mass, parse rate"
+    assert rehearsal(replace(RULE, eligible=bars), [], NOT_PROBED) == f"{line}. {NO_REASON}"
+    probe = replace(NOT_PROBED, means={"a": {"parse_rate": 0.0}, "b": {"parse_rate": 0.0}})
+    line = "no rollout of any candidate parses"
+    assert rehearsal(RULE, [], probe) == f"{line}. {NO_REASON}"
+    probe = replace(NOT_PROBED, means={"a": {"parse_rate": 0.5}, "b": {"parse_rate": 0.0}})
+    assert rehearsal(RULE, [], probe) is None
 
 
 def test_caveats_group_slopes_by_variant():

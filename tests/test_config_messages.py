@@ -86,6 +86,44 @@ def test_sound_arguments_of_a_sweep_pass():
     check_arguments(["--help"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["-m", "variant=mixed", "optim.lr=1e-3,-1"], "optim.lr=-1.0 must be a positive number"),
+        (["optim.lr=1e-3,abc", "--multirun"], "optim.lr=abc"),
+        (["--multirun", "seed=1,2", "--cfg", "job"], "--multirun and --cfg exclude each other"),
+    ],
+)
+def test_every_value_of_a_sweep_is_checked(arguments, answer):
+    with pytest.raises(UserError) as told:
+        check_arguments(arguments)
+    assert answer in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("model={a:1}", "model={a:1}: must be the name of one file in conf/model/: known are"),
+        ("variant=[1,2]", "variant=[1,2]: must be the name of one file in conf/variant/"),
+        ("optim=[adamw,lora]", "must be the name of one file in conf/optim/: known are adamw"),
+        ("experiment=1", "experiment=1: must be the name of one file in conf/experiment/"),
+        ("variant=null", "variant=null: must be the name of one file in conf/variant/"),
+        ("study.rule.metrics=[[a]]", "study.rule.metrics=[[a]]"),
+        ("study.variants=[mixed,mixed]", "study.variants: mixed is named twice"),
+        ('variant.name="a\nb"', "must be letters, digits"),
+        ("experimnt=smoke", "unknown key experimnt: did you mean experiment?"),
+        ("model.text_layers=100000", "model.text_layers=100000 must be at most 1000"),
+        ("data.image_size=320000", "data.image_size=320000 must be at most 8192"),
+        ("study.seeds=99999999999999999999", "must be at most 1000"),
+    ],
+)
+def test_value_that_nothing_can_use_is_one_line(override, answer):
+    with pytest.raises(UserError) as told:
+        compose([override])
+    assert answer in str(told.value)
+    assert "\n" not in str(told.value)
+
+
 def test_overrides_of_one_run_are_composed_once():
     cfg = check_arguments(["variant=mixed", "train.max_steps=3"])
     assert (cfg.variant.name, cfg.train.max_steps) == ("mixed", 3)
@@ -143,7 +181,7 @@ def test_wrong_rule_file_is_one_line(tmp_path, content, answer):
     path = tmp_path / "rule.yaml"
     path.write_text(content)
     with pytest.raises(UserError) as told:
-        load_rule(path)
+        load_rule(path, DEFAULT.study.rule)
     assert answer in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -156,7 +194,7 @@ def test_alias_bomb_is_refused_before_it_is_expanded(tmp_path):
     path = tmp_path / "rule.yaml"
     path.write_text("\n".join(lines))
     with pytest.raises(UserError, match="a YAML alias"):
-        load_rule(path)
+        load_rule(path, DEFAULT.study.rule)
 
 
 def leaves(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
+from conftest import composed
 from studies import eval_row, write_run, write_study
 
+from coordexp.analysis.recommendation.findings import GRADES
 from coordexp.cli.main import main
 from coordexp.cli.schemas import schema_path
 
@@ -52,7 +55,7 @@ def test_the_notes_table_gives_the_notes_answer_in_any_order():
 
 def test_reasons_are_true_of_the_numbers():
     found = decide(write_study([write_run(variant, row) for variant, row in NOTE_640.items()]))
-    assert "best on 5 of 5 decided metrics: MAE 23.6" in found["primary"]["reasons"][0]
+    assert "ahead on 5 of 5 decided metrics: MAE 23.6" in found["primary"]["reasons"][0]
     assert "entropy 5.00 against 3.00" in found["secondary"]["reasons"][0]
     assert "coord acc -0.018 (worse)" in found["optional"][0]["reasons"][0]
     assert (
@@ -94,7 +97,6 @@ def test_secondary_only_if_smoother():
     [
         ({"coord_diag/coord_mass_mean": 0.5}, "coord mass 0.500 is below the bar"),
         ({"text_token_acc": 0.5}, "text acc 0.500 is below the bar"),
-        ({"coord_diag/expected_bin_mae": 60.0}, "MAE 60.0 bins is over 1.15 x the best"),
     ],
 )
 def test_bars(change, says):
@@ -104,6 +106,16 @@ def test_bars(change, says):
     (entry,) = found["ineligible"]
     assert entry["variant"] == "pure_ce"
     assert any(says in reason for reason in entry["reasons"])
+
+
+def test_variant_far_behind_has_no_role_to_offer_and_stays_a_rival():
+    rows = NOTE_640 | {"pure_ce": NOTE_640["pure_ce"] | {"coord_diag/expected_bin_mae": 60.0}}
+    found = decide(write_study([write_run(variant, row) for variant, row in rows.items()]))
+    assert found["ineligible"] == []
+    assert found["primary"]["variant"] != "pure_ce"
+    (entry,) = [entry for entry in found["optional"] if entry["variant"] == "pure_ce"]
+    assert entry["reasons"][0].startswith("not competitive: MAE 60.0 bins is over 1.15 x the best")
+    assert any("leads pure_ce by" in line for line in found["evidence"])
 
 
 def test_a_diverged_run_is_a_failure_of_its_variant_and_explained():
@@ -254,3 +266,38 @@ def test_a_nan_in_a_log_fails_its_run_and_stops_nothing():
     found = decide(write_study(runs))
     assert found["primary"]["variant"] != "pure_ce"
     assert "is not finite" in found["ineligible"][0]["reasons"][0]
+
+
+def test_larger_lead_never_lowers_the_grade():
+    """Six seeds; the rival falls behind by one bin, by five, and beyond the bar for a role."""
+    grades = []
+    for behind in (1.0, 5.0, 15.0):
+        runs = []
+        for seed in range(6):
+            noise = 0.01 * seed
+            for variant, mae in (("pure_ce", 20.0), ("mixed", 20.0 + behind)):
+                row = eval_row(mae + noise, 50.0, 0.2, 0.15, 30, 4.0)
+                runs.append(write_run(variant, row, seed=seed, tables=True))
+        found = decide(write_study(runs, seeds=6))
+        assert found["primary"]["variant"] == "pure_ce"
+        grades.append(GRADES.index(found["confidence"]["stage1_ranking"]["grade"]))
+    assert grades == sorted(grades)
+    assert grades[-1] >= GRADES.index("supported")
+
+
+def test_card_and_evidence_judge_accuracy_on_the_same_images():
+    """At the fitted temperature, half of the images; the log has the accuracy over all of them."""
+    rows = {"pure_ce": 0.2, "mixed": 0.25}
+    runs = [
+        write_run(v, eval_row(24.0, 50.0, acc, 0.15, 30, 4.0), tables=True)
+        for v, acc in rows.items()
+    ]
+    found = decide(write_study(runs, rule=composed().study.rule))
+    accuracy = {
+        entry["variant"]: entry["metrics"]["coord_token_acc"]
+        for entry in [found["primary"], *found["optional"], *found["tied"]]
+    }
+    comparison = json.loads(next(Path("results").glob("*/*/comparison.json")).read_text())
+    (difference,) = [d for d in comparison["differences"] if d["metric"] == "coord_token_acc"]
+    gap = accuracy[difference["second"]] - accuracy[difference["first"]]
+    assert difference["difference"] == pytest.approx(gap, abs=1e-12)

@@ -77,7 +77,7 @@ def test_the_roles_are_the_notes_and_follow_the_numbers_not_the_names(tmp_path):
 def test_reasons_are_true_of_the_table(tmp_path):
     found = read(compare(tmp_path), "recommendation")
     assert found["primary"]["reasons"] == [
-        "best on 4 of 4 decided metrics: MAE 23.63 bins, p90 55.06 bins, coord acc 0.2177, p(GT) "
+        "ahead on 4 of 4 decided metrics: MAE 23.63 bins, p90 55.06 bins, coord acc 0.2177, p(GT) "
         "0.1665"
     ]
     assert found["secondary"]["reasons"][0].startswith(

@@ -15,7 +15,7 @@ import pytest
 from conftest import composed
 from note import write_log
 from PIL import Image
-from studies import eval_row, write_run, write_study
+from studies import NOTE_RULE, eval_row, write_run, write_study
 
 from coordexp.analysis.comparison.bootstrap import bootstrap_estimate
 from coordexp.analysis.comparison.findings import Difference
@@ -26,6 +26,7 @@ from coordexp.analysis.comparison.statistics import crossed_estimate
 from coordexp.analysis.recommendation.findings import Claim, Grade
 from coordexp.analysis.recommendation.probe_finding import (
     aggregate_finding,
+    names_decide,
     probe_finding,
     probe_grade,
     reconsider,
@@ -33,7 +34,6 @@ from coordexp.analysis.recommendation.probe_finding import (
 from coordexp.cli.main import main
 from coordexp.cli.schemas import schema_path
 from coordexp.config.digests import plain
-from coordexp.config.rule_file import load_rule
 from coordexp.coords import CoordObject, write_coordjson
 from coordexp.data.records import Record, RecordObject, write_records
 from coordexp.detection.probe_manifest import ProbeManifest
@@ -44,7 +44,8 @@ from coordexp.storage.files import read_json, write_json, write_text
 from coordexp.storage.runs import probe_directory
 from coordexp.storage.typed import write_typed
 
-RULE = load_rule(None)
+# The class-aware figure at .5 decides here: a box that is off by half changes it, and no other.
+RULE = replace(NOTE_RULE, probe=replace(NOTE_RULE.probe, signal="f1_50_after"))
 N_IMAGES = 200
 BOX = (10.0, 10.0, 60.0, 60.0)
 TIED = eval_row(24.0, 55, 0.2, 0.15, 39, 4.0)  # Stage-1 metrics that cannot tell two variants apart
@@ -150,7 +151,7 @@ def decide(shares: dict[str, tuple[float, float]], rows=None):
         final = (rows or {}).get(variant) or TIED | {"coord_diag/expected_bin_mae": 24.0 + i / 1000}
         runs.append(write_run(variant, final, tables=True))
         write_probe(runs[-1], share, rng, parse)
-    study = write_study(runs)
+    study = write_study(runs, rule=RULE)
     for verb in ("audit", "compare", "collect-probes", "recommend", "report"):
         main(["step", verb, str(study)])
     found = read_json(study / "recommendation.json")
@@ -188,7 +189,8 @@ def test_where_nobody_is_eligible_the_probe_is_not_said_to_be_missing():
     assert found["confidence"]["stage2_fitness"]["grade"] == "descriptive"
     assert "no variant is primary" in found["confidence"]["stage2_fitness"]["reason"]
     diverged = study_probe([replace(candidate("mixed"), status="diverged")])
-    assert probe_grade(None, diverged) == Grade("descriptive", "no probe came to its end")
+    grade = probe_grade(None, diverged, RULE.probe.signal)
+    assert grade == Grade("descriptive", "no probe came to its end")
     assert "no Stage-2 probe has been run" not in (study / "report.html").read_text()
 
 
@@ -225,21 +227,61 @@ def study_probe(candidates: list[Candidate], **found) -> StudyProbe:
     return StudyProbe(step=360, settings=None, candidates=candidates, **(nothing | found))
 
 
-def probe_with(f1_lead: float, noise: float) -> StudyProbe:
-    """Per-image F1 of 200 images in which mixed leads by this much."""
+def difference_of(f1_lead: float, noise: float, metric: str) -> Difference:
+    """Per-image figures of 200 images in which mixed leads pure_ce by this much."""
     rng = np.random.default_rng(5)
     weights = image_weights(N_IMAGES)
     gaps = rng.normal(0, noise, N_IMAGES)
     gaps += f1_lead - gaps.mean()
     draws = (weights @ gaps) / N_IMAGES
     estimate = bootstrap_estimate(np.zeros_like(draws), draws, f1_lead)
-    difference = Difference("pure_ce", "mixed", "f1_50_after", None, f1_lead, estimate, None)
+    return Difference("pure_ce", "mixed", metric, None, f1_lead, estimate, None)
+
+
+def probe_with(f1_lead: float, noise: float) -> StudyProbe:
+    difference = difference_of(f1_lead, noise, "f1_50_after")
     means = {
         "pure_ce": {"f1_50_after": 0.5, "parse_rate": 1.0},
         "mixed": {"f1_50_after": 0.5 + f1_lead, "parse_rate": 1.0},
     }
     candidates = [candidate(variant) for variant in means]
     return study_probe(candidates, means=means, differences=[difference])
+
+
+@pytest.mark.parametrize(
+    ("aware", "agnostic", "parts"),
+    [
+        (0.2, 0.0, "mixed over pure_ce +0.200 (+0.000)"),
+        (-0.2, 0.0, "pure_ce over mixed +0.200 (+0.000)"),
+        (0.2, -0.2, "mixed over pure_ce +0.200 (-0.200)"),
+        (0.2, 0.2, None),
+        (0.0, 0.2, None),
+    ],
+)
+def test_lead_that_names_alone_make_is_said(aware, agnostic, parts):
+    differences = [
+        difference_of(aware, 0.35, "f1_after"),
+        difference_of(agnostic, 0.35, "f1_agnostic_after"),
+    ]
+    probe = study_probe([], differences=differences)
+    lines = names_decide(probe, "f1_agnostic_after")
+    assert lines == (
+        []
+        if parts is None
+        else [
+            "names, not coordinates: leads on F1@.5:.95, end that are unresolved or "
+            f"turned once names are ignored (in brackets): {parts}"
+        ]
+    )
+    assert names_decide(probe, "f1_after") == []
+
+
+def test_figure_that_is_zero_for_all_ranks_nothing():
+    means = {v: {"f1_50_after": 0.0, "parse_rate": 0.0} for v in ("pure_ce", "mixed")}
+    probe = study_probe([candidate(v) for v in means], means=means)
+    assert probe_finding("pure_ce", None, ROWS, probe, RULE) is None
+    reason = probe_grade(None, probe, "f1_50_after").reason
+    assert reason == "F1@.5, end is 0 for every candidate: it ranks nothing"
 
 
 @pytest.mark.parametrize(
@@ -274,7 +316,7 @@ def test_when_the_probe_may_change_the_primary(lead, noise, stage1, turns):
 def test_the_outcome_follows_the_interval(lead, noise, outcome):
     found = probe_finding("pure_ce", None, ROWS, probe_with(lead, noise), RULE)
     assert found.outcome == outcome
-    grade = probe_grade(found, probe_with(lead, noise))
+    grade = probe_grade(found, probe_with(lead, noise), RULE.probe.signal)
     assert grade.grade == "provisional"
     assert "1 seed" in grade.reason
 
@@ -311,7 +353,7 @@ def test_published_aggregates_have_confounds_and_change_no_role():
     assert any(line.startswith("200 images") for line in found.confounds)
     assert any("without per-image data" in line for line in found.confounds)
     assert reconsider("softce_w1_gate", rows, [], probe, RULE) is None
-    assert probe_grade(found, probe).grade == "descriptive"
+    assert probe_grade(found, probe, RULE.probe.signal).grade == "descriptive"
 
 
 def test_compare_shows_published_aggregates_and_keeps_the_roles(tmp_path):

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from studies import NOTE_RULE
 
-from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
 from coordexp.study.comparison import plan_comparison
 from coordexp.study.plan import plan_study
 from coordexp.study.preregistration import preregister
+from coordexp.study.sources import parse_sources
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def test_earlier_study_without_shared_runs_lists_no_changes():
 
 def test_comparison_of_logs_is_no_earlier_registration():
     Path("a.jsonl").write_text(json.dumps({"step": 40, "eval_loss": 1.0}) + "\n")
-    study = plan_comparison(["a=a.jsonl"], load_rule(None))
+    study = plan_comparison(parse_sources(["a=a.jsonl"]), NOTE_RULE)
     found = read_json(preregister(study))
     assert [(run["existing"], run["registered"], run["directory"]) for run in found["runs"]] == [
         (True, False, None)
@@ -94,9 +95,9 @@ def test_directory_with_another_study_is_refused_and_kept():
         Path(f"{name}.jsonl").write_text(
             json.dumps({"step": 40, "eval_loss": 1.0, "name": name}) + "\n"
         )
-    rule = load_rule(None)
-    path = preregister(plan_comparison(["a=a.jsonl"], rule), Path("out"))
+    rule = NOTE_RULE
+    path = preregister(plan_comparison(parse_sources(["a=a.jsonl"]), rule), Path("out"))
     written = path.read_bytes()
     with pytest.raises(UserError, match="holds another study"):
-        preregister(plan_comparison(["a=b.jsonl"], rule), Path("out"))
+        preregister(plan_comparison(parse_sources(["a=b.jsonl"]), rule), Path("out"))
     assert path.read_bytes() == written

@@ -49,7 +49,8 @@ def test_ones_own_annotations_go_to_the_card(tmp_path):
     assert (workspace / recommendation["primary"]["checkpoint"] / "model.safetensors").exists()
     card = (study / "recommendation.md").read_text()
     assert re.search(
-        r"a rehearsal: (\d+) of \1 validation pictures are shapes drawn from the annotations", card
+        r"REHEARSAL: .*; (\d+) of \1 validation pictures are shapes drawn from the annotations",
+        card,
     )
     assert card.splitlines()[0] in done.stdout + done.stderr
     (data,) = workspace.glob("results/data/lvis-*")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies import registration
+from studies import NOTE_RULE, registration
 
 from coordexp.analysis.audit.audit import audit
 from coordexp.analysis.comparison.compare import compare
@@ -21,14 +21,13 @@ from coordexp.analysis.comparison.probes import probe_study
 from coordexp.analysis.recommendation.recommend import recommend
 from coordexp.analysis.recommendation.rule import choose_primary, choose_secondary
 from coordexp.config.digests import plain
-from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
-from coordexp.metrics import METRICS, REGISTRY, log_key, metric
+from coordexp.metrics import REGISTRY, log_key, metric
 from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData
 
-NAMES = tuple(METRICS)
-RULE = load_rule(None)
+RULE = NOTE_RULE
+NAMES = tuple(RULE.metrics)
 
 
 def row(mae, p90, acc, p_gt, w1, **more):
@@ -215,7 +214,9 @@ def test_what_is_shown_beside_sets_bars_and_does_not_vote(name):
 
 
 def test_an_unknown_metric_names_the_known_ones():
-    with pytest.raises(UserError, match="unknown metric accuracy; known are expected_bin_mae"):
+    with pytest.raises(
+        UserError, match="unknown metric accuracy; known are crps, nll, expected_bin_mae"
+    ):
         metric("accuracy")
 
 

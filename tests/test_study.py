@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from studies import NOTE_RULE
 
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
-from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
 from coordexp.study.comparison import plan_comparison
 from coordexp.study.plan import plan_study
+from coordexp.study.sources import parse_sources
 
-RULE = load_rule(None)
+RULE = NOTE_RULE
 
 
 def keys(settings):
@@ -149,7 +150,7 @@ def test_comparison_takes_the_probe_recipe_of_most_runs(tmp_path, monkeypatch):
     }
 
     def recipe(names: str):
-        return plain(plan_comparison([runs[name] for name in names], RULE).probe)
+        return plain(plan_comparison(parse_sources([runs[name] for name in names]), RULE).probe)
 
     assert recipe("c") == default
     assert recipe("bc") == lora
@@ -162,4 +163,7 @@ def test_comparison_takes_the_probe_recipe_of_most_runs(tmp_path, monkeypatch):
     for damaged in ("{}", "[]", '{"settings": null}'):
         (Path("c") / "stage2" / "step-0" / "probe.json").write_text(damaged)
         assert recipe("bc") == lora
-    assert plan_comparison([runs["a"]], RULE).hash8 != plan_comparison([runs["b"]], RULE).hash8
+    assert (
+        plan_comparison(parse_sources([runs["a"]]), RULE).hash8
+        != plan_comparison(parse_sources([runs["b"]]), RULE).hash8
+    )

@@ -127,7 +127,8 @@ def recommendation(primary: dict | None, secondary: dict | None) -> dict:
     nothing |= {key: [] for key in ("confirmatory", "evidence", "would_overturn", "would_take")}
     grade = {"grade": "descriptive", "reason": "made up"}
     return nothing | {
-        "schema_version": 3,
+        "schema_version": 4,
+        "rehearsal": None,
         "study": {"name": "stage1_ablation", "hash8": "0123abcd", "seeds": 1},
         "decision_step": 8,
         "confidence": {"stage1_ranking": grade, "stage2_fitness": grade},

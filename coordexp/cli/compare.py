@@ -16,8 +16,9 @@ from coordexp.analysis.recommendation.findings import Recommendation, read_recom
 from coordexp.cli.steps import STUDY_STEPS
 from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
-from coordexp.study.comparison import plan_comparison
+from coordexp.study.comparison import default_rule, plan_comparison
 from coordexp.study.preregistration import preregister
+from coordexp.study.sources import parse_sources
 
 
 def compare(
@@ -35,7 +36,8 @@ def compare(
         runs: paths by variant name, or a sequence of "NAME=PATH"; a repeated name stands for
             several seeds. A path is a logging.jsonl, or a TensorBoard, run or study directory.
         out: the study directory to write: new, empty, or from the same comparison.
-        rule: a YAML file with a decision rule, or with what differs from the default one.
+        rule: a YAML file with a decision rule, or with what differs from the default one
+            (`default_rule` says which that is).
         image_side: side of the validation images in pixels, where only logs are given.
         cell: side of the area that one visual token covers, in pixels.
         evidence: a JSON file of published rollout figures, shown beside the comparison.
@@ -51,7 +53,11 @@ def compare(
     if isinstance(runs, Mapping):
         runs = [f"{name}={path}" for name, path in runs.items()]
     out = Path(out)
-    study = plan_comparison(runs, load_rule(Path(rule) if rule else None), image_side, cell)
+    sources = parse_sources(runs)
+    decision_rule = default_rule(sources)
+    if rule:
+        decision_rule = load_rule(Path(rule), decision_rule)
+    study = plan_comparison(sources, decision_rule, image_side, cell)
     is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not is_new and not (out / "preregistration.json").exists():
         raise UserError(f"{out}: exists and is not a study directory: choose another --out")

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from coordexp.config.checks import check_rule
-from coordexp.config.compose import compose, schema_node
+from coordexp.config.compose import schema_node
 from coordexp.config.digests import plain
 from coordexp.config.limits import check_limits
 from coordexp.config.schema import RuleConfig
@@ -30,7 +30,7 @@ def refuse_aliases(path: Path) -> None:
                 raise UserError(f"{path}: a YAML alias, *{event.anchor}: write its value out")
 
 
-def load_rule(path: Path | None) -> RuleConfig:
+def load_rule(path: Path, default: RuleConfig) -> RuleConfig:
     """The default decision rule with the changes of a file like those in conf/study/.
 
     The file holds a whole study (then its `rule` is read) or only the settings of a rule.
@@ -38,9 +38,6 @@ def load_rule(path: Path | None) -> RuleConfig:
     Raises:
         UserError: the file cannot be read, or has keys or values that the schema does not allow.
     """
-    default = compose().study.rule
-    if path is None:
-        return default
     node = schema_node(RuleConfig)
     try:
         refuse_aliases(path)

@@ -10,29 +10,30 @@ from coordexp.config.compose import compose
 from coordexp.config.digests import digest, plain
 from coordexp.config.schema import ProbeConfig, RuleConfig
 from coordexp.errors import UserError
+from coordexp.metrics import log_key
 from coordexp.storage.files import read_json
 from coordexp.storage.runs import RunDirectory
-from coordexp.study.sources import Source, parse_sources
+from coordexp.study.inputs import load_source
+from coordexp.study.sources import Source
 from coordexp.study.study import COMPARE_LOGS, Study, Vision
 
 
 def plan_comparison(
-    logs: Sequence[str],
+    sources: Sequence[Source],
     rule: RuleConfig,
     side_px: int | None = None,
     cell_px: int | None = None,
 ) -> Study:
-    """The study of runs that exist already, `NAME=PATH` each, under this rule.
+    """The study of runs that exist already, under this rule.
 
     The study's digest covers the bytes of the logs: if a log grows, it is another study.
 
     Raises:
-        UserError: a source cannot be found, or a size is not positive.
+        UserError: a size is not positive.
     """
     for name, value in (("image side", side_px), ("cell", cell_px)):
         if value is not None and not (isinstance(value, int) and value > 1):
             raise UserError(f"{name} {value}: must be a whole number of pixels above 1")
-    sources = tuple(parse_sources(logs))
     probe = common_recipe(sources)
     identity = {
         "logs": sorted([source.variant, source.seed, source.sha256] for source in sources),
@@ -47,10 +48,27 @@ def plan_comparison(
         seeds=max(variants.count(variant) for variant in variants),
         runs=(),
         rule=rule,
-        sources=sources,
+        sources=tuple(sources),
         vision=Vision(side_px, cell_px) if side_px else None,
         probe=probe,
     )
+
+
+def default_rule(sources: Sequence[Source]) -> RuleConfig:
+    """The rule of a comparison for which none is given.
+
+    It is that of conf/study/note.yaml where a log has no MAE at a fitted temperature: such a log
+    holds at most the metrics of the note, at a temperature that it may not say.
+
+    Raises:
+        UserError: a log cannot be read.
+    """
+    fitted = log_key("expected_bin_mae", "fitted")
+    for source in sources:
+        evals = load_source(source).log.evals
+        if evals and not any(fitted in row for row in evals.values()):
+            return compose(["study=note"]).study.rule
+    return compose().study.rule
 
 
 def common_recipe(sources: Sequence[Source]) -> ProbeConfig:

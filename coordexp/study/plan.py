@@ -20,7 +20,8 @@ from coordexp.config.schema import CocoConfig, Config, DataConfig, PretrainedQwe
 from coordexp.config.suggest import did_you_mean
 from coordexp.errors import UserError
 from coordexp.storage.runs import base_path, data_directory
-from coordexp.study.comparison import plan_comparison
+from coordexp.study.comparison import default_rule, plan_comparison
+from coordexp.study.sources import parse_sources
 from coordexp.study.study import PlannedRun, Study
 
 EVERY_VARIANT = "all"
@@ -90,8 +91,12 @@ def plan_from_settings(settings: Mapping[str, Any]) -> Study:
             f"--config logs={logs}: must be NAME=PATH …, "
             "or a YAML list of them where a path has blanks"
         )
-    rule = compose([f"study={settings['study']}"] if settings.get("study") else []).study.rule
-    return plan_comparison(logs, rule, settings.get("image_side"), settings.get("cell"))
+    sources = parse_sources(logs)
+    if settings.get("study"):
+        rule = compose([f"study={settings['study']}"]).study.rule
+    else:
+        rule = default_rule(sources)
+    return plan_comparison(sources, rule, settings.get("image_side"), settings.get("cell"))
 
 
 def split_overrides(key: str, value: Any) -> list[str]:

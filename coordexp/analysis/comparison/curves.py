@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from coordexp.analysis.comparison.effects import Tables
 from coordexp.analysis.comparison.findings import CurveRow, Snapshot, SnapshotRow, TemperatureRow
-from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, metric, metric_values
+from coordexp.metrics import (
+    BESIDE,
+    METRICS,
+    REGISTRY,
+    TEMPERATURE_PREFIX,
+    metric,
+    metric_values,
+)
 from coordexp.study.inputs import RunData
 
 
@@ -15,6 +22,9 @@ def curve_rows(
     groups: Mapping[str, Sequence[RunData]], temperature: str, tables: Tables
 ) -> list[CurveRow]:
     """Each run at each eval step of its log; metrics missing in the log come from its token table.
+
+    At the fitted temperature, metrics without a temperature come from the table too: the log has
+    them over all images, the table over the half of the images that is judged.
 
     Args:
         groups: the runs of each variant.
@@ -25,8 +35,10 @@ def curve_rows(
         for run in runs:
             for step, logged in sorted(run.log.evals.items()):
                 table = tables.get((run.name, step))
-                values = dict(table.values) if table else {}
-                values |= metric_values(logged, temperature)
+                of_table = dict(table.values) if table else {}
+                values = of_table | metric_values(logged, temperature)
+                if temperature == "fitted":
+                    values |= {n: v for n, v in of_table.items() if not REGISTRY[n].has_temperature}
                 rows.append(CurveRow(variant, run.seed, step, values))
     return rows
 

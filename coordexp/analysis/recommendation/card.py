@@ -9,19 +9,24 @@ from coordexp.analysis.recommendation.findings import Recommendation, Role
 from coordexp.metrics import METRICS
 from coordexp.study.tracked import read_tracked_study
 
+# The columns of the table of roles: the first of these that every holder of a role has.
 COLUMNS = (
+    "crps",
+    "nll",
     "expected_bin_mae",
     "expected_bin_abs_err_p90",
     "coord_token_acc",
     "p_gt_mean",
     "w1_to_delta",
 )
+MOST_COLUMNS = 5
 
 
 def card(found: Recommendation, study_dir: Path) -> str:
     """The card of a recommendation; `study_dir` holds the report and the link to MLflow."""
     confidence = found.confidence
-    lines = [f"!! {alert}" for alert in found.alerts]
+    lines = [f"!! REHEARSAL: {found.rehearsal}"] if found.rehearsal else []
+    lines += [f"!! {alert}" for alert in found.alerts]
     lines += [f"# {headline(found)}", "", *role_table(found), ""]
     for label, grade in (
         ("Stage-1 ranking", confidence.stage1_ranking),
@@ -29,8 +34,8 @@ def card(found: Recommendation, study_dir: Path) -> str:
     ):
         lines.append(f"- {label}: **{grade.grade}** ({grade.reason})")
     refused = [f"{entry.variant}: {'; '.join(entry.reasons)}" for entry in found.ineligible]
-    lines += ["", "Would overturn it:", *items(found.would_overturn)]
     for title, entries in (
+        ("Would overturn it:", found.would_overturn),
         ("To be surer:", found.would_take),
         ("Not eligible:", refused),
         ("Caveats:", found.caveats),
@@ -62,7 +67,8 @@ def role_table(found: Recommendation) -> list[str]:
     holders = role_holders(found)
     if not holders:
         return ["no variant holds a role"]
-    names = [name for name in COLUMNS if all(name in entry.metrics for _, entry in holders)]
+    held = [name for name in COLUMNS if all(name in entry.metrics for _, entry in holders)]
+    names = held[:MOST_COLUMNS]
     table = [["role", "variant", *(title(name) for name in names)]]
     for role, entry in holders:
         table.append([role, entry.variant, *(figure(name, entry.metrics[name]) for name in names)])

@@ -21,7 +21,7 @@ from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.statistics import LEVEL, holm
 from coordexp.analysis.recommendation.findings import GRADES, Claim, Grade, GradeName
-from coordexp.analysis.recommendation.rule import Values, choose_primary
+from coordexp.analysis.recommendation.rule import Values, choose_primary, competitive
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS
 from coordexp.study.inputs import RunData
@@ -182,7 +182,8 @@ def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
         if len(rows) == len(facts.rows):
             dependent = [name for name in facts.rule.metrics if METRICS[name].has_temperature]
             if all(any(name in row for name in dependent) for row in rows.values()):
-                found[temperature] = choose_primary(rows, facts.rule.metrics)[0]
+                near = competitive(rows, facts.rule.eligible.max_mae_over_best)
+                found[temperature] = choose_primary(near, facts.rule.metrics)[0]
     return found
 
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from coordexp.storage.typed import read_typed, write_typed
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 GradeName = Literal["descriptive", "provisional", "supported", "conclusive"]
 GRADES: tuple[GradeName, ...] = get_args(GradeName)  # in rising order
@@ -127,6 +127,7 @@ class Recommendation:
     primary, secondary: None where no variant may hold the role, or none is better than the rest.
     tied: the eligible variants, where no one is primary.
     confirmatory: always of the Stage-1 choice, also where the probe puts another variant first.
+    rehearsal: why nothing here is a reason to start Stage-2; None where the study was no rehearsal.
     alerts: rule, margins or seeds were changed after results were known.
     probe: None where nothing was probed.
     evidence: the primary's lead over each rival on each metric of the rule.
@@ -142,6 +143,7 @@ class Recommendation:
     optional: list[Role]
     tied: list[Role]
     ineligible: list[Ineligible]
+    rehearsal: str | None
     alerts: list[str]
     confirmatory: list[Claim]
     probe: ProbeFinding | None

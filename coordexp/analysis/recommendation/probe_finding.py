@@ -97,8 +97,8 @@ def probe_finding(
         return aggregate_finding(primary, rows, probe.aggregates, rule)
     name = rule.probe.signal
     measured = {v: values[name] for v, values in probe.means.items() if name in values}
-    if primary is None or not measured:
-        return None
+    if primary is None or not any(measured.values()):
+        return None  # where every candidate has 0, nothing is ranked
     over = {}
     for rival, lead in probe_leads(probe, primary, name).items():
         if rival in rows:
@@ -113,6 +113,44 @@ def probe_finding(
         signal=name,
         confounds=[],
     )
+
+
+def signed(value: float) -> str:
+    """A difference of F1 to three decimals; never -0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def names_decide(probe: StudyProbe, signal: str) -> list[str]:
+    """A line about leads on a class-aware metric that vanish or turn once the names are ignored.
+
+    Args:
+        signal: the metric by which the rule compares candidates. If it is not class-agnostic,
+            nothing is said.
+    """
+    with_names = signal.replace("_agnostic", "")
+    if with_names == signal:
+        return []
+    of_pair: dict[tuple[str, str], dict[str, Lead]] = {}
+    for lead in leads(probe.differences, None):
+        of_pair.setdefault((lead.first, lead.second), {})[lead.metric] = lead
+    parts = []
+    for (first, second), found in of_pair.items():
+        if with_names not in found or signal not in found:
+            continue
+        aware, agnostic = found[with_names], found[signal]
+        if aware.ahead and not agnostic.ahead:
+            pair, with_, without = f"{first} over {second}", aware.value, agnostic.value
+        elif aware.behind and not agnostic.behind:
+            pair, with_, without = f"{second} over {first}", -aware.value, -agnostic.value
+        else:
+            continue
+        parts.append(f"{pair} {signed(with_)} ({signed(without)})")
+    if not parts:
+        return []
+    return [
+        f"names, not coordinates: leads on {PROBE_METRICS[with_names].label} that are unresolved "
+        f"or turned once names are ignored (in brackets): {'; '.join(parts)}"
+    ]
 
 
 def best_first(values: Mapping[str, float], name: str) -> list[str]:
@@ -218,10 +256,10 @@ def confounds(aggregates: Aggregates) -> list[str]:
     return [*found, *aggregates.notes]
 
 
-def probe_grade(finding: ProbeFinding | None, probe: StudyProbe) -> Grade:
+def probe_grade(finding: ProbeFinding | None, probe: StudyProbe, name: str) -> Grade:
     """The grade of Stage-2 fitness and its one reason."""
     if finding is None:
-        return Grade("descriptive", why_no_finding(probe))
+        return Grade("descriptive", why_no_finding(probe, name))
     if finding.confounds:
         return Grade("descriptive", f"{finding.outcome}: {'; '.join(finding.confounds)}")
     seeds_of = Counter(candidate.variant for candidate in probe.candidates)
@@ -232,9 +270,11 @@ def probe_grade(finding: ProbeFinding | None, probe: StudyProbe) -> Grade:
     return Grade("provisional", f"{finding.sentence}; {n_seeds} seed{plural}")
 
 
-def why_no_finding(probe: StudyProbe) -> str:
+def why_no_finding(probe: StudyProbe, name: str) -> str:
     if not probe.candidates:
         return "no Stage-2 probe has been run: rollouts may rank the variants otherwise"
     if any(candidate.status == "complete" for candidate in probe.candidates):
+        if not any(values.get(name) for values in probe.means.values()):
+            return f"{PROBE_METRICS[name].label} is 0 for every candidate: it ranks nothing"
         return "no variant is primary: the probe has no ranking to confirm"
     return "no probe came to its end"

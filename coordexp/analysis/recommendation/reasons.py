@@ -16,21 +16,46 @@ def show(name: str, value: float) -> str:
 
 
 def primary_reasons(
-    primary: str, rows: Values, votes: dict[str, list[str]], decided_by: str
+    facts: Facts, rows: Values, votes: dict[str, list[str]], decided_by: str
 ) -> list[str]:
-    n_metrics = sum(len(won) for won in votes.values())
-    won = ", ".join(show(name, rows[primary][name]) for name in votes[primary])
-    reasons = (
-        [f"best on {len(votes[primary])} of {n_metrics} decided metrics: {won}"]
-        if votes[primary]
-        else []
-    )
-    reasons += [
-        f"{variant} is best on {', '.join(show(n, rows[variant][n]) for n in names)}"
-        for variant, names in votes.items()
-        if names and variant != primary
-    ]
+    """Why the primary of `facts` was chosen.
+
+    Args:
+        rows: of the competitive variants.
+        votes: the metrics on which each of them is ahead of all others.
+    """
+    primary = facts.primary
+    assert primary is not None
+    n_metrics = sum(len(names) for names in votes.values())
+    reasons = []
+    if votes[primary]:
+        shown = ", ".join(show(name, rows[primary][name]) for name in votes[primary])
+        reasons.append(
+            f"ahead on {len(votes[primary])} of {n_metrics} decided metrics: {shown}"
+            f"{resolved(facts, votes[primary])}"
+        )
+    for variant, names in votes.items():
+        if names and variant != primary:
+            shown = ", ".join(show(name, rows[variant][name]) for name in names)
+            reasons.append(f"{variant} is ahead on {shown}")
     return reasons + ([decided_by] if decided_by != "plurality" else [])
+
+
+def resolved(facts: Facts, names: Sequence[str]) -> str:
+    """A clause: on how many of these metrics the interval of the lead over each rival excludes 0.
+
+    Empty if no lead has an interval.
+    """
+    leads = [lead for name in names for lead in leads_of_primary(facts, name)]
+    if not any(lead.estimate for lead in leads):
+        return ""
+    counts = dict.fromkeys((lead.second for lead in leads), 0)
+    for lead in leads:
+        counts[lead.second] += lead.ahead
+    if all(count == len(names) for count in counts.values()):
+        return "; resolved over every rival"
+    parts = [f"over {rival} on {count or 'none'}" for rival, count in counts.items()]
+    return f"; resolved {', '.join(parts)}"
 
 
 def secondary_reasons(
@@ -133,10 +158,11 @@ def evidence(facts: Facts) -> list[str]:
     for name in facts.rule.metrics:
         m = METRICS[name]
         for lead in leads_of_primary(facts, name):
-            amount = f"{lead.value:+.4g} {m.unit}".rstrip()  # some metrics have no unit
-            line = f"{m.label}: {facts.primary} leads {lead.second} by {amount}"
+            amount = f"{abs(lead.value):.4g} {m.unit}".rstrip()  # some metrics have no unit
+            word = "is behind" if lead.value < 0 else "leads"
+            line = f"{m.label}: {facts.primary} {word} {lead.second} by {amount}"
             if lead.estimate:
                 low, high = lead.estimate.low, lead.estimate.high
-                line += f", 95 % interval [{low:+.4g}, {high:+.4g}] ({lead.method})"
+                line += f", 95 % interval of the lead [{low:+.4g}, {high:+.4g}] ({lead.method})"
             lines.append(line)
     return lines

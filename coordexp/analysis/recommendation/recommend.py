@@ -16,6 +16,7 @@ from coordexp.analysis.recommendation.findings import (
     AuditSummary,
     Claim,
     Confidence,
+    Grade,
     Ineligible,
     ProbeFinding,
     Recommendation,
@@ -24,6 +25,7 @@ from coordexp.analysis.recommendation.findings import (
     StudyName,
 )
 from coordexp.analysis.recommendation.probe_finding import (
+    names_decide,
     parse_failures,
     probe_finding,
     probe_grade,
@@ -35,11 +37,14 @@ from coordexp.analysis.recommendation.reasons import (
     primary_reasons,
     secondary_reasons,
 )
+from coordexp.analysis.recommendation.rehearsal import rehearsal
 from coordexp.analysis.recommendation.rule import (
     Values,
     choose_primary,
     choose_secondary,
+    competitive,
     eligibility,
+    not_competitive,
 )
 from coordexp.analysis.recommendation.sensitivity import (
     alerts,
@@ -77,25 +82,39 @@ def recommend(
     eligible = {variant: rows[variant] for variant, reasons in refusals.items() if not reasons}
 
     # Stage-1 chooses; the probe may then put another variant first.
-    stage1, votes, decided_by = choose_primary(eligible, rule.metrics)
+    near = competitive(eligible, rule.eligible.max_mae_over_best)
+    stage1, votes, decided_by = choose_primary(near, rule.metrics)
     facts = Facts(study, rule, runs, audit, comparison, eligible, stage1)
     family = confirmatory(facts)
-    changed = reconsider(stage1, eligible, family, probe, rule)
-    stage1_secondary = choose_secondary(stage1, eligible, rule.metrics)
+    changed = reconsider(stage1, near, family, probe, rule)
+    stage1_secondary = choose_secondary(stage1, near, rule.metrics)
     finding = probe_finding(stage1, stage1_secondary, eligible, probe, rule)
     if finding is not None:
         finding = replace(finding, changed_roles=changed is not None)
 
+    # The grade of Stage-1 is that of its own choice; all other statements are of the final primary.
+    grade = ranking_confidence(facts, family)
     if stage1 is None:
-        roles = Roles(tied=[role(facts, variant, [NO_LEADER]) for variant in eligible])
+        roles = Roles(tied=[role(facts, variant, [NO_LEADER]) for variant in near])
     else:
         primary, probe_reason = changed or (stage1, None)
-        reasons = primary_reasons(primary, eligible, votes, decided_by)
+        facts = replace(facts, primary=primary)
+        reasons = primary_reasons(facts, near, votes, decided_by)
         if probe_reason is not None:
             reasons = [probe_reason, *reasons]
         roles = roles_beside(facts, role(facts, primary, reasons))
     refused = [Ineligible(variant, reasons) for variant, reasons in refusals.items() if reasons]
-    return written(facts, roles, refused, family, finding, probe)
+    claims = StageOne(stage1, family, grade)
+    return written(facts, roles, refused, claims, finding, probe)
+
+
+@dataclass(frozen=True)
+class StageOne:
+    """The choice of Stage-1, before the probe: its leads and its grade."""
+
+    primary: str | None
+    family: list[Claim]
+    grade: Grade
 
 
 @dataclass(frozen=True)
@@ -111,14 +130,19 @@ class Roles:
 def roles_beside(facts: Facts, primary: Role) -> Roles:
     """All roles, once the primary is chosen: the secondary, and every other variant as optional."""
     first, rows, names = primary.variant, facts.rows, facts.rule.metrics
-    second = choose_secondary(first, rows, names)
+    bar = facts.rule.eligible.max_mae_over_best
+    far_behind = not_competitive(rows, bar)
+    second = choose_secondary(first, competitive(rows, bar), names)
     secondary = None
     if second is not None:
         secondary = role(facts, second, secondary_reasons(second, first, rows, names))
     optional = []
     for variant in rows:
         if variant not in (first, second):
-            optional.append(role(facts, variant, optional_reasons(variant, first, rows, names)))
+            reasons = optional_reasons(variant, first, rows, names)
+            if variant in far_behind:
+                reasons = [far_behind[variant], *reasons]
+            optional.append(role(facts, variant, reasons))
     return Roles(primary, secondary, optional)
 
 
@@ -162,7 +186,7 @@ def written(
     facts: Facts,
     roles: Roles,
     refused: list[Ineligible],
-    family: list[Claim],
+    stage1: StageOne,
     finding: ProbeFinding | None,
     probe: StudyProbe,
 ) -> Recommendation:
@@ -173,25 +197,26 @@ def written(
         study=StudyName(study.study, study.hash8, study.seeds),
         decision_step=step,
         confidence=Confidence(
-            stage1_ranking=ranking_confidence(facts, family),
-            stage2_fitness=probe_grade(finding, probe),
+            stage1_ranking=stage1.grade,
+            stage2_fitness=probe_grade(finding, probe, facts.rule.probe.signal),
         ),
         primary=roles.primary,
         secondary=roles.secondary,
         optional=list(roles.optional),
         tied=list(roles.tied),
         ineligible=refused,
+        rehearsal=rehearsal(facts.rule, facts.runs, probe),
         alerts=alerts(facts),
-        confirmatory=family,
+        confirmatory=stage1.family,
         probe=finding,
         evidence=evidence(facts),
         audit=AuditSummary(
             passed=facts.audit.passed,
             verdicts={run.name: run.verdict for run in facts.audit.runs},
         ),
-        would_overturn=would_overturn(facts, probed=finding is not None and not finding.confounds),
+        would_overturn=would_overturn(facts, stage1.primary, finding, probe),
         would_take=would_take(facts),
-        caveats=caveats(facts),
+        caveats=[*caveats(facts), *names_decide(probe, facts.rule.probe.signal)],
         rule=Rule(text=rule_text(facts.rule, step), sha256=digest(study.rule)),
     )
 
@@ -204,11 +229,11 @@ def rule_text(rule: RuleConfig, step: int | None) -> str:
     return (
         f"Decision step {rule.decision_step}{resolved}, T = {rule.temperature}. "
         f"Eligible: runs that pass the audit, with coordinate mass ≥ {bars.min_coord_mass:g}, "
-        f"text accuracy ≥ {bars.min_text_token_acc:g}, MAE within "
-        f"{bars.max_mae_over_best:g} x the best and, where they were probed, "
+        f"text accuracy ≥ {bars.min_text_token_acc:g} and, where they were probed, "
         f"{bars.min_parse_rate:g} of their rollouts parsed. "
-        f"Primary: best on most of {', '.join(rule.metrics)}, ties by that order. "
-        "Secondary: the smoothest of the rest, if smoother than the primary. Optional: the rest."
+        f"Primary: ahead on most of {', '.join(rule.metrics)}, ties by that order. "
+        "Secondary: the smoothest of the rest with an MAE within "
+        f"{bars.max_mae_over_best:g} x the best, if smoother than the primary. Optional: the rest."
     )
 
 

@@ -21,25 +21,28 @@ def eligibility(
     """For each variant, the reasons why it may not hold a role; empty if it may.
 
     A variant fails if any of its seeds diverged or failed the audit. A bar is not applied to a
-    variant without its metric. The MAE bar is relative to the best MAE of the variants that have
-    no other reason against them.
+    variant without its metric.
     """
-    found = {
+    return {
         v: [*failures(v, mine, audit), *below_bars(v, rows, rule)]
         for v, mine in by_variant(runs).items()
     }
-    clear = [
-        rows[v]["expected_bin_mae"]
-        for v, reasons in found.items()
-        if not reasons and "expected_bin_mae" in rows[v]
-    ]
-    for variant, reasons in found.items():
-        mae, bar = (
-            rows.get(variant, {}).get("expected_bin_mae"),
-            rule.eligible.max_mae_over_best,
-        )
-        if clear and mae is not None and mae > bar * min(clear):
-            reasons.append(f"MAE {mae:.1f} bins is over {bar:g} x the best, {min(clear):.1f}")
+
+
+def not_competitive(rows: Values, max_over_best: float) -> dict[str, str]:
+    """Eligible variants whose MAE is too far behind the best to be chosen, with the reason.
+
+    They stay among the primary's rivals, so that a larger lead never lowers a grade.
+    """
+    maes = {v: row["expected_bin_mae"] for v, row in rows.items() if "expected_bin_mae" in row}
+    found = {}
+    for variant, mae in maes.items():
+        best = min(maes.values())
+        if mae > max_over_best * best:
+            found[variant] = (
+                f"not competitive: MAE {mae:.1f} bins is over {max_over_best:g} x the best, "
+                f"{best:.1f}"
+            )
     return found
 
 
@@ -121,6 +124,12 @@ def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
     if all("p_gt_mean" in row for row in rows.values()):
         return "p_gt_mean", {variant: -row["p_gt_mean"] for variant, row in rows.items()}
     return None
+
+
+def competitive(rows: Values, max_over_best: float) -> Values:
+    """The rows without those of `not_competitive`."""
+    far_behind = not_competitive(rows, max_over_best)
+    return {variant: row for variant, row in rows.items() if variant not in far_behind}
 
 
 def choose_secondary(primary: str | None, rows: Values, names: Sequence[str]) -> str | None:

@@ -11,6 +11,7 @@ from coordexp.analysis.comparison.findings import Plateau
 from coordexp.analysis.comparison.leads import Lead
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.power import flip_seed_sd, seeds_needed
+from coordexp.analysis.comparison.probe_findings import StudyProbe
 from coordexp.analysis.comparison.statistics import LEVEL
 from coordexp.analysis.recommendation.confidence import (
     Facts,
@@ -20,8 +21,10 @@ from coordexp.analysis.recommendation.confidence import (
     shared_seeds,
     unregistered,
 )
+from coordexp.analysis.recommendation.findings import ProbeFinding
+from coordexp.analysis.recommendation.probe_finding import probe_leads
 from coordexp.config.digests import digest
-from coordexp.metrics import METRICS, Metric
+from coordexp.metrics import METRICS, PROBE_METRICS, Metric
 
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
@@ -32,7 +35,9 @@ TEMPERATURE_NAME = {
 }
 
 
-def would_overturn(facts: Facts, probed: bool) -> list[str]:
+def would_overturn(
+    facts: Facts, stage1: str | None, finding: ProbeFinding | None, probe: StudyProbe
+) -> list[str]:
     """What would change the primary, as sentences with numbers."""
     if facts.primary is None:
         return [
@@ -40,21 +45,38 @@ def would_overturn(facts: Facts, probed: bool) -> list[str]:
             if facts.rows
             else "a run that passes the audit and the bars"
         ]
-    lines = [*other_seeds(facts), *other_stopping_points(facts)]
+    lines = []
+    if stage1 is not None and stage1 != facts.primary:
+        lines += another_probe(facts.primary, stage1, facts.rule.probe.signal, probe)
+    lines += [*other_seeds(facts), *other_stopping_points(facts)]
     for temperature, leader in leaders_by_temperature(facts).items():
         if leader and leader != facts.primary:
             lines.append(f"judging at {TEMPERATURE_NAME[temperature]}: {leader} would lead")
-    return (
-        lines
-        if probed
-        else [*lines, "a Stage-2 probe in which another variant parses, matches or descends better"]
-    )
+    if finding is None or finding.confounds:
+        lines.append("a Stage-2 probe in which another variant parses, matches or descends better")
+    return lines
+
+
+def another_probe(primary: str, stage1: str, name: str, probe: StudyProbe) -> list[str]:
+    """The lead on the probe's deciding metric that put the primary before the choice of Stage-1."""
+    lead = probe_leads(probe, primary, name).get(stage1)
+    if lead is None or lead.estimate is None:
+        return []
+    low, high = lead.estimate.low, lead.estimate.high
+    return [
+        f"another probe: its lead over {stage1}, the choice of Stage-1, is "
+        f"{PROBE_METRICS[name].label} {lead.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    ]
 
 
 def closest(facts: Facts) -> tuple[Metric, list[Lead]]:
-    """The rule's first metric, and the primary's smallest lead on it (several if exactly equal)."""
+    """The rule's first metric, and the primary's smallest lead on it (several if exactly equal).
+
+    Rivals that are ahead of the primary are left out: if such a difference turns, it helps the
+    primary.
+    """
     first = METRICS[facts.rule.metrics[0]]
-    leads = leads_of_primary(facts, first.name)
+    leads = [lead for lead in leads_of_primary(facts, first.name) if lead.value >= 0]
     smallest = min((lead.value for lead in leads), default=math.nan)
     return first, [lead for lead in leads if lead.value == smallest]
 
@@ -70,48 +92,49 @@ def amount(m: Metric, value: float) -> str:
 
 
 def other_seeds(facts: Facts) -> list[str]:
-    """The smallest lead (or largest deficit) on the first metric, and how seeds may change it.
+    """The smallest lead on the first metric, and how other seeds may change it.
 
-    With fewer than three seeds, the seed SD at which one repeat in six reverses it. Otherwise the
-    probability that the primary is better.
+    With fewer than three seeds, the seed SD at which one repeat in six reverses it. Otherwise its
+    interval over seeds and images.
     """
     m, leads = closest(facts)
     if not leads:
         return []
     lead, rivals = leads[0], ", ".join(lead.second for lead in leads)
-    size, word = abs(lead.value), "lead over" if lead.value >= 0 else "deficit to"
-    margin, whose = lead.margin, "" if lead.value >= 0 else f" of {facts.primary}"
+    size, margin = lead.value, lead.margin
     small = f"; the margin is {amount(m, margin)}" if margin and size < margin else ""
     if shared_seeds(facts) < CROSSED_FROM:
         sd = amount(m, flip_seed_sd(size))
         flips = f"if it is the true one, at a seed SD of {sd} one repeat in six flips it"
         return [
-            f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}; "
-            f"{flips}{small}"
+            f"other seeds: the {m.label} lead over {rivals} is {amount(m, size)}; {flips}{small}"
         ]
     if lead.estimate:
-        share = (
-            f"{lead.win_probability:.2f} is the probability that {facts.primary} is better on "
-            f"{m.label} than {rivals}"
-        )
-        return [f"other seeds and images: {share} ({m.label} {word} it {amount(m, size)}{small})"]
-    return [f"other seeds: the {m.label} {word} {rivals}{whose} is {amount(m, size)}{small}"]
+        low, high = lead.estimate.low, lead.estimate.high
+        return [
+            f"other seeds and images: the {m.label} lead over {rivals} is {amount(m, size)}, "
+            f"95 % interval [{low:+.4g}, {high:+.4g}]{small}"
+        ]
+    return [f"other seeds: the {m.label} lead over {rivals} is {amount(m, size)}{small}"]
 
 
 def other_stopping_points(facts: Facts) -> list[str]:
-    """Whether another variant leads on the rule's first metric at other steps of the window."""
+    """Whether another variant leads on the rule's first metric at other steps of the window.
+
+    Nothing is said if another variant leads at the decision step too: it was no reason then.
+    """
     m = METRICS[facts.rule.metrics[0]]
     found = facts.comparison.stability.get(m.name)
-    if not found or not found.last_winner:
+    if not found or found.last_winner != facts.primary:
         return []
-    steps = set(facts.comparison.window.steps)
-    others = [w for w in found.winners if w.step in steps and w.winner != found.last_winner]
+    steps = facts.comparison.window.steps
+    others = [w for w in found.winners if w.step in steps and w.winner != facts.primary]
     if not others:
         return []
     names = ", ".join(dict.fromkeys(w.winner or "nobody" for w in others))
     return [
-        f"another stopping point: at {len(others)} of the last {len(steps)} evaluations {names} "
-        f"led on {m.label}"
+        f"another stopping point: at {len(others)} of the {len(steps)} common evaluations from "
+        f"step {steps[0]} to {steps[-1]} {names} led on {m.label}"
     ]
 
 
@@ -131,9 +154,9 @@ def would_take(facts: Facts) -> list[str]:
         images = math.ceil(
             (estimate.n_images or 0) * estimate.image_var * (Z / leads[0].margin) ** 2
         )
-        now = f"(now {estimate.n_images}, one seed or many)"
         return [
-            f"{images:,} validation images or more {now} for a {m.label} interval of ± {margin}"
+            f"{images:,} validation images or more (now {estimate.n_images}) for a {m.label} "
+            f"interval of ± {margin}"
         ]
     n_seeds, assumed = shared_seeds(facts), ""
     if estimate.seed_var is None:
@@ -185,17 +208,10 @@ def alerts(facts: Facts) -> list[str]:
 
 
 def caveats(facts: Facts) -> list[str]:
-    """Caveats: confounds, rendered images, results older than the rule, curves without plateau."""
+    """Caveats: confounds, results older than the rule, curves without plateau."""
     lines = [
         f"runs differ outside the variant: {difference}" for difference in facts.audit.differences
     ]
-    manifests = [run.manifest for run in facts.runs if run.manifest]
-    if drawn := [(m.val_images_rendered, m.val_images) for m in manifests if m.val_images_rendered]:
-        n_drawn, n_pictures = max(drawn)
-        lines.append(
-            f"a rehearsal: {n_drawn} of {n_pictures} validation pictures are shapes drawn from the "
-            "annotations"
-        )
     if existing := unregistered(facts.study):
         lines.append(
             f"post hoc for {', '.join(existing)}: results existed when the rule was written down"
