@@ -516,6 +516,7 @@ def recommendation_of(comparison: Comparison, seeds: int, bare: bool) -> dict[st
     against = "against the primary: MAE +0.63 bins (worse)"
     return {
         "schema_version": 4,
+        "withheld": None,
         "rehearsal": None,
         "study": {"name": "stage1_ablation", "hash8": "0123abcd", "seeds": seeds},
         "decision_step": step,

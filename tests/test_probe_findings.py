@@ -356,9 +356,11 @@ def test_published_aggregates_have_confounds_and_change_no_role():
     assert probe_grade(found, probe, RULE.probe.signal).grade == "descriptive"
 
 
-def test_compare_shows_published_aggregates_and_keeps_the_roles(tmp_path):
+def test_published_rollouts_that_agree_keep_the_roles(tmp_path):
     logs = [f"{v}={write_log(tmp_path / f'{v}.jsonl', v)}" for v in PUBLISHED["variants"]]
-    write_json(Path("published.json"), PUBLISHED)
+    agree = {v: dict(figures) for v, figures in PUBLISHED["variants"].items()}
+    agree["pure_ce"]["f1_50"] = 0.64  # mixed leads by less than the margin
+    write_json(Path("published.json"), PUBLISHED | {"variants": agree})
     main(["compare", *logs, "--out", "plain"])
     main(["compare", *logs, "--out", "beside", "--evidence", "published.json"])
     plain_card, beside = (
@@ -368,8 +370,30 @@ def test_compare_shows_published_aggregates_and_keeps_the_roles(tmp_path):
     assert [beside[role] for role in ("primary", "secondary", "optional")] == [
         plain_card[role] for role in ("primary", "secondary", "optional")
     ]
+    assert beside["withheld"] is None
     assert "different final steps" in beside["confidence"]["stage2_fitness"]["reason"]
     assert "different final steps" in Path("beside/report.html").read_text()
+
+
+def test_published_rollouts_that_contradict_withhold_the_primary(tmp_path):
+    logs = [f"{v}={write_log(tmp_path / f'{v}.jsonl', v)}" for v in PUBLISHED["variants"]]
+    write_json(Path("published.json"), PUBLISHED)
+    main(["compare", *logs, "--out", "out", "--evidence", "published.json"])
+    found = read_json(Path("out/recommendation.json"))
+    assert (found["primary"], found["secondary"], found["optional"]) == (None, None, [])
+    assert [entry["variant"] for entry in found["tied"]] == ["pure_ce", "mixed"]
+    assert found["withheld"].endswith(
+        "first (F1@.5 mixed 0.648, pure_ce 0.564, softce_w1_gate 0.561)"
+    )
+    card = Path("out/recommendation.md").read_text()
+    assert card.startswith("# No primary at step 680: the metrics put pure_ce first, the rollouts")
+    assert "- rollouts of pure_ce and mixed on the same images, with a result per image" in card
+    assert "Would overturn it" not in card
+    assert "are tied" not in card + Path("out/report.html").read_text()
+
+
+def test_published_figures_of_a_wrong_type_are_refused(tmp_path):
+    logs = [f"{v}={write_log(tmp_path / f'{v}.jsonl', v)}" for v in PUBLISHED["variants"]]
     write_json(Path("broken.json"), {"variants": {"mixed": {"f1_50": "high"}}})
     with pytest.raises(SystemExit, match="must be"):
         main(["compare", *logs, "--out", "broken", "--evidence", "broken.json"])

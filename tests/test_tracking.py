@@ -128,6 +128,7 @@ def recommendation(primary: dict | None, secondary: dict | None) -> dict:
     grade = {"grade": "descriptive", "reason": "made up"}
     return nothing | {
         "schema_version": 4,
+        "withheld": None,
         "rehearsal": None,
         "study": {"name": "stage1_ablation", "hash8": "0123abcd", "seeds": 1},
         "decision_step": 8,

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordexp.analysis.recommendation.findings import Recommendation, Role
+from coordexp.analysis.recommendation.card import role_holders
+from coordexp.analysis.recommendation.findings import Role
 from coordexp.report import (
     commands,
     curve_tables,
@@ -90,7 +91,7 @@ def page_of(
     """The page of a study; `of_primary` are the leads of its primary, or of every pair."""
     recommendation, comparison = study.recommendation, study.comparison
     headline, _, reason = study.headline.partition(": ")
-    roles = roles_of(recommendation)
+    roles = role_holders(recommendation)
     has_preflights = any(run.preflight is not None for run in study.runs)
     return Page(
         study_dir=study_dir,
@@ -140,15 +141,3 @@ def tables_of(
         trained=run_tables.trained_table(study.runs),
         logs=run_tables.log_table(study.runs),
     )
-
-
-def roles_of(recommendation: Recommendation) -> list[tuple[str, Role]]:
-    """(title, role) for each role that a variant holds, in order of rank."""
-    roles = []
-    if recommendation.primary:
-        roles.append(("primary", recommendation.primary))
-    if recommendation.secondary:
-        roles.append(("secondary", recommendation.secondary))
-    roles += [("optional", role) for role in recommendation.optional]
-    roles += [("tied", role) for role in recommendation.tied]
-    return roles

@@ -56,6 +56,8 @@ def headline(found: Recommendation) -> str:
     if primary:
         start = f"Start Stage-2 from {primary.variant} (seed {primary.seed}, step {step})"
         return f"{start}: {primary.reasons[0]}"
+    if found.withheld:
+        return f"No primary at step {step}: {found.withheld}"
     if found.tied:
         tied = ", ".join(entry.variant for entry in found.tied)
         return f"No primary at step {step}: {tied} are tied"
@@ -94,7 +96,8 @@ def role_holders(found: Recommendation) -> list[tuple[str, Role]]:
     if found.secondary:
         holders.append(("secondary", found.secondary))
     holders += [("optional", entry) for entry in found.optional]
-    holders += [("tied", entry) for entry in found.tied]
+    without_primary = "candidate" if found.withheld else "tied"
+    holders += [(without_primary, entry) for entry in found.tied]
     return holders
 
 

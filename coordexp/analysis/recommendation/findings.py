@@ -127,6 +127,8 @@ class Recommendation:
     primary, secondary: None where no variant may hold the role, or none is better than the rest.
     tied: the eligible variants, where no one is primary.
     confirmatory: always of the Stage-1 choice, also where the probe puts another variant first.
+    withheld: why there is no primary although the rule chose one: other evidence contradicts it.
+        `tied` holds both candidates then.
     rehearsal: why nothing here is a reason to start Stage-2; None where the study was no rehearsal.
     alerts: rule, margins or seeds were changed after results were known.
     probe: None where nothing was probed.
@@ -143,6 +145,7 @@ class Recommendation:
     optional: list[Role]
     tied: list[Role]
     ineligible: list[Ineligible]
+    withheld: str | None
     rehearsal: str | None
     alerts: list[str]
     confirmatory: list[Claim]

@@ -233,6 +233,28 @@ def aggregate_finding(
     )
 
 
+def contradiction(
+    primary: str, rows: Values, aggregates: Aggregates, rule: RuleConfig
+) -> tuple[str, str] | None:
+    """The variant that published rollouts put before the primary by more than the margin.
+
+    Returns:
+        The variant, and the contradiction in a sentence; None if there is no such variant.
+    """
+    name = shared_metric(aggregates)
+    if name is None or primary not in aggregates.variants:
+        return None
+    values = {v: figures[name] for v, figures in aggregates.variants.items() if v in rows}
+    ranked = best_first(values, name)
+    if values[ranked[0]] - values[primary] <= rule.probe.margin:
+        return None
+    shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
+    return ranked[0], (
+        f"the metrics put {primary} first, the rollouts of {aggregates.source} put {ranked[0]} "
+        f"first ({PROBE_METRICS[name].label} {shown})"
+    )
+
+
 def shared_metric(aggregates: Aggregates) -> str | None:
     """The metric by which published figures are ranked; every variant must have it."""
     for name in ("f1_50", "ap"):

@@ -25,6 +25,7 @@ from coordexp.analysis.recommendation.findings import (
     StudyName,
 )
 from coordexp.analysis.recommendation.probe_finding import (
+    contradiction,
     names_decide,
     parse_failures,
     probe_finding,
@@ -94,7 +95,15 @@ def recommend(
 
     # The grade of Stage-1 is that of its own choice; all other statements are of the final primary.
     grade = ranking_confidence(facts, family)
-    if stage1 is None:
+    withheld = None
+    if stage1 is not None and probe.aggregates is not None:
+        withheld = contradiction(stage1, near, probe.aggregates, rule)
+    if stage1 is not None and withheld is not None:
+        rival, sentence = withheld
+        reasons = primary_reasons(facts, near, votes, decided_by)
+        facts = replace(facts, primary=None)
+        roles = Roles(tied=[role(facts, stage1, reasons), role(facts, rival, [sentence])])
+    elif stage1 is None:
         roles = Roles(tied=[role(facts, variant, [NO_LEADER]) for variant in near])
     else:
         primary, probe_reason = changed or (stage1, None)
@@ -105,7 +114,18 @@ def recommend(
         roles = roles_beside(facts, role(facts, primary, reasons))
     refused = [Ineligible(variant, reasons) for variant, reasons in refusals.items() if reasons]
     claims = StageOne(stage1, family, grade)
-    return written(facts, roles, refused, claims, finding, probe)
+    found = written(facts, roles, refused, claims, finding, probe)
+    return found if withheld is None else withhold(found, withheld[1])
+
+
+def withhold(found: Recommendation, why: str) -> Recommendation:
+    """A recommendation without a primary, because two kinds of evidence contradict each other."""
+    first, second = (entry.variant for entry in found.tied)
+    settles = (
+        f"rollouts of {first} and {second} on the same images, with a result per image: the "
+        "Stage-2 probe, or `coordexp evaluate` for checkpoints trained elsewhere"
+    )
+    return replace(found, withheld=why, would_overturn=[], would_take=[settles])
 
 
 @dataclass(frozen=True)
@@ -205,6 +225,7 @@ def written(
         optional=list(roles.optional),
         tied=list(roles.tied),
         ineligible=refused,
+        withheld=None,
         rehearsal=rehearsal(facts.rule, facts.runs, probe),
         alerts=alerts(facts),
         confirmatory=stage1.family,
