@@ -286,6 +286,10 @@ def test_where_images_are_the_limit_it_says_how_many():
     (line,) = would_take(f)
     images = int(line.split()[0].replace(",", ""))
     assert images == pytest.approx(N_IMAGES * (1.96 * 0.5 / 0.5) ** 2, rel=0.05)
+    assert f"validation images or more (now {N_IMAGES}) for a MAE interval" in line
+    fitted = replace(f, comparison=replace(f.comparison, temperature="fitted"))
+    (line,) = would_take(fitted)
+    assert f" judged validation images or more (now {N_IMAGES}, about half of the set)" in line
 
 
 def test_several_seeds_give_an_interval_and_a_measured_need():

@@ -65,6 +65,11 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Config:
         raise UserError(printable(told)) from error
 
 
+def groups_in(conf_dir: Path) -> list[str]:
+    """The groups of settings: the directories of `conf/`."""
+    return sorted(path.name for path in conf_dir.iterdir() if path.is_dir())
+
+
 def printable(text: str) -> str:
     """A message in one line: what does not print becomes a blank."""
     return "".join(c if c.isprintable() else " " for c in text)
@@ -79,7 +84,7 @@ def check_choices(overrides: Sequence[str], conf_dir: Path) -> None:
         UserError: see above.
         HydraException: an override cannot be parsed.
     """
-    groups = {path.name for path in conf_dir.iterdir() if path.is_dir()}
+    groups = groups_in(conf_dir)
     parser = OverridesParser.create()
     for word in overrides:
         group, equals, given = word.partition("=")
@@ -160,8 +165,7 @@ def in_one_line(error: Exception, overrides: Sequence[str], conf_dir: Path) -> s
         group, name = absent[1], absent[2]
         choices = sorted(path.stem for path in (conf_dir / group).glob("*.yaml"))
         if not choices:
-            known = sorted(path.name for path in conf_dir.iterdir() if path.is_dir())
-            return f"unknown group {group}{did_you_mean(group, known)}"
+            return f"unknown group {group}{did_you_mean(group, groups_in(conf_dir))}"
         return f"{group}={name}: no such file in conf/{group}/{did_you_mean(name, choices)}"
     reason = " ".join(f"{error} {error.__cause__ or ''}".split())
     reason = reason.partition(" full_key:")[0]  # the rest are internal names of OmegaConf
@@ -171,7 +175,7 @@ def in_one_line(error: Exception, overrides: Sequence[str], conf_dir: Path) -> s
 
 def with_choices_alone(overrides: Sequence[str], conf_dir: Path) -> DictConfig:
     """The configuration of the overrides that choose a file of a group, such as `model=qwen3vl`."""
-    groups = {path.name for path in conf_dir.iterdir() if path.is_dir()}
+    groups = groups_in(conf_dir)
     choices = [word for word in overrides if word.partition("=")[0] in groups]
     with initialize_config_dir(str(conf_dir), version_base="1.3"):
         return hydra_compose("config", overrides=choices)

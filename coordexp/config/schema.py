@@ -75,9 +75,8 @@ class VariantConfig:
     ce: NotNegative = 0.0
     temperature: Positive = 1.0  # of the coordinate slice, in soft_ce, w1 and gate
     sigma_bins: Positive = 1.0  # width of the soft target
-    radius_bins: Annotated[int, NOT_NEGATIVE, at_most(999)] = (
-        8  # the soft target is zero beyond this distance
-    )
+    # The soft target is zero beyond this distance.
+    radius_bins: Annotated[int, NOT_NEGATIVE, at_most(999)] = 8
 
 
 @dataclass(frozen=True)
@@ -183,9 +182,8 @@ class CocoConfig(DataConfig):
 class AdapterConfig:
     """LoRA or DoRA on every linear layer, and the coordinate rows; all other weights are frozen."""
 
-    rank: Annotated[int, NOT_NEGATIVE, at_most(2**16)] = (
-        0  # 0: no adapters, every weight is trained
-    )
+    # 0: no adapters, every weight is trained.
+    rank: Annotated[int, NOT_NEGATIVE, at_most(2**16)] = 0
     alpha: Count = 32  # an adapter's output is scaled by alpha / rank
     dropout: Annotated[float, BELOW_ONE] = 0.0  # of an adapter's input
     dora: bool = False  # also train the length of each row of a weight

@@ -154,8 +154,12 @@ def would_take(facts: Facts) -> list[str]:
         images = math.ceil(
             (estimate.n_images or 0) * estimate.image_var * (Z / leads[0].margin) ** 2
         )
+        # At the fitted temperature only the images that it was not fitted on are judged.
+        judged, half = "validation images", ""
+        if facts.comparison.temperature == "fitted":
+            judged, half = "judged validation images", ", about half of the set"
         return [
-            f"{images:,} validation images or more (now {estimate.n_images}) for a {m.label} "
+            f"{images:,} {judged} or more (now {estimate.n_images}{half}) for a {m.label} "
             f"interval of ± {margin}"
         ]
     n_seeds, assumed = shared_seeds(facts), ""
