@@ -24,10 +24,14 @@ from coordexp.analysis.comparison.findings import (
 )
 from coordexp.analysis.comparison.probe_findings import StudyProbe
 from coordexp.analysis.comparison.statistics import crossed_estimate
+from coordexp.analysis.recommendation.caveats import alerts, caveats
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
+from coordexp.analysis.recommendation.findings import Decision
 from coordexp.analysis.recommendation.reasons import resolved
 from coordexp.analysis.recommendation.rehearsal import NO_REASON, rehearsal
-from coordexp.analysis.recommendation.sensitivity import alerts, caveats, would_overturn, would_take
+from coordexp.analysis.recommendation.sensitivity import would_overturn
+from coordexp.analysis.recommendation.statements import texts
+from coordexp.analysis.recommendation.surer import would_take
 from coordexp.config.digests import plain
 from coordexp.metrics import METRICS
 from coordexp.storage.logs.log import Log
@@ -108,7 +112,8 @@ NOT_PROBED = StudyProbe(None, None, [], [], {}, [])
 
 def overturning(f: Facts) -> list[str]:
     """What would overturn the choice of a study that was not probed."""
-    return would_overturn(f, f.primary, None, NOT_PROBED)
+    decision = Decision([], [], None, [])
+    return texts(would_overturn(f, decision, f.primary, None, NOT_PROBED))
 
 
 def grade(f: Facts) -> tuple[str, str]:
@@ -152,7 +157,7 @@ def test_the_grade_follows_seeds_and_intervals(leads, n_seeds, expected, why):
     ],
 )
 def test_headline_says_over_whom_its_leads_are_resolved(leads, n_seeds, clause):
-    assert resolved(facts(leads, n_seeds), ["expected_bin_mae"]) == clause
+    assert resolved(facts(leads, n_seeds), ["expected_bin_mae"])[0] == clause
 
 
 def test_holm_counts_every_rival():
@@ -274,7 +279,7 @@ def test_one_seed_names_the_flipping_seed_sd_and_the_seeds_needed():
         "0.28 bins"
     )
     assert line.endswith("; the margin is 0.50 bins")
-    (line,) = would_take(f)
+    (line,) = texts(would_take(f))
     seeds = int(line.split()[0])
     assert 3 < seeds < 20
     assert f"{2 * (seeds - 1)} more runs, about {2 * (seeds - 1)}.0 h" in line
@@ -283,12 +288,12 @@ def test_one_seed_names_the_flipping_seed_sd_and_the_seeds_needed():
 
 def test_where_images_are_the_limit_it_says_how_many():
     f = facts({"a": 0.4}, 1, spread={"image_se": 0.5})
-    (line,) = would_take(f)
+    (line,) = texts(would_take(f))
     images = int(line.split()[0].replace(",", ""))
     assert images == pytest.approx(N_IMAGES * (1.96 * 0.5 / 0.5) ** 2, rel=0.05)
     assert f"validation images or more (now {N_IMAGES}) for a MAE interval" in line
     fitted = replace(f, comparison=replace(f.comparison, temperature="fitted"))
-    (line,) = would_take(fitted)
+    (line,) = texts(would_take(fitted))
     assert f" judged validation images or more (now {N_IMAGES}, about half of the set)" in line
 
 
@@ -296,7 +301,7 @@ def test_several_seeds_give_an_interval_and_a_measured_need():
     f = facts({"a": 0.4}, 3, spread={"seed_sd": 0.6})
     (line,) = [line for line in overturning(f) if line.startswith("other seeds and images")]
     assert "the MAE lead over a is 0.40 bins, 95 % interval [" in line
-    (line,) = would_take(f)
+    (line,) = texts(would_take(f))
     assert "unmeasured" not in line
 
 
@@ -347,4 +352,4 @@ def test_caveats_group_slopes_by_variant():
         for seed, slope in enumerate((-3.0, -5.0))
     ]
     f = facts({"a": 1.0}, 3, plateau=plateaus)
-    assert caveats(f)[-1].endswith("(% per 100 steps: a -5.0 to -3.0)")
+    assert caveats(f)[-1].text.endswith("(% per 100 steps: a -5.0 to -3.0)")

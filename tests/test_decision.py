@@ -55,7 +55,13 @@ def test_the_notes_table_gives_the_notes_answer_in_any_order():
 
 def test_reasons_are_true_of_the_numbers():
     found = decide(write_study([write_run(variant, row) for variant, row in NOTE_640.items()]))
-    assert "ahead on 5 of 5 decided metrics: MAE 23.6" in found["primary"]["reasons"][0]
+    assert found["primary"]["reasons"][0] == (
+        "ahead of mixed on MAE by 0.63 bins, beyond the margin 0.5; ahead of softce_w1_gate on "
+        "coord acc by 0.046, beyond the margin 0.02"
+    )
+    assert found["primary"]["reasons"][1].startswith(
+        "pure_ce is ahead on 5 of 5 decided metrics: MAE 23.6"
+    )
     assert "entropy 5.00 against 3.00" in found["secondary"]["reasons"][0]
     assert "coord acc -0.018 (worse)" in found["optional"][0]["reasons"][0]
     assert (
@@ -64,11 +70,17 @@ def test_reasons_are_true_of_the_numbers():
     )
 
 
-def test_votes_then_declared_order_then_tie():
-    a, b = eval_row(20, 50, 0.1, 0.1, 30, 4.0), eval_row(21, 49, 0.1, 0.1, 30, 4.0)
+def test_first_metric_beyond_its_margin_decides():
+    a, b = eval_row(20, 50, 0.1, 0.1, 30, 4.0), eval_row(21, 47, 0.1, 0.1, 30, 4.0)
     found = decide(write_study([write_run("pure_ce", a), write_run("mixed", b)]))
     assert found["primary"]["variant"] == "pure_ce"
-    assert found["primary"]["reasons"][-1] == "tie in votes, decided by MAE"
+    assert found["decision"]["eliminated"][0]["metric"] == "expected_bin_mae"
+    (disagrees,) = found["decision"]["contradictions"]
+    assert (disagrees["by"], disagrees["metric"]) == ("mixed", "expected_bin_abs_err_p90")
+    assert found["caveats"][-1] == (
+        "the evidence disagrees: mixed, which dropped out on MAE, is ahead of pure_ce on p90 by "
+        "3.00 bins (margin 1.5)"
+    )
     found = decide(
         write_study(
             [write_run("pure_ce", a), write_run("mixed", b)],
@@ -76,9 +88,21 @@ def test_votes_then_declared_order_then_tie():
         )
     )
     assert found["primary"]["variant"] == "mixed"
-    found = decide(write_study([write_run("pure_ce", a), write_run("mixed", a)]))
-    assert found["primary"] is None
-    assert sorted(e["variant"] for e in found["tied"]) == ["mixed", "pure_ce"]
+
+
+def test_equal_variants_are_indistinguishable_and_cost_decides():
+    a = eval_row(20, 50, 0.1, 0.1, 30, 4.0)
+    for seconds, chosen, why in (
+        (100.0, "pure_ce", "the first in the study's list; none of them is over 10 % cheaper"),
+        (80.0, "mixed", "the cheapest to train (pure_ce 100 s, mixed 80 s)"),
+    ):
+        runs = [write_run("pure_ce", a), write_run("mixed", a, train_wall_s=seconds)]
+        found = decide(write_study(runs))
+        assert found["primary"]["variant"] == chosen
+        assert sorted(found["decision"]["left"]) == ["mixed", "pure_ce"]
+        assert found["decision"]["preference"].startswith(why)
+        assert found["primary"]["reasons"][0].startswith("a preference, not a finding: ")
+        assert found["secondary"] is None
 
 
 def test_secondary_only_if_smoother():
@@ -129,7 +153,7 @@ def test_a_diverged_run_is_a_failure_of_its_variant_and_explained():
         )
     )
     found = decide(write_study(runs))
-    assert found["primary"]["variant"] == "softce_w1_gate"
+    assert found["primary"]["variant"] == "mixed"  # accuracy: ahead by more than its margin
     assert "seed 0 diverged at step 7 (loss nan)" in found["ineligible"][0]["reasons"]
 
 
@@ -241,7 +265,9 @@ def test_a_winner_that_changes_with_temperature_is_said():
     }
     found = decide(write_study([write_run(v, row, tables=True) for v, row in rows.items()]))
     assert "temperature_sensitive" in found["confidence"]["stage1_ranking"]["reason"]
-    assert any("own temperature: mixed would lead" in line for line in found["would_overturn"])
+    assert any(
+        "own temperature: mixed would be ahead on MAE" in line for line in found["would_overturn"]
+    )
 
 
 def test_the_checkpoint_is_that_of_the_median_seed():

@@ -77,8 +77,10 @@ def test_the_roles_are_the_notes_and_follow_the_numbers_not_the_names(tmp_path):
 def test_reasons_are_true_of_the_table(tmp_path):
     found = read(compare(tmp_path), "recommendation")
     assert found["primary"]["reasons"] == [
-        "ahead on 4 of 4 decided metrics: MAE 23.63 bins, p90 55.06 bins, coord acc 0.2177, p(GT) "
-        "0.1665"
+        "ahead of mixed on MAE by 0.63 bins, beyond the margin 0.5; ahead of softce_w1_gate on "
+        "coord acc by 0.046, beyond the margin 0.02",
+        "pure_ce is ahead on 4 of 4 decided metrics: MAE 23.63 bins, p90 55.06 bins, coord acc "
+        "0.2177, p(GT) 0.1665",
     ]
     assert found["secondary"]["reasons"][0].startswith(
         "smoother than the primary (p(GT) 0.086 against 0.167): a hypothesis"

@@ -123,7 +123,7 @@ def test_tied_study_names_no_primary() -> None:
     run = write_run("pure_ce", ROWS["pure_ce"], tables=True)
     found = readable(decided([run, renamed(run, "again")]), {"leads"})
     assert headline(found).startswith("No primary at step 360")
-    assert [row[0].text for row in found.tables["roles"].rows] == ["tied", "tied"]
+    assert [row[0].text for row in found.tables["roles"].rows] == ["candidate", "candidate"]
 
 
 def test_run_that_diverged_at_once_is_not_eligible() -> None:

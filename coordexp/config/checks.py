@@ -17,7 +17,7 @@ from coordexp.config.schema import (
     VariantConfig,
 )
 from coordexp.errors import UserError
-from coordexp.metrics import deciding_probe_metric, metric
+from coordexp.metrics import METRICS, REGISTRY, deciding_probe_metric, metric
 
 
 def check(cfg: Config) -> None:
@@ -95,6 +95,12 @@ def check_variant_files(variants: list[str]) -> None:
 def check_rule(rule: RuleConfig) -> None:
     """A rule must name registered metrics, each with a margin, and a registered probe metric."""
     deciding_probe_metric(rule.probe.signal)
+    for name in rule.margins:
+        if name not in REGISTRY:
+            raise UserError(
+                f"configuration: study.rule.margins.{name}: unknown metric; "
+                f"known are {', '.join((*METRICS, 'entropy'))}"
+            )
     for name in rule.metrics:
         metric(name)
         if name not in rule.margins:

@@ -256,7 +256,7 @@ class EligibilityConfig:
 
     min_coord_mass: Fraction
     min_text_token_acc: Fraction
-    max_mae_over_best: Annotated[float, RATIO]
+    max_mae_over_best: Annotated[float, RATIO]  # of a secondary
     min_parse_rate: Fraction  # of rollouts, if the run was probed
 
 
@@ -266,7 +266,16 @@ class ProbeRuleConfig:
 
     signal: str  # the probe metric by which candidates are compared
     margin: NotNegative
-    may_change_roles: bool  # if Stage-1 cannot tell two variants apart and the probe can
+    geo_margin: NotNegative  # of the geometric loss, for the hypothesis about the secondary
+    seed_sd: NotNegative  # of the signal; assumed where fewer than three seeds were probed
+    may_change_roles: bool  # false: the probe is shown, and the metrics alone decide
+
+
+class Prefer(Enum):
+    """Which of several indistinguishable variants becomes the primary."""
+
+    cheapest = "cheapest"  # to train, by measured time; then the first in the study's list
+    listed = "listed"  # the first in the study's list
 
 
 DECISION_STEP = Limit(
@@ -281,9 +290,10 @@ class RuleConfig:
 
     decision_step: Annotated[str, DECISION_STEP]
     temperature: Annotated[Temperature, one_of("1", "own", "fitted")]
-    metrics: Annotated[list[str], NOT_EMPTY]  # each has one vote; earlier ones break ties
+    metrics: Annotated[list[str], NOT_EMPTY]  # evidence in this order, after the rollouts
     margins: dict[str, NotNegative]
     window: Annotated[float, POSITIVE_FRACTION]  # last share of the steps, for stability
+    prefer: Prefer  # among variants that no evidence separates
     eligible: EligibilityConfig
     probe: ProbeRuleConfig
 

@@ -72,7 +72,7 @@ def paired_estimates(
         return {}
     shared = [name for name in names if all(name in side.values for side in sides)]
     estimate = crossed if len(first) >= CROSSED_FROM else bootstrapped
-    return {name: estimate(first, second, name) for name in shared}
+    return {name: replace(estimate(first, second, name), n_seeds=len(first)) for name in shared}
 
 
 def crossed(first: Sequence[Measured], second: Sequence[Measured], name: str) -> Estimate:

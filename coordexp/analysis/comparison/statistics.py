@@ -41,6 +41,7 @@ class Estimate:
     image_var: variance of the difference over images, at these seeds.
     interaction_var: the part of seed_var that is noise of these images, per one seed.
     n_images: None where only resamples are known.
+    n_seeds: seeds per variant that were paired; None where the estimate is not of a pair.
     """
 
     difference: float
@@ -55,6 +56,7 @@ class Estimate:
     image_var: float
     interaction_var: float | None
     n_images: int | None = None
+    n_seeds: int | None = None
 
     def negated(self) -> Estimate:
         """The estimate of first - second."""

@@ -58,9 +58,6 @@ def headline(found: Recommendation) -> str:
         return f"{start}: {primary.reasons[0]}"
     if found.withheld:
         return f"No primary at step {step}: {found.withheld}"
-    if found.tied:
-        tied = ", ".join(entry.variant for entry in found.tied)
-        return f"No primary at step {step}: {tied} are tied"
     return "No recommendation: no run passed the audit and the bars"
 
 
@@ -96,8 +93,7 @@ def role_holders(found: Recommendation) -> list[tuple[str, Role]]:
     if found.secondary:
         holders.append(("secondary", found.secondary))
     holders += [("optional", entry) for entry in found.optional]
-    without_primary = "candidate" if found.withheld else "tied"
-    holders += [(without_primary, entry) for entry in found.tied]
+    holders += [("candidate", entry) for entry in found.tied]
     return holders
 
 

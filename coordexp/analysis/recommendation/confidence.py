@@ -20,8 +20,16 @@ from coordexp.analysis.comparison.findings import Comparison
 from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.statistics import LEVEL, holm
-from coordexp.analysis.recommendation.findings import GRADES, Claim, Grade, GradeName
-from coordexp.analysis.recommendation.rule import Values, choose_primary, competitive
+from coordexp.analysis.recommendation.elimination import eliminate_by_values
+from coordexp.analysis.recommendation.findings import (
+    GRADES,
+    Claim,
+    Elimination,
+    Grade,
+    GradeName,
+)
+from coordexp.analysis.recommendation.rule import Values
+from coordexp.analysis.recommendation.statements import label, listed
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS
 from coordexp.study.inputs import RunData
@@ -32,15 +40,21 @@ CONCLUSIVE_FROM = 6  # seeds
 
 @dataclass(frozen=True)
 class Facts:
-    """The inputs of the card's statements about confidence."""
+    """The inputs of the card's statements.
+
+    rows: of the eligible variants, at the decision step.
+    primary: the variant that the statements are about.
+    contradictions: evidence on which a variant that dropped out beats the primary.
+    """
 
     study: Preregistration
     rule: RuleConfig
     runs: Sequence[RunData]
     audit: Audit
     comparison: Comparison
-    rows: Values  # of the eligible variants, at the decision step
+    rows: Values
     primary: str | None
+    contradictions: Sequence[Elimination] = ()
 
 
 def leads_of_primary(facts: Facts, name: str) -> list[Lead]:
@@ -92,7 +106,7 @@ def ranking_confidence(facts: Facts, family: Sequence[Claim]) -> Grade:
     if len(facts.rows) == 1:
         return Grade("descriptive", "only one variant is eligible: nothing to rank it against")
     if len(family) < len(facts.rows) - 1:
-        return Grade("descriptive", "logs only: no token tables of the same images, so no interval")
+        return Grade("descriptive", why_no_interval(facts, family))
     earned, reason = earned_grade(facts, family)
     ceilings = caps(facts)
     if ceilings and GRADES.index(earned) > GRADES.index("provisional"):
@@ -100,14 +114,43 @@ def ranking_confidence(facts: Facts, family: Sequence[Claim]) -> Grade:
     return Grade(earned, "; ".join([reason, *ceilings[:1]]))
 
 
+def why_no_interval(facts: Facts, family: Sequence[Claim]) -> str:
+    """Why the lead over some rival has no interval."""
+    seeds = seeds_shared_with(facts)
+    unpaired = [rival for rival in seeds if rival not in {claim.variant for claim in family}]
+    disjoint = [rival for rival in unpaired if seeds[rival] == 0]
+    if disjoint:
+        return f"no seed in common with {listed(disjoint)}: leads are not paired, so no interval"
+    of_primary = [run for run in facts.runs if run.variant == facts.primary]
+    of_rivals = [run for run in facts.runs if run.variant in unpaired]
+    step = facts.comparison.decision_step
+    without = [
+        run.name
+        for run in [*of_primary, *of_rivals]
+        if run.run is None or step is None or not run.run.table(step).exists()
+    ]
+    if len(without) == len(of_primary) + len(of_rivals):
+        return "logs only: no token tables, so no interval"
+    if without:
+        return f"no token table of {listed(without)} at step {step}, so no interval"
+    return f"the token tables of {listed(unpaired)} hold other images, or lack the metric"
+
+
 def earned_grade(facts: Facts, family: Sequence[Claim]) -> tuple[GradeName, str]:
     """The grade that the intervals alone would give, and its reason; see `caps` for limits."""
-    label = METRICS[facts.rule.metrics[0]].label
-    n_seeds = shared_seeds(facts)
-    if n_seeds == 1:
-        return "provisional", "one seed: what another seed would change is unseen"
+    metric = METRICS[facts.rule.metrics[0]].label
+    seeds = seeds_shared_with(facts)
+    n_seeds = min(seeds.values())
     if n_seeds < CROSSED_FROM:
-        return "provisional", f"{n_seeds} seeds: too few to see what another seed would change"
+        # Rivals may share more seeds with the primary than others: name those that share too few.
+        few = [rival for rival, shared in seeds.items() if shared < CROSSED_FROM]
+        beside = "" if len(few) == len(seeds) else f" in common with {listed(few)}"
+        if n_seeds == 1:
+            return "provisional", f"one seed{beside}: what another seed would change is unseen"
+        return (
+            "provisional",
+            f"{n_seeds} seeds{beside}: too few to see what another seed would change",
+        )
     behind = []
     for claim in family:
         assert claim.p_holm is not None  # three seeds and more have a variance over seeds
@@ -116,13 +159,13 @@ def earned_grade(facts: Facts, family: Sequence[Claim]) -> tuple[GradeName, str]
     if behind:
         return (
             "provisional",
-            f"{n_seeds} seeds, but the {label} lead is not resolved over {', '.join(behind)}",
+            f"{n_seeds} seeds, but the {metric} lead is not resolved over {', '.join(behind)}",
         )
     beyond = all(claim.verdict == "superior" for claim in family)
     if beyond and n_seeds >= CONCLUSIVE_FROM:
         return (
             "conclusive",
-            f"{n_seeds} seeds x images: the {label} lead over every rival is beyond the margin",
+            f"{n_seeds} seeds x images: the {metric} lead over every rival is beyond the margin",
         )
     missing = (
         f"beyond the margin, but {n_seeds} seeds are fewer than {CONCLUSIVE_FROM}"
@@ -131,26 +174,33 @@ def earned_grade(facts: Facts, family: Sequence[Claim]) -> tuple[GradeName, str]
     )
     return (
         "supported",
-        f"{n_seeds} seeds x images: the {label} lead over every rival is above 0 after Holm, "
+        f"{n_seeds} seeds x images: the {metric} lead over every rival is above 0 after Holm, "
         f"{missing}",
     )
 
 
-def shared_seeds(facts: Facts) -> int:
-    """The fewest seeds that the primary shares with a rival."""
+def seeds_shared_with(facts: Facts) -> dict[str, int]:
+    """How many seeds the primary shares with each eligible rival."""
     seeds = {v: {run.seed for run in facts.runs if run.variant == v} for v in facts.rows}
-    return (
-        min(len(seeds[facts.primary] & mine) for v, mine in seeds.items() if v != facts.primary)
-        if facts.primary
-        else 0
-    )
+    if facts.primary is None:
+        return {}
+    of_primary = seeds[facts.primary]
+    return {v: len(of_primary & mine) for v, mine in seeds.items() if v != facts.primary}
+
+
+def shared_seeds(facts: Facts) -> int:
+    """The fewest seeds that the primary shares with a rival; 0 without a primary."""
+    return min(seeds_shared_with(facts).values(), default=0)
 
 
 def caps(facts: Facts) -> list[str]:
     """Reasons that limit the grade to provisional, however narrow the intervals are."""
     found = []
     if temperature_sensitive(facts):
-        found.append("the winner changes with the temperature (temperature_sensitive)")
+        found.append("another temperature would drop it (temperature_sensitive)")
+    if facts.contradictions:
+        other = facts.contradictions[0]
+        found.append(f"the evidence disagrees: {other.by} is ahead on {label(other.metric)}")
     if facts.audit.differences:
         found.append("the runs differ outside the variant")
     if any(
@@ -164,26 +214,28 @@ def caps(facts: Facts) -> list[str]:
 
 
 def temperature_sensitive(facts: Facts) -> bool:
-    """Whether another temperature would put another variant first."""
-    return any(
-        leader is not None and leader != facts.primary
-        for leader in leaders_by_temperature(facts).values()
-    )
+    """Whether the primary would drop out at another temperature."""
+    return bool(dropped_by_temperature(facts))
 
 
-def leaders_by_temperature(facts: Facts) -> dict[str, str | None]:
-    """The variant that the rule's votes would choose among the eligible ones, by temperature.
+def dropped_by_temperature(facts: Facts) -> dict[str, Elimination]:
+    """The temperatures at which the primary would drop out, and behind whom.
 
+    Values alone are compared with the margins: intervals exist at the rule's temperature only.
     Temperatures at which some eligible variant has no temperature-dependent metric are left out.
     """
-    found: dict[str, str | None] = {}
+    found: dict[str, Elimination] = {}
     for temperature, table in facts.comparison.temperatures.items():
         rows = {row.variant: row.values for row in table if row.variant in facts.rows}
-        if len(rows) == len(facts.rows):
-            dependent = [name for name in facts.rule.metrics if METRICS[name].has_temperature]
-            if all(any(name in row for name in dependent) for row in rows.values()):
-                near = competitive(rows, facts.rule.eligible.max_mae_over_best)
-                found[temperature] = choose_primary(near, facts.rule.metrics)[0]
+        dependent = [name for name in facts.rule.metrics if METRICS[name].has_temperature]
+        complete = len(rows) == len(facts.rows) and all(
+            any(name in row for name in dependent) for row in rows.values()
+        )
+        if temperature == facts.comparison.temperature or not complete:
+            continue
+        for elimination in eliminate_by_values(facts.rule, rows)[0]:
+            if elimination.variant == facts.primary:
+                found[temperature] = elimination
     return found
 
 

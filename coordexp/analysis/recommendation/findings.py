@@ -10,11 +10,13 @@ from msgspec import Meta
 
 from coordexp.storage.typed import read_typed, write_typed
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 GradeName = Literal["descriptive", "provisional", "supported", "conclusive"]
 GRADES: tuple[GradeName, ...] = get_args(GradeName)  # in rising order
 Outcome = Literal["confirmed", "overturned", "unresolved"]
+# Where a piece of evidence comes from, the closest to Stage-2 first.
+Tier = Literal["rollouts", "token tables", "logs"]
 Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
@@ -57,6 +59,34 @@ class Role:
 
 
 @dataclass(frozen=True)
+class Assertion:
+    """One comparison that a sentence makes: `quantity` of these variants `comparison` `value`.
+
+    quantity: what is compared; tests/statement_checker.py recomputes each from the study's files.
+    variant, rival, metric: of what; None where the quantity needs none.
+    """
+
+    quantity: str
+    variant: str | None
+    rival: str | None
+    metric: str | None
+    comparison: Literal["=", ">", ">=", "<", "<="]
+    value: float | str
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence of the card or the report, with what it asserts as data.
+
+    section: where it stands: decision, reasons, evidence, overturn, surer, caveats.
+    """
+
+    section: str
+    text: str
+    assertions: list[Assertion]
+
+
+@dataclass(frozen=True)
 class Ineligible:
     """A variant that may hold no role."""
 
@@ -69,7 +99,7 @@ class Claim:
     """A claim of the confirmatory family: the primary against a rival on the rule's first metric.
 
     lead, low, high: positive where the primary is better.
-    share_better: the probability that it is.
+    share_better: share of the resamples in which it is; from three seeds on, of the t distribution.
     p_holm: after Holm; None where the variance over seeds is unseen.
     verdict: of the lead against its margin.
     """
@@ -82,6 +112,43 @@ class Claim:
     share_better: float
     p_holm: float | None
     verdict: str
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """A variant that is worse than another one beyond the margin, on one piece of evidence.
+
+    lead: of `by` over `variant`, positive, in the unit of the metric.
+    low, high: 95 % interval of the lead, with the declared variance between seeds where there is
+        one; None where only logs exist.
+    p_holm: two-sided, of a lead that equals the margin; after Holm over the rivals of `by`.
+    """
+
+    variant: str
+    by: str
+    tier: Tier
+    metric: str
+    lead: float
+    low: float | None
+    high: float | None
+    p_holm: float | None
+    margin: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How the primary was chosen.
+
+    eliminated: the variants that dropped out, in order.
+    left: those that no evidence separates beyond its margin; the primary is one of them.
+    preference: how the rule chose among several that are left; None where one is left.
+    contradictions: evidence on which a variant that dropped out beats the primary.
+    """
+
+    eliminated: list[Elimination]
+    left: list[str]
+    preference: str | None
+    contradictions: list[Elimination]
 
 
 @dataclass(frozen=True)
@@ -125,8 +192,9 @@ class Recommendation:
     """The content of recommendation.json.
 
     primary, secondary: None where no variant may hold the role, or none is better than the rest.
-    tied: the eligible variants, where no one is primary.
-    confirmatory: always of the Stage-1 choice, also where the probe puts another variant first.
+    tied: both candidates, where the primary is withheld.
+    decision: how the primary was chosen.
+    confirmatory: always of the Stage-1 choice, also where rollouts put another variant first.
     withheld: why there is no primary although the rule chose one: other evidence contradicts it.
         `tied` holds both candidates then.
     rehearsal: why nothing here is a reason to start Stage-2; None where the study was no rehearsal.
@@ -134,6 +202,7 @@ class Recommendation:
     probe: None where nothing was probed.
     evidence: the primary's lead over each rival on each metric of the rule.
     would_take: seeds, and their measured cost, for an interval as narrow as the margin.
+    statements: the sentences of all these lists, with what they assert.
     """
 
     schema_version: int
@@ -148,6 +217,7 @@ class Recommendation:
     withheld: str | None
     rehearsal: str | None
     alerts: list[str]
+    decision: Decision
     confirmatory: list[Claim]
     probe: ProbeFinding | None
     evidence: list[str]
@@ -155,6 +225,7 @@ class Recommendation:
     would_overturn: list[str]
     would_take: list[str]
     caveats: list[str]
+    statements: list[Statement]
     rule: Rule
 
 

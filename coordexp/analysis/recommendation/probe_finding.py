@@ -1,27 +1,34 @@
-"""What the Stage-2 probe says of the Stage-1 ranking, and whether it changes a role.
+"""What the Stage-2 probe says of the Stage-1 ranking, and what published rollouts do.
 
-Both rankings are always shown. A role changes only if Stage-1 does not separate two variants (or
-separates them by less than the margin) and the probe's paired per-image interval does. Aggregates
-without per-image data never change a role.
+Both rankings are always shown. Rollouts with a result per image decide before the metrics (see
+`elimination.py`). Aggregates without per-image data never decide.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
 from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
-from coordexp.analysis.comparison.probe_findings import Aggregates, StudyProbe
-from coordexp.analysis.recommendation.findings import Claim, Grade, Outcome, ProbeFinding
+from coordexp.analysis.comparison.probe_findings import StudyProbe
+from coordexp.analysis.recommendation.elimination import (
+    beyond_margin,
+    rollout_criterion,
+    separation,
+)
+from coordexp.analysis.recommendation.findings import (
+    Assertion,
+    Grade,
+    Outcome,
+    ProbeFinding,
+    Statement,
+)
 from coordexp.analysis.recommendation.rule import Values
+from coordexp.analysis.recommendation.statements import equals, label, of_lead
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS, PROBE_METRICS
 
-# Stage-1 verdicts that do not settle the order: the interval contains 0 or lies within the margin.
-UNTOLD = ("equivalent", "inconclusive", "better, but negligible", "worse, but negligible")
-AGGREGATES_ONLY = "aggregates without per-image data: no interval"
 SAYS: dict[Outcome, str] = {
     "confirmed": "confirms",
     "overturned": "overturns",
@@ -35,13 +42,6 @@ def probe_leads(probe: StudyProbe, variant: str, name: str) -> dict[str, Lead]:
     return {lead.second: lead for lead in found if lead.metric == name}
 
 
-def of_rival(lead: Lead, decimals: int) -> str:
-    """A lead seen from the rival (signs turned) with its interval: `+0.123 [+0.045, +0.201]`."""
-    assert lead.estimate
-    value, low, high = -lead.value, -lead.estimate.high, -lead.estimate.low
-    return f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
-
-
 def parse_failures(probe: StudyProbe, bar: float) -> dict[str, str]:
     """Variants whose rollouts parse too rarely, with the reason."""
     found = {}
@@ -52,67 +52,32 @@ def parse_failures(probe: StudyProbe, bar: float) -> dict[str, str]:
     return found
 
 
-def reconsider(
-    primary: str | None,
-    rows: Values,
-    family: Sequence[Claim],
-    probe: StudyProbe,
-    rule: RuleConfig,
-) -> tuple[str, str] | None:
-    """The primary that the probe puts first, and why; None if the probe changes nothing.
-
-    `family` holds the Stage-1 verdicts of the primary against each rival; a rival without one
-    counts as inconclusive.
-    """
-    if primary is None or not rule.probe.may_change_roles:
-        return None
-    name = rule.probe.signal
-    stage1 = {claim.variant: claim.verdict for claim in family}
-    behind = {}
-    for rival, lead in probe_leads(probe, primary, name).items():
-        if rival in rows and lead.behind and stage1.get(rival, "inconclusive") in UNTOLD:
-            behind[rival] = lead
-    if not behind:
-        return None
-    best = min(behind, key=lambda rival: behind[rival].value)
-    gap, verdict = of_rival(behind[best], 3), stage1.get(best, "inconclusive")
-    return best, (
-        f"put before {primary} by the probe: {PROBE_METRICS[name].label} {gap} over images, "
-        f"where Stage-1 is {verdict}"
-    )
-
-
 def probe_finding(
-    primary: str | None,
-    secondary: str | None,
-    rows: Values,
-    probe: StudyProbe,
-    rule: RuleConfig,
-) -> ProbeFinding | None:
-    """What the probe says of the Stage-1 ranking and of the smoothness hypothesis.
+    stage1: str | None, rows: Values, probe: StudyProbe, rule: RuleConfig
+) -> tuple[ProbeFinding, list[Statement]] | None:
+    """What the probe says of the Stage-1 ranking, and its sentences with what they assert.
 
-    `primary` and `secondary` are the choices of Stage-1. None where nothing was probed.
+    `stage1` is the choice of the metrics alone. None where nothing was probed.
     """
-    if probe.aggregates:
-        return aggregate_finding(primary, rows, probe.aggregates, rule)
     name = rule.probe.signal
     measured = {v: values[name] for v, values in probe.means.items() if name in values}
-    if primary is None or not any(measured.values()):
+    if stage1 is None or not any(measured.values()):
         return None  # where every candidate has 0, nothing is ranked
     over = {}
-    for rival, lead in probe_leads(probe, primary, name).items():
+    for rival, lead in probe_leads(probe, stage1, name).items():
         if rival in rows:
             over[rival] = lead
-    outcome, why = ranking_outcome(primary, over, rule)
-    return ProbeFinding(
+    outcome, statement = ranking_outcome(stage1, over, probe, rule)
+    finding = ProbeFinding(
         outcome=outcome,
-        sentence=f"the probe {SAYS[outcome]} the Stage-1 ranking: {why}",
-        smoothness=smoothness_outcome(primary, secondary, probe),
-        stage1_ranking=stage1_ranking(primary, rows, rule),
+        sentence=statement.text,
+        smoothness=None,
+        stage1_ranking=stage1_ranking(stage1, rows, rule),
         probe_ranking=best_first(measured, name),
         signal=name,
         confounds=[],
     )
+    return finding, [statement]
 
 
 def signed(value: float) -> str:
@@ -120,7 +85,7 @@ def signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"
 
 
-def names_decide(probe: StudyProbe, signal: str) -> list[str]:
+def names_decide(probe: StudyProbe, signal: str) -> list[Statement]:
     """A line about leads on a class-aware metric that vanish or turn once the names are ignored.
 
     Args:
@@ -133,7 +98,8 @@ def names_decide(probe: StudyProbe, signal: str) -> list[str]:
     of_pair: dict[tuple[str, str], dict[str, Lead]] = {}
     for lead in leads(probe.differences, None):
         of_pair.setdefault((lead.first, lead.second), {})[lead.metric] = lead
-    parts = []
+    parts: list[str] = []
+    assertions: list[Assertion] = []
     for (first, second), found in of_pair.items():
         if with_names not in found or signal not in found:
             continue
@@ -145,12 +111,20 @@ def names_decide(probe: StudyProbe, signal: str) -> list[str]:
         else:
             continue
         parts.append(f"{pair} {signed(with_)} ({signed(without)})")
+        ahead, _, behind = pair.partition(" over ")
+        assertions += [
+            equals("lead", with_, ahead, behind, with_names),
+            Assertion("lead low", ahead, behind, with_names, ">", 0.0),
+            equals("lead", without, ahead, behind, signal),
+            Assertion("lead low", ahead, behind, signal, "<=", 0.0),
+        ]
     if not parts:
         return []
-    return [
+    text = (
         f"names, not coordinates: leads on {PROBE_METRICS[with_names].label} that are unresolved "
         f"or turned once names are ignored (in brackets): {'; '.join(parts)}"
-    ]
+    )
+    return [Statement("caveats", text, assertions)]
 
 
 def best_first(values: Mapping[str, float], name: str) -> list[str]:
@@ -160,45 +134,91 @@ def best_first(values: Mapping[str, float], name: str) -> list[str]:
 
 
 def ranking_outcome(
-    primary: str, over: Mapping[str, Lead], rule: RuleConfig
-) -> tuple[Outcome, str]:
-    """Whether the primary's leads over the probed rivals confirm Stage-1, and the numbers."""
+    stage1: str, over: Mapping[str, Lead], probe: StudyProbe, rule: RuleConfig
+) -> tuple[Outcome, Statement]:
+    """Whether the rollouts confirm the choice of Stage-1, and the numbers.
+
+    Overturned: a rival is ahead of it beyond the margin. Confirmed: it is ahead of every eligible
+    rival beyond the margin. Intervals include the declared SD between seeds, as in the decision.
+    """
+    start = "the probe {} the Stage-1 ranking: "
     if not over:
-        return "unresolved", f"no rival of {primary} was probed on the same images"
-    shown = []
+        text = f"no eligible rival of {stage1} was probed on the same images"
+        return "unresolved", Statement(
+            "probe",
+            start.format(SAYS["unresolved"]) + text,
+            [equals("rivals probed", 0.0, stage1)],
+        )
+    signal, margin = rule.probe.signal, rule.probe.margin
+    rollouts = rollout_criterion(rule, (stage1, *over), probe)
+    shown, assertions = [], []
     for rival, lead in over.items():
-        verdict = replace(lead, margin=rule.probe.margin).verdict
-        shown.append(f"{lead.value:+.3f} over {rival} ({verdict})")
-    why = f"{PROBE_METRICS[rule.probe.signal].label} of {primary} {', '.join(shown)}"
-    if any(lead.behind for lead in over.values()):
-        return "overturned", why
-    if all(lead.ahead for lead in over.values()):
-        return "confirmed", why
-    return "unresolved", why
+        told = signed(lead.value)
+        assertions += of_lead(lead)[:1]
+        if lead.estimate:
+            test = separation(lead, margin, rule.probe.seed_sd)
+            told += f" [{signed(test.low)}, {signed(test.high)}]"
+            key = (stage1, rival, signal)
+            assertions += [
+                equals("separation low", test.low, *key),
+                equals("separation high", test.high, *key),
+            ]
+        shown.append(f"{told} over {rival}")
+    outcome: Outcome = "unresolved"
+    if rollouts is None:
+        pass  # every figure is 0
+    elif any(beyond_margin(rollouts, [(rival, stage1)]) for rival in over):
+        outcome = "overturned"
+    elif len(beyond_margin(rollouts, [(stage1, rival) for rival in over])) == len(over):
+        outcome = "confirmed"
+    assertions += [
+        equals("probe outcome", outcome, stage1),
+        equals("margin", margin, metric=signal),
+    ]
+    text = f"{label(signal)} of {stage1} {', '.join(shown)}; margin {margin:g}"
+    return outcome, Statement("probe", start.format(SAYS[outcome]) + text, assertions)
 
 
-def smoothness_outcome(primary: str, secondary: str | None, probe: StudyProbe) -> str | None:
-    """The outcome of the smoothness hypothesis, as a sentence; None if it cannot be judged.
+def smoothness_outcome(
+    primary: str | None, secondary: str | None, probe: StudyProbe, rule: RuleConfig
+) -> Statement | None:
+    """The outcome of the smoothness hypothesis; None if it cannot be judged.
 
     The hypothesis: the smoother secondary has a lower geometric loss after the fine-tune than the
-    primary.
+    primary, beyond the margin.
     """
-    if secondary is None:
+    if primary is None or secondary is None:
         return None
-    lead = probe_leads(probe, secondary, "geo_loss_after").get(primary)
-    if lead is None:
+    name = "geo_loss_after"
+    lead = probe_leads(probe, secondary, name).get(primary)
+    if lead is None or lead.estimate is None:
         return None
     outcome: Outcome = "unresolved"
-    if lead.ahead:
+    if lead.estimate.low > rule.probe.geo_margin:
         outcome = "confirmed"
-    elif lead.behind:
-        outcome = "overturned"
+    elif lead.estimate.high <= rule.probe.geo_margin:
+        outcome = "overturned"  # the whole interval lies within the margin or below it
     start, end = (probe.means[v]["geo_loss_before"] for v in (primary, secondary))
-    return (
+    text = (
         f"smoothness hypothesis {outcome}: after the fine-tune the geometric loss of {secondary} "
-        f"minus that of {primary} is {of_rival(lead, 4)} "
+        f"minus that of {primary} is {of_rival(lead, 4)}; margin {rule.probe.geo_margin:g} "
         f"(at the start {end:.4f} against {start:.4f})"
     )
+    assertions = [
+        *of_lead(lead),
+        equals("margin", rule.probe.geo_margin, metric=name),
+        equals("smoothness", outcome, secondary, primary),
+        equals("probe value", start, primary, metric="geo_loss_before"),
+        equals("probe value", end, secondary, metric="geo_loss_before"),
+    ]
+    return Statement("probe", text, assertions)
+
+
+def of_rival(lead: Lead, decimals: int) -> str:
+    """A lead seen from the rival (signs turned) with its interval: `+0.123 [+0.045, +0.201]`."""
+    assert lead.estimate
+    value, low, high = -lead.value, -lead.estimate.high, -lead.estimate.low
+    return f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
 
 
 def stage1_ranking(primary: str, rows: Values, rule: RuleConfig) -> list[str]:
@@ -207,75 +227,6 @@ def stage1_ranking(primary: str, rows: Values, rule: RuleConfig) -> list[str]:
     sign = 1 if first.lower_is_better else -1
     others = [variant for variant in rows if variant != primary]
     return [primary, *sorted(others, key=lambda v: sign * rows[v].get(first.name, 0.0))]
-
-
-def aggregate_finding(
-    primary: str | None, rows: Values, aggregates: Aggregates, rule: RuleConfig
-) -> ProbeFinding | None:
-    """Published aggregates as evidence: always unresolved, with what confounds them."""
-    name = shared_metric(aggregates)
-    if primary is None or name is None:
-        return None
-    values = {variant: figures[name] for variant, figures in aggregates.variants.items()}
-    ranked = best_first(values, name)
-    shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
-    return ProbeFinding(
-        outcome="unresolved",
-        sentence=(
-            f"{aggregates.source} leaves open the Stage-1 ranking: "
-            f"{PROBE_METRICS[name].label} {shown}; {AGGREGATES_ONLY}"
-        ),
-        smoothness=None,
-        stage1_ranking=stage1_ranking(primary, rows, rule),
-        probe_ranking=ranked,
-        signal=name,
-        confounds=confounds(aggregates),
-    )
-
-
-def contradiction(
-    primary: str, rows: Values, aggregates: Aggregates, rule: RuleConfig
-) -> tuple[str, str] | None:
-    """The variant that published rollouts put before the primary by more than the margin.
-
-    Returns:
-        The variant, and the contradiction in a sentence; None if there is no such variant.
-    """
-    name = shared_metric(aggregates)
-    if name is None or primary not in aggregates.variants:
-        return None
-    values = {v: figures[name] for v, figures in aggregates.variants.items() if v in rows}
-    ranked = best_first(values, name)
-    if values[ranked[0]] - values[primary] <= rule.probe.margin:
-        return None
-    shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
-    return ranked[0], (
-        f"the metrics put {primary} first, the rollouts of {aggregates.source} put {ranked[0]} "
-        f"first ({PROBE_METRICS[name].label} {shown})"
-    )
-
-
-def shared_metric(aggregates: Aggregates) -> str | None:
-    """The metric by which published figures are ranked; every variant must have it."""
-    for name in ("f1_50", "ap"):
-        if all(name in figures for figures in aggregates.variants.values()):
-            return name
-    return None
-
-
-def confounds(aggregates: Aggregates) -> list[str]:
-    """What keeps published aggregates from being evidence of the objective alone."""
-    found = [AGGREGATES_ONLY]
-    steps = {}
-    for variant, figures in aggregates.variants.items():
-        if "final_step" in figures:
-            steps[variant] = figures["final_step"]
-    if len(set(steps.values())) > 1:
-        shown = ", ".join(f"{variant} {step}" for variant, step in steps.items())
-        found.append(f"different final steps: {shown}")
-    if aggregates.images is not None:
-        found.append(f"{aggregates.images} images, resampling error unknown")
-    return [*found, *aggregates.notes]
 
 
 def probe_grade(finding: ProbeFinding | None, probe: StudyProbe, name: str) -> Grade:

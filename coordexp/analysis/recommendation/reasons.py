@@ -1,126 +1,189 @@
-"""The reasons for each role: sentences generated from the metrics at the decision step."""
+"""The reasons for each role: sentences made from the leads and metrics at the decision step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.recommendation.confidence import Facts, leads_of_primary
-from coordexp.analysis.recommendation.rule import Values, shared_metrics, smoothness
+from coordexp.analysis.recommendation.findings import Assertion, Decision, Elimination, Statement
+from coordexp.analysis.recommendation.rule import (
+    Values,
+    shared_metrics,
+    smoothness,
+    won_metrics,
+)
+from coordexp.analysis.recommendation.statements import (
+    amount,
+    equals,
+    label,
+    listed,
+    names_key,
+    of_elimination,
+    of_lead,
+    of_value,
+    show,
+    unit,
+)
 from coordexp.metrics import METRICS, Metric
 
 
-def show(name: str, value: float) -> str:
-    """A metric's value as the card prints it: `MAE 23.63 bins`, `coord acc 0.2177`."""
-    m = METRICS[name]
-    return f"{m.label} {value:.2f} {m.unit}" if m.unit else f"{m.label} {value:.4f}"
+def decisive(decision: Decision, primary: str, n_eligible: int) -> Statement:
+    """Why the primary is the primary, in one sentence: the headline's second half."""
+    if n_eligible == 1:
+        return Statement(
+            "decision", "the only eligible variant", [equals("eligible variants", 1.0)]
+        )
+    told = [elimination_clause(elimination, primary) for elimination in decision.eliminated]
+    assertions = [a for e in decision.eliminated for a in of_elimination(e)]
+    if len(decision.left) == 1:
+        return Statement("decision", "; ".join(told), assertions)
+    names = listed([primary, *(variant for variant in decision.left if variant != primary)])
+    start = (
+        f"a preference, not a finding: {names} are indistinguishable (no lead beyond its margin); "
+        f"{primary} is {decision.preference}"
+    )
+    assertions.append(equals("left", names_key(decision.left)))
+    assertions.append(equals("preference", decision.preference or "", primary))
+    return Statement("decision", "; ".join([start, *told]), assertions)
 
 
-def primary_reasons(
-    facts: Facts, rows: Values, votes: dict[str, list[str]], decided_by: str
-) -> list[str]:
-    """Why the primary of `facts` was chosen.
+def elimination_clause(elimination: Elimination, primary: str) -> str:
+    """`ahead of pure_ce on CRPS by 2.31 bins [+1.90, +2.72], beyond the margin 0.35`."""
+    size = amount(elimination.metric, elimination.lead)
+    if elimination.low is not None and elimination.high is not None:
+        decimals = 2 if unit(elimination.metric) else 3
+        size += f" [{elimination.low:+.{decimals}f}, {elimination.high:+.{decimals}f}]"
+    name, margin = label(elimination.metric), f"{elimination.margin:g}"
+    if elimination.by == primary:
+        who = f"ahead of {elimination.variant}"
+    else:
+        who = f"{elimination.by} is ahead of {elimination.variant}"
+    return f"{who} on {name} by {size}, beyond the margin {margin}"
 
-    Args:
-        rows: of the competitive variants.
-        votes: the metrics on which each of them is ahead of all others.
-    """
+
+def primary_reasons(facts: Facts, decision: Decision) -> list[Statement]:
+    """Why the primary of `facts` was chosen, and on which metrics who is ahead."""
     primary = facts.primary
     assert primary is not None
-    n_metrics = sum(len(names) for names in votes.values())
-    reasons = []
-    if votes[primary]:
-        shown = ", ".join(show(name, rows[primary][name]) for name in votes[primary])
-        reasons.append(
-            f"ahead on {len(votes[primary])} of {n_metrics} decided metrics: {shown}"
-            f"{resolved(facts, votes[primary])}"
-        )
-    for variant, names in votes.items():
-        if names and variant != primary:
-            shown = ", ".join(show(name, rows[variant][name]) for name in names)
-            reasons.append(f"{variant} is ahead on {shown}")
-    return reasons + ([decided_by] if decided_by != "plurality" else [])
+    rows, names = facts.rows, facts.rule.metrics
+    reasons = [decisive(decision, primary, len(rows))]
+    won = won_metrics(rows, names)
+    n_metrics = sum(len(metrics) for metrics in won.values())
+    for variant, metrics in won.items():
+        if not metrics or len(rows) == 1:
+            continue
+        shown = ", ".join(show(name, rows[variant][name]) for name in metrics)
+        text = f"{variant} is ahead on {len(metrics)} of {n_metrics} decided metrics: {shown}"
+        assertions = [of_value(variant, name, rows[variant][name]) for name in metrics]
+        assertions.append(equals("metrics won", float(len(metrics)), variant))
+        assertions.append(equals("metrics decided", float(n_metrics)))
+        if variant == primary:
+            clause, counted = resolved(facts, metrics)
+            text, assertions = text + clause, assertions + counted
+        reasons.append(Statement("reasons", text, assertions))
+    return reasons
 
 
-def resolved(facts: Facts, names: Sequence[str]) -> str:
+def resolved(facts: Facts, names: Sequence[str]) -> tuple[str, list[Assertion]]:
     """A clause: on how many of these metrics the interval of the lead over each rival excludes 0.
 
     Empty if no lead has an interval.
     """
-    leads = [lead for name in names for lead in leads_of_primary(facts, name)]
-    if not any(lead.estimate for lead in leads):
-        return ""
-    counts = dict.fromkeys((lead.second for lead in leads), 0)
-    for lead in leads:
+    of_names = [lead for name in names for lead in leads_of_primary(facts, name)]
+    if not any(lead.estimate for lead in of_names):
+        return "", []
+    counts = dict.fromkeys((lead.second for lead in of_names), 0)
+    for lead in of_names:
         counts[lead.second] += lead.ahead
+    metrics = ",".join(names)
+    assertions = [
+        equals("metrics resolved", float(count), facts.primary, rival, metrics)
+        for rival, count in counts.items()
+    ]
     if all(count == len(names) for count in counts.values()):
-        return "; resolved over every rival"
+        return "; resolved over every rival", assertions
     parts = [f"over {rival} on {count or 'none'}" for rival, count in counts.items()]
-    return f"; resolved {', '.join(parts)}"
+    return f"; resolved {', '.join(parts)}", assertions
 
 
-def secondary_reasons(
-    secondary: str, primary: str, rows: Values, names: Sequence[str]
-) -> list[str]:
+def secondary_reasons(secondary: str, facts: Facts) -> list[Statement]:
+    """Why the secondary: it is smoother; what it costs; and its tail."""
+    primary, rows = facts.primary, facts.rows
     measured = smoothness(rows)
     assert measured
-    if measured[0] == "entropy":
-        smoother = (
-            f"entropy {rows[secondary]['entropy']:.2f} against {rows[primary]['entropy']:.2f} nats"
-        )
-    else:
-        smoother = (
-            f"p(GT) {rows[secondary]['p_gt_mean']:.3f} against {rows[primary]['p_gt_mean']:.3f}"
-        )
-    reasons = [
-        f"smoother than the primary ({smoother}): a hypothesis for Stage-2's continuous losses, to "
-        "be tested there"
-    ]
-    return [
-        *reasons,
-        cost_against(secondary, primary, rows, names),
-        *tail(secondary, primary, rows),
-    ]
+    assert primary is not None
+    name, decimals, unit_ = measured[0], 3, ""
+    if name == "entropy":
+        decimals, unit_ = 2, " nats"
+    mine, of_primary = rows[secondary][name], rows[primary][name]
+    smoother = Statement(
+        "reasons",
+        f"smoother than the primary ({label(name)} {mine:.{decimals}f} against "
+        f"{of_primary:.{decimals}f}{unit_}): a hypothesis for Stage-2's continuous losses, to be "
+        "tested there",
+        [of_value(secondary, name, mine), of_value(primary, name, of_primary)],
+    )
+    return [smoother, *cost_against(secondary, facts), *tail(secondary, facts)]
 
 
-def tail(variant: str, primary: str, rows: Values) -> list[str]:
+def tail(variant: str, facts: Facts) -> list[Statement]:
     """Whether a variant's error tail (p90) is shorter than the primary's.
 
     A mean such as MAE can hide the tail; the note's section "Metrics Used" makes this point.
     """
     name = "expected_bin_abs_err_p90"
-    if name not in rows[variant] or name not in rows[primary]:
+    lead = lead_over_primary(variant, name, facts)
+    if lead is None:
         return []
-    gap = rows[variant][name] - rows[primary][name]
-    if gap < 0:
-        return [f"its p90 is {-gap:.2f} bins below the primary's: the tail is shorter"]
-    return [
-        f"no advantage in the tail: its p90 is {gap:.2f} bins above the primary's"
-        if gap
-        else "no advantage in the tail: equal p90"
-    ]
+    if lead.value > 0:
+        text = f"its p90 is {lead.value:.2f} bins below the primary's: the tail is shorter"
+    elif lead.value < 0:
+        text = f"no advantage in the tail: its p90 is {-lead.value:.2f} bins above the primary's"
+    else:
+        text = "no advantage in the tail: equal p90"
+    return [Statement("reasons", text, of_lead(lead))]
 
 
-def optional_reasons(variant: str, primary: str, rows: Values, names: Sequence[str]) -> list[str]:
+def optional_reasons(variant: str, facts: Facts) -> list[Statement]:
     """What choosing this variant instead of the primary costs or gains, and how it ranks."""
-    return [cost_against(variant, primary, rows, names), *standing(variant, rows, names)]
+    return [*cost_against(variant, facts), *standing(variant, facts.rows, facts.rule.metrics)]
 
 
-def cost_against(variant: str, primary: str, rows: Values, names: Sequence[str]) -> str:
-    parts = []
-    for m in shared_metrics(rows, names):
-        gap = rows[variant][m.name] - rows[primary][m.name]
-        word = "equal" if gap == 0 else "better" if (gap < 0) == m.lower_is_better else "worse"
-        parts.append(
-            f"{m.label} {gap:+.2f} {m.unit} ({word})"
-            if m.unit
-            else f"{m.label} {gap:+.3f} ({word})"
-        )
-    return "against the primary: " + ", ".join(parts)
+def lead_over_primary(variant: str, name: str, facts: Facts) -> Lead | None:
+    """The lead of a variant over the primary on a metric of the rule: one figure for each pair.
+
+    With unequal seeds it is that of the seeds both have, and not the gap of the table's means.
+    """
+    for lead in leads(facts.comparison.differences, variant):
+        if lead.metric == name and lead.second == facts.primary:
+            return lead
+    return None
 
 
-def standing(variant: str, rows: Values, names: Sequence[str]) -> list[str]:
+def cost_against(variant: str, facts: Facts) -> list[Statement]:
+    """The signed differences to the primary on each metric, in the metric's own direction."""
+    parts, assertions = [], []
+    for m in shared_metrics(facts.rows, facts.rule.metrics):
+        lead = lead_over_primary(variant, m.name, facts)
+        if lead is None:
+            continue
+        gap = -lead.value if m.lower_is_better else lead.value
+        word = "equal"
+        if lead.value:
+            word = "better" if lead.value > 0 else "worse"
+        size = f"{gap + 0.0:+.2f} {m.unit}" if m.unit else f"{gap + 0.0:+.3f}"
+        parts.append(f"{m.label} {size} ({word})")
+        assertions += of_lead(lead)
+    if not parts:
+        return []
+    return [Statement("reasons", "against the primary: " + ", ".join(parts), assertions)]
+
+
+def standing(variant: str, rows: Values, names: Sequence[str]) -> list[Statement]:
     """On which metrics a variant is first, last or between the others; empty for two variants."""
-    if len(rows) < 3:
+    metrics = shared_metrics(rows, names)
+    if len(rows) < 3 or not metrics:
         return []
     found: dict[str, list[str]] = {
         "first": [],
@@ -128,41 +191,42 @@ def standing(variant: str, rows: Values, names: Sequence[str]) -> list[str]:
         "level with another": [],
         "last": [],
     }
-    metrics = shared_metrics(rows, names)
+    assertions = [equals("metrics shared", float(len(metrics)))]
     for m in metrics:
-        found[place(m, variant, rows)].append(m.label)
+        where = place(m, variant, rows)
+        found[where].append(m.label)
+        assertions.append(equals("place", where, variant, metric=m.name))
     parts = [
         f"{word} on {len(labels)} ({', '.join(labels)})" for word, labels in found.items() if labels
     ]
-    return [f"of {len(metrics)} metrics: " + ", ".join(parts)] if metrics else []
+    for word, labels in found.items():
+        assertions.append(equals(f"places {word}", float(len(labels)), variant))
+    return [Statement("reasons", f"of {len(metrics)} metrics: " + ", ".join(parts), assertions)]
 
 
 def place(m: Metric, variant: str, rows: Values) -> str:
+    """Where a variant stands among all on one metric."""
     mine, others = rows[variant][m.name], [row[m.name] for v, row in rows.items() if v != variant]
-    ahead, behind = (
-        [m.better(mine, other) for other in others],
-        [m.better(other, mine) for other in others],
-    )
-    if all(ahead) or all(behind):
-        return "first" if all(ahead) else "last"
-    return (
-        "between the others"
-        if all(a or b for a, b in zip(ahead, behind, strict=True))
-        else "level with another"
-    )
+    if all(m.better(mine, other) for other in others):
+        return "first"
+    if all(m.better(other, mine) for other in others):
+        return "last"
+    if any(mine == other for other in others):
+        return "level with another"
+    return "between the others"
 
 
-def evidence(facts: Facts) -> list[str]:
+def evidence(facts: Facts) -> list[Statement]:
     """The primary's lead over each rival on each metric of the rule; positive: it is better."""
     lines = []
     for name in facts.rule.metrics:
         m = METRICS[name]
         for lead in leads_of_primary(facts, name):
-            amount = f"{abs(lead.value):.4g} {m.unit}".rstrip()  # some metrics have no unit
+            size = f"{abs(lead.value):.4g} {m.unit}".rstrip()  # some metrics have no unit
             word = "is behind" if lead.value < 0 else "leads"
-            line = f"{m.label}: {facts.primary} {word} {lead.second} by {amount}"
+            text = f"{m.label}: {facts.primary} {word} {lead.second} by {size}"
             if lead.estimate:
                 low, high = lead.estimate.low, lead.estimate.high
-                line += f", 95 % interval of the lead [{low:+.4g}, {high:+.4g}] ({lead.method})"
-            lines.append(line)
+                text += f", 95 % interval of the lead [{low:+.4g}, {high:+.4g}] ({lead.method})"
+            lines.append(Statement("evidence", text, of_lead(lead)))
     return lines

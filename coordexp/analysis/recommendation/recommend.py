@@ -11,27 +11,37 @@ from coordexp.analysis.comparison.findings import Comparison, CurveRow
 from coordexp.analysis.comparison.probe_findings import StudyProbe
 from coordexp.analysis.recommendation import findings
 from coordexp.analysis.recommendation.card import card
+from coordexp.analysis.recommendation.caveats import alerts, caveats, contradicting
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
+from coordexp.analysis.recommendation.elimination import (
+    Criterion,
+    contradictions,
+    criteria,
+    eliminate,
+)
 from coordexp.analysis.recommendation.findings import (
     AuditSummary,
     Claim,
     Confidence,
+    Decision,
     Grade,
     Ineligible,
     ProbeFinding,
     Recommendation,
     Role,
     Rule,
+    Statement,
     StudyName,
 )
+from coordexp.analysis.recommendation.preference import preferred
 from coordexp.analysis.recommendation.probe_finding import (
-    contradiction,
     names_decide,
     parse_failures,
     probe_finding,
     probe_grade,
-    reconsider,
+    smoothness_outcome,
 )
+from coordexp.analysis.recommendation.published import aggregate_finding, contradiction
 from coordexp.analysis.recommendation.reasons import (
     evidence,
     optional_reasons,
@@ -41,26 +51,25 @@ from coordexp.analysis.recommendation.reasons import (
 from coordexp.analysis.recommendation.rehearsal import rehearsal
 from coordexp.analysis.recommendation.rule import (
     Values,
-    choose_primary,
     choose_secondary,
     competitive,
     eligibility,
     not_competitive,
 )
-from coordexp.analysis.recommendation.sensitivity import (
-    alerts,
-    caveats,
-    would_overturn,
-    would_take,
-)
+from coordexp.analysis.recommendation.sensitivity import would_overturn
+from coordexp.analysis.recommendation.statements import label, texts
+from coordexp.analysis.recommendation.surer import would_take
 from coordexp.config.digests import digest
-from coordexp.config.schema import RuleConfig
+from coordexp.config.schema import Prefer, RuleConfig
 from coordexp.metrics import METRICS, Metric
 from coordexp.storage.files import sha256_directory, write_text
 from coordexp.study.inputs import RunData
 from coordexp.study.preregistration import Preregistration
 
-NO_LEADER = "no eligible variant is better than every other on a metric that votes"
+PREFERENCES = {
+    Prefer.cheapest: "the cheapest to train, then the first in the study's list",
+    Prefer.listed: "the first in the study's list",
+}
 
 
 def recommend(
@@ -72,8 +81,8 @@ def recommend(
 ) -> Recommendation:
     """The recommendation of a study; `study` is its preregistration.
 
-    A role is None if no run may hold it; the reasons say why. The confirmatory family always
-    belongs to the Stage-1 choice, even if the probe puts another variant first.
+    A role is None if no run may hold it; the reasons say why. The confirmatory family and the grade
+    of Stage-1 belong to the choice of the metrics alone; all other statements to the final primary.
     """
     rule = study.decision_rule
     rows: Values = {row.variant: row.values for row in comparison.decision_rows}
@@ -82,55 +91,53 @@ def recommend(
         refusals[variant].append(reason)
     eligible = {variant: rows[variant] for variant, reasons in refusals.items() if not reasons}
 
-    # Stage-1 chooses; the probe may then put another variant first.
-    near = competitive(eligible, rule.eligible.max_mae_over_best)
-    stage1, votes, decided_by = choose_primary(near, rule.metrics)
-    facts = Facts(study, rule, runs, audit, comparison, eligible, stage1)
-    family = confirmatory(facts)
-    changed = reconsider(stage1, near, family, probe, rule)
-    stage1_secondary = choose_secondary(stage1, near, rule.metrics)
-    finding = probe_finding(stage1, stage1_secondary, eligible, probe, rule)
-    if finding is not None:
-        finding = replace(finding, changed_roles=changed is not None)
+    # What the metrics alone would choose, and what all evidence chooses.
+    found = criteria(rule, eligible, comparison.differences, probe)
+    of_metrics = [criterion for criterion in found if criterion.tier != "rollouts"]
+    stage1, first_decision = choose(eligible, of_metrics, found, runs, rule)
+    primary, decision = stage1, first_decision
+    if rule.probe.may_change_roles:
+        primary, decision = choose(eligible, found, found, runs, rule)
 
-    # The grade of Stage-1 is that of its own choice; all other statements are of the final primary.
-    grade = ranking_confidence(facts, family)
-    withheld = None
-    if stage1 is not None and probe.aggregates is not None:
-        withheld = contradiction(stage1, near, probe.aggregates, rule)
-    if stage1 is not None and withheld is not None:
-        rival, sentence = withheld
-        reasons = primary_reasons(facts, near, votes, decided_by)
-        facts = replace(facts, primary=None)
-        roles = Roles(tied=[role(facts, stage1, reasons), role(facts, rival, [sentence])])
-    elif stage1 is None:
-        roles = Roles(tied=[role(facts, variant, [NO_LEADER]) for variant in near])
-    else:
-        primary, probe_reason = changed or (stage1, None)
-        facts = replace(facts, primary=primary)
-        reasons = primary_reasons(facts, near, votes, decided_by)
-        if probe_reason is not None:
-            reasons = [probe_reason, *reasons]
-        roles = roles_beside(facts, role(facts, primary, reasons))
-    refused = [Ineligible(variant, reasons) for variant, reasons in refusals.items() if reasons]
-    claims = StageOne(stage1, family, grade)
-    found = written(facts, roles, refused, claims, finding, probe)
-    return found if withheld is None else withhold(found, withheld[1])
-
-
-def withhold(found: Recommendation, why: str) -> Recommendation:
-    """A recommendation without a primary, because two kinds of evidence contradict each other."""
-    first, second = (entry.variant for entry in found.tied)
-    settles = (
-        f"rollouts of {first} and {second} on the same images, with a result per image: the "
-        "Stage-2 probe, or `coordexp evaluate` for checkpoints trained elsewhere"
+    facts = Facts(
+        study, rule, runs, audit, comparison, eligible, stage1, first_decision.contradictions
     )
-    return replace(found, withheld=why, would_overturn=[], would_take=[settles])
+    family = confirmatory(facts)
+    stage_one = StageOne(stage1, family, ranking_confidence(facts, family))
+    facts = replace(facts, primary=primary, contradictions=decision.contradictions)
+    withheld = None
+    if primary is not None and probe.aggregates is not None:
+        withheld = contradiction(primary, eligible, probe.aggregates, rule)
+    refused = [Ineligible(variant, reasons) for variant, reasons in refusals.items() if reasons]
+    if withheld is not None:
+        return withheld_recommendation(facts, decision, withheld, refused, stage_one, probe)
+    return written(facts, decision, roles_of(facts, decision), refused, stage_one, probe)
+
+
+def choose(
+    eligible: Values,
+    deciding: Sequence[Criterion],
+    shown: Sequence[Criterion],
+    runs: Sequence[RunData],
+    rule: RuleConfig,
+) -> tuple[str | None, Decision]:
+    """The primary by the deciding evidence, and how it was chosen.
+
+    Args:
+        shown: all evidence, among which contradictions are looked for.
+    """
+    dropped, left = eliminate(eligible, deciding)
+    if not left:
+        return None, Decision([], [], None, [])
+    primary, preference = left[0], None
+    if len(left) > 1:
+        primary, preference = preferred(left, runs, rule.prefer)
+    return primary, Decision(dropped, left, preference, contradictions(primary, dropped, shown))
 
 
 @dataclass(frozen=True)
 class StageOne:
-    """The choice of Stage-1, before the probe: its leads and its grade."""
+    """The choice of the metrics alone: its leads and its grade."""
 
     primary: str | None
     family: list[Claim]
@@ -139,39 +146,73 @@ class StageOne:
 
 @dataclass(frozen=True)
 class Roles:
-    """The holder of each role; `tied` lists the eligible variants if none is primary."""
+    """The holder of each role, and the sentences that say why.
+
+    tied: both candidates, where the primary is withheld.
+    """
 
     primary: Role | None = None
     secondary: Role | None = None
     optional: Sequence[Role] = ()
     tied: Sequence[Role] = ()
+    statements: Sequence[Statement] = ()
 
 
-def roles_beside(facts: Facts, primary: Role) -> Roles:
-    """All roles, once the primary is chosen: the secondary, and every other variant as optional."""
-    first, rows, names = primary.variant, facts.rows, facts.rule.metrics
+def withheld_recommendation(
+    facts: Facts,
+    decision: Decision,
+    withheld: tuple[str, Statement],
+    refused: list[Ineligible],
+    stage_one: StageOne,
+    probe: StudyProbe,
+) -> Recommendation:
+    """A recommendation without a primary, because two kinds of evidence contradict each other."""
+    first, (second, why) = facts.primary, withheld
+    assert first is not None
+    reasons = primary_reasons(facts, decision)
+    tied = [role(facts, first, reasons), role(facts, second, [why])]
+    roles = Roles(tied=tied, statements=[*reasons, why])
+    found = written(replace(facts, primary=None), decision, roles, refused, stage_one, probe)
+    settles = (
+        f"rollouts of {first} and {second} on the same images, with a result per image: the "
+        "Stage-2 probe, or `coordexp evaluate` for checkpoints trained elsewhere"
+    )
+    return replace(found, withheld=why.text, would_overturn=[], would_take=[settles])
+
+
+def roles_of(facts: Facts, decision: Decision) -> Roles:
+    """All roles: the primary, the secondary, and every other eligible variant as optional."""
+    first, rows = facts.primary, facts.rows
+    if first is None:
+        return Roles()
     bar = facts.rule.eligible.max_mae_over_best
     far_behind = not_competitive(rows, bar)
-    second = choose_secondary(first, competitive(rows, bar), names)
+    near = {**competitive(rows, bar), first: rows[first]}
+    second = choose_secondary(first, near, facts.rule)
+    reasons = primary_reasons(facts, decision)
+    primary, said = role(facts, first, reasons), list(reasons)
     secondary = None
     if second is not None:
-        secondary = role(facts, second, secondary_reasons(second, first, rows, names))
+        reasons = secondary_reasons(second, facts)
+        secondary, said = role(facts, second, reasons), said + reasons
     optional = []
     for variant in rows:
         if variant not in (first, second):
-            reasons = optional_reasons(variant, first, rows, names)
+            reasons = optional_reasons(variant, facts)
             if variant in far_behind:
                 reasons = [far_behind[variant], *reasons]
             optional.append(role(facts, variant, reasons))
-    return Roles(primary, secondary, optional)
+            said += reasons
+    return Roles(primary, secondary, optional, statements=said)
 
 
-def role(facts: Facts, variant: str, reasons: list[str]) -> Role:
+def role(facts: Facts, variant: str, statements: Sequence[Statement]) -> Role:
     """A role held by a variant, with the checkpoint of its median seed."""
     step = facts.comparison.decision_step
     assert step is not None  # the variant has a row at that step
     run = median_run(facts, variant, METRICS[facts.rule.metrics[0]])
     path = run.run.checkpoint(step) if run.run else None
+    reasons = texts(statements)
     if path is not None and not path.exists():
         lost = f"its checkpoint at step {step} was not kept (see train.checkpoint_steps)"
         reasons, path = [*reasons, lost], None
@@ -204,21 +245,27 @@ def median_run(facts: Facts, variant: str, first: Metric) -> RunData:
 
 def written(
     facts: Facts,
+    decision: Decision,
     roles: Roles,
     refused: list[Ineligible],
-    stage1: StageOne,
-    finding: ProbeFinding | None,
+    stage_one: StageOne,
     probe: StudyProbe,
 ) -> Recommendation:
     """The decision, together with everything that the card says about it."""
-    study, step = facts.study, facts.comparison.decision_step
+    study, step, rule = facts.study, facts.comparison.decision_step, facts.rule
+    finding, of_probe = finding_of(facts, roles, stage_one, probe)
+    overturn = would_overturn(facts, decision, stage_one.primary, finding, probe)
+    surer, of_leads = would_take(facts), evidence(facts)
+    warnings = [*caveats(facts), *names_decide(probe, rule.probe.signal)]
+    if facts.primary is not None:
+        warnings += contradicting(decision, facts.primary)
     return Recommendation(
         schema_version=findings.SCHEMA_VERSION,
         study=StudyName(study.study, study.hash8, study.seeds),
         decision_step=step,
         confidence=Confidence(
-            stage1_ranking=stage1.grade,
-            stage2_fitness=probe_grade(finding, probe, facts.rule.probe.signal),
+            stage1_ranking=stage_one.grade,
+            stage2_fitness=probe_grade(finding, probe, rule.probe.signal),
         ),
         primary=roles.primary,
         secondary=roles.secondary,
@@ -226,35 +273,65 @@ def written(
         tied=list(roles.tied),
         ineligible=refused,
         withheld=None,
-        rehearsal=rehearsal(facts.rule, facts.runs, probe),
+        rehearsal=rehearsal(rule, facts.runs, probe),
         alerts=alerts(facts),
-        confirmatory=stage1.family,
+        decision=decision,
+        confirmatory=stage_one.family,
         probe=finding,
-        evidence=evidence(facts),
+        evidence=texts(of_leads),
         audit=AuditSummary(
             passed=facts.audit.passed,
             verdicts={run.name: run.verdict for run in facts.audit.runs},
         ),
-        would_overturn=would_overturn(facts, stage1.primary, finding, probe),
-        would_take=would_take(facts),
-        caveats=[*caveats(facts), *names_decide(probe, facts.rule.probe.signal)],
-        rule=Rule(text=rule_text(facts.rule, step), sha256=digest(study.rule)),
+        would_overturn=texts(overturn),
+        would_take=texts(surer),
+        caveats=texts(warnings),
+        statements=[*roles.statements, *of_probe, *of_leads, *overturn, *surer, *warnings],
+        rule=Rule(text=rule_text(rule, step), sha256=digest(study.rule)),
     )
 
 
+def finding_of(
+    facts: Facts, roles: Roles, stage_one: StageOne, probe: StudyProbe
+) -> tuple[ProbeFinding | None, list[Statement]]:
+    """What the probe, or published rollouts, say of the Stage-1 choice and of the final roles."""
+    if probe.aggregates:
+        found = aggregate_finding(stage_one.primary, facts.rows, probe.aggregates, facts.rule)
+    else:
+        found = probe_finding(stage_one.primary, facts.rows, probe, facts.rule)
+    if found is None:
+        return None, []
+    finding, statements = found
+    first = roles.primary.variant if roles.primary else None
+    second = roles.secondary.variant if roles.secondary else None
+    smoothness = smoothness_outcome(first, second, probe, facts.rule)
+    if smoothness is not None:
+        statements = [*statements, smoothness]
+    changed = first is not None and first != stage_one.primary
+    told = smoothness.text if smoothness else None
+    return replace(finding, smoothness=told, changed_roles=changed), statements
+
+
 def rule_text(rule: RuleConfig, step: int | None) -> str:
+    """The rule in words."""
     bars = rule.eligible
     resolved = ""
     if step is not None and rule.decision_step == "last_common":
         resolved = f" (= {step})"
+    rollouts = ""
+    if rule.probe.may_change_roles:
+        rollouts = f"rollouts ({label(rule.probe.signal)}, where there is a probe), then "
+    metrics = ", ".join(label(name) for name in rule.metrics)
     return (
         f"Decision step {rule.decision_step}{resolved}, T = {rule.temperature}. "
         f"Eligible: runs that pass the audit, with coordinate mass ≥ {bars.min_coord_mass:g}, "
         f"text accuracy ≥ {bars.min_text_token_acc:g} and, where they were probed, "
         f"{bars.min_parse_rate:g} of their rollouts parsed. "
-        f"Primary: ahead on most of {', '.join(rule.metrics)}, ties by that order. "
-        "Secondary: the smoothest of the rest with an MAE within "
-        f"{bars.max_mae_over_best:g} x the best, if smoother than the primary. Optional: the rest."
+        f"Evidence in this order: {rollouts}{metrics}. A variant that is worse than the best of "
+        "those left, beyond the margin, drops out. Primary: the one that is left; if several are, "
+        f"{PREFERENCES[rule.prefer]}, as a preference. Secondary: the smoothest of the rest with "
+        f"an MAE within {bars.max_mae_over_best:g} x the best, if smoother than the primary beyond "
+        "the margin. Optional: the rest."
     )
 
 

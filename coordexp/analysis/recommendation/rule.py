@@ -1,4 +1,4 @@
-"""The decision rule as functions on plain data: eligible variants, the primary, the secondary.
+"""The decision rule as functions on plain data: who is eligible, who is competitive, the secondary.
 
 Choices depend on metric values only, never on the order in which variants are listed.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from coordexp.analysis.audit.findings import Audit
+from coordexp.analysis.recommendation.findings import Assertion, Statement
 from coordexp.config.schema import RuleConfig
-from coordexp.metrics import METRICS, REGISTRY, Metric, metric
+from coordexp.metrics import METRICS, REGISTRY, Metric, best, metric
 from coordexp.study.inputs import RunData, by_variant
 
 Values = Mapping[str, Mapping[str, float]]  # variant -> its metrics at the decision step
@@ -29,20 +30,28 @@ def eligibility(
     }
 
 
-def not_competitive(rows: Values, max_over_best: float) -> dict[str, str]:
-    """Eligible variants whose MAE is too far behind the best to be chosen, with the reason.
+def not_competitive(rows: Values, max_over_best: float) -> dict[str, Statement]:
+    """Eligible variants whose MAE is too far behind the best for the secondary, with the reason.
 
     They stay among the primary's rivals, so that a larger lead never lowers a grade.
     """
-    maes = {v: row["expected_bin_mae"] for v, row in rows.items() if "expected_bin_mae" in row}
+    name = "expected_bin_mae"
+    maes = {variant: row[name] for variant, row in rows.items() if name in row}
+    lowest = min(maes.values(), default=0.0)
     found = {}
     for variant, mae in maes.items():
-        best = min(maes.values())
-        if mae > max_over_best * best:
-            found[variant] = (
+        if mae > max_over_best * lowest:
+            text = (
                 f"not competitive: MAE {mae:.1f} bins is over {max_over_best:g} x the best, "
-                f"{best:.1f}"
+                f"{lowest:.1f}"
             )
+            assertions = [
+                Assertion("value", variant, None, name, "=", mae),
+                Assertion("best value", None, None, name, "=", lowest),
+                Assertion("value", variant, None, name, ">", max_over_best * lowest),
+                Assertion("max MAE over best", None, None, None, "=", max_over_best),
+            ]
+            found[variant] = Statement("reasons", text, assertions)
     return found
 
 
@@ -79,38 +88,17 @@ def shared_metrics(rows: Values, names: Sequence[str]) -> list[Metric]:
     return [metric(name) for name in names if rows and all(name in row for row in rows.values())]
 
 
-def choose_primary(
-    rows: Values, names: Sequence[str]
-) -> tuple[str | None, dict[str, list[str]], str]:
-    """Choose the variant that is best on the most shared metrics (plurality).
+def won_metrics(rows: Values, names: Sequence[str]) -> dict[str, list[str]]:
+    """The shared metrics on which each variant is ahead of all others.
 
-    If several variants win equally many, the first metric in the declared order that one of them
-    won decides. A metric on which the best variants are exactly equal has no winner.
-
-    Returns:
-        The variant (None if no variant is eligible or no metric has a winner), the metrics that
-        each variant won, and how it was decided.
+    A metric on which the best variants are exactly equal is nobody's.
     """
     won: dict[str, list[str]] = {variant: [] for variant in rows}
-    if not rows:
-        return None, won, "no variant is eligible"
-    if len(rows) == 1:
-        return next(iter(rows)), won, "the only eligible variant"
     for m in shared_metrics(rows, names):
-        if best := m.best({variant: row[m.name] for variant, row in rows.items()}):
-            won[best].append(m.name)
-    top = max(len(metrics) for metrics in won.values())
-    leaders = [variant for variant, metrics in won.items() if len(metrics) == top]
-    if top == 0:
-        return None, won, "no metric has a single best variant"
-    if len(leaders) == 1:
-        return leaders[0], won, "plurality"
-    first = next(name for name in names if any(name in won[variant] for variant in leaders))
-    return (
-        next(v for v in leaders if first in won[v]),
-        won,
-        f"tie in votes, decided by {METRICS[first].label}",
-    )
+        winner = m.best({variant: row[m.name] for variant, row in rows.items()})
+        if winner is not None:
+            won[winner].append(m.name)
+    return won
 
 
 def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
@@ -132,18 +120,22 @@ def competitive(rows: Values, max_over_best: float) -> Values:
     return {variant: row for variant, row in rows.items() if variant not in far_behind}
 
 
-def choose_secondary(primary: str | None, rows: Values, names: Sequence[str]) -> str | None:
-    """The smoothest of the other variants; None if it is not smoother than the primary.
+def choose_secondary(primary: str | None, rows: Values, rule: RuleConfig) -> str | None:
+    """The smoothest of the other variants, if it is smoother than the primary beyond the margin.
 
-    If several are equally smooth, the rule's votes choose among them.
+    If several are equally smooth, the better on the rule's first metric. None if that is equal too.
     """
     measured = smoothness(rows)
     if primary is None or len(rows) < 2 or measured is None:
         return None
-    flat = {variant: value for variant, value in measured[1].items() if variant != primary}
-    smoothest = {
-        variant: rows[variant] for variant, value in flat.items() if value == max(flat.values())
-    }
-    if max(flat.values()) <= measured[1][primary]:
+    name, flatness = measured
+    others = {variant: value for variant, value in flatness.items() if variant != primary}
+    smoothest = best(others, lower_is_better=False)
+    if others[smoothest[0]] - flatness[primary] <= rule.margins.get(name, 0.0):
         return None
-    return choose_primary(smoothest, names)[0]
+    if len(smoothest) == 1:
+        return smoothest[0]
+    first = METRICS[rule.metrics[0]]
+    if not all(first.name in rows[variant] for variant in smoothest):
+        return None
+    return first.best({variant: rows[variant][first.name] for variant in smoothest})

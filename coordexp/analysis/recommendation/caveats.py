@@ -1,0 +1,106 @@
+"""Alerts and caveats of a recommendation: what a reader must know before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordexp.analysis.comparison.findings import Plateau
+from coordexp.analysis.recommendation.confidence import (
+    Facts,
+    changed_after_results,
+    unregistered,
+)
+from coordexp.analysis.recommendation.findings import Decision, Statement
+from coordexp.analysis.recommendation.statements import (
+    amount,
+    equals,
+    label,
+    listed,
+    names_key,
+    of_elimination,
+)
+from coordexp.config.digests import digest
+from coordexp.metrics import METRICS
+
+
+def alerts(facts: Facts) -> list[str]:
+    """Warnings at the top of the card: the rule or the seeds changed after results were known.
+
+    Also if the registered rule no longer has the digest that the registration names.
+    """
+    lines = []
+    if digest(facts.study.rule) != facts.study.rule_sha256:
+        lines.append(
+            "THE RULE WAS EDITED: preregistration.json no longer holds the rule whose digest it "
+            "names"
+        )
+    for earlier in changed_after_results(facts.study):
+        changes = "; ".join(earlier.changed)
+        lines.append(
+            f"CHANGED AFTER RESULTS: study {earlier.hash8} ({earlier.written_at[:10]}) registered "
+            f"these runs with {changes}"
+        )
+    return lines
+
+
+def caveats(facts: Facts) -> list[Statement]:
+    """Caveats: confounds, results older than the rule, unequal seeds, curves without plateau."""
+    lines = []
+    for difference in facts.audit.differences:
+        lines.append(
+            Statement(
+                "caveats",
+                f"runs differ outside the variant: {difference}",
+                [equals("audit difference", difference)],
+            )
+        )
+    if existing := unregistered(facts.study):
+        text = f"post hoc for {', '.join(existing)}: results existed when the rule was written down"
+        lines.append(Statement("caveats", text, [equals("post hoc runs", names_key(existing))]))
+    seeds = {v: sum(run.variant == v for run in facts.runs) for v in facts.rows}
+    if len(set(seeds.values())) > 1:
+        counts = ", ".join(f"{variant} {n}" for variant, n in seeds.items())
+        assertions = [equals("seeds of variant", float(n), v) for v, n in seeds.items()]
+        text = f"unequal seeds ({counts}): a lead is over the seeds that both variants have"
+        lines.append(Statement("caveats", text, assertions))
+    m = METRICS["expected_bin_mae"]
+    moving = [p for p in facts.comparison.plateau if p.metric == m.name and not p.flat]
+    if moving:
+        text = (
+            f"no plateau was reached: {m.label} still moves over the last third (% per 100 steps: "
+            f"{slopes(moving)})"
+        )
+        assertions = [equals("slope of run", p.slope_percent_per_100_steps, p.run) for p in moving]
+        lines.append(Statement("caveats", text, assertions))
+    return lines
+
+
+def slopes(plateaus: Sequence[Plateau]) -> str:
+    """The slopes of each variant, as a range over its seeds: `mixed -8.6, pure_ce -9.1 to -7.0`."""
+    by_variant: dict[str, list[float]] = {}
+    for p in plateaus:
+        by_variant.setdefault(p.variant, []).append(p.slope_percent_per_100_steps)
+    return ", ".join(
+        f"{variant} {min(found):+.1f}" + (f" to {max(found):+.1f}" if len(found) > 1 else "")
+        for variant, found in by_variant.items()
+    )
+
+
+def contradicting(decision: Decision, primary: str) -> list[Statement]:
+    """Evidence on which a variant that dropped out beats the primary beyond the margin."""
+    found = []
+    for dropped in decision.eliminated:
+        ahead = [other for other in decision.contradictions if other.by == dropped.variant]
+        if not ahead:
+            continue
+        parts = [
+            f"{label(other.metric)} by {amount(other.metric, other.lead)} (margin {other.margin:g})"
+            for other in ahead
+        ]
+        text = (
+            f"the evidence disagrees: {dropped.variant}, which dropped out on "
+            f"{label(dropped.metric)}, is ahead of {primary} on {listed(parts)}"
+        )
+        assertions = [a for other in ahead for a in of_elimination(other)]
+        found.append(Statement("caveats", text, assertions))
+    return found

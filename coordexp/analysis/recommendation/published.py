@@ -1,0 +1,95 @@
+"""Rollout figures that were published elsewhere, without a result per image.
+
+They never decide. If they contradict the rule's choice beyond the margin, there is no primary.
+"""
+
+from __future__ import annotations
+
+from coordexp.analysis.comparison.probe_findings import Aggregates
+from coordexp.analysis.recommendation.findings import Assertion, ProbeFinding, Statement
+from coordexp.analysis.recommendation.probe_finding import best_first, stage1_ranking
+from coordexp.analysis.recommendation.rule import Values
+from coordexp.analysis.recommendation.statements import equals
+from coordexp.config.schema import RuleConfig
+from coordexp.metrics import PROBE_METRICS
+
+AGGREGATES_ONLY = "aggregates without per-image data: no interval"
+
+
+def aggregate_finding(
+    primary: str | None, rows: Values, aggregates: Aggregates, rule: RuleConfig
+) -> tuple[ProbeFinding, list[Statement]] | None:
+    """Published aggregates as evidence: always unresolved, with what confounds them."""
+    name = shared_metric(aggregates)
+    if primary is None or name is None:
+        return None
+    values = {variant: figures[name] for variant, figures in aggregates.variants.items()}
+    ranked = best_first(values, name)
+    shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
+    text = (
+        f"{aggregates.source} leaves open the Stage-1 ranking: "
+        f"{PROBE_METRICS[name].label} {shown}; {AGGREGATES_ONLY}"
+    )
+    assertions = [equals("published value", values[v], v, metric=name) for v in ranked]
+    finding = ProbeFinding(
+        outcome="unresolved",
+        sentence=text,
+        smoothness=None,
+        stage1_ranking=stage1_ranking(primary, rows, rule),
+        probe_ranking=ranked,
+        signal=name,
+        confounds=confounds(aggregates),
+    )
+    return finding, [Statement("probe", text, assertions)]
+
+
+def contradiction(
+    primary: str, rows: Values, aggregates: Aggregates, rule: RuleConfig
+) -> tuple[str, Statement] | None:
+    """The variant that published rollouts put before the primary by more than the margin.
+
+    Returns:
+        The variant, and the contradiction in a sentence; None if there is no such variant.
+    """
+    name = shared_metric(aggregates)
+    if name is None or primary not in aggregates.variants:
+        return None
+    values = {v: figures[name] for v, figures in aggregates.variants.items() if v in rows}
+    ranked = best_first(values, name)
+    if values[ranked[0]] - values[primary] <= rule.probe.margin:
+        return None
+    shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
+    text = (
+        f"the metrics put {primary} first, the rollouts of {aggregates.source} put {ranked[0]} "
+        f"first ({PROBE_METRICS[name].label} {shown})"
+    )
+    gap = values[ranked[0]] - values[primary]
+    assertions = [equals("published value", values[v], v, metric=name) for v in ranked]
+    assertions += [
+        equals("published lead", gap, ranked[0], primary, name),
+        Assertion("published lead", ranked[0], primary, name, ">", rule.probe.margin),
+    ]
+    return ranked[0], Statement("decision", text, assertions)
+
+
+def shared_metric(aggregates: Aggregates) -> str | None:
+    """The metric by which published figures are ranked; every variant must have it."""
+    for name in ("f1_50", "ap"):
+        if all(name in figures for figures in aggregates.variants.values()):
+            return name
+    return None
+
+
+def confounds(aggregates: Aggregates) -> list[str]:
+    """What keeps published aggregates from being evidence of the objective alone."""
+    found = [AGGREGATES_ONLY]
+    steps = {}
+    for variant, figures in aggregates.variants.items():
+        if "final_step" in figures:
+            steps[variant] = figures["final_step"]
+    if len(set(steps.values())) > 1:
+        shown = ", ".join(f"{variant} {step}" for variant, step in steps.items())
+        found.append(f"different final steps: {shown}")
+    if aggregates.images is not None:
+        found.append(f"{aggregates.images} images, resampling error unknown")
+    return [*found, *aggregates.notes]
