@@ -101,22 +101,24 @@ def test_variant_without_a_metric_does_not_drop_out_on_it():
 
 
 def test_the_secondary_is_smoother_than_the_primary_or_nobody():
+    rule = replace(RULE, eligible=replace(RULE.eligible, max_mae_over_best=9.0))
     rows = {
         "a": row(1, 1, 1, 0.5, 1, entropy=2.0),
         "b": row(2, 2, 0, 0.1, 2, entropy=3.0),
         "c": row(3, 3, 0, 0.2, 3, entropy=4.0),
     }
-    assert choose_secondary("a", rows, RULE) == "c"
-    assert choose_secondary("c", rows, RULE) is None
-    assert choose_secondary(None, rows, RULE) is None
+    assert choose_secondary("a", rows, rule) == "c"
+    assert choose_secondary("c", rows, rule) is None
+    assert choose_secondary(None, rows, rule) is None
     without = {v: {k: x for k, x in r.items() if k != "entropy"} for v, r in rows.items()}
-    assert choose_secondary("a", without, RULE) == "b"  # the lowest p(GT)
+    assert choose_secondary("a", without, rule) == "b"  # the lowest p(GT)
     equally = {"a": rows["a"], "b": rows["b"], "c": rows["c"] | {"entropy": 3.0}}
-    assert choose_secondary("a", equally, RULE) == "b"  # of equally smooth ones the better
+    assert choose_secondary("a", equally, rule) == "b"  # of equally smooth ones the better
     twins = {"a": rows["a"], "b": rows["b"], "c": dict(rows["b"])}
-    assert choose_secondary("a", twins, RULE) is None  # nothing tells them apart
+    assert choose_secondary("a", twins, rule) is None  # nothing tells them apart
+    assert choose_secondary("a", rows, RULE) is None  # both are far behind the best MAE
     barely = {"a": rows["a"], "b": rows["b"] | {"entropy": 2.05}}
-    assert choose_secondary("a", barely, RULE) is None  # within the margin of the entropy
+    assert choose_secondary("a", barely, rule) is None  # within the margin of the entropy
 
 
 @pytest.mark.parametrize("n", [2, 5])

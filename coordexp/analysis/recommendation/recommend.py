@@ -52,7 +52,6 @@ from coordexp.analysis.recommendation.rehearsal import rehearsal
 from coordexp.analysis.recommendation.rule import (
     Values,
     choose_secondary,
-    competitive,
     eligibility,
     not_competitive,
 )
@@ -185,10 +184,8 @@ def roles_of(facts: Facts, decision: Decision) -> Roles:
     first, rows = facts.primary, facts.rows
     if first is None:
         return Roles()
-    bar = facts.rule.eligible.max_mae_over_best
-    far_behind = not_competitive(rows, bar)
-    near = {**competitive(rows, bar), first: rows[first]}
-    second = choose_secondary(first, near, facts.rule)
+    far_behind = not_competitive(rows, facts.rule.eligible.max_mae_over_best)
+    second = choose_secondary(first, rows, facts.rule)
     reasons = primary_reasons(facts, decision)
     primary, said = role(facts, first, reasons), list(reasons)
     secondary = None

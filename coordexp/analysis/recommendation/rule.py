@@ -121,7 +121,7 @@ def competitive(rows: Values, max_over_best: float) -> Values:
 
 
 def choose_secondary(primary: str | None, rows: Values, rule: RuleConfig) -> str | None:
-    """The smoothest of the other variants, if it is smoother than the primary beyond the margin.
+    """The smoothest competitive variant, if it is smoother than the primary beyond the margin.
 
     If several are equally smooth, the better on the rule's first metric. None if that is equal too.
     """
@@ -129,7 +129,10 @@ def choose_secondary(primary: str | None, rows: Values, rule: RuleConfig) -> str
     if primary is None or len(rows) < 2 or measured is None:
         return None
     name, flatness = measured
-    others = {variant: value for variant, value in flatness.items() if variant != primary}
+    near = competitive(rows, rule.eligible.max_mae_over_best)
+    others = {v: flatness[v] for v in near if v != primary}
+    if not others:
+        return None
     smoothest = best(others, lower_is_better=False)
     if others[smoothest[0]] - flatness[primary] <= rule.margins.get(name, 0.0):
         return None

@@ -1,0 +1,296 @@
+"""Studies with random numbers: all that a decision is made from, without files.
+
+One to six seeds, unequal and disjoint ones, exact ties, missing metrics, diverged runs, two to six
+variants, temperatures that disagree, with and without token tables and a probe.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from conftest import composed
+from studies import NOTE_RULE, registration, run_manifest
+
+from coordexp.analysis.audit.findings import Audit
+from coordexp.analysis.comparison.compare import stability, window_steps
+from coordexp.analysis.comparison.curves import mean_curves, winners
+from coordexp.analysis.comparison.findings import (
+    Comparison,
+    CurveRow,
+    Difference,
+    Snapshot,
+    SnapshotRow,
+    TemperatureRow,
+    Window,
+)
+from coordexp.analysis.comparison.pairs import Measured, paired_estimates, variant_pairs
+from coordexp.analysis.comparison.probe_findings import Aggregates, Candidate, StudyProbe
+from coordexp.analysis.comparison.stability import window_summary
+from coordexp.analysis.recommendation.recommend import recommend
+from coordexp.config.digests import plain
+from coordexp.config.schema import RuleConfig
+from coordexp.resampling import image_weights
+from coordexp.storage.logs.log import Log
+from coordexp.study.inputs import RunData, by_variant
+
+N_IMAGES = 12
+STEPS = (40, 80, 120, 160)
+WEIGHTS = image_weights(N_IMAGES)[:200]  # [D, I]
+SHARES = WEIGHTS / WEIGHTS.sum(1, keepdims=True)
+# Typical size of each metric, and how far variants, seeds and images move it.
+SCALES = {
+    "crps": (12.0, 1.0),
+    "nll": (4.0, 0.2),
+    "expected_bin_mae": (22.0, 2.0),
+    "expected_bin_abs_err_p90": (50.0, 4.0),
+    "w1_to_delta": (35.0, 2.0),
+    "coord_token_acc": (0.2, 0.04),
+    "p_gt_mean": (0.1, 0.03),
+    "entropy": (4.0, 0.3),
+}
+PROBE_SCALES = {
+    "f1_agnostic_after": (0.5, 0.1),
+    "f1_after": (0.45, 0.1),
+    "geo_loss_before": (0.4, 0.05),
+    "geo_loss_after": (0.3, 0.05),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A study as its files hold it, as plain data."""
+
+    recommendation: dict[str, Any]
+    comparison: dict[str, Any]
+    probe: dict[str, Any]
+    registration: dict[str, Any]
+    audit: dict[str, Any]
+    runs: list[dict[str, Any]]
+
+
+def random_study(seed: int) -> Facts:
+    """The study of this seed of the generator, with its recommendation."""
+    rng = np.random.default_rng(seed)
+    rule = composed().study.rule if rng.random() < 0.7 else NOTE_RULE
+    rule = replace(rule, temperature=str(rng.choice(["1", "fitted"])))
+    runs = random_runs(rng)
+    finished = [run for run in runs if not run.diverged]
+    comparison = random_comparison(rng, finished, rule)
+    probe = random_probe(rng, finished)
+    plan = registration(
+        rule=plain(rule), seeds=max(run.seed for run in runs) + 1, runs=planned(rng, runs)
+    )
+    differences = ["optim.lr: v0 1, v1 2"] if rng.random() < 0.1 else []
+    audit = Audit([], differences, [run.name for run in finished])
+    found = recommend(plan, runs, audit, comparison, probe)
+    return Facts(
+        *(msgspec.to_builtins(part) for part in (found, comparison, probe, plan, audit)),
+        runs=[
+            {
+                "variant": run.variant,
+                "seed": run.seed,
+                "diverged": run.diverged,
+                "train_wall_s": run.manifest.train_wall_s if run.manifest else None,
+                "eval_wall_s": run.manifest.eval_wall_s if run.manifest else None,
+            }
+            for run in runs
+        ],
+    )
+
+
+def random_runs(rng: np.random.Generator) -> list[RunData]:
+    """Two to six variants with one to six seeds each."""
+    n_variants, n_seeds = rng.integers(2, 7), rng.integers(1, 7)
+    kind = rng.choice(["equal", "unequal", "disjoint"], p=[0.7, 0.2, 0.1])
+    with_manifests = rng.random() < 0.7
+    runs = []
+    for i in range(n_variants):
+        seeds = list(range(n_seeds))
+        if kind == "unequal":
+            seeds = seeds[: max(1, n_seeds - rng.integers(0, 4))]
+        if kind == "disjoint":
+            seeds = [seed + 10 * (i % 2) for seed in seeds]
+        for seed in seeds:
+            manifest = None
+            if with_manifests:
+                diverged = rng.random() < 0.03
+                manifest = run_manifest(
+                    variant=f"v{i}",
+                    seed=seed,
+                    train_wall_s=float(rng.choice([60, 90, 91, 120])),
+                    status="diverged" if diverged else "complete",
+                    reason="diverged at step 7 (loss nan)" if diverged else None,
+                )
+            runs.append(RunData(f"v{i}", seed, Log(Path(f"v{i}-{seed}.jsonl")), None, manifest))
+    return runs
+
+
+def planned(rng: np.random.Generator, runs: list[RunData]) -> list[dict[str, Any]]:
+    """The registration of these runs; in some studies results were there before."""
+    existing = rng.random() < 0.2
+    return [{"variant": run.variant, "seed": run.seed, "existing": existing} for run in runs]
+
+
+def random_values(
+    rng: np.random.Generator, runs: list[RunData], scales: dict[str, tuple[float, float]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Per-image values of each metric, by run: {run: {metric: [I]}}.
+
+    In some studies the variants are close, or equal, so that every verdict comes up.
+    """
+    spread = rng.choice([0.0, 0.1, 1.0, 4.0])
+    seed_noise, image_noise = rng.choice([0.0, 0.1, 1.0]), rng.choice([0.0, 0.3, 3.0])
+    found: dict[str, dict[str, np.ndarray]] = {run.name: {} for run in runs}
+    for metric, (level, scale) in scales.items():
+        common = rng.normal(0, scale, N_IMAGES)
+        for group in by_variant(runs).values():
+            shift = rng.normal(0, scale) * spread
+            for run in group:
+                noise = rng.normal(0, scale, N_IMAGES) * image_noise
+                noise += rng.normal(0, scale) * seed_noise
+                found[run.name][metric] = level + common + shift + noise
+        if rng.random() < 0.2:  # exact ties: every run has the values of the first
+            for run in runs:
+                found[run.name][metric] = found[runs[0].name][metric]
+        if rng.random() < 0.05:  # a variant without this metric
+            for run in runs:
+                if run.variant == "v1":
+                    found[run.name].pop(metric)
+    return found
+
+
+def measured(values: dict[str, np.ndarray]) -> Measured:
+    """The metrics of one run, from the values of its images."""
+    names, images = list(values), np.stack(list(values.values()))  # [M, I]
+    means = images.mean(1)  # [M]
+    influence = dict(zip(names, (images - means[:, None]) / N_IMAGES, strict=True))
+    draws = dict(zip(names, images @ SHARES.T, strict=True))
+    figures = dict(zip(names, means.tolist(), strict=True))
+    return Measured(np.arange(N_IMAGES), figures, lambda: influence, lambda: draws)
+
+
+def random_comparison(
+    rng: np.random.Generator, runs: list[RunData], rule: RuleConfig
+) -> Comparison:
+    """The comparison of runs with random values; token tables exist in most studies."""
+    values = random_values(rng, runs, SCALES)
+    tables = rng.random() < 0.7
+    of_run = {run.name: measured(values[run.name]) for run in runs}
+    curves = []
+    for run in runs:
+        for step in STEPS:
+            drift = 1.0 if step == STEPS[-1] else 1 + rng.normal(0, 0.05)
+            at_step = {m: x * drift for m, x in of_run[run.name].values.items()}
+            curves.append(CurveRow(run.variant, run.seed, step, at_step))
+    groups, last = by_variant(runs), STEPS[-1]
+    rows = [snapshot_row(curves, variant, group, last) for variant, group in groups.items()]
+    window = window_steps(STEPS, last, rule.window) if rows else []
+    means = {name: mean_curves(curves, name) for name in rule.metrics}
+    differences = []
+    for pair in variant_pairs(groups):
+        first = [of_run[run.name] for run in pair.first_runs]
+        second = [of_run[run.name] for run in pair.second_runs]
+        estimates = paired_estimates(first, second, rule.metrics) if tables else {}
+        for name in rule.metrics:
+            a, b = (means[name].get(v, {}) for v in (pair.first, pair.second))
+            if last not in a or last not in b:
+                continue
+            interval = estimates.get(name)
+            gap = interval.difference if interval else b[last] - a[last]
+            differences.append(
+                Difference(
+                    pair.first,
+                    pair.second,
+                    name,
+                    rule.margins[name],
+                    gap,
+                    interval,
+                    window_summary(a, b, window),
+                )
+            )
+    temperatures = {rule.temperature: rows, "own": moved(rng, rows)}
+    snapshot = Snapshot(last, rows)
+    return Comparison(
+        temperature=rule.temperature,
+        common_steps=list(STEPS) if rows else [],
+        decision_step=last if rows else None,
+        window=Window(rule.window, window),
+        snapshots=[snapshot] if rows else [],
+        temperatures={
+            t: [TemperatureRow(r.variant, r.seeds, r.values, []) for r in table]
+            for t, table in temperatures.items()
+        },
+        winners={rule.temperature: winners(snapshot, rule.metrics)},
+        curves=curves,
+        bands=[],
+        stability=stability(means, STEPS, window),
+        plateau=[],
+        drift=[],
+        differences=differences,
+        slices={},
+        resolution_limit=None,
+    )
+
+
+def snapshot_row(
+    curves: list[CurveRow], variant: str, group: list[RunData], step: int
+) -> SnapshotRow:
+    """The mean over the variant's seeds of each metric that all of them have."""
+    mine = [row.values for row in curves if row.variant == variant and row.step == step]
+    names = [name for name in mine[0] if all(name in values for values in mine)]
+    means = {name: math.fsum(v[name] for v in mine) / len(mine) for name in names}
+    means |= {"coord_mass": 0.99, "text_token_acc": 0.97}
+    return SnapshotRow(variant, [run.seed for run in group], means)
+
+
+def moved(rng: np.random.Generator, rows: list[SnapshotRow]) -> list[SnapshotRow]:
+    """The same rows at a temperature at which the variants stand otherwise."""
+    found = []
+    for row in rows:
+        values = {name: value * (1 + rng.normal(0, 0.03)) for name, value in row.values.items()}
+        found.append(replace(row, values=values))
+    return found
+
+
+def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
+    """No probe, a probe of some or all variants, or figures that were published elsewhere."""
+    kind = rng.choice(["none", "probe", "published"], p=[0.3, 0.6, 0.1])
+    nothing = StudyProbe(None, None, [], [], {}, [])
+    variants = list(by_variant(runs))
+    if kind == "none" or not runs:
+        return nothing
+    if kind == "published":
+        figures = {v: {"f1_50": float(rng.uniform(0.4, 0.7)), "final_step": 100} for v in variants}
+        return replace(nothing, aggregates=Aggregates("a paper", figures))
+    left_out = rng.choice(variants) if rng.random() < 0.2 else None
+    probed = [run for run in runs if run.variant != left_out]
+    values = random_values(rng, probed, PROBE_SCALES)
+    if rng.random() < 0.05:
+        for found in values.values():
+            found["f1_agnostic_after"] = np.zeros(N_IMAGES)
+    means = {}
+    for variant, group in by_variant(probed).items():
+        names = [n for n in PROBE_SCALES if all(n in values[run.name] for run in group)]
+        means[variant] = {
+            n: math.fsum(float(values[run.name][n].mean()) for run in group) / len(group)
+            for n in names
+        } | {"parse_rate": 0.5 if rng.random() < 0.05 else 0.99}
+    differences = []
+    of_run = {run.name: measured(values[run.name]) for run in probed}
+    for pair in variant_pairs(by_variant(probed)):
+        first = [of_run[run.name] for run in pair.first_runs]
+        second = [of_run[run.name] for run in pair.second_runs]
+        for name, estimate in paired_estimates(first, second, PROBE_SCALES).items():
+            differences.append(
+                Difference(pair.first, pair.second, name, None, estimate.difference, estimate, None)
+            )
+    candidates = [
+        Candidate(run.variant, run.seed, "complete", None, "", "", N_IMAGES, {}, {}, {}, [])
+        for run in probed
+    ]
+    return StudyProbe(160, {}, candidates, [], means, differences)

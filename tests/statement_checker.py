@@ -1,0 +1,534 @@
+"""An independent checker of a study's sentences: it recomputes what each of them asserts.
+
+It reads the study's files as plain data and shares no code with the package: directions, leads,
+intervals, votes and the elimination are computed here again, in the most direct way.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+HIGHER_IS_BETTER = {
+    "coord_token_acc",
+    "p_gt_mean",
+    "ap",
+    "f1",
+    "f1_50",
+    "f1_after",
+    "f1_agnostic",
+    "f1_agnostic_after",
+    "f1_50_agnostic",
+    "f1_50_agnostic_after",
+    "f1_50_after",
+}
+# Digits in the names of metrics, variants and runs are no claims.
+NAMES = re.compile(
+    r"F1@\.5(:\.95)?|p90|W1|\bv\d+( s\d+)?\b|95 % interval|[Ss]tage-?[12]|T = 1|10 %"
+)
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+SECTIONS = {"evidence": "evidence", "overturn": "would_overturn", "surer": "would_take"}
+
+
+class Checker:
+    """The facts of one study, and what follows from them."""
+
+    def __init__(self, study: Any) -> None:
+        self.found = study.recommendation
+        self.rule = study.registration["rule"]
+        self.comparison, self.probe = study.comparison, study.probe
+        self.registration, self.audit, self.runs = study.registration, study.audit, study.runs
+        refused = {entry["variant"] for entry in self.found["ineligible"]}
+        snapshots = self.comparison["snapshots"]
+        rows = snapshots[0]["rows"] if snapshots else []
+        self.rows = {r["variant"]: r["values"] for r in rows if r["variant"] not in refused}
+        self.primary = self.found["primary"]["variant"] if self.found["primary"] else None
+
+    # --- quantities ---
+
+    def sign(self, metric: str) -> int:
+        return 1 if metric in HIGHER_IS_BETTER else -1
+
+    def difference(self, first: str, second: str, metric: str) -> tuple[dict[str, Any], int]:
+        """The pair's entry, and the sign that turns it into the lead of `first`."""
+        for entry in [*self.comparison["differences"], *self.probe["differences"]]:
+            if entry["metric"] == metric and {entry["first"], entry["second"]} == {first, second}:
+                of_second = -1 if entry["first"] == first else 1
+                return entry, of_second * self.sign(metric)
+        raise KeyError(f"no difference of {first} and {second} on {metric}")
+
+    def lead(self, first: str, second: str, metric: str) -> float:
+        entry, sign = self.difference(first, second, metric)
+        return sign * entry["difference"]
+
+    def bounds(self, first: str, second: str, metric: str) -> tuple[float, float]:
+        entry, sign = self.difference(first, second, metric)
+        interval = entry["interval"]
+        low, high = sorted((sign * interval["low"], sign * interval["high"]))
+        return low, high
+
+    def margin(self, metric: str) -> float:
+        if metric == self.rule["probe"]["signal"]:
+            return self.rule["probe"]["margin"]
+        if metric == "geo_loss_after":
+            return self.rule["probe"]["geo_margin"]
+        return self.rule["margins"][metric]
+
+    def separation(self, first: str, second: str, metric: str) -> tuple[float, float, float]:
+        """Interval with the declared SD between seeds, and p of a lead of at most the margin."""
+        entry, sign = self.difference(first, second, metric)
+        interval, lead = entry["interval"], sign * entry["difference"]
+        variance = interval["se"] ** 2
+        df = interval["df"] or (interval["n_images"] - 1 if interval["n_images"] else math.inf)
+        sd = self.rule["probe"]["seed_sd"] if metric == self.rule["probe"]["signal"] else 0.0
+        if interval["seed_var"] is None and sd:
+            extra = 2 * sd**2 / interval["n_seeds"]
+            df = (variance + extra) ** 2 / (variance**2 / df + extra**2 / 3)
+            variance += extra
+        se, above = math.sqrt(variance), lead - self.margin(metric)
+        half = stats.t.ppf(0.975, df) * se
+        if se == 0:
+            return lead, lead, 0.0 if above > 0 else 1.0
+        return lead - half, lead + half, min(1.0, 2 * stats.t.sf(above / se, df))
+
+    def shared(self) -> list[str]:
+        return [m for m in self.rule["metrics"] if all(m in row for row in self.rows.values())]
+
+    def winner(self, metric: str) -> str | None:
+        values = {v: self.sign(metric) * row[metric] for v, row in self.rows.items()}
+        top = [v for v, value in values.items() if value == max(values.values())]
+        return top[0] if len(top) == 1 else None
+
+    def place(self, variant: str, metric: str) -> str:
+        mine = self.sign(metric) * self.rows[variant][metric]
+        others = [self.sign(metric) * r[metric] for v, r in self.rows.items() if v != variant]
+        if mine > max(others):
+            return "first"
+        if mine < min(others):
+            return "last"
+        return "level with another" if mine in others else "between the others"
+
+    def seeds(self, variant: str) -> set[int]:
+        return {run["seed"] for run in self.runs if run["variant"] == variant}
+
+    def needed_seeds(self, first: str, second: str, metric: str) -> float | str:
+        """The fewest seeds for an interval of ± margin, by trying each number."""
+        entry, _ = self.difference(first, second, metric)
+        e, n, margin = entry["interval"], entry["interval"]["n_seeds"], self.margin(metric)
+        seed_var, interaction = e["seed_var"], e["interaction_var"] or 0.0
+        if seed_var is None:
+            seed_var, interaction = 2 * self.flip_sd(first, second, metric) ** 2, 0.0
+        alone = max(e["image_var"] - interaction / n, 0.0)
+        n_images = e["n_images"] or math.inf
+        s = np.arange(3, 1001)
+        v_s, v_si = seed_var / s, interaction / s
+        v_i = alone + v_si
+        total = np.maximum(v_s, v_si) + np.maximum(v_i - v_si, 0)
+        typical = v_s * (s - 1) / stats.chi2.ppf(0.5, s - 1)
+        spread = typical**2 / (s - 1) + v_i**2 / (n_images - 1)
+        spread += v_si**2 / ((s - 1) * (n_images - 1))
+        size = np.maximum(typical, v_si) + np.maximum(v_i - v_si, 0)
+        df = size**2 / np.where(spread > 0, spread, 1.0)
+        df = np.maximum(df, np.minimum(s, n_images) - 1)
+        enough = s[stats.t.ppf(0.975, df) * np.sqrt(total) <= margin]
+        return float(enough[0]) if len(enough) else "too many"
+
+    def flip_sd(self, first: str, second: str, metric: str) -> float:
+        """The SD of one seed at which a repeat of this lead has the SD of the lead itself."""
+        n = max(len(self.seeds(first) & self.seeds(second)), 1)
+        return abs(self.lead(first, second, metric)) * math.sqrt(n / 2)
+
+    # --- the decision, by brute force ---
+
+    def evidence(self) -> list[str]:
+        signal, means = self.rule["probe"]["signal"], self.probe["means"]
+        measured = [means[v].get(signal, 0.0) for v in self.rows if v in means]
+        rollouts = [signal] if any(measured) and self.rule["probe"]["may_change_roles"] else []
+        return rollouts + list(self.rule["metrics"])
+
+    def value(self, variant: str, metric: str) -> float | None:
+        if metric == self.rule["probe"]["signal"]:
+            return self.probe["means"].get(variant, {}).get(metric)
+        return self.rows[variant].get(metric)
+
+    def beaten(self, leader: str, rivals: list[str], metric: str) -> set[str]:
+        """The rivals that the leader beats beyond the margin, after Holm."""
+        leads, p_values = {}, {}
+        for rival in rivals:
+            try:
+                entry, _ = self.difference(leader, rival, metric)
+            except KeyError:
+                continue
+            leads[rival] = self.lead(leader, rival, metric)
+            if entry["interval"]:
+                p_values[rival] = self.separation(leader, rival, metric)[2]
+        out, running = set(), 0.0
+        for rank, rival in enumerate(sorted(p_values, key=lambda r: p_values[r])):
+            running = max(running, min(1.0, (len(p_values) - rank) * p_values[rival]))
+            if running < 0.05 and leads[rival] > self.margin(metric):
+                out.add(rival)
+        plain = {r for r, x in leads.items() if r not in p_values}
+        return out | {r for r in plain if leads[r] > self.margin(metric) * (1 + 1e-9)}
+
+    def left(self) -> set[str]:
+        left = list(self.rows)
+        for metric in self.evidence():
+            values = {v: self.value(v, metric) for v in left}
+            known = {v: self.sign(metric) * x for v, x in values.items() if x is not None}
+            if len(known) < 2:
+                continue
+            leaders = [v for v, x in known.items() if x == max(known.values())]
+            out: set[str] = set()
+            for leader in leaders:
+                out |= self.beaten(leader, [v for v in known if v != leader], metric)
+            left = [v for v in left if v not in out]
+        return set(left)
+
+    def preference(self) -> str:
+        """The sentence about the choice among several."""
+        order = [v for v in dict.fromkeys(run["variant"] for run in self.runs) if v in self.left()]
+        listed = "the first in the study's list"
+        times = {}
+        for variant in order:
+            found = sorted(
+                run["train_wall_s"]
+                for run in self.runs
+                if run["variant"] == variant and run["train_wall_s"] is not None
+            )
+            if found:
+                middle = len(found) // 2
+                times[variant] = (found[middle] + found[~middle]) / 2
+        if self.rule["prefer"] == "listed" or len(times) < len(order):
+            return listed
+        near = [v for v in order if times[v] <= 1.1 * min(times.values())]
+        if len(near) > 1:
+            return f"{listed}; none of them is over 10 % cheaper to train"
+        told = ", ".join(f"{v} {times[v]:.0f} s" for v in order)
+        return f"the cheapest to train ({told})"
+
+    # --- assertions ---
+
+    def quantity(self, a: dict[str, Any]) -> float | str:
+        """The quantity that an assertion is about, from the files."""
+        what, variant, rival, metric = (a[k] for k in ("quantity", "variant", "rival", "metric"))
+        pair = (variant, rival, metric)
+        match what:
+            case "value":
+                return self.rows[variant][metric]
+            case "best value":
+                return min(row[metric] for row in self.rows.values() if metric in row)
+            case "max MAE over best":
+                return self.rule["eligible"]["max_mae_over_best"]
+            case "lead":
+                return self.lead(*pair)
+            case "lead low":
+                return self.bounds(*pair)[0]
+            case "lead high":
+                return self.bounds(*pair)[1]
+            case "margin":
+                return self.margin(metric)
+            case "separation low":
+                return self.separation(*pair)[0]
+            case "separation high":
+                return self.separation(*pair)[1]
+            case "separation p":
+                return self.separation(*pair)[2]
+            case "eligible variants":
+                return len(self.rows)
+            case "left":
+                return ",".join(sorted(self.left()))
+            case "preference":
+                return self.preference()
+            case "metrics won":
+                return sum(self.winner(m) == variant for m in self.shared())
+            case "metrics decided":
+                return sum(self.winner(m) is not None for m in self.shared())
+            case "metrics resolved":
+                resolved = 0
+                for name in metric.split(","):
+                    if self.difference(variant, rival, name)[0]["interval"]:
+                        resolved += self.bounds(variant, rival, name)[0] > 0
+                return resolved
+            case "metrics shared":
+                return len(self.shared())
+            case "place":
+                return self.place(variant, metric)
+            case _ if what.startswith("places "):
+                where = what.removeprefix("places ")
+                return sum(self.place(variant, m) == where for m in self.shared())
+            case _ if what.startswith("lead at "):
+                table = self.comparison["temperatures"][what.removeprefix("lead at ")]
+                at = {r["variant"]: r["values"].get(metric, math.nan) for r in table}
+                return self.sign(metric) * (at[variant] - at[rival])
+            case "flip seed sd":
+                return self.flip_sd(*pair)
+            case "seeds needed":
+                return self.needed_seeds(*pair)
+            case "images":
+                return self.difference(*pair)[0]["interval"]["n_images"]
+            case "images needed":
+                e = self.difference(*pair)[0]["interval"]
+                z = stats.norm.ppf(0.975) / self.margin(metric)
+                return math.ceil(e["n_images"] * e["image_var"] * z**2)
+            case "seeds of variant":
+                return len(self.seeds(variant))
+            case "audit difference":
+                return next(d for d in self.audit["differences"] if d == a["value"])
+            case "post hoc runs":
+                late = [r for r in self.registration["runs"] if r["existing"]]
+                return ",".join(
+                    sorted(f"{r['variant']} s{r['seed']}" for r in late if not r.get("registered"))
+                )
+            case "slope of run":
+                return next(
+                    p["slope_percent_per_100_steps"]
+                    for p in self.comparison["plateau"]
+                    if p["run"] == variant and p["metric"] == "expected_bin_mae"
+                )
+            case _ if what in ("window steps", "window start", "window end"):
+                steps = self.comparison["window"]["steps"]
+                return {"window steps": len(steps), "window start": steps[0]}.get(what, steps[-1])
+            case "steps not led":
+                return len(self.other_leaders(variant, metric))
+            case "leaders of the other steps":
+                return ",".join(
+                    sorted({w or "nobody" for w in self.other_leaders(variant, metric)})
+                )
+            case "more runs":
+                return self.more_seeds() * len({run["variant"] for run in self.runs})
+            case "hours of more runs":
+                spent = [
+                    run["train_wall_s"] + run["eval_wall_s"]
+                    for run in self.runs
+                    if run["train_wall_s"] is not None and not run["diverged"]
+                ]
+                n_runs = self.more_seeds() * len({run["variant"] for run in self.runs})
+                return n_runs * sum(spent) / len(spent) / 3600
+            case "probed without confounds":
+                finding = self.found["probe"]
+                return 0.0 if finding is None or finding["confounds"] else 1.0
+            case "rivals probed":
+                signal = self.rule["probe"]["signal"]
+                return sum(
+                    variant in (d["first"], d["second"])
+                    and {d["first"], d["second"]} <= set(self.rows)
+                    for d in self.probe["differences"]
+                    if d["metric"] == signal
+                )
+            case "probe value":
+                return self.probe["means"][variant][metric]
+            case "probe outcome":
+                return self.probe_outcome(variant)
+            case "smoothness":
+                low, high = self.bounds(variant, rival, "geo_loss_after")
+                margin = self.rule["probe"]["geo_margin"]
+                return (
+                    "confirmed"
+                    if low > margin
+                    else "overturned"
+                    if high <= margin
+                    else "unresolved"
+                )
+            case "published value":
+                return self.probe["aggregates"]["variants"][variant][metric]
+            case "published lead":
+                values = self.probe["aggregates"]["variants"]
+                return values[variant][metric] - values[rival][metric]
+        raise AssertionError(f"unknown quantity {what}")
+
+    def other_leaders(self, variant: str, metric: str) -> list[str | None]:
+        """Who led at the steps of the window at which `variant` did not, from the curves."""
+        found = []
+        for step in self.comparison["window"]["steps"]:
+            values: dict[str, list[float]] = {}
+            for row in self.comparison["curves"]:
+                if row["step"] == step and metric in row["values"]:
+                    values.setdefault(row["variant"], []).append(row["values"][metric])
+            means = {v: self.sign(metric) * math.fsum(x) / len(x) for v, x in values.items()}
+            top = [v for v, x in means.items() if x == max(means.values())]
+            leader = top[0] if len(top) == 1 else None
+            if leader != variant:
+                found.append(leader)
+        return found
+
+    def more_seeds(self) -> float:
+        statement = next(s for s in self.found["statements"] if s["section"] == "surer")
+        needed = next(a for a in statement["assertions"] if a["quantity"] == "seeds needed")
+        here = len(self.seeds(needed["variant"]) & self.seeds(needed["rival"]))
+        return float(needed["value"]) - here
+
+    def probe_outcome(self, stage1: str) -> str:
+        signal = self.rule["probe"]["signal"]
+        rivals = [
+            v
+            for v in self.rows
+            if v != stage1
+            and any(
+                d["metric"] == signal and {d["first"], d["second"]} == {v, stage1}
+                for d in self.probe["differences"]
+            )
+        ]
+        if not any(self.value(v, signal) for v in (stage1, *rivals)):
+            return "unresolved"
+        if any(self.beaten(v, [stage1], signal) for v in rivals):
+            return "overturned"
+        return "confirmed" if self.beaten(stage1, rivals, signal) == set(rivals) else "unresolved"
+
+    # --- what must hold ---
+
+    def errors(self) -> list[str]:
+        """Every untrue or unbacked statement of the study."""
+        found = []
+        for statement in self.found["statements"]:
+            for assertion in statement["assertions"]:
+                if error := self.broken(assertion):
+                    found.append(f"{statement['text']!r}: {error}")
+            if loose := self.unbacked(statement):
+                found.append(f"{statement['text']!r}: nothing backs {loose}")
+        return found + self.structure()
+
+    def broken(self, a: dict[str, Any]) -> str | None:
+        actual, said = self.quantity(a), a["value"]
+        if isinstance(said, str) or isinstance(actual, str):
+            holds = actual == said
+        elif a["comparison"] == "=":
+            holds = math.isclose(actual, said, rel_tol=1e-9, abs_tol=1e-12)
+        else:
+            holds = {
+                ">": actual > said,
+                ">=": actual >= said,
+                "<": actual < said,
+                "<=": actual <= said,
+            }[a["comparison"]]
+        return None if holds else f"{a} but it is {actual}"
+
+    def unbacked(self, statement: dict[str, Any]) -> list[str]:
+        """Numbers of a text that are no assertion's value, at their printed precision."""
+        text = statement["text"]
+        for a in statement["assertions"]:
+            if isinstance(a["value"], str):
+                text = text.replace(a["value"], "")
+        values = [a["value"] for a in statement["assertions"] if not isinstance(a["value"], str)]
+        loose = []
+        for number in NUMBER.findall(NAMES.sub("", text)):
+            plain = number.replace(",", "")
+            printed, digits = abs(float(plain)), plain.partition("e")[0].partition(".")[2]
+            step = 10.0 ** -len(digits) * (10.0 ** float(plain.partition("e")[2] or 0))
+            if not any(abs(abs(v) - printed) <= step * 0.5000001 for v in values):
+                loose.append(number)
+        return loose
+
+    def structure(self) -> list[str]:
+        """What the sections and the fields of a recommendation promise."""
+        found, rec = [], self.found
+        said = {s["text"]: s for s in rec["statements"]}
+        lists = ("evidence", "would_overturn", "would_take", "caveats")
+        if not rec["withheld"]:
+            found += [
+                f"no statement backs {line!r}"
+                for key in lists
+                for line in rec[key]
+                if line not in said
+            ]
+        for key in ("primary", "secondary"):
+            if rec[key]:
+                found += [f"no statement backs {r!r}" for r in rec[key]["reasons"] if r not in said]
+        decision = rec["decision"]
+        out = {e["variant"] for e in decision["eliminated"]}
+        if out | set(decision["left"]) != set(self.rows) or out & set(decision["left"]):
+            found.append("eliminated and left are not the eligible variants")
+        if set(decision["left"]) != self.left():
+            found.append(f"left are {self.left()}, not {decision['left']}")
+        if (decision["preference"] is not None) != (len(decision["left"]) > 1):
+            found.append("a preference goes with several variants that are left")
+        if self.primary and self.primary not in decision["left"]:
+            found.append(f"the primary {self.primary} was eliminated")
+        found += self.of_primary() + self.of_grade()
+        return found + self.of_secondary() + self.of_tied()
+
+    def of_primary(self) -> list[str]:
+        """Statements about the primary must be about it, and what overturns it must hurt it."""
+        found = []
+        for statement in self.found["statements"]:
+            if statement["section"] not in ("overturn", "evidence"):
+                continue
+            for a in statement["assertions"]:
+                if a["quantity"] == "lead" and a["variant"] != self.primary:
+                    found.append(f"{statement['text']!r} is not about the primary {self.primary}")
+                if statement["section"] != "overturn":
+                    continue
+                if a["quantity"] == "lead" and self.lead(a["variant"], a["rival"], a["metric"]) < 0:
+                    found.append(f"{statement['text']!r}: a deficit cannot overturn it")
+                if a["quantity"].startswith("lead at ") and a["rival"] != self.primary:
+                    found.append(f"{statement['text']!r} does not hurt {self.primary}")
+        return found
+
+    def of_grade(self) -> list[str]:
+        """The grade of the Stage-1 ranking, from its intervals and seeds alone."""
+        grade, reason = (self.found["confidence"]["stage1_ranking"][k] for k in ("grade", "reason"))
+        probe = self.found["probe"]
+        stage1 = probe["stage1_ranking"][0] if probe else self.primary
+        rivals = [variant for variant in self.rows if variant != stage1]
+        if stage1 is None or not rivals:
+            return [] if grade == "descriptive" else [f"{grade} without a ranking"]
+        first = self.rule["metrics"][0]
+        shared = {v: len(self.seeds(stage1) & self.seeds(v)) for v in rivals}
+        intervals = {}
+        for rival in rivals:
+            try:
+                intervals[rival] = self.difference(stage1, rival, first)[0]["interval"]
+            except KeyError:
+                intervals[rival] = None
+        if not all(intervals.values()):
+            if grade != "descriptive":
+                return [f"{grade}, but a rival has no interval"]
+            if "logs only" in reason and 0 in shared.values():
+                return [f"{reason!r}, but seeds are disjoint: {shared}"]
+            return []
+        fewest = min(shared.values())
+        if fewest < 3:
+            told = re.search(r"(one|\d+) seeds?( in common with ([\w, ]+?))?:", reason)
+            if grade != "provisional" or told is None:
+                return [f"{grade} ({reason}), but a rival shares {fewest} seeds"]
+            if told[1] != ("one" if fewest == 1 else str(fewest)):
+                return [f"{reason!r}, but the fewest shared seeds are {fewest}"]
+            named = set(re.findall(r"\w+", (told[3] or "").replace(" and ", " ")))
+            few = {v for v, n in shared.items() if n < 3}
+            if named != (set() if len(few) == len(rivals) else few):
+                return [f"{reason!r}, but these share too few seeds: {few}"]
+            return []
+        p_values = sorted((e["p_value"], v) for v, e in intervals.items())
+        running, resolved = 0.0, True
+        for rank, (p, rival) in enumerate(p_values):
+            running = max(running, min(1.0, (len(p_values) - rank) * p))
+            resolved &= running < 0.05 and self.lead(stage1, rival, first) > 0
+        beyond = all(self.bounds(stage1, v, first)[0] > self.margin(first) for v in rivals)
+        earned = "provisional"
+        if resolved:
+            earned = "conclusive" if beyond and fewest >= 6 else "supported"
+        capped = "without that" in reason
+        if grade != ("provisional" if capped else earned):
+            return [f"{grade} ({reason}), but the intervals give {earned}"]
+        return []
+
+    def of_secondary(self) -> list[str]:
+        secondary = self.found["secondary"]
+        if secondary is None:
+            return []
+        variant = secondary["variant"]
+        name = "entropy" if all("entropy" in row for row in self.rows.values()) else "p_gt_mean"
+        sign = 1 if name == "entropy" else -1
+        gap = sign * (self.rows[variant][name] - self.rows[self.primary][name])
+        if gap <= self.rule["margins"].get(name, 0.0):
+            return [f"the secondary {variant} is not smoother beyond the margin"]
+        return []
+
+    def of_tied(self) -> list[str]:
+        tied = [entry["variant"] for entry in self.found["tied"]]
+        if bool(tied) != bool(self.found["withheld"]):
+            return ["tied holds candidates of a withheld primary, and nothing else"]
+        return []
