@@ -513,9 +513,30 @@ def recommendation_of(comparison: Comparison, seeds: int, bare: bool) -> dict[st
     }
     stage2 = {"grade": "descriptive", "reason": "no Stage-2 probe has been run"}
     claims = [{"variant": variant, **claim} for variant in order[1:]]
+    eliminated = [
+        {
+            "variant": variant,
+            "by": order[0],
+            "tier": "token tables" if comparison.bands else "logs",
+            "metric": METRICS[0],
+            "lead": 0.6,
+            "low": 0.52 if comparison.bands else None,
+            "high": 1.0 if comparison.bands else None,
+            "p_holm": 0.04 if comparison.bands else None,
+            "margin": 0.5,
+        }
+        for variant in order[1:]
+    ]
+    decision = {
+        "eliminated": eliminated,
+        "left": order[:1],
+        "preference": None,
+        "contradictions": [],
+        "settled_from": step,
+    }
     against = "against the primary: MAE +0.63 bins (worse)"
     return {
-        "schema_version": 4,
+        "schema_version": 5,
         "withheld": None,
         "rehearsal": None,
         "study": {"name": "stage1_ablation", "hash8": "0123abcd", "seeds": seeds},
@@ -529,6 +550,8 @@ def recommendation_of(comparison: Comparison, seeds: int, bare: bool) -> dict[st
         "tied": [],
         "ineligible": [],
         "alerts": [],
+        "decision": decision,
+        "statements": [],
         "evidence": [],
         "caveats": [],
         "confirmatory": claims if comparison.bands else [],

@@ -90,7 +90,7 @@ def test_complete_study_has_every_figure_and_table(whole: Path) -> None:
 def test_logs_alone_give_leads_without_intervals(logs: Path) -> None:
     found = Page((logs / "out/report.html").read_text())
     assert figures_of(logs / "out") == FIGURES - {"slices"}
-    assert tables_of(found.section("evidence")).keys() == {"leads"}, "there are no claims"
+    assert tables_of(found.section("evidence")).keys() == {"leads", "eliminations"}, "no claims"
     assert "[" not in found.tables["leads"].cell("pure_ce over mixed", "coord acc").text.split()[0]
     assert not re.search(PYTHON_VALUES, found.text)
 
@@ -119,11 +119,13 @@ def headline(found: Page) -> str:
     return heading.text
 
 
-def test_tied_study_names_no_primary() -> None:
+def test_equal_runs_give_a_primary_that_is_said_to_be_a_preference() -> None:
     run = write_run("pure_ce", ROWS["pure_ce"], tables=True)
-    found = readable(decided([run, renamed(run, "again")]), {"leads"})
-    assert headline(found).startswith("No primary at step 360")
-    assert [row[0].text for row in found.tables["roles"].rows] == ["candidate", "candidate"]
+    found = readable(decided([run, renamed(run, "again")]), set())
+    assert headline(found) == "Start Stage-2 from pure_ce (seed 0, step 360)"
+    assert "a preference, not a finding: pure_ce and again are indistinguishable" in found.card.text
+    assert "eliminations" not in found.tables
+    assert "here none did" in found.section("evidence").text
 
 
 def test_run_that_diverged_at_once_is_not_eligible() -> None:

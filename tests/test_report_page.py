@@ -218,12 +218,24 @@ def test_probability_of_a_sure_lead_is_not_one() -> None:
             difference["interval"]["share_above_0"] = 1.0
 
     table = page(change(study_files(), "comparison", narrow)).tables["leads"]
-    assert table.text("pure_ce over mixed", "MAE, bins").endswith("P > 0.99")
+    assert table.text("pure_ce over mixed", "MAE, bins").partition(" SNR")[0].endswith("P > 0.99")
 
 
 def test_share_of_seeds_stands_at_crossed_leads() -> None:
     cell = page(study_files(seeds=3)).tables["leads"].cell("pure_ce over mixed", "MAE, bins")
-    assert cell.text.endswith("seeds 25 %")
+    assert "seeds 25 %" in cell.text
+
+
+def test_leads_with_intervals_say_what_the_study_detects(default_page: Page) -> None:
+    text = default_page.tables["leads"].text("pure_ce over mixed", "MAE, bins")
+    ratio, smallest = re.search(r"SNR ([\d.]+) · detects ([\d.]+)$", text).groups()
+    assert float(smallest) == pytest.approx(2.8 * 0.69 / float(ratio), rel=0.1)  # 1.96 + .84 SE
+
+
+def test_table_of_eliminations_follows_the_decision(default_page: Page) -> None:
+    table = default_page.tables["eliminations"]
+    assert table.row("mixed")[:4] == ["pure_ce", "MAE, bins", "token tables", "+0.60"]
+    assert table.headings[:4] == ["drops out", "behind", "on", "evidence"]
 
 
 def test_claims_have_adjusted_p_values_with_three_seeds() -> None:
@@ -245,7 +257,7 @@ def test_leads_without_intervals_claim_nothing() -> None:
     section = page(study_files(bare=True)).section("evidence")
     tables = tables_of(section)
     assert "no intervals, and no claim" in paragraphs_of(section)[0]
-    assert tables.keys() == {"leads"}, "no claims are shown"
+    assert tables.keys() == {"leads", "eliminations"}, "no claims are shown"
     for row in tables["leads"].rows:
         for cell in row[1:]:
             assert re.search(r"ahead at \d+ %$", cell.text), cell.text

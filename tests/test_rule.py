@@ -18,7 +18,7 @@ from studies import NOTE_RULE, registration
 from coordexp.analysis.audit.audit import audit
 from coordexp.analysis.comparison.compare import compare
 from coordexp.analysis.comparison.probes import probe_study
-from coordexp.analysis.recommendation.elimination import eliminate_by_values
+from coordexp.analysis.recommendation.by_values import eliminate_by_values
 from coordexp.analysis.recommendation.recommend import recommend
 from coordexp.analysis.recommendation.rule import choose_secondary, won_metrics
 from coordexp.config.digests import plain

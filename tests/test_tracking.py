@@ -127,7 +127,9 @@ def recommendation(primary: dict | None, secondary: dict | None) -> dict:
     nothing |= {key: [] for key in ("confirmatory", "evidence", "would_overturn", "would_take")}
     grade = {"grade": "descriptive", "reason": "made up"}
     return nothing | {
-        "schema_version": 4,
+        "schema_version": 5,
+        "decision": {"eliminated": [], "left": [], "preference": None, "contradictions": []},
+        "statements": [],
         "withheld": None,
         "rehearsal": None,
         "study": {"name": "stage1_ablation", "hash8": "0123abcd", "seeds": 1},

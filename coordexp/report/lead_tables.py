@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordexp.analysis.comparison.leads import Lead, LeadWindow
-from coordexp.analysis.recommendation.findings import Claim, Ineligible
+from coordexp.analysis.comparison.power import detectable_effect, signal_to_noise
+from coordexp.analysis.recommendation.findings import Claim, Elimination, Ineligible
+from coordexp.analysis.recommendation.statements import label
 from coordexp.metrics import METRICS, Metric
 from coordexp.report.labels import with_unit
-from coordexp.report.numbers import lead_interval, lead_value, number, percent, probability
+from coordexp.report.numbers import (
+    lead_interval,
+    lead_value,
+    metric_value,
+    number,
+    percent,
+    probability,
+)
 from coordexp.report.result_tables import judged, metric_columns
 from coordexp.report.table import (
     Cell,
@@ -115,11 +124,48 @@ def lead_cell(lead: Lead | None, unit: str, leads: Leads) -> Cell:
         if lead.seed_share is not None:
             likelihood += f" · seeds {percent(lead.seed_share)} %"
         interval = lead_interval(lead.low, lead.high, unit)
-        return cell(value, interval, small(lead.verdict or ""), small(likelihood))
+        return cell(
+            value, interval, small(lead.verdict or ""), small(likelihood), small(power(lead, unit))
+        )
     if lead.window and leads.n_window > 1 and not leads.methods:
         median, spread, ahead = window_lines(lead.window, unit)
         return cell(value, soft(median), soft(spread), small(ahead))
     return cell(value)
+
+
+def power(lead: Lead, unit: str) -> str:
+    """The lead over its standard error, and the smallest lead such a study detects."""
+    assert lead.estimate is not None
+    ratio = number(signal_to_noise(lead.estimate), ".1f")
+    smallest = metric_value(detectable_effect(lead.estimate), unit)
+    return f"SNR {ratio} · detects {smallest}"
+
+
+def elimination_table(eliminated: Sequence[Elimination]) -> Table | None:
+    """The variants that dropped out, in order: on what, behind whom, and by how much."""
+    if not eliminated:
+        return None
+    columns = words("drops out", "behind", "on", "evidence")
+    columns += numbers("lead", "95 % interval", "margin")
+    columns.append(column(("p ", small("Holm, of the margin")), numeric=True))
+    table = Table("eliminations", columns)
+    for entry in eliminated:
+        of_log = METRICS.get(entry.metric)
+        unit, told = (of_log.unit, with_unit(of_log)) if of_log else ("", label(entry.metric))
+        interval = empty()
+        if entry.low is not None and entry.high is not None:
+            interval = cell(lead_interval(entry.low, entry.high, unit))
+        table.add(
+            cell(name(entry.variant)),
+            cell(name(entry.by)),
+            cell(told),
+            cell(entry.tier),
+            cell(lead_value(entry.lead, unit)),
+            interval,
+            cell(number(entry.margin, "g")),
+            cell(number(entry.p_holm, ".2g")),
+        )
+    return table
 
 
 def window_lines(window: LeadWindow, unit: str) -> tuple[str, str, str]:

@@ -32,6 +32,7 @@ class Tables:
     roles: Table | None
     leads: Table | None
     window: Table | None
+    eliminations: Table | None
     claims: Table | None
     snapshots: list[Table]
     beside: Table | None
@@ -124,6 +125,7 @@ def tables_of(
         roles=result_tables.role_table(roles),
         leads=lead_tables.lead_table(of_primary, ineligible),
         window=lead_tables.window_table(of_primary),
+        eliminations=lead_tables.elimination_table(recommendation.decision.eliminated),
         claims=lead_tables.claim_table(recommendation.confirmatory),
         snapshots=result_tables.snapshot_tables(comparison.snapshots, ineligible, n_seeds),
         beside=result_tables.beside_table(comparison),

@@ -1,4 +1,4 @@
-"""Seeds and power: the seeds that an interval needs, and the seed SD that would reverse a lead."""
+"""Power: what a study can detect, the seeds an interval needs, the seed SD that reverses a lead."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ from scipy.special import stdtrit
 from coordexp.analysis.comparison.statistics import LEVEL, Estimate, satterthwaite
 
 MAX_SEEDS = 1000
+POWER = 0.8
+
+
+def signal_to_noise(estimate: Estimate) -> float | None:
+    """The size of a difference over its standard error; None if that is 0."""
+    return abs(estimate.difference) / estimate.se if estimate.se else None
+
+
+def detectable_effect(estimate: Estimate) -> float:
+    """The smallest true difference that such a study would resolve in 80 of 100 repeats.
+
+    "Resolve": the 95 % interval excludes 0. The usual approximation: (t.975 + t.80) standard
+    errors. With fewer than three seeds it counts other images only.
+    """
+    df = estimate.df or (estimate.n_images or math.inf) - 1.0
+    return float(stdtrit(df, (1 + LEVEL) / 2) + stdtrit(df, POWER)) * estimate.se
 
 
 def seeds_needed(estimate: Estimate, n_seeds: int, margin: float) -> int | None:

@@ -20,7 +20,7 @@ from coordexp.analysis.comparison.findings import Comparison
 from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.statistics import LEVEL, holm
-from coordexp.analysis.recommendation.elimination import eliminate_by_values
+from coordexp.analysis.recommendation.by_values import eliminate_by_values
 from coordexp.analysis.recommendation.findings import (
     GRADES,
     Claim,

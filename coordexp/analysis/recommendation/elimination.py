@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 from scipy.special import stdtr, stdtrit
 
@@ -123,22 +122,6 @@ def eliminate(
         dropped += now
         left = [v for v in left if v not in {elimination.variant for elimination in now}]
     return dropped, left
-
-
-def eliminate_by_values(rule: RuleConfig, rows: Values) -> tuple[list[Elimination], list[str]]:
-    """As `eliminate`, by the metrics alone and without intervals: values against the margins.
-
-    For steps and temperatures at which no interval was computed.
-    """
-    differences = []
-    for first, second in combinations(rows, 2):
-        for name in rule.metrics:
-            if name in rows[first] and name in rows[second]:
-                gap = rows[second][name] - rows[first][name]
-                margin = rule.margins[name]
-                differences.append(Difference(first, second, name, margin, gap, None, None))
-    not_probed = StudyProbe(None, None, [], [], {}, [])
-    return eliminate(rows, criteria(rule, rows, differences, not_probed))
 
 
 def beaten(criterion: Criterion, left: Sequence[str]) -> list[Elimination]:

@@ -143,12 +143,15 @@ class Decision:
     left: those that no evidence separates beyond its margin; the primary is one of them.
     preference: how the rule chose among several that are left; None where one is left.
     contradictions: evidence on which a variant that dropped out beats the primary.
+    settled_from: the first common step from which the metrics, by their values alone, leave the
+        same variants at every evaluation up to the decision step; None without such evaluations.
     """
 
     eliminated: list[Elimination]
     left: list[str]
     preference: str | None
     contradictions: list[Elimination]
+    settled_from: int | None = None
 
 
 @dataclass(frozen=True)

@@ -198,19 +198,21 @@ def smoothness_outcome(
         outcome = "confirmed"
     elif lead.estimate.high <= rule.probe.geo_margin:
         outcome = "overturned"  # the whole interval lies within the margin or below it
-    start, end = (probe.means[v]["geo_loss_before"] for v in (primary, secondary))
     text = (
         f"smoothness hypothesis {outcome}: after the fine-tune the geometric loss of {secondary} "
-        f"minus that of {primary} is {of_rival(lead, 4)}; margin {rule.probe.geo_margin:g} "
-        f"(at the start {end:.4f} against {start:.4f})"
+        f"minus that of {primary} is {of_rival(lead, 4)}; margin {rule.probe.geo_margin:g}"
     )
     assertions = [
         *of_lead(lead),
         equals("margin", rule.probe.geo_margin, metric=name),
         equals("smoothness", outcome, secondary, primary),
-        equals("probe value", start, primary, metric="geo_loss_before"),
-        equals("probe value", end, secondary, metric="geo_loss_before"),
     ]
+    start = "geo_loss_before"
+    starts = [probe.means[variant].get(start) for variant in (secondary, primary)]
+    if starts[0] is not None and starts[1] is not None:
+        text += f" (at the start {starts[0]:.4f} against {starts[1]:.4f})"
+        assertions.append(equals("probe value", starts[0], secondary, metric=start))
+        assertions.append(equals("probe value", starts[1], primary, metric=start))
     return Statement("probe", text, assertions)
 
 

@@ -10,6 +10,7 @@ from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.comparison.findings import Comparison, CurveRow
 from coordexp.analysis.comparison.probe_findings import StudyProbe
 from coordexp.analysis.recommendation import findings
+from coordexp.analysis.recommendation.by_values import settled_from
 from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.caveats import alerts, caveats, contradicting
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
@@ -97,6 +98,7 @@ def recommend(
     primary, decision = stage1, first_decision
     if rule.probe.may_change_roles:
         primary, decision = choose(eligible, found, found, runs, rule)
+    decision = replace(decision, settled_from=settled_from(rule, comparison, eligible))
 
     facts = Facts(
         study, rule, runs, audit, comparison, eligible, stage1, first_decision.contradictions

@@ -79,8 +79,8 @@ def would_overturn(
 def another_probe(primary: str, stage1: str, name: str, probe: StudyProbe) -> list[Statement]:
     """The lead on the probe's deciding metric that put the primary before the choice of Stage-1."""
     lead = probe_leads(probe, primary, name).get(stage1)
-    if lead is None or lead.estimate is None:
-        return []
+    if lead is None or lead.estimate is None or lead.value <= 0:
+        return []  # with unequal seeds, another variant may have been ahead of that choice
     low, high = lead.estimate.low, lead.estimate.high
     text = (
         f"another probe: its lead over {stage1}, the choice of Stage-1, is "
