@@ -13,7 +13,7 @@ from coordexp.study.study_runs import StudyRun
 
 def vote_table(preregistration: Preregistration) -> Table:
     """The metrics by which the rule ranks, in its order, with their margins."""
-    table = Table("votes", [*words("votes, in this order"), *numbers("margin")])
+    table = Table("votes", [*words("metrics that decide, in this order"), *numbers("margin")])
     rule = preregistration.decision_rule
     for key in rule.metrics:
         metric = METRICS[key]
