@@ -166,8 +166,8 @@ def test_equal_inputs_are_indistinguishable_and_said_to_be():
     assert found["secondary"] is None
     assert found["decision"]["left"] == ["a", "b", "c"]
     assert found["primary"]["reasons"] == [
-        "a preference, not a finding: a, b and c are indistinguishable (no lead beyond its "
-        "margin); a is the first in the study's list"
+        "a preference, not a finding: a, b and c are indistinguishable (no lead is beyond "
+        "its margin); a is the first in the study's list"
     ]
     assert found["confidence"]["stage1_ranking"]["grade"] == "descriptive"
 

@@ -28,9 +28,11 @@ from coordexp.analysis.recommendation.statements import (
 from coordexp.metrics import METRICS, Metric
 
 
-def decisive(decision: Decision, primary: str, n_eligible: int) -> Statement:
+def decisive(facts: Facts, decision: Decision) -> Statement:
     """Why the primary is the primary, in one sentence: the headline's second half."""
-    if n_eligible == 1:
+    primary = facts.primary
+    assert primary is not None
+    if len(facts.rows) == 1:
         return Statement(
             "decision", "the only eligible variant", [equals("eligible variants", 1.0)]
         )
@@ -39,8 +41,11 @@ def decisive(decision: Decision, primary: str, n_eligible: int) -> Statement:
     if len(decision.left) == 1:
         return Statement("decision", "; ".join(told), assertions)
     names = listed([primary, *(variant for variant in decision.left if variant != primary)])
+    beyond = "no lead is beyond its margin"
+    if any(difference.interval for difference in facts.comparison.differences):
+        beyond = "no lead is resolved beyond its margin"
     start = (
-        f"a preference, not a finding: {names} are indistinguishable (no lead beyond its margin); "
+        f"a preference, not a finding: {names} are indistinguishable ({beyond}); "
         f"{primary} is {decision.preference}"
     )
     assertions.append(equals("left", names_key(decision.left)))
@@ -67,7 +72,7 @@ def primary_reasons(facts: Facts, decision: Decision) -> list[Statement]:
     primary = facts.primary
     assert primary is not None
     rows, names = facts.rows, facts.rule.metrics
-    reasons = [decisive(decision, primary, len(rows))]
+    reasons = [decisive(facts, decision)]
     won = won_metrics(rows, names)
     n_metrics = sum(len(metrics) for metrics in won.values())
     for variant, metrics in won.items():

@@ -94,10 +94,7 @@ def separating(facts: Facts, decision: Decision) -> list[Statement]:
     others = [variant for variant in decision.left if variant != facts.primary]
     if not others:
         return []
-    text = (
-        f"evidence that separates it from {listed(others)}: no difference that was measured is "
-        "beyond its margin"
-    )
+    text = f"evidence that separates it from {listed(others)} beyond a margin: so far there is none"
     return [Statement("overturn", text, [equals("left", names_key(decision.left))])]
 
 
