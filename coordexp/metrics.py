@@ -189,6 +189,7 @@ class ProbeMetric:
     label: str
     lower_is_better: bool | None
     of_images: bool = True  # computed from sums over images, so it has an interval
+    decides: bool = True  # a rule may compare candidates by it; the others are shown beside
 
 
 PROBE_METRICS = {
@@ -217,6 +218,12 @@ PROBE_METRICS = {
         ProbeMetric("f1_agnostic_after", "F1@.5:.95, class-agnostic, end", False),
         ProbeMetric("f1_50_agnostic_after", "F1@.5, class-agnostic, end", False),
         ProbeMetric("names_f1_after", "F1 of names, boxes ignored, end", False),
+        # Of the checkpoint before the fine-tune, on images that were also shown another picture.
+        ProbeMetric("mae_right", "MAE, right picture (bins)", True, decides=False),
+        ProbeMetric("mae_swapped", "MAE, another picture (bins)", None, decides=False),
+        ProbeMetric("visual_contribution", "visual contribution (bins)", False, decides=False),
+        ProbeMetric("f1_50_right", "F1@.5, class-agnostic, right picture", False, decides=False),
+        ProbeMetric("f1_50_swapped", "F1@.5, class-agnostic, another picture", None, decides=False),
     )
 }
 
@@ -233,7 +240,9 @@ def deciding_probe_metric(name: str) -> ProbeMetric:
         UserError: the name is unknown, or the metric has no direction, or no interval.
     """
     usable = [
-        s.name for s in PROBE_METRICS.values() if s.of_images and s.lower_is_better is not None
+        s.name
+        for s in PROBE_METRICS.values()
+        if s.decides and s.of_images and s.lower_is_better is not None
     ]
     if name not in usable:
         raise UserError(f"study.rule.probe.signal={name}: must be one of {', '.join(usable)}")

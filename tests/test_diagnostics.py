@@ -25,7 +25,8 @@ from coordexp.losses.diagnostics import (
     fit_temperature,
     proper_scores,
 )
-from coordexp.training.evaluate import abs_err, add_distributions, evaluate, in_fit_half
+from coordexp.storage.token_tables import in_fit_half
+from coordexp.training.evaluate import abs_err, add_distributions, evaluate
 from coordexp.training.step import train_row
 
 COLUMNS = {

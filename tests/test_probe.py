@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import composed
+from PIL import Image
 from studies import eval_row, write_run
 
 from coordexp.cli.main import main
@@ -33,6 +34,7 @@ from coordexp.probe.finetune import batch_losses, count, fine_tune, means, objec
 from coordexp.probe.generation import Answer
 from coordexp.probe.run import run_probe, weights_sha256
 from coordexp.storage.files import sha256_directory, sha256_file
+from coordexp.storage.token_tables import in_fit_half
 from coordexp.storage.typed import write_typed
 from coordexp.training.evaluate import evenly_spaced
 
@@ -68,7 +70,11 @@ class Truth:
             if len(self.calls) == self.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             texts = [write_coordjson(dataset.records[i].coord_objects()) for i in image_ids]
-            return [Answer(text, True, [len(text)], [-0.5]) for text in texts]
+            # One token a character, so that every object has some.
+            return [
+                Answer(text, True, list(range(1, len(text) + 1)), [-0.5] * len(text))
+                for text in texts
+            ]
 
         return generate
 
@@ -363,12 +369,16 @@ def test_what_a_probe_leaves(probed, checkpoint, scenes, tiny):
         "load",
         "rollouts_before",
         "validation_before",
+        "validation_swapped",
+        "rollouts_swapped",
         "fine_tune",
         "validation_after",
         "rollouts_after",
     ]
     assert list(found["wall_s"]) == parts
-    assert list(table.columns) == ["image_id", "n_boxes", "geo_loss_before", "geo_loss_after"]
+    of_losses = ["image_id", "n_boxes", "geo_loss_before", "geo_loss_after"]
+    of_pictures = ["swapped_with", "n_coord", "mae_right", "mae_swapped"]
+    assert list(table.columns) == of_losses + of_pictures
     assert table["image_id"].tolist() == images
     for when in ("before", "after"):
         assert np.average(table[f"geo_loss_{when}"], weights=table["n_boxes"]) == pytest.approx(
@@ -393,12 +403,79 @@ def test_what_a_probe_leaves(probed, checkpoint, scenes, tiny):
     assert found["before"] != found["after"]
 
 
+def test_exchanged_pictures_are_those_of_other_images(probed, scenes, tiny):
+    """The errors with another picture, from the logits of one picture at a time, in plain numpy."""
+    table, found = pd.read_parquet(probed / "images.parquet"), manifest(probed)["swapped"]
+    images, val = table["image_id"].tolist(), scenes.dataset("val", tiny.processor)
+    first, model = next(iter(val.bin_of)), copy.deepcopy(tiny.vlm).float()
+    assert table["swapped_with"].tolist() == images[3:] + images[:3]
+    assert found["without_partner"] == 0
+    assert found["images"] == found["rolled_out"] == 6
+    for row in table.itertuples():
+        temperature = found["temperatures"][0 if in_fit_half(row.image_id) else 1]
+        other = val.batch([row.swapped_with]).inputs["pixel_values"]
+        for picture, mae in ((None, row.mae_right), (other, row.mae_swapped)):
+            batch = val.batch([row.image_id])
+            inputs = batch.inputs if picture is None else {**batch.inputs, "pixel_values": picture}
+            with torch.no_grad():
+                logits = model(**inputs).logits.flatten(0, 1)[batch.rows][batch.bins >= 0]
+            p = (logits[:, first : first + 1000].double() / temperature).softmax(-1).numpy()
+            gt = batch.bins[batch.bins >= 0].numpy()
+            assert mae == pytest.approx(np.abs(p @ np.arange(1000) - gt).mean(), abs=1e-2)
+            assert row.n_coord == len(gt)
+    assert (table["mae_right"] != table["mae_swapped"]).all()
+    for name in ("mae_right", "mae_swapped"):
+        whole = np.average(table[name], weights=table["n_coord"])
+        assert found[name] == pytest.approx(whole)
+
+
+def test_swapped_rollouts_see_the_other_picture(probed, scenes):
+    """The model's own answers to the other pictures, scored against the image's own truth."""
+    table = pd.read_parquet(probed / "images.parquet")
+    written = read_rollouts((probed / "swapped").glob("rollouts-*.jsonl"))
+    before = read_rollouts((probed / "before").glob("rollouts-*.jsonl"))
+    text = {rollout.image_id: rollout.text for rollout in before}
+    for rollout, other in zip(written, table["swapped_with"], strict=True):
+        assert rollout.text == text[other], "the prompt is the same, so the picture decides"
+    found = read_probe(probed).figures()
+    records = read_records(scenes.path / "val.jsonl")
+    for name, rollouts in (("f1_50_right", before), ("f1_50_swapped", written)):
+        assert found[name] == figures(score_rollouts(rollouts, records))["f1_50_agnostic"]
+    assert found["visual_contribution"] == pytest.approx(found["mae_swapped"] - found["mae_right"])
+
+
+def test_images_without_a_partner_are_left_out(checkpoint, scenes, tmp_path):
+    """Of three images, two have one size: the third is counted and has no errors."""
+    data = Path(shutil.copytree(scenes.path, tmp_path / "data"))
+    lines = (data / "val.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines[:3]]
+    Image.new("RGB", (64, 96), "grey").save(data / "tall.png")
+    rows[1] |= {"images": ["tall.png"], "height": 96}
+    for n, expected in ((3, [rows[2], None, rows[0]]), (2, [None, None])):
+        (data / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:n]))
+        run_probe(checkpoint, data, tmp_path / "out", settings("steps=1"), generator=Truth())
+        table = pd.read_parquet(tmp_path / "out" / "images.parquet")
+        partners = [None if row is None else rows.index(row) for row in expected]
+        shown = [None if pd.isna(i) else int(i) for i in table["swapped_with"]]
+        assert shown == partners
+        assert (table["n_coord"] > 0).tolist() == [p is not None for p in partners]
+        assert table["mae_swapped"].isna().tolist() == [p is None for p in partners]
+        found, probe = manifest(tmp_path / "out")["swapped"], read_probe(tmp_path / "out")
+        if n == 3:
+            assert (found["images"], found["without_partner"]) == (2, 1)
+            assert probe.figures()["mae_right"] == pytest.approx(found["mae_right"])
+        else:
+            assert found is probe.swapped is None
+            assert not (tmp_path / "out" / "swapped").exists(), "nothing of other records stays"
+
+
 def test_two_probes_are_the_same_bit_for_bit(probed, checkpoint, scenes, tmp_path):
     run_probe(checkpoint, scenes.path, tmp_path, settings())
     for name in (
         "probe.jsonl",
         "images.parquet",
         "before/rollouts-0-of-1.jsonl",
+        "swapped/rollouts-0-of-1.jsonl",
         "after/rollouts-0-of-1.jsonl",
     ):
         assert (tmp_path / name).read_bytes() == (probed / name).read_bytes(), name
@@ -431,8 +508,8 @@ def test_a_perfect_generator_scores_perfectly(checkpoint, scenes, tmp_path):
 
 
 def test_a_killed_probe_repeats_no_rollout(checkpoint, scenes, tmp_path):
-    """Of four batches, before, before, after, after, it is killed in the second; then in the
-    fourth.
+    """Of six batches, two each before, swapped and after, it is killed in the second; then in the
+    fourth, the second of the swapped ones.
     """
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "probe.json").write_text("{}")  # of an earlier probe
@@ -450,7 +527,7 @@ def test_a_killed_probe_repeats_no_rollout(checkpoint, scenes, tmp_path):
     whole, rest = Truth(), Truth()
     run_probe(checkpoint, scenes.path, tmp_path / "whole", settings(), generator=whole)
     run_probe(checkpoint, scenes.path, tmp_path / "cut", settings(), generator=rest)
-    assert len(whole.calls) == 4
+    assert len(whole.calls) == 6
     assert rest.calls == whole.calls[3:]
     assert manifest(tmp_path / "cut")["artifacts"] == manifest(tmp_path / "whole")["artifacts"]
 
@@ -485,6 +562,7 @@ def test_a_probe_of_something_else_is_made_again(probed, checkpoint, scenes, tmp
     same_weights = manifest(out)["after_sha256"] == manifest(probed)["after_sha256"]
     assert same_weights == (change == "artifact")
     assert len(generator.calls) == (0 if same_weights else 2), "rollouts of the same weights stand"
+    assert manifest(out)["swapped"] == manifest(probed)["swapped"]
     assert manifest(out)["before"] == manifest(probed)["before"]
 
 

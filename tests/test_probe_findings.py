@@ -135,6 +135,7 @@ def write_probe(
         steps=1,
         before={},
         after={},
+        swapped=None,
         geo_loss_slope_per_step=-0.001,
         after_sha256="0" * 64,
         wall_s={"load": 1.0},

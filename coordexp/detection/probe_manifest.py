@@ -27,6 +27,22 @@ class ProbeInputs:
 
 
 @dataclass(frozen=True)
+class SwappedResult:
+    """The checkpoint with the pictures of other images, before the fine-tune (probe/swapped.py).
+
+    temperatures: of the softmax, for the two halves of the images (fit_half true, then false).
+    """
+
+    images: int  # that were shown another picture
+    without_partner: int  # no other picture of their size: left out
+    coordinates: int
+    temperatures: list[float]
+    mae_right: float  # bins, over these coordinates, with the right pictures
+    mae_swapped: float  # the same with the other pictures
+    rolled_out: int  # of the images
+
+
+@dataclass(frozen=True)
 class ProbeResult:
     """Losses on the validation images before and after the fine-tune; None after a divergence."""
 
@@ -38,6 +54,7 @@ class ProbeResult:
     steps: int  # of the fine-tune that were taken
     before: dict[str, float]
     after: dict[str, float] | None
+    swapped: SwappedResult | None  # None if no two images with objects have one size
     geo_loss_slope_per_step: float | None  # least squares; None with fewer than two steps
     after_sha256: str | None  # of the fine-tuned weights
     wall_s: dict[str, float]  # by part
@@ -60,6 +77,7 @@ class ProbeManifest:
     steps: int
     before: dict[str, float]
     after: dict[str, float] | None
+    swapped: SwappedResult | None
     geo_loss_slope_per_step: float | None
     after_sha256: str | None
     wall_s: dict[str, float]

@@ -6,6 +6,7 @@ digest of its settings. Shapes: I images, D resamples.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from coordexp.data.records import read_records
+from coordexp.data.records import Record, read_records
 from coordexp.detection.average_precision import average_precision
 from coordexp.detection.probe_manifest import (
     PROBE_FILE,
@@ -22,9 +23,43 @@ from coordexp.detection.probe_manifest import (
     read_probe_manifest,
 )
 from coordexp.detection.rollouts import read_rollouts
-from coordexp.detection.scores import RolloutScores, figures, score_rollouts
+from coordexp.detection.scores import RolloutScores, figures, score_rollouts, scores_of_images
 from coordexp.errors import UserError
 from coordexp.metrics import PROBE_METRICS
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """What a checkpoint predicts for an image that is shown the picture of another one.
+
+    n_coord [I] is 0 for an image that kept its picture. The errors [I] are means over an image's
+    coordinates, in bins. The rollouts are of some of the images.
+    """
+
+    n_coord: np.ndarray
+    mae_right: np.ndarray
+    mae_swapped: np.ndarray
+    scores: RolloutScores  # with exchanged pictures
+    scores_right: RolloutScores  # of the same images, with their own
+    rolled_out: np.ndarray  # index of each of them in the probe's images
+
+    def figures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """The metrics of the exchange at image weights [D, I]  # [D] each"""
+        totals = weights.astype(np.float64) @ np.column_stack(
+            [self.n_coord, self.n_coord * self.mae_right, self.n_coord * self.mae_swapped]
+        )
+        coordinates = np.maximum(totals[:, 0], 1)
+        right, swapped = totals[:, 1] / coordinates, totals[:, 2] / coordinates
+        of_rollouts = weights[:, self.rolled_out]
+        f1_right = figures(self.scores_right, of_rollouts)["f1_50_agnostic"]
+        f1_swapped = figures(self.scores, of_rollouts)["f1_50_agnostic"]
+        return {
+            "mae_right": right,
+            "mae_swapped": swapped,
+            "visual_contribution": swapped - right,
+            "f1_50_right": np.asarray(f1_right),
+            "f1_50_swapped": np.asarray(f1_swapped),
+        }
 
 
 @dataclass(frozen=True)
@@ -42,6 +77,7 @@ class Probed:
     n_boxes: np.ndarray  # [I]
     geo_loss: dict[str, np.ndarray]
     ap: float  # COCO's AP of the rollouts before the fine-tune
+    swapped: Swapped | None  # None if no two images with objects have one size
 
     def figures(self, weights: np.ndarray | None = None) -> dict[str, Any]:
         """Every metric that has per-image contributions, at the image weights of each resample.
@@ -57,6 +93,8 @@ class Probed:
         for moment, loss in self.geo_loss.items():
             mean = (once @ (loss * self.n_boxes)) / np.maximum(boxes, 1)
             found[f"geo_loss_{moment}"] = mean if weights is not None else float(mean[0])
+        for name, values in (self.swapped.figures(once) if self.swapped else {}).items():
+            found[name] = values if weights is not None else float(values[0])
         return {name: value for name, value in found.items() if name in PROBE_METRICS}
 
     def influence(self) -> dict[str, np.ndarray]:
@@ -102,4 +140,48 @@ def read_probe(directory: Path) -> Probed | None:
     for moment, loss in geo_loss.items():
         loss[at] = table[f"geo_loss_{moment}"]
     ap = average_precision(rows["before"], records)["ap"]
-    return Probed(directory, manifest, scores, images, n_boxes, geo_loss, ap)
+    swapped = None
+    if manifest.swapped is not None:
+        swapped = read_swapped(directory, table, at, scores["before"], records)
+    return Probed(directory, manifest, scores, images, n_boxes, geo_loss, ap, swapped)
+
+
+def read_swapped(
+    directory: Path,
+    table: Mapping[str, Sequence[Any]],
+    at: np.ndarray,
+    right: RolloutScores,
+    records: Sequence[Record],
+) -> Swapped:
+    """The exchange of pictures of a finished probe.
+
+    Args:
+        table: the columns of images.parquet.
+        at: the index of each of its rows in the images of `right`.
+        right: the scores of all images with their own pictures.
+
+    Raises:
+        UserError: its rollouts are missing, or not of the probe's images.
+    """
+    n_coord = np.zeros(len(right.images), dtype=np.int64)
+    errors = {name: np.zeros(len(right.images)) for name in ("mae_right", "mae_swapped")}
+    n_coord[at] = table["n_coord"]
+    for name, values in errors.items():
+        column = np.array(table[name], dtype=np.float64)
+        # An image that kept its picture has no error, and the weight 0.
+        values[at] = np.where(n_coord[at] > 0, column, 0.0)
+    rollouts = read_rollouts(sorted(directory.glob("swapped/rollouts-*.jsonl")))
+    scores = score_rollouts(rollouts, records)
+    rolled_out = np.searchsorted(right.images, scores.images).clip(max=len(right.images) - 1)
+    if not np.array_equal(right.images[rolled_out], scores.images):
+        raise UserError(
+            f"{directory}: swapped/ holds rollouts of images that the probe does not have: remove "
+            "the directory and probe again"
+        )
+    return Swapped(
+        n_coord=n_coord,
+        **errors,
+        scores=scores,
+        scores_right=scores_of_images(right, rolled_out),
+        rolled_out=rolled_out,
+    )

@@ -61,6 +61,15 @@ def score_rollouts(rollouts: Sequence[Rollout], records: Sequence[Record]) -> Ro
     return RolloutScores(images, columns, reasons)
 
 
+def scores_of_images(scores: RolloutScores, chosen: np.ndarray) -> RolloutScores:
+    """The counts of some of the images  # chosen: [n] indices of images
+
+    Reasons for dropped objects are counted over all images only, so there are none.
+    """
+    columns = {name: column[chosen] for name, column in scores.columns.items()}
+    return RolloutScores(scores.images[chosen], columns, Counter())
+
+
 def _count(
     rollout: Rollout, parsed: Parsed, record: Record
 ) -> dict[str, int | float | tuple[int, ...]]:

@@ -185,6 +185,16 @@ def count(dataset: Dataset, batch: Batch) -> Tensor:
     return torch.tensor([len(kinds), kinds.count("bbox_2d"), batch.n_text], dtype=torch.float32)
 
 
+def coordinate_logits(
+    vlm: Qwen3VLForConditionalGeneration, hidden: Tensor, dataset: Dataset
+) -> Tensor:
+    """Logits of the bins, in float32 at least  # [C, d] -> [C, K]"""
+    head, coord_head = head_weights(vlm)  # [V, d], and with adapters [K, d]
+    ids = torch.tensor(coord_token_ids(dataset.processor.tokenizer), device=hidden.device)
+    rows = head[ids] if coord_head is None else coord_head
+    return at_least_float32(hidden @ rows.T)
+
+
 def batch_losses(
     vlm: Qwen3VLForConditionalGeneration, batch: Batch, dataset: Dataset, temperature: float
 ) -> Losses:
@@ -193,8 +203,7 @@ def batch_losses(
     head, coord_head = head_weights(vlm)  # [V, d], and with adapters [K, d]
     on_coord = batch.bins >= 0
     ids = torch.tensor(coord_token_ids(dataset.processor.tokenizer), device=hidden.device)
-    rows = head[ids] if coord_head is None else coord_head
-    coord_logits = at_least_float32(hidden[on_coord] @ rows.T)  # [C, K]
+    coord_logits = coordinate_logits(vlm, hidden[on_coord], dataset)  # [C, K]
     objects = objects_of(dataset, batch)
     l1, giou_loss = object_losses(
         expected_coordinates(coord_logits, temperature),

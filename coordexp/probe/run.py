@@ -1,8 +1,10 @@
 """The Stage-2 probe of one checkpoint: rollouts, a short geometric fine-tune, rollouts again.
 
 <out>/before/, <out>/after/   rollouts of the checkpoint, and of the fine-tuned weights
+<out>/swapped/                rollouts of the checkpoint, of images with the picture of another one
 <out>/probe.jsonl             one row per step of the fine-tune
-<out>/images.parquet          image_id, n_boxes, geo_loss_before, geo_loss_after
+<out>/images.parquet          image_id, n_boxes, geo_loss_before, geo_loss_after; and of images with
+                              an exchanged picture swapped_with, n_coord, mae_right, mae_swapped
 <out>/probe.json              settings, digests, losses, seconds; written last: marks it finished
 
 Every candidate gets the same settings: the same images in the same order, the same temperature,
@@ -17,6 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +28,10 @@ import torch
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.config.digests import plain
+from coordexp.config.digests import digest, plain
 from coordexp.config.schema import ProbeConfig
 from coordexp.data.batches import Dataset
+from coordexp.detection.exchange import exchanged_pictures
 from coordexp.detection.probe_manifest import (
     PROBE_FILE,
     MissingProbe,
@@ -41,6 +45,7 @@ from coordexp.models.checkpoints import load_base
 from coordexp.probe.finetune import fine_tune, validate
 from coordexp.probe.generation import Generate, greedy, token_budget
 from coordexp.probe.rollout import of_what, roll_out
+from coordexp.probe.swapped import ExchangedPictures, swapped_errors
 from coordexp.storage.files import (
     locked,
     replacing,
@@ -157,35 +162,33 @@ def probe(
     wall_s: dict[str, float],
     generator: Generator = greedy,
 ) -> ProbeResult:
-    """Roll out and validate, fine-tune `vlm` in place, roll out and validate again.
+    """Roll out and validate, also with exchanged pictures; fine-tune `vlm`; roll out and validate.
 
     Everything but probe.json is written to `out`; seconds by part are added to `wall_s`.
     `sha256` identifies the weights of `vlm`.
     """
     images, budget = evenly_spaced(len(val), cfg.images).tolist(), token_budget(val)
-
-    def rollouts(moment: str, model_sha256: str) -> None:
-        with timed(wall_s, f"rollouts_{moment}"):
-            what = of_what(model_sha256, val.path, budget, len(images))
-            generate = generator(vlm, val, budget)
-            roll_out(out / moment, what, val, images, generate, cfg.rollout_batch)
-
-    rollouts("before", sha256)
+    rollouts = Rollouts(vlm, out, cfg.rollout_batch, budget, generator, wall_s)
+    rollouts.write("before", sha256, val, images)
     with timed(wall_s, "validation_before"):
         table, before = validate(vlm, val, images, cfg)
-    with timed(wall_s, "fine_tune"):
-        rows, reason = fine_tune(vlm, train, cfg, out / "probe.jsonl")
-    with timed(wall_s, "validation_after"):
-        table_after, after = validate(vlm, val, images, cfg)
-    if reason is None and not np.isfinite(list(after.values())).all():
-        reason = f"after step {len(rows)}: the validation loss is not finite"
+    exchanged = ExchangedPictures(val, exchanged_pictures(val.records, images))
+    with timed(wall_s, "validation_swapped"):
+        errors, swapped = swapped_errors(vlm, exchanged, len(images), cfg.micro_batch)
+    if swapped:
+        rollouts.write("swapped", sha256, exchanged, exchanged.rolled_out)
+    else:
+        shutil.rmtree(out / "swapped", ignore_errors=True)  # of earlier settings
+    rows, reason, table_after, after = tune_and_validate(
+        vlm, train, val, images, cfg, out / "probe.jsonl", wall_s
+    )
     after_sha256 = None if reason else weights_sha256(vlm)
     if after_sha256:
-        rollouts("after", after_sha256)
+        rollouts.write("after", after_sha256, val, images)
     else:
         shutil.rmtree(out / "after", ignore_errors=True)  # of earlier settings
         table_after["geo_loss"] = np.nan
-    n_boxes = write_image_losses(out / "images.parquet", table, table_after)
+    n_boxes = write_image_losses(out / "images.parquet", table, table_after, errors)
     return ProbeResult(
         status="diverged" if reason else "complete",
         reason=reason,
@@ -195,16 +198,71 @@ def probe(
         steps=len(rows),
         before=before,
         after=None if reason else after,
+        swapped=swapped,
         geo_loss_slope_per_step=slope_per_step([row["geo_loss"] for row in rows]),
         after_sha256=after_sha256,
         wall_s={part: round(seconds, 2) for part, seconds in wall_s.items()},
     )
 
 
-def write_image_losses(path: Path, before: pd.DataFrame, after: pd.DataFrame) -> int:
-    """Write each image's losses before and after the fine-tune; returns the number of boxes."""
+@dataclass(frozen=True)
+class Rollouts:
+    """Writes a model's rollouts to subdirectories of `out`, and their seconds to `wall_s`."""
+
+    vlm: Qwen3VLForConditionalGeneration
+    out: Path
+    batch: int  # images
+    budget: int  # tokens of an answer
+    generator: Generator
+    wall_s: dict[str, float]
+
+    def write(
+        self, moment: str, model_sha256: str, dataset: Dataset, images: Sequence[int]
+    ) -> None:
+        """The answers for these images, with the pictures that `dataset` shows."""
+        what = of_what(model_sha256, dataset.path, self.budget, len(images))
+        if isinstance(dataset, ExchangedPictures):
+            what["pictures"] = digest(sorted(dataset.picture_of.items()))
+        with timed(self.wall_s, f"rollouts_{moment}"):
+            generate = self.generator(self.vlm, dataset, self.budget)
+            roll_out(self.out / moment, what, dataset, images, generate, self.batch)
+
+
+def tune_and_validate(
+    vlm: Qwen3VLForConditionalGeneration,
+    train: Dataset,
+    val: Dataset,
+    images: Sequence[int],
+    cfg: ProbeConfig,
+    log: Path,
+    wall_s: dict[str, float],
+) -> tuple[list[dict[str, float]], str | None, pd.DataFrame, dict[str, float]]:
+    """Fine-tune `vlm` in place and validate it.
+
+    Returns:
+        The logged rows, the reason of a divergence (else None), and both results of `validate`.
+    """
+    with timed(wall_s, "fine_tune"):
+        rows, reason = fine_tune(vlm, train, cfg, log)
+    with timed(wall_s, "validation_after"):
+        table, losses = validate(vlm, val, images, cfg)
+    if reason is None and not np.isfinite(list(losses.values())).all():
+        reason = f"after step {len(rows)}: the validation loss is not finite"
+    return rows, reason, table, losses
+
+
+def write_image_losses(
+    path: Path, before: pd.DataFrame, after: pd.DataFrame, swapped: pd.DataFrame
+) -> int:
+    """Write each image's losses before and after the fine-tune, and its errors with both pictures.
+
+    An image that kept its picture has n_coord 0 and no errors. Returns the number of boxes.
+    """
     suffixes = ("_before", "_after")
     table = before.merge(after, on=["image_id", "n_boxes"], suffixes=suffixes, validate="1:1")
+    table = table.merge(swapped, on="image_id", how="left", validate="1:1")
+    table["swapped_with"] = table["swapped_with"].astype("Int64")
+    table["n_coord"] = table["n_coord"].fillna(0).astype(np.int64)
     with replacing(path) as temporary:
         table.to_parquet(temporary, index=False)
     return int(table["n_boxes"].sum())

@@ -5,7 +5,6 @@ The analysis computes intervals and slices from the token table.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -29,13 +28,8 @@ from coordexp.losses.diagnostics import (
 )
 from coordexp.losses.terms import SUMS, Output, loss_values, watched_values
 from coordexp.metrics import TEMPERATURE_LABEL, TEMPERATURE_PREFIX
-from coordexp.storage.token_tables import write_table
+from coordexp.storage.token_tables import in_fit_half, write_table
 from coordexp.training.stage1_model import Stage1Model
-
-
-def in_fit_half(image_id: int) -> bool:
-    """Whether the temperature is fitted on this image; the other half of the images judges it."""
-    return hashlib.sha256(str(image_id).encode()).digest()[0] % 2 == 0
 
 
 def forward_only(
