@@ -10,7 +10,7 @@ import pytest
 from studies import NOTE_RULE, STEPS, eval_row, run_manifest, write_run
 
 from coordexp.analysis.comparison.compare import compare
-from coordexp.analysis.comparison.findings import Drift, Plateau, SnapshotRow
+from coordexp.analysis.comparison.findings import BlindMae, Drift, Plateau, SnapshotRow
 from coordexp.analysis.comparison.plateau import collapse_end, drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
 from coordexp.storage.logs.jsonl import read_log
@@ -85,7 +85,7 @@ def row_of(variant: str, mae: float) -> SnapshotRow:
 @pytest.mark.parametrize(
     ("mae", "differ", "says"),
     [
-        (24.0, False, "looks like a floor of the vision"),
+        (24.0, False, "the variants differ by less than each drifts: the size of a cell may be"),
         (24.0, True, "still differ by more than each drifts"),
         (10.0, False, "below half of one"),
         (80.0, False, "the cell alone does not explain"),
@@ -98,6 +98,22 @@ def test_the_suggested_limit_follows_the_numbers(mae, differ, says):
     assert says in found.sentence
     assert found.best_mae_px == pytest.approx([mae / 999 * (side - 1) for side in (480, 640, 800)])
     assert found.best_mae_cells == pytest.approx(mae / 999 * 639 / 32)
+
+
+@pytest.mark.parametrize("mae", [10.0, 24.0, 80.0])
+@pytest.mark.parametrize("differ", [True, False])
+def test_no_cause_is_claimed_for_the_limit(mae, differ):
+    drift = Drift("expected_bin_mae", between=1.0, within=1.0, differ=differ)
+    for blind in (None, 90.0, 300.0):
+        known = blind and BlindMae(2 * blind, blind, images=9, coordinates=90)
+        found = resolution_limit([row_of("a", mae)], [drift], [640] * 3, 32, known).sentence
+        assert "floor" not in found
+        assert "not of the loss" not in found
+        if blind and mae > blind / 2:
+            assert found.startswith("nothing about the cell: the best MAE, 80.0 bins, is 0.89 of")
+        elif mae == 24.0:
+            assert "too few pictures or too short a training fit these numbers as well" in found
+            assert ("if the model looks at its pictures at all" in found) == (blind is None)
 
 
 def test_without_image_sizes_there_is_no_resolution_limit():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from coordexp.analysis.comparison.blind import blind_of_tables
 from coordexp.analysis.comparison.curves import (
     curve_rows,
     mean_curves,
@@ -61,6 +62,7 @@ def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = N
     levels = plateaus(finished, temperature)
     level_drifts = drifts(levels)
     sides_px, cell_px = vision_facts(finished, vision)
+    blind = blind_of_tables(groups, decision_step, temperature)
     return Comparison(
         temperature=temperature,
         common_steps=steps,
@@ -77,8 +79,9 @@ def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = N
         differences=differences(groups, means, tables, decision_step, window, rule),
         slices=slices(groups, decision_step, temperature),
         resolution_limit=resolution_limit(
-            snapshots[0].rows if snapshots else [], level_drifts, sides_px, cell_px
+            snapshots[0].rows if snapshots else [], level_drifts, sides_px, cell_px, blind
         ),
+        blind=blind,
     )
 
 

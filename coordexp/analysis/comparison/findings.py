@@ -188,6 +188,21 @@ class ResolutionLimit:
 
 
 @dataclass(frozen=True)
+class BlindMae:
+    """The error of guesses that see no picture, fitted on other images, in bins.
+
+    mae: of the median bin of a coordinate's slot and of its object's place in the list.
+    mae_given_box: of a median regression on the coordinates that are written before it, as teacher
+        forcing shows them to a model.
+    """
+
+    mae: float
+    mae_given_box: float
+    images: int
+    coordinates: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The comparison of a study under its rule.
 
@@ -199,6 +214,7 @@ class Comparison:
     curves: at the rule's temperature.
     stability: by metric.  slices: by variant; empty without token tables.
     resolution_limit: None where image sizes or MAE are not known.
+    blind: on the coordinates that are judged; None without token tables.
     """
 
     temperature: str
@@ -216,6 +232,7 @@ class Comparison:
     differences: list[Difference]
     slices: dict[str, Slices]
     resolution_limit: ResolutionLimit | None
+    blind: BlindMae | None = None
 
     @property
     def decision_rows(self) -> list[SnapshotRow]:

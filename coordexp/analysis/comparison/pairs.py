@@ -75,6 +75,25 @@ def paired_estimates(
     return {name: replace(estimate(first, second, name), n_seeds=len(first)) for name in shared}
 
 
+def value_estimate(seeds: Sequence[Measured], name: str) -> Estimate | None:
+    """The mean over seeds of one variant's value, against 0, as `paired_estimates` takes it.
+
+    None where a seed lacks the value, or the images differ or are fewer than two.
+    """
+    complete = bool(seeds) and all(name in seed.values for seed in seeds)
+    if not complete or not same_images([seed.images for seed in seeds]):
+        return None
+    n_images = len(seeds[0].images)
+    if n_images < 2:
+        return None
+    values = np.array([seed.values[name] for seed in seeds])  # [S]
+    if len(seeds) >= CROSSED_FROM:
+        return crossed_estimate(values, np.stack([seed.influence()[name] for seed in seeds]))
+    draws = np.stack([seed.draws()[name] for seed in seeds])  # [S, D]
+    estimate = bootstrap_estimate(np.zeros_like(draws), draws, float(values.mean()))
+    return replace(estimate, n_images=n_images)
+
+
 def crossed(first: Sequence[Measured], second: Sequence[Measured], name: str) -> Estimate:
     """The difference on one metric, with seeds and images as crossed random factors."""
     gaps = value_gaps(first, second, name)

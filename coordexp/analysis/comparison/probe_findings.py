@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coordexp.analysis.comparison.blind import BlindProbe
 from coordexp.analysis.comparison.findings import Difference
+from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.errors import UserError
 from coordexp.storage.run_config import Settings
 from coordexp.storage.typed import read_typed, write_typed
@@ -64,6 +66,10 @@ class StudyProbe:
     means: the metrics of each variant, averaged over its probed seeds.
     differences: of every pair, paired on seeds and images; no margin is set for these metrics.
     aggregates: shown beside; they never change a role.
+    contributions: by variant, MAE with another picture minus MAE with the right one, in bins,
+        paired over images; missing where no pictures could be exchanged.
+    blind: what is reached without a picture on the same images; None if the probes do not share
+        them.
     """
 
     step: int | None
@@ -73,6 +79,8 @@ class StudyProbe:
     means: dict[str, dict[str, float]]
     differences: list[Difference]
     aggregates: Aggregates | None = None
+    contributions: dict[str, Estimate] = field(default_factory=dict)
+    blind: BlindProbe | None = None
 
 
 def read_study_probe(study_dir: Path) -> StudyProbe:

@@ -6,13 +6,21 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coordexp.analysis.comparison.blind import BlindProbe, blind_of_records
 from coordexp.analysis.comparison.findings import Difference
-from coordexp.analysis.comparison.pairs import Measured, paired_estimates, variant_pairs
+from coordexp.analysis.comparison.pairs import (
+    Measured,
+    paired_estimates,
+    value_estimate,
+    variant_pairs,
+)
 from coordexp.analysis.comparison.probe_findings import Candidate, StudyProbe
+from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.metrics import PROBE_METRICS
 from coordexp.resampling import image_weights
 from coordexp.storage.run_config import Settings
@@ -60,6 +68,8 @@ def probe_study(
         not_probed=[run.name for run in runs if run.name not in probes],
         means=means(runs, probes),
         differences=differences(runs, probes),
+        contributions=contributions(runs, probes),
+        blind=blind_baselines([probes[run.name] for run in runs if run.name in probes]),
     )
 
 
@@ -128,6 +138,38 @@ def differences(runs: Sequence[RunData], probes: Probes) -> list[Difference]:
                 )
             )
     return found
+
+
+def contributions(runs: Sequence[RunData], probes: Probes) -> dict[str, Estimate]:
+    """What the right picture contributes to each variant, with its interval over images."""
+    found = {}
+    for variant, of_variant in by_variant(runs).items():
+        seeds = [measure(probes[run.name]) for run in of_variant if run.name in probes]
+        estimate = value_estimate(seeds, "visual_contribution")
+        if estimate is not None:
+            found[variant] = estimate
+    return found
+
+
+def blind_baselines(probes: Sequence[Probed]) -> BlindProbe | None:
+    """The blind baselines on the images whose pictures were exchanged.
+
+    None where the probes do not share these images, or no pictures were exchanged.
+    """
+    from coordexp.data.records import read_records
+
+    shared = set()
+    for probed in probes:
+        if probed.swapped is None:
+            return None
+        exchanged = tuple(probed.images[probed.swapped.n_coord > 0].tolist())
+        rolled_out = tuple(probed.images[probed.swapped.rolled_out].tolist())
+        shared.add((probed.manifest.data_sha256.get("val"), exchanged, rolled_out))
+    if len(shared) != 1:
+        return None
+    _, exchanged, rolled_out = shared.pop()
+    records = read_records(Path(probes[0].manifest.records))
+    return blind_of_records(records, np.array(exchanged), rolled_out)
 
 
 def measure(probed: Probed) -> Measured:
