@@ -17,6 +17,7 @@ from conftest import composed
 from studies import NOTE_RULE, registration, run_manifest
 
 from coordexp.analysis.audit.findings import Audit
+from coordexp.analysis.comparison.blind import BlindProbe
 from coordexp.analysis.comparison.compare import stability, window_steps
 from coordexp.analysis.comparison.curves import mean_curves, winners
 from coordexp.analysis.comparison.findings import (
@@ -28,7 +29,12 @@ from coordexp.analysis.comparison.findings import (
     TemperatureRow,
     Window,
 )
-from coordexp.analysis.comparison.pairs import Measured, paired_estimates, variant_pairs
+from coordexp.analysis.comparison.pairs import (
+    Measured,
+    paired_estimates,
+    value_estimate,
+    variant_pairs,
+)
 from coordexp.analysis.comparison.probe_findings import Aggregates, Candidate, StudyProbe
 from coordexp.analysis.comparison.stability import window_summary
 from coordexp.analysis.recommendation.recommend import recommend
@@ -56,6 +62,9 @@ SCALES = {
 PROBE_SCALES = {
     "f1_agnostic_after": (0.5, 0.1),
     "f1_after": (0.45, 0.1),
+    "f1_50_agnostic": (0.3, 0.2),
+    "mae_right": (40.0, 10.0),
+    "visual_contribution": (5.0, 5.0),
     "geo_loss_before": (0.4, 0.05),
     "geo_loss_after": (0.3, 0.05),
 }
@@ -279,7 +288,9 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
         means[variant] = {
             n: math.fsum(float(values[run.name][n].mean()) for run in group) / len(group)
             for n in names
-        } | {"parse_rate": 0.5 if rng.random() < 0.05 else 0.99}
+        }
+        rates = rng.choice([0.5, 0.95, 0.99], size=2, p=[0.05, 0.45, 0.5]).tolist()
+        means[variant] |= {"parse_rate": rates[0], "parse_rate_after": rates[1]}
     differences = []
     of_run = {run.name: measured(values[run.name]) for run in probed}
     for pair in variant_pairs(by_variant(probed)):
@@ -293,4 +304,20 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
         Candidate(run.variant, run.seed, "complete", None, "", "", N_IMAGES, {}, {}, {}, [])
         for run in probed
     ]
-    return StudyProbe(160, {}, candidates, [], means, differences)
+    contributions, blind = {}, None
+    if rng.random() < 0.7:
+        for variant, group in by_variant(probed).items():
+            gain = value_estimate([of_run[run.name] for run in group], "visual_contribution")
+            if gain is not None:
+                contributions[variant] = gain
+        blind = BlindProbe(60.0, float(rng.uniform(30, 60)), 0.1, 100, 400, 64)
+    return replace(
+        nothing,
+        step=160,
+        settings={},
+        candidates=candidates,
+        means=means,
+        differences=differences,
+        contributions=contributions,
+        blind=blind,
+    )

@@ -321,6 +321,22 @@ class Checker:
                 )
             case "probe value":
                 return self.probe["means"][variant][metric]
+            case "best probe value":
+                return max(m[metric] for m in self.probe["means"].values() if metric in m)
+            case "bar of F1":
+                return self.rule["eligible"]["min_f1"]
+            case "candidates that see":
+                return sum(self.sees(v) for v in self.probe["means"])
+            case "contribution":
+                return self.probe["contributions"][variant]["difference"]
+            case "contribution low":
+                return self.probe["contributions"][variant]["low"]
+            case "contribution high":
+                return self.probe["contributions"][variant]["high"]
+            case "blind MAE given the box":
+                return self.probe["blind"]["mae_given_box"]
+            case "blind F1":
+                return self.probe["blind"]["f1_50"]
             case "probe outcome":
                 return self.probe_outcome(variant)
             case "smoothness":
@@ -339,6 +355,13 @@ class Checker:
                 values = self.probe["aggregates"]["variants"]
                 return values[variant][metric] - values[rival][metric]
         raise AssertionError(f"unknown quantity {what}")
+
+    def sees(self, variant: str) -> bool:
+        """A contribution above 0 and an F1 at the bar; what was not measured counts as met."""
+        found = self.probe["contributions"].get(variant)
+        f1 = self.probe["means"][variant].get("f1_50_agnostic")
+        looks = found is None or found["low"] > 0
+        return looks and (f1 is None or f1 >= self.rule["eligible"]["min_f1"])
 
     def other_leaders(self, variant: str, metric: str) -> list[str | None]:
         """Who led at the steps of the window at which `variant` did not, from the curves."""

@@ -173,6 +173,8 @@ def test_workflow_settings_name_the_nearest_known(settings, answer):
         ("margins: {expected_bin_mae: .inf}", "expected_bin_mae=inf must be a number that is not"),
         ("eligible: {min_coord_mass: .nan}", "min_coord_mass=nan must lie in [0, 1]"),
         ("eligible: {min_parse_rate: -0.1}", "min_parse_rate=-0.1 must lie in [0, 1]"),
+        ("eligible: {min_f1: .nan}", "min_f1=nan must lie in [0, 1]"),
+        ("eligible: {min_f1: 1.1}", "min_f1=1.1 must lie in [0, 1]"),
         ("eligible: {max_mae_over_best: .nan}", "must be a number of at least 1"),
         ("probe: {margin: -1}", "probe.margin=-1.0 must be a number that is not negative"),
     ],

@@ -61,7 +61,7 @@ def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, capsys):
 
     Path("rule.yaml").write_text(
         "eligible: {min_coord_mass: 0, min_text_token_acc: 0, max_mae_over_best: 9, "
-        "min_parse_rate: 0}\n"
+        "min_parse_rate: 0, min_f1: 0}\n"
     )
     main(["compare", f"a={runs[0]}", f"b={runs[1]}", "--out", "card", "--rule", "rule.yaml"])
     found = read_json(Path("card/recommendation.json"))

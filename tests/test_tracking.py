@@ -379,6 +379,17 @@ def test_aliases_follow_the_study_and_are_removed() -> None:
     assert counts()["model_versions"] == 3
 
 
+def test_aliases_stay_if_a_study_is_no_reason_to_start() -> None:
+    first, second = finish(make_run("pure_ce")), finish(make_run("mixed"))
+    tracking.import_study(make_study("11111111", [first, second], role(first, 8), None))
+    later = make_study("22222222", [first, second], role(second, 8), None)
+    found = json.loads((later / "recommendation.json").read_text())
+    for key in ("rehearsal", "blind"):
+        write_json(later / "recommendation.json", found | {key: "nothing to start from"})
+        assert tracking.import_study(later).models == {"primary": None, "secondary": None}
+        assert alias_target("primary") == str(first.checkpoint(8).resolve())
+
+
 def test_log_without_a_run_is_imported_once_without_a_model() -> None:
     entry = {
         "variant": "pure_ce",

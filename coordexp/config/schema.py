@@ -258,6 +258,9 @@ class EligibilityConfig:
     min_text_token_acc: Fraction
     max_mae_over_best: Annotated[float, RATIO]  # of a secondary
     min_parse_rate: Fraction  # of rollouts, if the run was probed
+    # Class-agnostic F1@.5 of rollouts, if the run was probed; 0: also not asked whether it looks at
+    # its pictures.
+    min_f1: Fraction
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def import_study(study_dir: Path) -> TrackedStudy:
 
     The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, even if
     the study is older than the last imported one. The alias of a role without a holder is removed.
-    A rehearsal leaves them where they are.
+    A rehearsal leaves them where they are, and so does a study in which no candidate detects.
 
     Raises:
         UserError: a file of the study, or a recommended checkpoint, is missing or broken.
@@ -141,7 +141,7 @@ def import_study(study_dir: Path) -> TrackedStudy:
     with mlflow_client() as (client, experiment_id):
         comparison_run_id = import_comparison(client, experiment_id, study_dir, roles)
         for role, holder in roles.items():
-            if found.rehearsal is not None:
+            if found.rehearsal is not None or found.blind is not None:
                 models[role] = None
                 continue
             models[role] = point_alias(client, role, holder, study_dir.name, run_ids)

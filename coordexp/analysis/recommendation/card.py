@@ -52,6 +52,8 @@ def items(entries: Sequence[str]) -> list[str]:
 
 def headline(found: Recommendation) -> str:
     """The recommendation in one sentence."""
+    if found.blind:
+        return found.blind
     step, primary = found.decision_step, found.primary
     if primary:
         start = f"Start Stage-2 from {primary.variant} (seed {primary.seed}, step {step})"

@@ -200,6 +200,7 @@ class Recommendation:
     confirmatory: always of the Stage-1 choice, also where rollouts put another variant first.
     withheld: why there is no primary although the rule chose one: other evidence contradicts it.
         `tied` holds both candidates then.
+    blind: why no candidate is a detector yet: it is the card's headline; None where one sees.
     rehearsal: why nothing here is a reason to start Stage-2; None where the study was no rehearsal.
     alerts: rule, margins or seeds were changed after results were known.
     probe: None where nothing was probed.
@@ -230,6 +231,7 @@ class Recommendation:
     caveats: list[str]
     statements: list[Statement]
     rule: Rule
+    blind: str | None = None
 
 
 def read_recommendation(study_dir: Path) -> Recommendation:

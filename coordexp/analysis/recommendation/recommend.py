@@ -57,6 +57,12 @@ from coordexp.analysis.recommendation.rule import (
     not_competitive,
 )
 from coordexp.analysis.recommendation.sensitivity import would_overturn
+from coordexp.analysis.recommendation.sight import (
+    blind_variants,
+    nobody_sees,
+    sight_caveats,
+    sight_text,
+)
 from coordexp.analysis.recommendation.statements import label, texts
 from coordexp.analysis.recommendation.surer import would_take
 from coordexp.config.digests import digest
@@ -88,6 +94,8 @@ def recommend(
     rows: Values = {row.variant: row.values for row in comparison.decision_rows}
     refusals = eligibility(runs, audit, rows, rule)
     for variant, reason in parse_failures(probe, rule.eligible.min_parse_rate).items():
+        refusals[variant].append(reason)
+    for variant, reason in blind_variants(probe, rule).items():
         refusals[variant].append(reason)
     eligible = {variant: rows[variant] for variant, reasons in refusals.items() if not reasons}
 
@@ -256,6 +264,9 @@ def written(
     overturn = would_overturn(facts, decision, stage_one.primary, finding, probe)
     surer, of_leads = would_take(facts), evidence(facts)
     warnings = [*caveats(facts), *names_decide(probe, rule.probe.signal)]
+    warnings += sight_caveats(probe, rule)
+    blind = nobody_sees(probe, rule)
+    headline = [blind] if blind else []
     if facts.primary is not None:
         warnings += contradicting(decision, facts.primary)
     return Recommendation(
@@ -285,8 +296,17 @@ def written(
         would_overturn=texts(overturn),
         would_take=texts(surer),
         caveats=texts(warnings),
-        statements=[*roles.statements, *of_probe, *of_leads, *overturn, *surer, *warnings],
+        statements=[
+            *headline,
+            *roles.statements,
+            *of_probe,
+            *of_leads,
+            *overturn,
+            *surer,
+            *warnings,
+        ],
         rule=Rule(text=rule_text(rule, step), sha256=digest(study.rule)),
+        blind=blind.text if blind else None,
     )
 
 
@@ -325,7 +345,7 @@ def rule_text(rule: RuleConfig, step: int | None) -> str:
         f"Decision step {rule.decision_step}{resolved}, T = {rule.temperature}. "
         f"Eligible: runs that pass the audit, with coordinate mass ≥ {bars.min_coord_mass:g}, "
         f"text accuracy ≥ {bars.min_text_token_acc:g} and, where they were probed, "
-        f"{bars.min_parse_rate:g} of their rollouts parsed. "
+        f"{bars.min_parse_rate:g} of their rollouts parsed, {sight_text(rule)}. "
         f"Evidence in this order: {rollouts}{metrics}. A variant that is worse than the best of "
         "those left, beyond the margin, drops out. Primary: the one that is left; if several are, "
         f"{PREFERENCES[rule.prefer]}, as a preference. Secondary: the smoothest of the rest with "

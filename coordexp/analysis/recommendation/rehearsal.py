@@ -17,6 +17,7 @@ def rehearsal(rule: RuleConfig, runs: Sequence[RunData], probe: StudyProbe) -> s
         "coordinate mass": rule.eligible.min_coord_mass,
         "text accuracy": rule.eligible.min_text_token_acc,
         "parse rate": rule.eligible.min_parse_rate,
+        "F1": rule.eligible.min_f1,
     }
     reasons = []
     if absent := [name for name, bar in bars.items() if bar == 0]:
