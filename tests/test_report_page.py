@@ -385,6 +385,26 @@ def test_resolution_limit_without_cell_and_of_one_size() -> None:
     assert "15.1 px on an image side of 640 px (23.63 / 999 · 639 px). What it sugg" in hypothesis
 
 
+def test_limit_says_nothing_of_candidates_that_do_not_detect() -> None:
+    said = "None of the candidates detects: best class-agnostic F1@.5 0.06"
+    study = change(study_files(), "recommendation", lambda r: r.update(blind=said))
+    found = page(study)
+    (hypothesis,) = hypotheses(study)
+    assert "suggests: nothing about the cell, since none of the candidates detects" in hypothesis
+    assert found.card.all("h1")[0].text == "None of the candidates detects"
+    assert said in found.section("rollouts").text
+
+
+def test_guesses_without_a_picture_stand_below_the_metrics() -> None:
+    blind = {"mae": 152.26, "mae_given_box": 112.42, "images": 130, "coordinates": 792}
+    study = study_files()
+    assert "Without any picture" not in page(study).section("snapshots").text
+    change(study, "comparison", lambda c: c.update(blind=blind))
+    said = page(study).section("snapshots").text
+    assert "MAE 152.26 bins by the median of a coordinate's slot" in said
+    assert "112.42 bins by a median regression" in said
+
+
 def hypotheses(study: Path) -> list[str]:
     section = page(study).section("plateau")
     return [node.text for node in section.all("p") if "hypothesis" in node.classes]

@@ -13,6 +13,7 @@ from coordexp.report import (
     curve_tables,
     lead_tables,
     log_tables,
+    picture_tables,
     probe_tables,
     result_tables,
     run_tables,
@@ -45,6 +46,7 @@ class Tables:
     drift: Table | None
     rankings: Table | None
     probe_metrics: Table | None
+    pictures: Table | None
     votes: Table
     earlier: Table | None
     trained: Table | None
@@ -138,6 +140,7 @@ def tables_of(
         drift=curve_tables.drift_table(comparison.drift),
         rankings=probe_tables.ranking_table(recommendation.probe),
         probe_metrics=probe_tables.metric_table(study.probe, study.stage1_primary),
+        pictures=picture_tables.picture_table(study.probe),
         votes=run_tables.vote_table(study.preregistration),
         earlier=run_tables.earlier_table(study.preregistration),
         trained=run_tables.trained_table(study.runs),
