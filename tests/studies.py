@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,12 @@ def write_study(
     rule_changes: dict[str, Any] | None = None,
     seeds: int = 1,
     rule: RuleConfig = NOTE_RULE,
+    controls: Sequence[str] = (),
 ) -> Path:
-    """A preregistered study of these run directories, under the note's rule with changes."""
+    """A preregistered study of these run directories, under the note's rule with changes.
+
+    Runs of the variants in `controls` had results when it was written.
+    """
     rule_settings = plain(rule) | (rule_changes or {})
     path = (
         Path("results/stage1_ablation") / digest([str(r.path) for r in runs] + [rule_settings])[:8]
@@ -200,7 +205,8 @@ def write_study(
                 "seed": manifest.seed,
                 "hash8": manifest.hash8,
                 "directory": str(run.path),
-                "existing": False,
+                "control": manifest.variant in controls,
+                "existing": manifest.variant in controls,
             }
         )
     write_typed(

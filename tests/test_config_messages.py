@@ -110,6 +110,16 @@ def test_every_value_of_a_sweep_is_checked(arguments, answer):
         ("variant=null", "variant=null: must be the name of one file in conf/variant/"),
         ("study.rule.metrics=[[a]]", "study.rule.metrics=[[a]]"),
         ("study.variants=[mixed,mixed]", "study.variants: mixed is named twice"),
+        ("study.controls=[ce_split,ce_split]", "study.controls: ce_split is named twice"),
+        (
+            "study.controls=[ce_spli]",
+            "study.controls: ce_spli has no file conf/variant/ce_spli.yaml",
+        ),
+        (
+            "study.controls=[mixed]",
+            "study.controls: mixed is in study.variants too: a control holds no role, so name it "
+            "in one of the two",
+        ),
         ('variant.name="a\nb"', "must be letters, digits"),
         ("experimnt=smoke", "unknown key experimnt: did you mean experiment?"),
         ("model.text_layers=100000", "model.text_layers=100000 must be at most 1000"),

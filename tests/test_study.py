@@ -22,13 +22,31 @@ def keys(settings):
     return {run.key for run in plan_study(settings).runs}
 
 
-def test_default_study_is_three_variants_with_one_seed():
+def test_default_study_is_three_variants_and_a_control():
     study = plan_study({})
     assert [(run.variant, run.seed) for run in study.runs] == [
         ("softce_w1_gate", 0),
         ("pure_ce", 0),
         ("mixed", 0),
+        ("ce_split", 0),
     ]
+    assert study.controls == ("ce_split",)
+
+
+def test_control_is_trained_and_not_probed():
+    study = plan_study({"seeds": 2})
+    assert len(study.evidence) == 8
+    assert len(study.probes) == 6
+    assert not any("ce_split" in probe for probe in study.probes)
+
+
+def test_override_of_a_control_changes_its_run_alone():
+    changed = keys({"ce_split": "optim.lr=2e-3"})
+    assert {key.partition("/")[0] for key in changed - keys({})} == {"ce_split"}
+
+
+def test_control_has_no_say_in_the_decision_step():
+    assert plan_study({"ce_split": "train.max_steps=400"}).decision_step == 720
 
 
 def test_override_changes_one_run_however_it_is_spelt():
@@ -48,7 +66,7 @@ def test_override_of_all_changes_every_run():
 
 def test_more_seeds_keep_the_runs_that_exist():
     assert keys({}) < keys({"seeds": 3})
-    assert len(keys({"seeds": 3})) == 9
+    assert len(keys({"seeds": 3})) == 12
 
 
 def test_variants_share_data_and_base_model():
@@ -69,7 +87,7 @@ def test_runtime_override_changes_the_launcher_not_the_run():
         (
             {"other": "optim.lr=1"},
             "other=…: unknown key: known are experiment, study, seeds, all, softce_w1_gate, "
-            "pure_ce, mixed",
+            "pure_ce, mixed, ce_split",
         ),
         ({"seeds": 0}, "seeds=0"),
         ({"seeds": "three"}, "seeds=three"),

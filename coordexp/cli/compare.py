@@ -29,6 +29,7 @@ def compare(
     image_side: int | None = None,
     cell: int | None = None,
     evidence: str | Path | None = None,
+    controls: Sequence[str] = (),
 ) -> Recommendation:
     """Audit and compare runs that exist already, and apply the decision rule. Trains nothing.
 
@@ -41,6 +42,7 @@ def compare(
         image_side: side of the validation images in pixels, where only logs are given.
         cell: side of the area that one visual token covers, in pixels.
         evidence: a JSON file of published rollout figures, shown beside the comparison.
+        controls: names of runs that are measured to explain a lead; they may hold no role.
 
     Returns:
         The decision, as written to out/recommendation.json. Metrics are in the units of
@@ -57,7 +59,7 @@ def compare(
     decision_rule = default_rule(sources)
     if rule:
         decision_rule = load_rule(Path(rule), decision_rule)
-    study = plan_comparison(sources, decision_rule, image_side, cell)
+    study = plan_comparison(sources, decision_rule, image_side, cell, controls)
     is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not is_new and not (out / "preregistration.json").exists():
         raise UserError(f"{out}: exists and is not a study directory: choose another --out")

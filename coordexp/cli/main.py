@@ -184,6 +184,13 @@ def add_compare(subparsers: Subparsers) -> None:
         metavar="FILE",
         help="published rollout metrics (JSON), shown beside the comparison with their confounds",
     )
+    sub.add_argument(
+        "--control",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a NAME that explains a lead and may hold no role, such as ce_split; may be repeated",
+    )
 
 
 def add_probe(subparsers: Subparsers) -> None:

@@ -48,11 +48,11 @@ def collect_probes(study: Path) -> None:
     from coordexp.analysis.comparison.findings import read_comparison
     from coordexp.analysis.comparison.probe_findings import write_study_probe
     from coordexp.analysis.comparison.probes import probe_study, read_probes
-    from coordexp.study.inputs import load_runs
+    from coordexp.study.inputs import candidates, load_runs
 
     step = read_comparison(study).decision_step
     settings = read_preregistration(study).probe
-    runs = load_runs(study)
+    runs = candidates(load_runs(study))
     probes = read_probes(runs, step, settings)
     write_study_probe(study, probe_study(runs, probes, step, settings))
 

@@ -92,6 +92,7 @@ def compare_logs(args: argparse.Namespace) -> None:
         image_side=args.image_side,
         cell=args.cell,
         evidence=args.evidence,
+        controls=args.control,
     )
     print((args.out / "recommendation.md").read_text(), end="")
 

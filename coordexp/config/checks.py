@@ -13,6 +13,7 @@ from coordexp.config.schema import (
     ProbeConfig,
     RuleConfig,
     ScenesConfig,
+    StudyConfig,
     TokenGroups,
     VariantConfig,
 )
@@ -31,7 +32,8 @@ def check(cfg: Config) -> None:
     check_adapter(cfg.optim)
     check_variant(cfg.variant)
     check_probe(cfg.probe)
-    check_variant_files(cfg.study.variants)
+    check_variant_files("variants", cfg.study.variants)
+    check_controls(cfg.study)
     check_rule(cfg.study.rule)
     if isinstance(cfg.data, CocoConfig):
         check_sources(cfg.data)
@@ -81,14 +83,25 @@ def check_probe(probe: ProbeConfig) -> None:
         )
 
 
-def check_variant_files(variants: list[str]) -> None:
-    """Each variant of a study is named once, and has a file."""
+def check_variant_files(key: str, variants: list[str]) -> None:
+    """Each variant in a list of the study (variants or controls) is named once, and has a file."""
     for name in variants:
         if variants.count(name) > 1:
-            raise UserError(f"configuration: study.variants: {name} is named twice")
+            raise UserError(f"configuration: study.{key}: {name} is named twice")
         if not (CONF_DIR / "variant" / f"{name}.yaml").exists():
             raise UserError(
-                f"configuration: study.variants: {name} has no file conf/variant/{name}.yaml"
+                f"configuration: study.{key}: {name} has no file conf/variant/{name}.yaml"
+            )
+
+
+def check_controls(study: StudyConfig) -> None:
+    """A control is a variant that is not a candidate: it may hold no role."""
+    check_variant_files("controls", study.controls)
+    for name in study.controls:
+        if name in study.variants:
+            raise UserError(
+                f"configuration: study.controls: {name} is in study.variants too: "
+                "a control holds no role, so name it in one of the two"
             )
 
 

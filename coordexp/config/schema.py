@@ -309,6 +309,8 @@ class StudyConfig:
     variants: Annotated[list[str], NOT_EMPTY]
     seeds: Annotated[int, at_least(1), at_most(1000)]
     rule: RuleConfig
+    # Variants that are trained beside them, to explain a lead. They hold no role and have no vote.
+    controls: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

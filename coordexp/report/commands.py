@@ -98,6 +98,8 @@ def compare_command(preregistration: Preregistration, study_dir: Path) -> str:
         command += ["--image-side", str(vision.side_px)]
     if vision and vision.cell_px:
         command += ["--cell", str(vision.cell_px)]
+    for control in preregistration.controls:
+        command += ["--control", control.replace("/", "-")]
     return shlex.join(command)
 
 

@@ -97,7 +97,8 @@ def temperature_table(comparison: Comparison) -> Table | None:
     table = Table("temperatures", columns)
     for temperature in temperatures:
         rows = comparison.temperatures[temperature]
-        best = best_variants({row.variant: row.values for row in rows}, metrics)
+        ranked = [row for row in rows if row.variant not in comparison.controls]
+        best = best_variants({row.variant: row.values for row in ranked}, metrics)
         for row in rows:
             used = ", ".join(number(value, ".2f") for value in dict.fromkeys(row.used))
             table.add(

@@ -129,7 +129,9 @@ def tables_of(
         window=lead_tables.window_table(of_primary),
         eliminations=lead_tables.elimination_table(recommendation.decision.eliminated),
         claims=lead_tables.claim_table(recommendation.confirmatory),
-        snapshots=result_tables.snapshot_tables(comparison.snapshots, ineligible, n_seeds),
+        snapshots=result_tables.snapshot_tables(
+            comparison.snapshots, ineligible, n_seeds, comparison.controls
+        ),
         beside=result_tables.beside_table(comparison),
         stability=curve_tables.stability_table(comparison),
         audit=log_tables.audit_table(audit),

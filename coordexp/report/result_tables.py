@@ -96,7 +96,10 @@ def judged(variant: str, ineligible: Sequence[Ineligible]) -> tuple[Part | str, 
 
 
 def snapshot_tables(
-    snapshots: Sequence[Snapshot], ineligible: Sequence[Ineligible], n_seeds: int
+    snapshots: Sequence[Snapshot],
+    ineligible: Sequence[Ineligible],
+    n_seeds: int,
+    controls: Sequence[str] = (),
 ) -> list[Table]:
     """The metrics at the decision step, then at each later step that only some runs have."""
     tables: list[Table] = []
@@ -106,16 +109,24 @@ def snapshot_tables(
             if tables:
                 who = "only one variant has" if len(snapshot.rows) == 1 else "not every run has"
                 caption = f"At step {snapshot.step}, which {who}: it decides nothing"
-            tables.append(snapshot_table(snapshot, caption, ineligible, n_seeds))
+            tables.append(snapshot_table(snapshot, caption, ineligible, n_seeds, controls))
     return tables
 
 
 def snapshot_table(
-    snapshot: Snapshot, caption: str, ineligible: Sequence[Ineligible], n_seeds: int
+    snapshot: Snapshot,
+    caption: str,
+    ineligible: Sequence[Ineligible],
+    n_seeds: int,
+    controls: Sequence[str],
 ) -> Table:
-    """The metrics at one step; how many seeds each variant has, where the study has several."""
+    """The metrics at one step; how many seeds each variant has, where the study has several.
+
+    A control has a row of its own, and is never shown as the best.
+    """
     metrics = metrics_in(snapshot.rows)
-    best = best_variants({row.variant: row.values for row in snapshot.rows}, metrics)
+    ranked = [row for row in snapshot.rows if row.variant not in controls]
+    best = best_variants({row.variant: row.values for row in ranked}, metrics)
     columns = words("variant")
     if n_seeds > 1:
         columns += numbers("seeds")

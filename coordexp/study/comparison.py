@@ -9,6 +9,7 @@ import msgspec
 from coordexp.config.compose import compose
 from coordexp.config.digests import digest, plain
 from coordexp.config.schema import ProbeConfig, RuleConfig
+from coordexp.config.suggest import did_you_mean
 from coordexp.errors import UserError
 from coordexp.metrics import log_key
 from coordexp.storage.files import read_json
@@ -23,14 +24,22 @@ def plan_comparison(
     rule: RuleConfig,
     side_px: int | None = None,
     cell_px: int | None = None,
+    controls: Sequence[str] = (),
 ) -> Study:
     """The study of runs that exist already, under this rule.
 
     The study's digest covers the bytes of the logs: if a log grows, it is another study.
 
+    Args:
+        controls: names of sources that explain a lead and may hold no role; those that are
+            controls of a study that was given are added.
+
     Raises:
-        UserError: a size is not positive.
+        UserError: a size is not positive, or a control is no source, or every source is a control.
     """
+    marked = [source.variant for source in sources if source.control]
+    controls = tuple(dict.fromkeys([*controls, *marked]))
+    refuse_controls(controls, sources)
     for name, value in (("image side", side_px), ("cell", cell_px)):
         if value is not None and not (isinstance(value, int) and value > 1):
             raise UserError(f"{name} {value}: must be a whole number of pixels above 1")
@@ -40,6 +49,7 @@ def plan_comparison(
         "rule": plain(rule),
         "vision": [side_px, cell_px],
         "probe": plain(probe),
+        "controls": sorted(controls),
     }
     variants = [source.variant for source in sources]
     return Study(
@@ -51,7 +61,20 @@ def plan_comparison(
         sources=tuple(sources),
         vision=Vision(side_px, cell_px) if side_px else None,
         probe=probe,
+        controls=controls,
     )
+
+
+def refuse_controls(controls: Sequence[str], sources: Sequence[Source]) -> None:
+    """Raises UserError: a control is not the name of a source, or no source is left to compare."""
+    names = list(dict.fromkeys(source.variant for source in sources))
+    for control in controls:
+        if control not in names:
+            raise UserError(
+                f"control {control}: no run has that name{did_you_mean(control, names)}"
+            )
+    if not set(names) - {*controls}:
+        raise UserError(f"control {', '.join(controls)}: no other run is left to compare")
 
 
 def default_rule(sources: Sequence[Source]) -> RuleConfig:

@@ -28,6 +28,7 @@ class RunData:
     run: RunDirectory | None = None
     manifest: RunManifest | None = None
     config: RunConfig | None = None
+    control: bool = False  # it explains a lead, and may hold no role
 
     @property
     def name(self) -> str:
@@ -62,6 +63,7 @@ def study_run(run: RegisteredRun) -> StudyRun:
     entry = StudyRun(
         variant=run.variant,
         seed=run.seed,
+        control=run.control,
         directory=run.directory,
         log=run.log,
         kind=run.kind,
@@ -79,7 +81,10 @@ def study_run(run: RegisteredRun) -> StudyRun:
 
 def load_runs(study_dir: Path) -> list[RunData]:
     """The runs noted in `runs.json`, with their logs read."""
-    return [load_study_run(entry) for entry in read_study_runs(study_dir)]
+    return [
+        replace(load_study_run(entry), control=entry.control)
+        for entry in read_study_runs(study_dir)
+    ]
 
 
 def load_study_run(entry: StudyRun) -> RunData:
@@ -147,6 +152,11 @@ def source_of(entry: StudyRun) -> Source:
             f"runs.json: {entry.variant} s{entry.seed} has no directory, nor log, kind and sha256"
         )
     return Source(entry.variant, entry.seed, Path(entry.log), entry.kind, entry.sha256, None)
+
+
+def candidates(runs: Sequence[RunData]) -> list[RunData]:
+    """The runs that may be recommended: all but the controls."""
+    return [run for run in runs if not run.control]
 
 
 def by_variant(runs: Sequence[RunData]) -> dict[str, list[RunData]]:

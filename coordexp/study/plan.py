@@ -16,7 +16,13 @@ from coordexp.config.checks import is_missing_directory
 from coordexp.config.compose import compose
 from coordexp.config.digests import digest, group_hash, plain, run_hash
 from coordexp.config.package import CONF_DIR
-from coordexp.config.schema import CocoConfig, Config, DataConfig, PretrainedQwen3VLConfig
+from coordexp.config.schema import (
+    CocoConfig,
+    Config,
+    DataConfig,
+    PretrainedQwen3VLConfig,
+    StudyConfig,
+)
 from coordexp.config.suggest import did_you_mean
 from coordexp.errors import UserError
 from coordexp.storage.runs import base_path, data_directory
@@ -46,17 +52,17 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     # complain about settings that only the experiment defines.
     known_anywhere = {*_OWN_KEYS, *(path.stem for path in (CONF_DIR / "variant").glob("*.yaml"))}
     if unknown := [key for key in settings if key not in known_anywhere]:
-        refuse_unknown(unknown, compose().study.variants)
+        refuse_unknown(unknown, trained(compose().study))
     common = [f"{key}={settings[key]}" for key in ("experiment", "study") if settings.get(key)]
     for_all = split_overrides(EVERY_VARIANT, settings.get(EVERY_VARIANT))
     shared = compose((*common, *for_all))
     study = shared.study
-    refuse_unknown(settings, study.variants)
+    refuse_unknown(settings, trained(study))
     seeds = settings.get("seeds", study.seeds)
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise UserError(f"--config seeds={seeds}: must be a whole number of at least 1")
     runs = []
-    for variant in study.variants:
+    for variant in trained(study):
         own = split_overrides(variant, settings.get(variant))
         overrides = (*common, f"variant={variant}", *for_all, *own)
         cfg = compose(overrides)
@@ -64,11 +70,24 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
             runs.append(planned_run(cfg, seed, (*overrides, f"seed={seed}")))
     identity = {
         "runs": sorted(r.key for r in runs),
+        "controls": sorted(study.controls),
         "rule": plain(study.rule),
         "probe": plain(shared.probe),
     }
-    hash8 = digest(identity)[:8]
-    return Study(study.name, hash8, seeds, tuple(runs), study.rule, probe=shared.probe)
+    return Study(
+        name=study.name,
+        hash8=digest(identity)[:8],
+        seeds=seeds,
+        runs=tuple(runs),
+        rule=study.rule,
+        probe=shared.probe,
+        controls=tuple(study.controls),
+    )
+
+
+def trained(study: StudyConfig) -> list[str]:
+    """Every variant that the study trains: the candidates, then the controls."""
+    return [*study.variants, *study.controls]
 
 
 def refuse_unknown(keys: Iterable[str], variants: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ class RegisteredRun:
 
     variant: str
     seed: int
+    control: bool = False  # it explains a lead, and may hold no role
     hash8: str | None = None  # of a run that the study trains
     directory: str | None = None  # of the run, where it is a run directory
     log: str | None = None  # of a run that was handed over
@@ -87,9 +88,14 @@ class Preregistration:
             ) from error
 
     @property
+    def controls(self) -> list[str]:
+        """The variants that are controls."""
+        return list(dict.fromkeys(run.variant for run in self.runs if run.control))
+
+    @property
     def directories(self) -> set[str]:
-        """The run directories among the runs."""
-        return {run.directory for run in self.runs if run.directory}
+        """The run directories among the candidates."""
+        return {run.directory for run in self.runs if run.directory and not run.control}
 
 
 def read_preregistration(study_dir: Path) -> Preregistration:
@@ -121,7 +127,8 @@ def preregister(study: Study, study_dir: Path | None = None) -> Path:
     runs = []
     for run in [*map(planned, study.runs), *map(handed_over, study.sources)]:
         registered = any(registers(e, run, rule_sha256) for e in earlier)
-        runs.append(replace(run, registered=registered))
+        control = run.variant in study.controls
+        runs.append(replace(run, registered=registered, control=control))
     registration = Preregistration(
         study=study.name,
         hash8=study.hash8,

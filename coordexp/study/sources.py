@@ -48,6 +48,7 @@ class Source:
     kind: SourceKind
     sha256: str
     run: RunDirectory | None
+    control: bool = False  # of a study that was given, in which it may hold no role
 
     @property
     def log_path(self) -> Path:
@@ -62,6 +63,7 @@ class _Claim:
     variant: str
     seed: int | None
     located: Located
+    control: bool = False
 
 
 def parse_sources(arguments: Sequence[str]) -> list[Source]:
@@ -144,7 +146,7 @@ def _study_claims(name: str, study: Path) -> list[_Claim]:
                 f"{study / 'runs.json'}: run {number} has no directory or log, or no valid variant"
             )
         located = locate(_beside(study, Path(path)))
-        claims.append(_Claim(f"{name}/{entry.variant}", entry.seed, located))
+        claims.append(_Claim(f"{name}/{entry.variant}", entry.seed, located, entry.control))
     return claims
 
 
@@ -202,4 +204,4 @@ def _source(claim: _Claim, seed: int) -> Source:
     with naming_unreadable(path):
         sha256 = source_sha256(path, kind)
     run = RunDirectory(path) if kind == RUN_DIRECTORY else None
-    return Source(claim.variant, seed, path, kind, sha256, run)
+    return Source(claim.variant, seed, path, kind, sha256, run, claim.control)

@@ -71,6 +71,7 @@ class Study:
     sources: tuple[Source, ...] = ()
     vision: Vision | None = None
     probe: ProbeConfig | None = None  # the recipe of the Stage-2 probe
+    controls: tuple[str, ...] = ()  # variants that are no candidates
 
     @property
     def path(self) -> Path:
@@ -87,17 +88,22 @@ class Study:
         return files + [str(source.log_path) for source in self.sources]
 
     @property
+    def candidates(self) -> list[PlannedRun]:
+        """The runs that may be recommended: all but the controls."""
+        return [run for run in self.runs if run.variant not in self.controls]
+
+    @property
     def decision_step(self) -> int | None:
-        """The step at which the runs will be compared if all of them finish.
+        """The step at which the candidates will be compared if all of them finish.
 
         None if they share no eval step.
         """
         setting = self.rule.decision_step
         if setting != "last_common":
             return int(setting)
-        if not self.runs:
+        if not self.candidates:
             return None
-        common = frozenset.intersection(*(run.eval_steps for run in self.runs))
+        common = frozenset.intersection(*(run.eval_steps for run in self.candidates))
         return max(common, default=None)
 
     @property
@@ -107,7 +113,8 @@ class Study:
         if step is None or recipe is None:
             return []
         return [
-            str(probe_directory(run.directory, step, recipe) / "probe.json") for run in self.runs
+            str(probe_directory(run.directory, step, recipe) / "probe.json")
+            for run in self.candidates
         ]
 
     def run(self, variant: str, seed: int | str, hash8: str) -> PlannedRun:

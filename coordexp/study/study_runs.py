@@ -16,6 +16,7 @@ class StudyRun:
 
     variant: str
     seed: int
+    control: bool = False  # it explains a lead, and may hold no role
     directory: str | None = None  # of a run directory
     log: str | None = None  # of a run that was handed over
     kind: SourceKind | None = None  # of what was handed over

@@ -56,6 +56,7 @@ STUDY_FILES = (
 RUN_TAG = "coordexp.run"
 STUDY_TAG = "coordexp.study"
 STEP_TAG = "coordexp.imported_step"
+CONTROL_TAG = "coordexp.control_of"
 NOTE_CHARACTERS = 8000  # MLflow's maximum length
 
 
@@ -137,6 +138,8 @@ def import_study(study_dir: Path) -> TrackedStudy:
         series = series_of_entry(entry)
         if series and series.points:
             run_ids[series.key] = import_series(series)
+            if entry.control:
+                tag_control(run_ids[series.key], study_dir)
     models: dict[str, int | None] = {}
     with mlflow_client() as (client, experiment_id):
         comparison_run_id = import_comparison(client, experiment_id, study_dir, roles)
@@ -154,6 +157,12 @@ def import_study(study_dir: Path) -> TrackedStudy:
     )
     write_tracked_study(study_dir, tracked)
     return tracked
+
+
+def tag_control(run_id: str, study_dir: Path) -> None:
+    """Tag a run as a control, with the study it is one of: it may be a candidate of another."""
+    with mlflow_client() as (client, _):
+        client.set_tag(run_id, CONTROL_TAG, f"{study_dir.parent.name}/{study_dir.name}")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from coordexp.analysis.audit.validation_set import Validation, validation_of
 from coordexp.analysis.audit.variant_of_log import coordinate_switch, declared, other_variant
 from coordexp.config.digests import flatten
 from coordexp.storage.logs.log import Log
-from coordexp.study.inputs import RunData
+from coordexp.study.inputs import RunData, candidates
 
 PASSING = ("consistent", "not identifiable")
 COMPARED_GROUPS = ("model", "data", "optim", "train")
@@ -38,17 +38,25 @@ BOOKKEEPING = {
 def audit(runs: Sequence[RunData]) -> Audit:
     """The audit of a study.
 
+    A control is compared with the candidates. A candidate is not compared with controls, so that a
+    control cannot make it fail, and cannot cap a grade.
+
     Raises:
         UserError: a token table cannot be read.
     """
     validation = validation_of(runs)
-    entries = [audit_run(run, runs, validation) for run in runs]
-    passed = [entry.name for entry in entries if entry.passed]
-    return Audit(entries, config_differences(runs), passed)
+    entries = []
+    for run in runs:
+        peers = [peer for peer in runs if peer is run or not peer.control]
+        entries.append(audit_run(run, peers, validation.of(peers)))
+    compared = candidates(runs)
+    names = {run.name for run in compared}
+    passed = [entry.name for entry in entries if entry.passed and entry.name in names]
+    return Audit(entries, config_differences(compared), passed)
 
 
 def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> RunAudit:
-    """Ratios, verdict and checks of one run of a study."""
+    """Ratios, verdict and checks of one run; `runs` are those it is compared with, and itself."""
     gas = accumulation(run)
     families = {family: family_ratios(run.log, family) for family in applicable(run.log)}
     verdict, why = verdict_on(run, families, gas)

@@ -82,7 +82,7 @@ class RunAudit:
 class Audit:
     """The audit of a study.
 
-    differences: settings outside `variant` that are not the same in every run.
+    differences: settings outside `variant` that are not the same in every candidate.
     passed: the names of the runs that may be recommended.
     """
 

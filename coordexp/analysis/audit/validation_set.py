@@ -28,6 +28,14 @@ class Validation:
     digests: dict[str, str | None]
     sizes: dict[str, int]
 
+    def of(self, runs: Sequence[RunData]) -> Validation:
+        """What these runs alone were evaluated on."""
+        names = {run.name for run in runs}
+        return Validation(
+            {name: value for name, value in self.digests.items() if name in names},
+            {name: value for name, value in self.sizes.items() if name in names},
+        )
+
 
 def validation_of(runs: Sequence[RunData]) -> Validation:
     """Raises UserError: a token table cannot be read."""

@@ -25,7 +25,7 @@ from coordexp.analysis.comparison.stability import rank_stability
 from coordexp.config.schema import RuleConfig
 from coordexp.errors import UserError
 from coordexp.metrics import METRICS, TEMPERATURE_PREFIX
-from coordexp.study.inputs import RunData, by_variant
+from coordexp.study.inputs import RunData, by_variant, candidates
 from coordexp.study.study import Vision
 
 
@@ -41,9 +41,11 @@ def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = N
     """
     finished = [run for run in runs if not run.diverged and run.log.evals]
     groups = by_variant(finished)
+    controls = list(dict.fromkeys(run.variant for run in runs if run.control))
     temperature, names = rule.temperature, rule.metrics
 
-    steps = common_steps(finished)
+    # Controls have no say in the steps that are compared, nor in what is best at them.
+    steps = common_steps(candidates(finished))
     decision_step = decide_step(steps, rule.decision_step)
     window = window_steps(steps, decision_step, rule.window)
 
@@ -60,8 +62,9 @@ def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = N
 
     means = {name: mean_curves(of_rule, name) for name in names}
     levels = plateaus(finished, temperature)
-    level_drifts = drifts(levels)
-    sides_px, cell_px = vision_facts(finished, vision)
+    level_drifts = drifts([level for level in levels if level.variant not in controls])
+    sides_px, cell_px = vision_facts(candidates(finished), vision)
+    ranked = {t: without(at, controls) for t, at in decision.items()}
     blind = blind_of_tables(groups, decision_step, temperature)
     return Comparison(
         temperature=temperature,
@@ -70,19 +73,25 @@ def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = N
         window=Window(rule.window, window),
         snapshots=snapshots,
         temperatures={t: temperature_rows(groups, at, t) for t, at in decision.items()},
-        winners={t: winners(at, names) for t, at in decision.items()},
+        winners={t: winners(at, names) for t, at in ranked.items()},
         curves=of_rule,
         bands=bands(groups, tables),
-        stability=stability(means, steps, window),
+        stability=stability(means, steps, window, controls),
         plateau=levels,
         drift=level_drifts,
         differences=differences(groups, means, tables, decision_step, window, rule),
         slices=slices(groups, decision_step, temperature),
         resolution_limit=resolution_limit(
-            snapshots[0].rows if snapshots else [], level_drifts, sides_px, cell_px, blind
+            ranked[temperature].rows if snapshots else [], level_drifts, sides_px, cell_px, blind
         ),
         blind=blind,
+        controls=controls,
     )
+
+
+def without(snapshot: Snapshot, controls: Sequence[str]) -> Snapshot:
+    """The snapshot of the candidates alone."""
+    return replace(snapshot, rows=[r for r in snapshot.rows if r.variant not in controls])
 
 
 def common_steps(runs: Sequence[RunData]) -> list[int]:
@@ -129,17 +138,22 @@ def window_steps(steps: Sequence[int], decision_step: int | None, share: float) 
 
 
 def stability(
-    means: Mapping[str, Mapping[str, Curve]], steps: Sequence[int], window: Sequence[int]
+    means: Mapping[str, Mapping[str, Curve]],
+    steps: Sequence[int],
+    window: Sequence[int],
+    controls: Sequence[str] = (),
 ) -> dict[str, Stability]:
     """Rank stability of each metric: winners over all common steps, the rest within the window.
 
-    A metric that some variant lacks at a common step is left out.
+    A metric that some candidate lacks at a common step is left out.
 
     Args:
         means: the variants' mean curves, by metric and variant.
+        controls: variants that are not ranked.
     """
     found = {}
-    for name, curves in means.items():
+    for name, of_all in means.items():
+        curves = {variant: curve for variant, curve in of_all.items() if variant not in controls}
         complete = all(step in curve for curve in curves.values() for step in steps)
         if len(curves) < 2 or not window or not complete:
             continue

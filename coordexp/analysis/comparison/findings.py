@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.storage.files import write_csv
@@ -187,6 +189,9 @@ class ResolutionLimit:
     test: str
 
 
+Row = TypeVar("Row", SnapshotRow, TemperatureRow, CurveRow, Band, Plateau)
+
+
 @dataclass(frozen=True)
 class BlindMae:
     """The error of guesses that see no picture, fitted on other images, in bins.
@@ -215,6 +220,8 @@ class Comparison:
     stability: by metric.  slices: by variant; empty without token tables.
     resolution_limit: None where image sizes or MAE are not known.
     blind: on the coordinates that are judged; None without token tables.
+    controls: variants that are measured like the others (curves, snapshots, differences, …) and
+        take no part in what picks a best one (common steps, winners, stability, drift).
     """
 
     temperature: str
@@ -233,6 +240,27 @@ class Comparison:
     slices: dict[str, Slices]
     resolution_limit: ResolutionLimit | None
     blind: BlindMae | None = None
+    controls: list[str] = field(default_factory=list)
+
+    @property
+    def of_candidates(self) -> Comparison:
+        """The comparison without the controls."""
+
+        def kept(rows: Sequence[Row]) -> list[Row]:
+            return [row for row in rows if row.variant not in self.controls]
+
+        pairs = self.differences
+        return replace(
+            self,
+            snapshots=[Snapshot(at.step, kept(at.rows)) for at in self.snapshots],
+            temperatures={t: kept(rows) for t, rows in self.temperatures.items()},
+            curves=kept(self.curves),
+            bands=kept(self.bands),
+            plateau=kept(self.plateau),
+            differences=[p for p in pairs if not {p.first, p.second} & {*self.controls}],
+            slices={v: s for v, s in self.slices.items() if v not in self.controls},
+            controls=[],
+        )
 
     @property
     def decision_rows(self) -> list[SnapshotRow]:

@@ -14,6 +14,7 @@ from coordexp.analysis.recommendation.by_values import settled_from
 from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.caveats import alerts, caveats, contradicting
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
+from coordexp.analysis.recommendation.control import control_lines
 from coordexp.analysis.recommendation.elimination import (
     Criterion,
     contradictions,
@@ -69,7 +70,7 @@ from coordexp.config.digests import digest
 from coordexp.config.schema import Prefer, RuleConfig
 from coordexp.metrics import METRICS, Metric
 from coordexp.storage.files import sha256_directory, write_text
-from coordexp.study.inputs import RunData
+from coordexp.study.inputs import RunData, candidates
 from coordexp.study.preregistration import Preregistration
 
 PREFERENCES = {
@@ -89,7 +90,26 @@ def recommend(
 
     A role is None if no run may hold it; the reasons say why. The confirmatory family and the grade
     of Stage-1 belong to the choice of the metrics alone; all other statements to the final primary.
+    Controls take no part; `control.py` says what they explain.
     """
+    plan = replace(study, runs=[run for run in study.runs if not run.control])
+    found = of_candidates(plan, candidates(runs), audit, comparison.of_candidates, probe)
+    refused = {entry.variant for entry in found.ineligible}
+    rows = {r.variant: r.values for r in comparison.of_candidates.decision_rows}
+    eligible = {variant: row for variant, row in rows.items() if variant not in refused}
+    primary = found.primary.variant if found.primary else None
+    explained = control_lines(runs, audit, comparison, eligible, primary, study.decision_rule)
+    return replace(found, caveats=[*found.caveats, *explained])
+
+
+def of_candidates(
+    study: Preregistration,
+    runs: Sequence[RunData],
+    audit: Audit,
+    comparison: Comparison,
+    probe: StudyProbe,
+) -> Recommendation:
+    """The recommendation among the candidates: the study without its controls."""
     rule = study.decision_rule
     rows: Values = {row.variant: row.values for row in comparison.decision_rows}
     refusals = eligibility(runs, audit, rows, rule)
