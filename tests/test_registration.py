@@ -36,7 +36,7 @@ def test_registration_is_written_once_and_never_changed():
     first = plan_study({})
     path = preregister(first)
     written = path.read_bytes()
-    assert [run["existing"] for run in read_json(path)["runs"]] == [False] * 3
+    assert [run["existing"] for run in read_json(path)["runs"]] == [False] * 4
     give_results(first.runs[0])
     assert preregister(first) == path
     assert path.read_bytes() == written
@@ -48,7 +48,7 @@ def test_more_seeds_are_recorded_and_old_runs_stay_registered():
     for run in first.runs:
         give_results(run)
     more = register({"seeds": 2})
-    assert [run["existing"] for run in more["runs"]] == [True, False] * 3
+    assert [run["existing"] for run in more["runs"]] == [True, False] * 4
     assert all(run["registered"] for run in more["runs"] if run["existing"])
     (earlier,) = more["earlier_studies"]
     assert earlier["changed"] == ["1 seeds a variant (now 2)"]
