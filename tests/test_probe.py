@@ -139,7 +139,8 @@ def test_validation_is_the_mean_over_boxes(tiny, scenes, temperature):
         copy.deepcopy(tiny.vlm),
         val,
         images,
-        settings(f"temperature={temperature}", "micro_batch=3"),
+        settings("micro_batch=3"),
+        temperature,
     )
     expected = by_hand(tiny.vlm, val, images, temperature)
     assert table["image_id"].tolist() == sorted(images)

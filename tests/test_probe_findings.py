@@ -73,21 +73,26 @@ def records() -> Path:
 
 
 def write_probe(
-    run, share_right: float, rng: np.random.Generator, parse: float = 1.0, geo: float = 0.2
+    run,
+    share_right: float,
+    rng: np.random.Generator,
+    parse: float = 1.0,
+    geo: float = 0.2,
+    share_after: float | None = None,
 ) -> None:
-    """A finished probe in which this share of the pictures is right, before and after."""
+    """A finished probe in which this share of the pictures is right, before and after.
+
+    After the fine-tune it is `share_after`, where that is given.
+    """
     out = probe_directory(run, 360, plain(composed().probe))
     path = records()
     right = write_coordjson([CoordObject("red circle", "bbox_2d", (79, 79, 472, 472))])
     wrong = write_coordjson([CoordObject("red circle", "bbox_2d", (600, 600, 900, 900))])
     for moment in ("before", "after"):
         rows = []
+        share = share_right if moment == "before" or share_after is None else share_after
         for i in range(N_IMAGES):
-            text = (
-                (right if rng.random() < share_right else wrong)
-                if rng.random() < parse
-                else "no list"
-            )
+            text = (right if rng.random() < share else wrong) if rng.random() < parse else "no list"
             rows.append(
                 {
                     "image_id": i,
@@ -127,6 +132,8 @@ def write_probe(
         checkpoint_sha256="0" * 64,
         data_sha256={},
         settings=plain(composed().probe),
+        temperature=0.8,
+        temperature_source="token table",
         status="complete",
         reason=None,
         images=N_IMAGES,

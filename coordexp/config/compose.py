@@ -121,8 +121,18 @@ def typed(composed: DictConfig) -> Config:
     cfg = OmegaConf.to_object(composed)
     assert isinstance(cfg, Config)
     cfg = replace(cfg, model=with_spelled_paths(cfg.model), data=with_spelled_paths(cfg.data))
+    decode = spelled_number(cfg.probe.temperature)
+    cfg = replace(cfg, probe=replace(cfg.probe, temperature=decode))
     check(cfg)
     return cfg
+
+
+def spelled_number(setting: str) -> str:
+    """A number in one spelling (`1`, `1.0` and `1e0` are `1.0`); another word as it is."""
+    try:
+        return str(float(setting))
+    except ValueError:
+        return setting
 
 
 def with_spelled_paths(settings: Settings) -> Settings:

@@ -8,6 +8,7 @@ a single setting are in its type; conditions on several settings are in `checks.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -313,6 +314,20 @@ class StudyConfig:
     controls: list[str] = field(default_factory=list)
 
 
+FITTED = "fitted"
+DECODE_TEMPERATURE = Limit(
+    "must be fitted or a positive number",
+    lambda value: value == FITTED or is_positive_number(value),
+)
+
+
+def is_positive_number(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf  # false for NaN
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True)
 class ProbeConfig:
     """The Stage-2 probe: one recipe for every candidate.
@@ -327,7 +342,7 @@ class ProbeConfig:
     adapter_rank: CountOrZero  # LoRA as in optim.adapter; 0: every weight is trained
     gradient_checkpointing: bool
     lr: Positive
-    temperature: Positive  # of the expected-coordinate decode
+    temperature: Annotated[str, DECODE_TEMPERATURE]  # of the expected-coordinate decode
     l1_weight: NotNegative
     giou_weight: NotNegative
     text_weight: NotNegative

@@ -14,7 +14,9 @@ from coordexp.storage.typed import read_typed
 
 PROBE_FILE = "probe.json"
 
-Settings = dict[str, bool | int | float]  # of ProbeConfig
+Settings = dict[str, bool | int | float | str]  # of ProbeConfig
+# Where the temperature of the decode comes from. Without a token table it is 1.
+TemperatureSource = Literal["setting", "token table", "no token table"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class ProbeInputs:
     checkpoint_sha256: str
     data_sha256: dict[str, str]  # by split
     settings: Settings
+    temperature: float  # at which expected coordinates are decoded
+    temperature_source: TemperatureSource
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class ProbeManifest:
     checkpoint_sha256: str
     data_sha256: dict[str, str]
     settings: Settings
+    temperature: float
+    temperature_source: TemperatureSource
     status: Literal["complete", "diverged"]
     reason: str | None
     images: int
@@ -88,7 +94,13 @@ class ProbeManifest:
 
     @property
     def inputs(self) -> ProbeInputs:
-        return ProbeInputs(self.checkpoint_sha256, self.data_sha256, self.settings)
+        return ProbeInputs(
+            self.checkpoint_sha256,
+            self.data_sha256,
+            self.settings,
+            self.temperature,
+            self.temperature_source,
+        )
 
 
 @dataclass(frozen=True)

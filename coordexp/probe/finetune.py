@@ -1,7 +1,7 @@
 """A short geometric fine-tune with teacher forcing, and the same losses on the validation set.
 
-At each coordinate slot of the ground truth the expected coordinate is decoded, at the same
-temperature for every candidate. The loss of a box is L1 + (1 - GIoU) in normalised coordinates,
+At each coordinate slot of the ground truth the expected coordinate is decoded, at the candidate's
+temperature (temperature.py). The loss of a box is L1 + (1 - GIoU) in normalised coordinates,
 that of a polygon is L1 alone, and that of text is the cross-entropy.
 """
 
@@ -55,7 +55,11 @@ class Losses:
 
 
 def fine_tune(
-    vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
+    vlm: Qwen3VLForConditionalGeneration,
+    train: Dataset,
+    cfg: ProbeConfig,
+    log: Path,
+    temperature: float = 1.0,
 ) -> tuple[list[dict[str, float]], str | None]:
     """Fine-tune `vlm` in place by `cfg.steps` steps of AdamW.
 
@@ -72,7 +76,7 @@ def fine_tune(
     vlm.eval()
     if cfg.gradient_checkpointing:
         checkpoint_layers(vlm)
-    found = take_steps(vlm, train, cfg, log)
+    found = take_steps(vlm, train, cfg, log, temperature)
     if cfg.adapter_rank:
         fold_in(vlm)
     vlm.eval()
@@ -91,7 +95,11 @@ def checkpoint_layers(vlm: Qwen3VLForConditionalGeneration) -> None:
 
 
 def take_steps(
-    vlm: Qwen3VLForConditionalGeneration, train: Dataset, cfg: ProbeConfig, log: Path
+    vlm: Qwen3VLForConditionalGeneration,
+    train: Dataset,
+    cfg: ProbeConfig,
+    log: Path,
+    temperature: float,
 ) -> tuple[list[dict[str, float]], str | None]:
     trained = [p for p in vlm.parameters() if p.requires_grad]
     # On a GPU, AdamW's default implementation holds a temporary copy of all weights; the fused one
@@ -108,7 +116,7 @@ def take_steps(
             counts = torch.stack([count(train, batch) for batch in batches]).sum(0).to(vlm.device)
             sums = torch.zeros(3, device=vlm.device)
             for batch in batches:
-                found = batch_losses(vlm, batch.to(vlm.device), train, cfg.temperature).sums
+                found = batch_losses(vlm, batch.to(vlm.device), train, temperature).sums
                 objective(found, counts, cfg).backward()
                 sums += found.detach()
             norm = float(torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM))
@@ -131,7 +139,11 @@ def take_steps(
 
 @torch.no_grad()
 def validate(
-    vlm: Qwen3VLForConditionalGeneration, val: Dataset, images: Iterable[int], cfg: ProbeConfig
+    vlm: Qwen3VLForConditionalGeneration,
+    val: Dataset,
+    images: Iterable[int],
+    cfg: ProbeConfig,
+    temperature: float = 1.0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """The losses of these images without gradients.
 
@@ -147,7 +159,7 @@ def validate(
     geo: list[float] = []
     for first in range(0, len(images), cfg.micro_batch):
         batch = val.batch(images[first : first + cfg.micro_batch]).to(vlm.device)
-        losses = batch_losses(vlm, batch, val, cfg.temperature)
+        losses = batch_losses(vlm, batch, val, temperature)
         sums += losses.sums
         counts += count(val, batch).to(vlm.device)
         ids += losses.image_ids

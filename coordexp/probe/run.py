@@ -7,9 +7,10 @@
                               an exchanged picture swapped_with, n_coord, mae_right, mae_swapped
 <out>/probe.json              settings, digests, losses, seconds; written last: marks it finished
 
-Every candidate gets the same settings: the same images in the same order, the same temperature,
-float32, dropout off. The fine-tuned weights are not kept: the probe only measures how well a
-checkpoint learns continuous losses.
+Every candidate gets the same settings: the same images in the same order, float32, dropout off.
+Expected coordinates are decoded at the candidate's fitted temperature (temperature.py). The
+fine-tuned weights are not kept: the probe only measures how well a checkpoint learns continuous
+losses.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from coordexp.probe.finetune import fine_tune, validate
 from coordexp.probe.generation import Generate, greedy, token_budget
 from coordexp.probe.rollout import of_what, roll_out
 from coordexp.probe.swapped import ExchangedPictures, swapped_errors
+from coordexp.probe.temperature import decode_temperature
 from coordexp.storage.files import (
     locked,
     replacing,
@@ -92,10 +94,13 @@ def run_probe(
     """
     checkpoint, manifest = checkpoint_of(source), out / PROBE_FILE
     with locked(out / ".lock", "being probed", wait):
+        decode = decode_temperature(cfg.temperature, checkpoint)
         inputs = ProbeInputs(
             checkpoint_sha256=sha256_directory(checkpoint),
             data_sha256={split: sha256_file(data / f"{split}.jsonl") for split in ("train", "val")},
             settings=plain(cfg),
+            temperature=decode.value,
+            temperature_source=decode.source,
         )
         if is_finished(manifest, inputs):
             manifest.touch()
@@ -105,8 +110,7 @@ def run_probe(
         vlm, processor = load_base(checkpoint, torch.float32)
         train, val = (Dataset(data / f"{split}.jsonl", processor) for split in ("train", "val"))
         wall_s = {"load": time.perf_counter() - started}
-        sha256 = inputs.checkpoint_sha256
-        result = probe(vlm.to(device), sha256, train, val, out, cfg, wall_s, generator)
+        result = probe(vlm.to(device), inputs, train, val, out, cfg, wall_s, generator)
         finished = ProbeManifest(
             checkpoint=str(checkpoint),
             records=str(data / "val.jsonl"),
@@ -154,7 +158,7 @@ def artifacts(out: Path) -> dict[str, str]:
 
 def probe(
     vlm: Qwen3VLForConditionalGeneration,
-    sha256: str,
+    inputs: ProbeInputs,
     train: Dataset,
     val: Dataset,
     out: Path,
@@ -165,22 +169,23 @@ def probe(
     """Roll out and validate, also with exchanged pictures; fine-tune `vlm`; roll out and validate.
 
     Everything but probe.json is written to `out`; seconds by part are added to `wall_s`.
-    `sha256` identifies the weights of `vlm`.
+    `inputs` identifies the weights of `vlm`, and gives the temperature of the decode.
     """
+    temperature = inputs.temperature
     images, budget = evenly_spaced(len(val), cfg.images).tolist(), token_budget(val)
     rollouts = Rollouts(vlm, out, cfg.rollout_batch, budget, generator, wall_s)
-    rollouts.write("before", sha256, val, images)
+    rollouts.write("before", inputs.checkpoint_sha256, val, images)
     with timed(wall_s, "validation_before"):
-        table, before = validate(vlm, val, images, cfg)
+        table, before = validate(vlm, val, images, cfg, temperature)
     exchanged = ExchangedPictures(val, exchanged_pictures(val.records, images))
     with timed(wall_s, "validation_swapped"):
         errors, swapped = swapped_errors(vlm, exchanged, len(images), cfg.micro_batch)
     if swapped:
-        rollouts.write("swapped", sha256, exchanged, exchanged.rolled_out)
+        rollouts.write("swapped", inputs.checkpoint_sha256, exchanged, exchanged.rolled_out)
     else:
         shutil.rmtree(out / "swapped", ignore_errors=True)  # of earlier settings
     rows, reason, table_after, after = tune_and_validate(
-        vlm, train, val, images, cfg, out / "probe.jsonl", wall_s
+        vlm, train, val, images, cfg, temperature, out / "probe.jsonl", wall_s
     )
     after_sha256 = None if reason else weights_sha256(vlm)
     if after_sha256:
@@ -234,6 +239,7 @@ def tune_and_validate(
     val: Dataset,
     images: Sequence[int],
     cfg: ProbeConfig,
+    temperature: float,
     log: Path,
     wall_s: dict[str, float],
 ) -> tuple[list[dict[str, float]], str | None, pd.DataFrame, dict[str, float]]:
@@ -243,9 +249,9 @@ def tune_and_validate(
         The logged rows, the reason of a divergence (else None), and both results of `validate`.
     """
     with timed(wall_s, "fine_tune"):
-        rows, reason = fine_tune(vlm, train, cfg, log)
+        rows, reason = fine_tune(vlm, train, cfg, log, temperature)
     with timed(wall_s, "validation_after"):
-        table, losses = validate(vlm, val, images, cfg)
+        table, losses = validate(vlm, val, images, cfg, temperature)
     if reason is None and not np.isfinite(list(losses.values())).all():
         reason = f"after step {len(rows)}: the validation loss is not finite"
     return rows, reason, table, losses

@@ -47,6 +47,7 @@ class Tables:
     rankings: Table | None
     probe_metrics: Table | None
     pictures: Table | None
+    fine_tune: Table | None
     votes: Table
     earlier: Table | None
     trained: Table | None
@@ -63,6 +64,7 @@ class Page:
         loss before step 1).
     temperatures: those at which the logs hold metrics.
     disagreements: metrics whose best variant depends on the temperature.
+    decode_temperatures: at which the probe decoded the coordinates of each candidate.
     """
 
     study_dir: Path
@@ -78,6 +80,7 @@ class Page:
     not_checked: list[Statement]
     temperatures: list[str]
     disagreements: list[str]
+    decode_temperatures: list[str]
     versions: list[str]
     study_command: str
     run_commands: list[str]
@@ -110,6 +113,7 @@ def page_of(
         not_checked=log_tables.not_checked(study.audit),
         temperatures=curve_tables.temperatures_read(comparison),
         disagreements=curve_tables.temperature_disagreements(comparison),
+        decode_temperatures=probe_tables.temperatures(study.probe),
         versions=run_tables.versions(study.runs),
         study_command=commands.study_command(study.preregistration),
         run_commands=commands.run_commands(study.preregistration),
@@ -143,6 +147,7 @@ def tables_of(
         rankings=probe_tables.ranking_table(recommendation.probe),
         probe_metrics=probe_tables.metric_table(study.probe, study.stage1_primary),
         pictures=picture_tables.picture_table(study.probe),
+        fine_tune=probe_tables.fine_tune_table(study.probe),
         votes=run_tables.vote_table(study.preregistration),
         earlier=run_tables.earlier_table(study.preregistration),
         trained=run_tables.trained_table(study.runs),

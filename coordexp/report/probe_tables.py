@@ -18,9 +18,17 @@ from coordexp.report.table import (
     column,
     empty,
     name,
+    numbers,
     small,
     words,
 )
+
+# Where the temperature of the decode comes from, in words.
+ORIGINS = {
+    "setting": "probe.temperature",
+    "token table": "fitted on one half of the validation images",
+    "no token table": "not fitted: there is no token table",
+}
 
 
 def ranking_table(finding: ProbeFinding | None) -> Table | None:
@@ -73,6 +81,38 @@ def metric_table(probe: StudyProbe, primary: str | None) -> Table | None:
                 *[lead_cell(over.get(rival)) for rival in rivals],
             )
     return table
+
+
+def fine_tune_table(probe: StudyProbe) -> Table | None:
+    """What the fine-tune changed in each candidate's rollouts; None without such an interval."""
+    if not probe.fine_tune_effects:
+        return None
+    caption = "Rollouts of each candidate before and after the fine-tune, with the 95 % interval"
+    columns = [*words("candidate", "metric"), *numbers("start", "end", "change")]
+    table = Table("fine-tune", columns, caption=caption)
+    for effect in probe.fine_tune_effects:
+        change = effect.change
+        interval = f"[{number(change.low, '+.3f')}, {number(change.high, '+.3f')}]"
+        table.add(
+            cell(name(effect.variant)),
+            cell(PROBE_METRICS[effect.metric].label),
+            cell(number(effect.before, ".3f")),
+            cell(number(effect.after, ".3f")),
+            cell(number(change.difference, "+.3f"), small(interval)),
+        )
+    return table
+
+
+def temperatures(probe: StudyProbe) -> list[str]:
+    """At which temperature each candidate's coordinates were decoded, and where it comes from."""
+    lines = []
+    for candidate in probe.candidates:
+        if candidate.temperature is not None and candidate.temperature_source is not None:
+            value, origin = candidate.temperature, ORIGINS[candidate.temperature_source]
+            lines.append(
+                f"{candidate.variant} s{candidate.seed}: T = {number(value, '.3g')} ({origin})"
+            )
+    return lines
 
 
 def metric_heading(metric: ProbeMetric) -> Line:

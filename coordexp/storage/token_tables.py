@@ -91,6 +91,22 @@ def write_table(
         pq.write_table(arrow, temporary, compression="zstd")
 
 
+def read_fitted_temperature(path: Path) -> float:
+    """The temperature that was fitted on one half of the table's images.
+
+    Raises:
+        UserError: the file is broken, or does not name it.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable parquet file ({first_line}): {_ADVICE}") from error
+    if b"fitted_temperature" not in metadata:
+        raise UserError(f"{path}: names no fitted temperature: {_ADVICE}")
+    return float(metadata[b"fitted_temperature"])
+
+
 def read_tokens(
     path: Path, temperature: str, metrics: Sequence[Metric], slices: bool = False
 ) -> TokenColumns:

@@ -27,6 +27,8 @@ class Candidate:
     dropped: objects of the first rollouts that broke the grammar, by reason.
     wall_s: seconds by part.
     curve: the losses of the fine-tune, with its step.
+    temperature: at which expected coordinates were decoded.
+    temperature_source: `token table` (fitted), `setting`, or `no token table` (T = 1).
     """
 
     variant: str
@@ -40,6 +42,24 @@ class Candidate:
     dropped: dict[str, int]
     wall_s: dict[str, float]
     curve: list[dict[str, int | float]]
+    temperature: float | None = None
+    temperature_source: str | None = None
+
+
+@dataclass(frozen=True)
+class FineTuneEffect:
+    """A rollout metric of one variant before and after the fine-tune, over its complete probes.
+
+    metric: its name before the fine-tune.
+    before, after: averaged over the seeds.
+    change: after minus before, paired on seeds and images.
+    """
+
+    variant: str
+    metric: str
+    before: float
+    after: float
+    change: Estimate
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,7 @@ class StudyProbe:
     not_probed: names of runs.
     means: the metrics of each variant, averaged over its probed seeds.
     differences: of every pair, paired on seeds and images; no margin is set for these metrics.
+    fine_tune_effects: of each variant and each rollout metric that is measured twice.
     aggregates: shown beside; they never change a role.
     contributions: by variant, MAE with another picture minus MAE with the right one, in bins,
         paired over images; missing where no pictures could be exchanged.
@@ -81,6 +102,7 @@ class StudyProbe:
     aggregates: Aggregates | None = None
     contributions: dict[str, Estimate] = field(default_factory=dict)
     blind: BlindProbe | None = None
+    fine_tune_effects: list[FineTuneEffect] = field(default_factory=list)
 
 
 def read_study_probe(study_dir: Path) -> StudyProbe:

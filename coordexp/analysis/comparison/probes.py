@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from coordexp.analysis.comparison.pairs import (
     value_estimate,
     variant_pairs,
 )
-from coordexp.analysis.comparison.probe_findings import Candidate, StudyProbe
+from coordexp.analysis.comparison.probe_findings import Candidate, FineTuneEffect, StudyProbe
 from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.metrics import PROBE_METRICS
 from coordexp.resampling import image_weights
@@ -30,7 +30,12 @@ from coordexp.study.inputs import RunData, by_variant
 if TYPE_CHECKING:
     from coordexp.detection.probes import Probed
 
+T = TypeVar("T")
+
 Probes = Mapping[str, "Probed"]  # by run name
+
+# The rollout metrics that are measured before and after the fine-tune, by their name before it.
+REPEATED = [name for name in PROBE_METRICS if f"{name}_after" in PROBE_METRICS]
 
 
 def read_probes(
@@ -61,15 +66,17 @@ def probe_study(
     runs: Sequence[RunData], probes: Probes, step: int | None, settings: Settings | None
 ) -> StudyProbe:
     """What the probes say; without candidates where nothing was probed."""
+    measured = {run.name: measure(probes[run.name]) for run in runs if run.name in probes}
     return StudyProbe(
         step=step,
         settings=settings,
         candidates=[candidate(run, probes[run.name]) for run in runs if run.name in probes],
         not_probed=[run.name for run in runs if run.name not in probes],
         means=means(runs, probes),
-        differences=differences(runs, probes),
-        contributions=contributions(runs, probes),
+        differences=differences(runs, measured),
+        contributions=contributions(runs, measured),
         blind=blind_baselines([probes[run.name] for run in runs if run.name in probes]),
+        fine_tune_effects=fine_tune_effects(runs, measured),
     )
 
 
@@ -88,6 +95,8 @@ def candidate(run: RunData, probed: Probed) -> Candidate:
         dropped=dict(probed.scores["before"].dropped_by_reason),
         wall_s=manifest.wall_s,
         curve=[json.loads(row) for row in rows],
+        temperature=manifest.temperature,
+        temperature_source=manifest.temperature_source,
     )
 
 
@@ -117,10 +126,9 @@ def means(runs: Sequence[RunData], probes: Probes) -> dict[str, dict[str, float]
     return found
 
 
-def differences(runs: Sequence[RunData], probes: Probes) -> list[Difference]:
+def differences(runs: Sequence[RunData], measured: Mapping[str, Measured]) -> list[Difference]:
     """Every pair's difference (second minus first) of every metric, paired on seeds and images."""
-    probed = [run for run in runs if run.name in probes]
-    measured = {run.name: measure(probes[run.name]) for run in probed}
+    probed = [run for run in runs if run.name in measured]
     found = []
     for pair in variant_pairs(by_variant(probed)):
         first = [measured[run.name] for run in pair.first_runs]
@@ -140,11 +148,11 @@ def differences(runs: Sequence[RunData], probes: Probes) -> list[Difference]:
     return found
 
 
-def contributions(runs: Sequence[RunData], probes: Probes) -> dict[str, Estimate]:
+def contributions(runs: Sequence[RunData], measured: Mapping[str, Measured]) -> dict[str, Estimate]:
     """What the right picture contributes to each variant, with its interval over images."""
     found = {}
     for variant, of_variant in by_variant(runs).items():
-        seeds = [measure(probes[run.name]) for run in of_variant if run.name in probes]
+        seeds = [measured[run.name] for run in of_variant if run.name in measured]
         estimate = value_estimate(seeds, "visual_contribution")
         if estimate is not None:
             found[variant] = estimate
@@ -170,6 +178,42 @@ def blind_baselines(probes: Sequence[Probed]) -> BlindProbe | None:
     _, exchanged, rolled_out = shared.pop()
     records = read_records(Path(probes[0].manifest.records))
     return blind_of_records(records, np.array(exchanged), rolled_out)
+
+
+def fine_tune_effects(
+    runs: Sequence[RunData], measured: Mapping[str, Measured]
+) -> list[FineTuneEffect]:
+    """What the fine-tune changed in the rollouts of each variant; diverged probes are left out."""
+    found = []
+    for variant, of_variant in by_variant(runs).items():
+        probed = [measured[run.name] for run in of_variant if run.name in measured]
+        before = [m for m in probed if any(f"{name}_after" in m.values for name in REPEATED)]
+        after = [after_fine_tune(m) for m in before]
+        for name, change in paired_estimates(before, after, REPEATED).items():
+            found.append(
+                FineTuneEffect(
+                    variant=variant,
+                    metric=name,
+                    before=math.fsum(m.values[name] for m in before) / len(before),
+                    after=math.fsum(m.values[name] for m in after) / len(after),
+                    change=change,
+                )
+            )
+    return found
+
+
+def after_fine_tune(measured: Measured) -> Measured:
+    """The metrics after the fine-tune, by the names that they have before it."""
+
+    def renamed(values: Mapping[str, T]) -> dict[str, T]:
+        return {name: values[f"{name}_after"] for name in REPEATED if f"{name}_after" in values}
+
+    return Measured(
+        measured.images,
+        renamed(measured.values),
+        lambda: renamed(measured.influence()),
+        lambda: renamed(measured.draws()),
+    )
 
 
 def measure(probed: Probed) -> Measured:

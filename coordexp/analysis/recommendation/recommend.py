@@ -15,6 +15,7 @@ from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.caveats import alerts, caveats, contradicting
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
 from coordexp.analysis.recommendation.control import control_lines
+from coordexp.analysis.recommendation.deciding_signal import deciding_signal
 from coordexp.analysis.recommendation.elimination import (
     Criterion,
     contradictions,
@@ -92,25 +93,35 @@ def recommend(
     of Stage-1 belong to the choice of the metrics alone; all other statements to the final primary.
     Controls take no part; `control.py` says what they explain.
     """
+    rule = study.decision_rule
+    signal, before_fine_tune = deciding_signal(probe, rule)
+    judged_by = replace(rule, probe=replace(rule.probe, signal=signal))
     plan = replace(study, runs=[run for run in study.runs if not run.control])
-    found = of_candidates(plan, candidates(runs), audit, comparison.of_candidates, probe)
+    found = of_candidates(plan, judged_by, candidates(runs), audit, comparison.of_candidates, probe)
     refused = {entry.variant for entry in found.ineligible}
     rows = {r.variant: r.values for r in comparison.of_candidates.decision_rows}
     eligible = {variant: row for variant, row in rows.items() if variant not in refused}
     primary = found.primary.variant if found.primary else None
-    explained = control_lines(runs, audit, comparison, eligible, primary, study.decision_rule)
-    return replace(found, caveats=[*found.caveats, *explained])
+    explained = control_lines(runs, audit, comparison, eligible, primary, rule)
+    return replace(
+        found,
+        caveats=[*found.caveats, *texts(before_fine_tune), *explained],
+        statements=[*found.statements, *before_fine_tune],
+    )
 
 
 def of_candidates(
     study: Preregistration,
+    rule: RuleConfig,
     runs: Sequence[RunData],
     audit: Audit,
     comparison: Comparison,
     probe: StudyProbe,
 ) -> Recommendation:
-    """The recommendation among the candidates: the study without its controls."""
-    rule = study.decision_rule
+    """The recommendation among the candidates: the study without its controls.
+
+    `rule` is the study's, with the probe's metric that decides.
+    """
     rows: Values = {row.variant: row.values for row in comparison.decision_rows}
     refusals = eligibility(runs, audit, rows, rule)
     for variant, reason in parse_failures(probe, rule.eligible.min_parse_rate).items():
@@ -325,7 +336,7 @@ def written(
             *surer,
             *warnings,
         ],
-        rule=Rule(text=rule_text(rule, step), sha256=digest(study.rule)),
+        rule=Rule(text=rule_text(study.decision_rule, step), sha256=digest(study.rule)),
         blind=blind.text if blind else None,
     )
 
