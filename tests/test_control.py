@@ -187,7 +187,7 @@ def test_control_with_other_settings_says_so():
     facts = {"overrides": ("optim.lr=5e-4",)}
     line = control_line(decided(CANDIDATES | {"ce_split": SPLIT}, ["ce_split"], **facts))
     assert line is not None
-    assert line.endswith("; but these runs also differ in optim.lr")
+    assert line.endswith("; but control and candidates also differ in optim.lr")
 
 
 def test_failed_control_is_named_with_its_reason():

@@ -101,6 +101,15 @@ def test_one_override_plans_one_training_and_taking_it_back_none(workspace):
     assert planned(workspace) == {}
 
 
+def test_control_is_trained_and_not_probed(workspace):
+    """The default study trains one; the smoke study has none."""
+    text = snakemake(workspace, "-n", "stage1_ablation").stdout
+    jobs = re.findall(r"^Job \d+: (Train|Probe) (\w+), seed 0", text, re.M)
+    candidates = {"softce_w1_gate", "pure_ce", "mixed"}
+    assert {variant for job, variant in jobs if job == "Train"} == {*candidates, "ce_split"}
+    assert {variant for job, variant in jobs if job == "Probe"} == candidates
+
+
 def test_probe_claims_as_many_cores_as_its_training(workspace):
     """Where a training takes every GPU, one of its size is all that the cores may hold."""
     text = snakemake(

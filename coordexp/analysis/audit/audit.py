@@ -22,10 +22,11 @@ from coordexp.analysis.audit.ratios import (
 from coordexp.analysis.audit.rows import log_checks, missing_rows, not_finite
 from coordexp.analysis.audit.run_consistency import consistency_checks, not_checked
 from coordexp.analysis.audit.validation_set import Validation, validation_of
-from coordexp.analysis.audit.variant_of_log import coordinate_switch, declared, other_variant
+from coordexp.analysis.audit.variant_of_log import coordinate_switch, other_variant
 from coordexp.config.digests import flatten
 from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData, candidates
+from coordexp.study.objective import declared
 
 PASSING = ("consistent", "not identifiable")
 COMPARED_GROUPS = ("model", "data", "optim", "train")
@@ -52,7 +53,10 @@ def audit(runs: Sequence[RunData]) -> Audit:
     compared = candidates(runs)
     names = {run.name for run in compared}
     passed = [entry.name for entry in entries if entry.passed and entry.name in names]
-    return Audit(entries, config_differences(compared), passed)
+    differences = config_differences(compared)
+    keys = {difference.partition(":")[0] for difference in differences}
+    of_controls = [d for d in config_differences(runs) if d.partition(":")[0] not in keys]
+    return Audit(entries, differences, passed, of_controls)
 
 
 def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> RunAudit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordexp.storage.files import write_csv
@@ -84,11 +84,14 @@ class Audit:
 
     differences: settings outside `variant` that are not the same in every candidate.
     passed: the names of the runs that may be recommended.
+    control_differences: settings outside `variant` in which only controls differ. They confound
+        what a control explains, and nothing else.
     """
 
     runs: list[RunAudit]
     differences: list[str]
     passed: list[str]
+    control_differences: list[str] = field(default_factory=list)
 
 
 def read_audit(study_dir: Path) -> Audit:

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from functools import cache
-from typing import Any
-
-from omegaconf import OmegaConf
+from collections.abc import Iterable
 
 from coordexp.analysis.audit.ratios import COORD_LOSS
 from coordexp.analysis.audit.rows import SUM_TOLERANCE, all_rows
-from coordexp.config.package import CONF_DIR
 from coordexp.metrics import COORD_TERMS
 from coordexp.storage.logs.log import Log, Row
 from coordexp.study.inputs import RunData
+from coordexp.study.objective import declared, shipped
 
 
 def coordinate_switch(log: Log) -> set[float]:
     """The values of `coord_diag/enabled` in the log: 1 coordinate terms on, 0 off."""
     return {row["coord_diag/enabled"] for row in all_rows(log) if "coord_diag/enabled" in row}
-
-
-@cache
-def shipped(variant: str) -> Mapping[str, Any] | None:
-    """The objective of that name in conf/variant; None where there is none."""
-    path = CONF_DIR / "variant" / f"{variant}.yaml"
-    return OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else None  # type: ignore[return-value]
-
-
-def declared(run: RunData) -> Mapping[str, Any] | None:
-    """The objective that the run should have: from its configuration, else from conf/variant.
-
-    None where neither has it.
-    """
-    return run.config.variant if run.config else shipped(run.variant)
 
 
 def other_variant(run: RunData) -> str | None:

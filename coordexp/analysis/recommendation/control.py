@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from coordexp.analysis.audit.audit import config_differences
 from coordexp.analysis.audit.findings import Audit
-from coordexp.analysis.audit.variant_of_log import declared
 from coordexp.analysis.comparison.findings import Comparison, Difference
 from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.recommendation.rule import Values, failures
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS, Metric
 from coordexp.study.inputs import RunData
+from coordexp.study.objective import declared
 
 RE_WEIGHTING = "the re-weighting of coordinates against text"
 
@@ -58,7 +57,7 @@ def control_lines(
                 continue
             line = parts_of_lead(comparison.differences, (reference, control, other), shared[0])
             if line is not None:
-                lines.append(line + confounds(runs, (reference, control, other)))
+                lines.append(line + confounds(audit))
     return lines
 
 
@@ -160,10 +159,9 @@ def interval(lead: Lead, decimals: int) -> str:
     return f" [{lead.estimate.low:+.{decimals}f}, {lead.estimate.high:+.{decimals}f}]"
 
 
-def confounds(runs: Sequence[RunData], variants: Sequence[str]) -> str:
-    """A clause about settings outside the objective that differ between these variants."""
-    differences = config_differences([run for run in runs if run.variant in variants])
-    if not differences:
+def confounds(audit: Audit) -> str:
+    """A clause about settings outside the objective in which a control differs."""
+    if not audit.control_differences:
         return ""
-    keys = ", ".join(difference.partition(":")[0] for difference in differences)
-    return f"; but these runs also differ in {keys}"
+    keys = ", ".join(difference.partition(":")[0] for difference in audit.control_differences)
+    return f"; but control and candidates also differ in {keys}"
