@@ -73,6 +73,10 @@ def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, capsys):
     assert probe["settings"] == plain(compose(SMALL).probe), (
         "the recipe is theirs, not the default one"
     )
+    for run, candidate in zip(runs, probe["candidates"], strict=True):
+        fitted = next(iter(read_log(run / "logging.jsonl").evals.values()))
+        assert candidate["temperature"] == fitted["coord_diag_fitted_t/temperature"]
+        assert candidate["temperature_source"] == "token table"
 
 
 def test_evaluated_model_is_freed_before_the_probe(theirs, scenes, in_tmp, monkeypatch):
