@@ -36,6 +36,7 @@ from coordexp.analysis.comparison.pairs import (
     variant_pairs,
 )
 from coordexp.analysis.comparison.probe_findings import Aggregates, Candidate, StudyProbe
+from coordexp.analysis.comparison.probes import fine_tune_effects
 from coordexp.analysis.comparison.stability import window_summary
 from coordexp.analysis.recommendation.recommend import recommend
 from coordexp.config.digests import plain
@@ -60,6 +61,7 @@ SCALES = {
     "entropy": (4.0, 0.3),
 }
 PROBE_SCALES = {
+    "f1_agnostic": (0.5, 0.1),
     "f1_agnostic_after": (0.5, 0.1),
     "f1_after": (0.45, 0.1),
     "f1_50_agnostic": (0.3, 0.2),
@@ -320,4 +322,5 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
         differences=differences,
         contributions=contributions,
         blind=blind,
+        fine_tune_effects=fine_tune_effects(probed, of_run),
     )

@@ -46,7 +46,19 @@ class Checker:
         snapshots = self.comparison["snapshots"]
         rows = snapshots[0]["rows"] if snapshots else []
         self.rows = {r["variant"]: r["values"] for r in rows if r["variant"] not in refused}
+        self.controls = set(self.comparison["controls"])
+        self.rows = {v: row for v, row in self.rows.items() if v not in self.controls}
+        self.signal = self.deciding_signal()
         self.primary = self.found["primary"]["variant"] if self.found["primary"] else None
+
+    def deciding_signal(self) -> str:
+        """The rule's metric of the probe, or the one before the fine-tune where that did damage."""
+        signal = self.rule["probe"]["signal"]
+        damage = any(
+            effect["metric"] == "f1_agnostic" and effect["change"]["high"] < 0
+            for effect in self.probe["fine_tune_effects"]
+        )
+        return signal.removesuffix("_after") if damage else signal
 
     # --- quantities ---
 
@@ -72,7 +84,7 @@ class Checker:
         return low, high
 
     def margin(self, metric: str) -> float:
-        if metric == self.rule["probe"]["signal"]:
+        if metric == self.signal:
             return self.rule["probe"]["margin"]
         if metric == "geo_loss_after":
             return self.rule["probe"]["geo_margin"]
@@ -84,7 +96,7 @@ class Checker:
         interval, lead = entry["interval"], sign * entry["difference"]
         variance = interval["se"] ** 2
         df = interval["df"] or (interval["n_images"] - 1 if interval["n_images"] else math.inf)
-        sd = self.rule["probe"]["seed_sd"] if metric == self.rule["probe"]["signal"] else 0.0
+        sd = self.rule["probe"]["seed_sd"] if metric == self.signal else 0.0
         if interval["seed_var"] is None and sd:
             extra = 2 * sd**2 / interval["n_seeds"]
             df = (variance + extra) ** 2 / (variance**2 / df + extra**2 / 3)
@@ -145,13 +157,13 @@ class Checker:
     # --- the decision, by brute force ---
 
     def evidence(self) -> list[str]:
-        signal, means = self.rule["probe"]["signal"], self.probe["means"]
+        signal, means = self.signal, self.probe["means"]
         measured = [means[v].get(signal, 0.0) for v in self.rows if v in means]
         rollouts = [signal] if any(measured) and self.rule["probe"]["may_change_roles"] else []
         return rollouts + list(self.rule["metrics"])
 
     def value(self, variant: str, metric: str) -> float | None:
-        if metric == self.rule["probe"]["signal"]:
+        if metric == self.signal:
             return self.probe["means"].get(variant, {}).get(metric)
         return self.rows[variant].get(metric)
 
@@ -312,7 +324,7 @@ class Checker:
                 finding = self.found["probe"]
                 return 0.0 if finding is None or finding["confounds"] else 1.0
             case "rivals probed":
-                signal = self.rule["probe"]["signal"]
+                signal = self.signal
                 return sum(
                     variant in (d["first"], d["second"])
                     and {d["first"], d["second"]} <= set(self.rows)
@@ -337,6 +349,14 @@ class Checker:
                 return self.probe["blind"]["mae_given_box"]
             case "blind F1":
                 return self.probe["blind"]["f1_50"]
+            case _ if what.startswith("fine-tune change"):
+                change = next(
+                    effect["change"]
+                    for effect in self.probe["fine_tune_effects"]
+                    if (effect["variant"], effect["metric"]) == (variant, metric)
+                )
+                bound = what.removeprefix("fine-tune change").strip() or "difference"
+                return change[bound]
             case "probe outcome":
                 return self.probe_outcome(variant)
             case "smoothness":
@@ -385,7 +405,7 @@ class Checker:
         return float(needed["value"]) - here
 
     def probe_outcome(self, stage1: str) -> str:
-        signal = self.rule["probe"]["signal"]
+        signal = self.signal
         rivals = [
             v
             for v in self.rows

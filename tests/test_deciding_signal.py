@@ -43,14 +43,14 @@ def effect(variant: str, change: float, half: float, metric: str = "f1_agnostic"
 
 
 def probe_with(*effects: FineTuneEffect) -> StudyProbe:
-    return StudyProbe(360, None, [], [], {}, [], None, list(effects))
+    return StudyProbe(360, None, [], [], {}, [], fine_tune_effects=list(effects))
 
 
 def test_better_or_open_change_keeps_the_rules_signal():
     probe = probe_with(effect("a", 0.1, 0.05), effect("b", -0.04, 0.05), effect("c", 0.0, 0.0))
     for signal in ("f1_agnostic_after", "f1_agnostic", "geo_loss_after", "parse_rate"):
-        assert deciding_signal(probe, rule(signal)) == (signal, None)
-    assert deciding_signal(probe_with(), rule("f1_after")) == ("f1_after", None)
+        assert deciding_signal(probe, rule(signal)) == (signal, [])
+    assert deciding_signal(probe_with(), rule("f1_after")) == ("f1_after", [])
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,10 @@ def test_better_or_open_change_keeps_the_rules_signal():
 )
 def test_one_worsened_candidate_turns_the_signal_for_all(signal, decides):
     probe = probe_with(effect("a", 0.1, 0.05), effect("b", -0.08, 0.05))
-    name, reason = deciding_signal(probe, rule(signal))
+    name, (reason,) = deciding_signal(probe, rule(signal))
     assert name == decides
-    assert reason is not None
-    assert "before its fine-tune" in reason
-    assert reason.endswith(
+    assert "before its fine-tune" in reason.text
+    assert reason.text.endswith(
         "(F1@.5:.95, class-agnostic, end minus start): b -0.080 [-0.130, -0.030]"
     )
 
@@ -71,12 +70,12 @@ def test_one_worsened_candidate_turns_the_signal_for_all(signal, decides):
 def test_signal_without_a_counterpart_before_is_kept():
     probe = probe_with(effect("b", -0.08, 0.05))
     for signal in ("geo_loss_after", "geo_loss_before", "f1_agnostic", "recall_50"):
-        assert deciding_signal(probe, rule(signal)) == (signal, None)
+        assert deciding_signal(probe, rule(signal)) == (signal, [])
 
 
 def test_other_metrics_that_fall_do_not_turn_the_signal():
     probe = probe_with(effect("a", -0.2, 0.05, "f1"), effect("a", -0.2, 0.05, "names_f1"))
-    assert deciding_signal(probe, rule("f1_agnostic_after")) == ("f1_agnostic_after", None)
+    assert deciding_signal(probe, rule("f1_agnostic_after")) == ("f1_agnostic_after", [])
 
 
 def test_view_after_the_fine_tune_keeps_values_apart():

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.comparison.findings import Comparison, Difference
 from coordexp.analysis.comparison.leads import Lead, leads
+from coordexp.analysis.recommendation.findings import Recommendation, Statement
 from coordexp.analysis.recommendation.rule import Values, failures
+from coordexp.analysis.recommendation.statements import of_lead
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import METRICS, Metric
 from coordexp.study.inputs import RunData
@@ -23,14 +26,13 @@ from coordexp.study.objective import declared
 RE_WEIGHTING = "the re-weighting of coordinates against text"
 
 
-def control_lines(
+def control_statements(
     runs: Sequence[RunData],
     audit: Audit,
     comparison: Comparison,
-    rows: Values,
-    primary: str | None,
+    found: Recommendation,
     rule: RuleConfig,
-) -> list[str]:
+) -> list[Statement]:
     """What the study's controls explain of the leads, on the rule's first metric that all have.
 
     Nothing is said where pure CE or its control is not among the runs, or where their differences
@@ -39,25 +41,29 @@ def control_lines(
     Args:
         runs: of candidates and controls.
         comparison: of both.
-        rows: of the eligible variants, at the decision step.
-        primary: the final one; without one, or where it is pure CE, the best other eligible
-            variant is compared with pure CE.
+        found: among the candidates. Its primary is compared with pure CE; without one, or where it
+            is pure CE, the best other eligible variant.
     """
     lines = []
+    refused = {entry.variant for entry in found.ineligible}
+    of_candidates = comparison.of_candidates.decision_rows
+    rows: Values = {row.variant: row.values for row in of_candidates if row.variant not in refused}
+    primary = found.primary.variant if found.primary else None
     reference = next((v for v in rows if is_pure_ce(v, runs)), None)
     measured = [row.values for row in comparison.decision_rows]
     shared = [name for name in rule.metrics if all(name in values for values in measured)]
     for control in comparison.controls:
         of_control = [run for run in runs if run.variant == control]
         if reasons := failures(control, of_control, audit):
-            lines.append(f"control {control}: {'; '.join(reasons)}: it explains no lead")
+            text = f"control {control}: {'; '.join(reasons)}: it explains no lead"
+            lines.append(Statement("caveats", text, []))
         elif reference is not None and shared and is_split_ce(of_control[0]):
             other = best_other(rows, reference, primary, METRICS[shared[0]])
             if other is None:
                 continue
             line = parts_of_lead(comparison.differences, (reference, control, other), shared[0])
             if line is not None:
-                lines.append(line + confounds(audit))
+                lines.append(replace(line, text=line.text + confounds(audit)))
     return lines
 
 
@@ -86,7 +92,7 @@ def best_other(rows: Values, reference: str, primary: str | None, first: Metric)
 
 def parts_of_lead(
     differences: Sequence[Difference], chain: tuple[str, str, str], name: str
-) -> str | None:
+) -> Statement | None:
     """The lead between pure CE and another variant, as the sum of two leads with the control.
 
     Args:
@@ -113,16 +119,19 @@ def parts_of_lead(
     weighting, objective = (second, first) if leader == other else (first, second)
     m = METRICS[name]
     lead = f"of {leader}'s {m.label} lead of {size(abs(whole.value), m)} over {behind}"
+    assertions = [*of_lead(whole), *of_lead(weighting), *of_lead(objective)]
     if min(weighting.value, objective.value) >= 0:
-        return (
+        text = (
             f"{lead}, {part(weighting, m)} stand between {reference} and {control} "
             f"({RE_WEIGHTING}) and {part(objective, m)} between {control} and {other} "
             "(the objective and its weights)"
         )
-    return (
+        return Statement("caveats", text, assertions)
+    text = (
         f"{lead}, the two parts have opposite signs: {told(weighting, m)} ({RE_WEIGHTING}), "
         f"{told(objective, m)} (the objective and its weights)"
     )
+    return Statement("caveats", text, assertions)
 
 
 def lead_between(

@@ -14,7 +14,7 @@ from coordexp.analysis.recommendation.by_values import settled_from
 from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.caveats import alerts, caveats, contradicting
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
-from coordexp.analysis.recommendation.control import control_lines
+from coordexp.analysis.recommendation.control import control_statements
 from coordexp.analysis.recommendation.deciding_signal import deciding_signal
 from coordexp.analysis.recommendation.elimination import (
     Criterion,
@@ -98,15 +98,11 @@ def recommend(
     judged_by = replace(rule, probe=replace(rule.probe, signal=signal))
     plan = replace(study, runs=[run for run in study.runs if not run.control])
     found = of_candidates(plan, judged_by, candidates(runs), audit, comparison.of_candidates, probe)
-    refused = {entry.variant for entry in found.ineligible}
-    rows = {r.variant: r.values for r in comparison.of_candidates.decision_rows}
-    eligible = {variant: row for variant, row in rows.items() if variant not in refused}
-    primary = found.primary.variant if found.primary else None
-    explained = control_lines(runs, audit, comparison, eligible, primary, rule)
+    explained = [*before_fine_tune, *control_statements(runs, audit, comparison, found, rule)]
     return replace(
         found,
-        caveats=[*found.caveats, *texts(before_fine_tune), *explained],
-        statements=[*found.statements, *before_fine_tune],
+        caveats=[*found.caveats, *texts(explained)],
+        statements=[*found.statements, *explained],
     )
 
 
