@@ -18,9 +18,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,7 @@ import torch
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.config.digests import digest, plain
+from coordexp.config.digests import plain
 from coordexp.config.schema import ProbeConfig
 from coordexp.data.batches import Dataset
 from coordexp.detection.exchange import exchanged_pictures
@@ -44,8 +42,8 @@ from coordexp.detection.probe_manifest import (
 from coordexp.errors import UserError
 from coordexp.models.checkpoints import load_base
 from coordexp.probe.finetune import fine_tune, validate
-from coordexp.probe.generation import Generate, greedy, token_budget
-from coordexp.probe.rollout import of_what, roll_out
+from coordexp.probe.generation import greedy, token_budget
+from coordexp.probe.moments import Generator, Rollouts, timed
 from coordexp.probe.swapped import ExchangedPictures, swapped_errors
 from coordexp.probe.temperature import decode_temperature
 from coordexp.storage.files import (
@@ -58,9 +56,6 @@ from coordexp.storage.manifest import installed_versions, utc_now
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
 from coordexp.training.evaluate import evenly_spaced
-
-# (model, dataset, token budget) -> image ids to answers
-Generator = Callable[[Qwen3VLForConditionalGeneration, Dataset, int], Generate]
 
 
 def run_probe(
@@ -210,29 +205,6 @@ def probe(
     )
 
 
-@dataclass(frozen=True)
-class Rollouts:
-    """Writes a model's rollouts to subdirectories of `out`, and their seconds to `wall_s`."""
-
-    vlm: Qwen3VLForConditionalGeneration
-    out: Path
-    batch: int  # images
-    budget: int  # tokens of an answer
-    generator: Generator
-    wall_s: dict[str, float]
-
-    def write(
-        self, moment: str, model_sha256: str, dataset: Dataset, images: Sequence[int]
-    ) -> None:
-        """The answers for these images, with the pictures that `dataset` shows."""
-        what = of_what(model_sha256, dataset.path, self.budget, len(images))
-        if isinstance(dataset, ExchangedPictures):
-            what["pictures"] = digest(sorted(dataset.picture_of.items()))
-        with timed(self.wall_s, f"rollouts_{moment}"):
-            generate = self.generator(self.vlm, dataset, self.budget)
-            roll_out(self.out / moment, what, dataset, images, generate, self.batch)
-
-
 def tune_and_validate(
     vlm: Qwen3VLForConditionalGeneration,
     train: Dataset,
@@ -279,14 +251,6 @@ def slope_per_step(losses: Sequence[float]) -> float | None:
     if len(losses) < 2:
         return None
     return float(np.polyfit(range(len(losses)), losses, 1)[0])
-
-
-@contextmanager
-def timed(wall_s: dict[str, float], part: str) -> Iterator[None]:
-    """Note the seconds of the block in `wall_s`, under the name `part`."""
-    started = time.perf_counter()
-    yield
-    wall_s[part] = time.perf_counter() - started
 
 
 def weights_sha256(model: nn.Module) -> str:
