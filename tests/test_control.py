@@ -201,6 +201,15 @@ def difference(first: str, second: str, value: float) -> Difference:
     return Difference(first, second, "expected_bin_mae", 0.5, value, estimate, None)
 
 
+def test_part_whose_interval_holds_0_is_unresolved():
+    pairs = [("a", "b", 3.0), ("a", "c", 2.5), ("c", "b", 0.5)]
+    found = [difference(first, second, value) for first, second, value in pairs]
+    line = parts_of_lead(found, ("b", "c", "a"), "expected_bin_mae")
+    assert line is not None
+    assert "0.50 [-0.50, +1.50; unresolved] stand between b and c" in line
+    assert "2.50 [+1.50, +3.50] between c and a" in line
+
+
 def test_parts_that_do_not_sum_to_the_lead_are_not_told():
     """As where a seed of the control is missing."""
     pairs = [("a", "b", 3.0), ("a", "c", 1.0), ("c", "b", 2.0)]

@@ -162,10 +162,11 @@ def told(lead: Lead, m: Metric) -> str:
 
 
 def interval(lead: Lead, decimals: int) -> str:
-    """The 95 % interval in brackets; nothing without one."""
+    """The 95 % interval in brackets, and whether it holds 0; nothing without one."""
     if lead.estimate is None:
         return ""
-    return f" [{lead.estimate.low:+.{decimals}f}, {lead.estimate.high:+.{decimals}f}]"
+    unresolved = "; unresolved" if lead.unresolved else ""
+    return f" [{lead.estimate.low:+.{decimals}f}, {lead.estimate.high:+.{decimals}f}{unresolved}]"
 
 
 def confounds(audit: Audit) -> str:
