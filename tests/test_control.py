@@ -61,6 +61,7 @@ def decision(study: Path):
         study=replace(found.study, hash8="00000000"),
         audit=replace(found.audit, verdicts={}),
         caveats=[line for line in found.caveats if "ce_split" not in line],
+        statements=[s for s in found.statements if "ce_split" not in s.text],
     )
 
 
