@@ -81,6 +81,18 @@ class Batch:
         mask = self.inputs.get("attention_mask")
         return self.inputs["input_ids"].numel() if mask is None else int(mask.sum())
 
+    def supervised_at(self, chosen: Tensor) -> Batch:
+        """The same inputs, supervised at the chosen rows only  # [R] bool"""
+        of_coordinates = chosen[self.bins >= 0].tolist()
+        pairs = zip(self.coord_tokens, of_coordinates, strict=True)
+        return Batch(
+            self.inputs,
+            self.rows[chosen],
+            self.targets[chosen],
+            self.bins[chosen],
+            [token for token, keep in pairs if keep],
+        )
+
     def to(self, device: torch.device) -> Batch:
         inputs = {name: value.to(device) for name, value in self.inputs.items()}
         rows, targets, bins = (x.to(device) for x in (self.rows, self.targets, self.bins))
@@ -236,16 +248,13 @@ class Dataset:
             origins += sample.coord_tokens
         return Batch(inputs, rows, targets, bins, origins)
 
-    def micro_batches(
+    def cut(
         self, indices: Sequence[int], ranks: int, rank: int, budget: int, packed: bool
-    ) -> list[Batch]:
-        """This rank's records of a step, in micro-batches of at most `budget` tokens."""
+    ) -> list[list[int]]:
+        """This rank's records of a step, by micro-batch of at most `budget` tokens."""
         lengths = [self.length(i) for i in indices]
-        join = self.pack if packed else self.batch
-        batches = []
-        for group in cut_by_tokens(lengths, ranks, budget, packed)[rank]:
-            batches.append(join([int(indices[i]) for i in group]))
-        return batches
+        groups = cut_by_tokens(lengths, ranks, budget, packed)[rank]
+        return [[int(indices[i]) for i in group] for group in groups]
 
     def prompts(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The prompts of these records, to generate answers from; the tensors of `Batch.inputs`.

@@ -84,6 +84,20 @@ def objective(
     if coord_weight is not None:
         weight = weight.index_copy(0, coord_ids, coord_weight.to(weight))
     logits = hidden @ weight.T  # [N, V]
+    return objective_of_logits(logits, targets, bins, coord_ids, variant, denominators, world=world)
+
+
+def objective_of_logits(
+    logits: Tensor,
+    targets: Tensor,
+    bins: Tensor,
+    coord_ids: Tensor,
+    variant: VariantConfig,
+    denominators: Tensor,
+    *,
+    world: int = 1,
+) -> Output:
+    """`objective` from the logits of the supervised tokens  # [N, V]"""
     if logits.dtype != torch.float64:
         logits = logits.float()
 

@@ -23,6 +23,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 TRAINING_MODULES = (
     "training/train.py",
     "training/setup.py",
+    "training/preflight/checks.py",
+    "training/preflight/passes.py",
+    "training/preflight/windows.py",
+    "training/preflight/projection.py",
+    "training/preflight/explain.py",
     "training/step.py",
     "training/evaluate.py",
     "training/optim.py",
@@ -49,11 +54,14 @@ TRAINING_MODULES = (
     "coords.py",
 )
 VERSIONED = ("torch", "transformers", "accelerate", "peft")
-# Relative difference allowed between the loss of the training path and that of the evaluation path.
+# Relative difference that the pre-flight allows between two losses, norms or projections.
 PREFLIGHT_TOLERANCE = 1e-5
-# bfloat16 rounds each logit by up to 2^-8 (relative); a mean over thousands of tokens has a smaller
-# error. A missing factor in the normalisation gives a difference of about 1/2.
+# bfloat16 rounds each logit by up to 2^-8 (relative); losses and norms are sums over thousands of
+# numbers and have a smaller error. A missing factor gives a difference of about 1/2.
 PREFLIGHT_TOLERANCE_BFLOAT16 = 2.0**-8
+# A projection shows the length of the difference of two gradients. Rounding errors do not cancel in
+# it: 0.01 of the norm in bfloat16 (docs/performance.md).
+PROJECTION_TOLERANCE_BFLOAT16 = 2.0**-4
 
 Status = Literal["complete", "diverged"]
 
@@ -66,13 +74,30 @@ class InputDigests:
     base: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class GradientAgreement:
+    """Loss and gradient of the same images, computed in two ways. Differences are relative."""
+
+    loss_difference: float
+    norm: float  # of the whole gradient, as the training path computes it
+    norm_difference: float
+    # By part of the model: length of the difference of two random projections over the part's norm.
+    projection_difference: dict[str, float]
+    micro_batches: list[int]  # of a rank, in the two ways
+
+
 @dataclass(frozen=True)
 class Preflight:
-    """Losses of one accumulation window before step 1, by the training and the evaluation path."""
+    """Losses and gradients before step 1, each computed in two ways (training/preflight.py).
 
-    train_loss: float | None = None
-    eval_loss: float | None = None
-    relative_difference: float | None = None
+    A manifest of an earlier version has the losses only.
+    """
+
+    train_loss: float | None = None  # of the images of step 1
+    eval_loss: float | None = None  # of the same images, by the evaluation path
+    relative_difference: float | None = None  # of these two
+    cut: GradientAgreement | None = None  # images of step 1: as configured, and cut otherwise
+    reference: GradientAgreement | None = None  # a small micro-batch: the reference formula
 
 
 @dataclass(frozen=True)
@@ -101,6 +126,7 @@ class RunManifest:
     train_wall_s: float
     eval_wall_s: float
     preflight: Preflight
+    preflight_wall_s: float | None = None
     processes: int = 1
     device: str | None = None
     modules_sha256: dict[str, str]  # of the code, by module
@@ -148,12 +174,17 @@ def module_digests() -> dict[str, str]:
 
 
 def preflight_tolerance(dtype: str) -> float:
-    """Allowed relative difference between the losses of the training and the evaluation path.
+    """Allowed relative difference of two losses, or of the norms of two gradients.
 
-    The two paths pad differently, so matrix products have other shapes and round differently. In
-    float32 this changes the eighth digit. In bfloat16 every activation is rounded to eight bits.
+    The two ways pad differently, so matrix products have other shapes and round differently. In
+    float32 this changes the seventh digit. In bfloat16 every activation is rounded to eight bits.
     """
     return PREFLIGHT_TOLERANCE_BFLOAT16 if dtype == "bfloat16" else PREFLIGHT_TOLERANCE
+
+
+def projection_tolerance(dtype: str) -> float:
+    """Allowed length of the difference of two projections, over the norm of the gradient."""
+    return PROJECTION_TOLERANCE_BFLOAT16 if dtype == "bfloat16" else PREFLIGHT_TOLERANCE
 
 
 def artifact_digests(run: RunDirectory) -> dict[str, str]:

@@ -10,7 +10,6 @@ from coordexp.config.digests import run_hash
 from coordexp.data.records import RENDERED
 from coordexp.storage.manifest import (
     ImageSides,
-    Preflight,
     RunManifest,
     Status,
     artifact_digests,
@@ -44,7 +43,8 @@ def manifest_of(t: Training, status: Status, reason: str | None) -> RunManifest:
         supervised_seen=t.progress.supervised_seen,
         train_wall_s=t.progress.train_wall_s,
         eval_wall_s=t.progress.eval_wall_s,
-        preflight=Preflight(**t.progress.preflight),
+        preflight=t.progress.preflight,
+        preflight_wall_s=t.progress.preflight_wall_s,
         processes=t.accelerator.num_processes,
         device=str(t.accelerator.device),
         modules_sha256=t.modules,

@@ -1,33 +1,34 @@
-"""The setup of a run: model, optimizer, data, the saved state if it exists, and the pre-flight."""
+"""The setup of a run: model, optimizer, data, and the saved state or else the pre-flight."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
+from typing import Any
 
+import msgspec
 import torch
 from accelerate import Accelerator
 from transformers.utils import logging as hf_logging
 
 from coordexp.config.schema import Config
 from coordexp.coords import coord_token_ids
-from coordexp.data.batches import Dataset, step_indices
+from coordexp.data.batches import Dataset
 from coordexp.data.prepare import data_path
-from coordexp.errors import UserError
-from coordexp.losses.terms import loss_values
 from coordexp.models.checkpoints import load_for_training, restore_weights, trained_weights
-from coordexp.storage.manifest import InputDigests, preflight_tolerance
+from coordexp.storage.manifest import InputDigests, Preflight
 from coordexp.storage.runs import (
     RunDirectory,
     holds_results,
     set_aside,
     write_config,
 )
-from coordexp.training.evaluate import forward_only
 from coordexp.training.memory import estimate
 from coordexp.training.optim import build_optimizer
+from coordexp.training.preflight.checks import preflight
 from coordexp.training.stage1_model import Stage1Model
 from coordexp.training.state import load_state, save_state
-from coordexp.training.step import Progress, Training, count_tokens, load_window
+from coordexp.training.step import Progress, Training, load_window
 
 
 def set_up(
@@ -72,9 +73,11 @@ def set_up(
     if state is not None:
         restore_weights(model.vlm, state["weights"])
         optimizer.load_state_dict(state["optimizer"])
-        t.progress = Progress(**state["progress"])
+        restore_progress(t, state["progress"])
         return t
+    started = time.perf_counter()
     t.progress.preflight = preflight(t)
+    t.progress.preflight_wall_s = time.perf_counter() - started
     if accelerator.is_main_process:
         write_config(run, cfg)
         save_progress(t)
@@ -100,9 +103,16 @@ def report_memory(t: Training) -> None:
     )
 
 
+def restore_progress(t: Training, saved: dict[str, Any]) -> None:
+    """The progress that `save_progress` wrote."""
+    saved["preflight"] = msgspec.convert(saved["preflight"], Preflight)
+    t.progress = Progress(**saved)
+
+
 def save_progress(t: Training) -> None:
     """Write the state file from which a killed run resumes."""
     progress = {name: getattr(t.progress, name) for name in Progress.__dataclass_fields__}
+    progress["preflight"] = asdict(t.progress.preflight)
     weights, optimizer = trained_weights(t.model.vlm), t.optimizer.state_dict()
     save_state(
         t.run.state,
@@ -113,47 +123,3 @@ def save_progress(t: Training) -> None:
             "optimizer": optimizer,
         },
     )
-
-
-def preflight(t: Training) -> dict[str, float]:
-    """Compare training loss and evaluation loss of the images of step 1, dropout off.
-
-    The training path is one accumulation window, cut as in training. Gradients are not computed:
-    the check shows errors in the normalisation of the loss only.
-
-    Returns:
-        train_loss, eval_loss, relative_difference.
-
-    Raises:
-        UserError: the two losses differ by more than `preflight_tolerance`.
-    """
-    window = load_window(t, step=1)
-    denominators = count_tokens(t, window)
-    t.model.eval()
-    with torch.no_grad():
-        losses = [
-            t.wrapped(
-                batch.to(t.accelerator.device), denominators, t.accelerator.num_processes
-            ).loss
-            for batch in window
-        ]
-    t.model.train()
-    trained = (
-        float(t.accelerator.reduce(torch.stack(losses).double().sum(), "sum"))
-        / t.accelerator.num_processes
-    )
-    indices = step_indices(len(t.train), t.cfg.train.images_per_step, t.cfg.seed, step=1)
-    passes = forward_only(
-        t.model, t.train, indices, t.cfg.train.eval_micro_batch, t.accelerator.device
-    )
-    sums = torch.stack([output.sums for _, output in passes]).sum(0)
-    evaluated = loss_values(sums, t.model.variant)["loss"]
-    difference = abs(trained - evaluated) / abs(evaluated)
-    allowed = preflight_tolerance(t.cfg.train.dtype.name)
-    if not difference <= allowed:
-        raise UserError(
-            f"pre-flight: the training path gives loss {trained:.8g}, the evaluation path "
-            f"{evaluated:.8g} on the same images "
-            f"({difference:.1e} apart, allowed {allowed:.0e}): the loss normalisation is broken"
-        )
-    return {"train_loss": trained, "eval_loss": evaluated, "relative_difference": difference}
