@@ -43,7 +43,8 @@ from coordexp.models.base import prepare_base
 from coordexp.models.checkpoints import device_for, restore_weights, trained_weights
 from coordexp.storage.runs import RunDirectory
 from coordexp.training.optim import build_optimizer
-from coordexp.training.setup import preflight, set_up
+from coordexp.training.preflight.checks import preflight
+from coordexp.training.setup import set_up
 from coordexp.training.step import (
     Progress,
     Training,
@@ -152,7 +153,7 @@ def measure(t: Training, variant: str) -> dict[str, Any]:
         else float("nan"),
         "cut": f"{total['cut'] / len(after):.1f} of {total['tokens'] / total['cut']:,.0f} tokens",
         "padding": total["laid_out"] / total["tokens"] - 1,
-        "preflight": t.progress.preflight["relative_difference"],
+        "preflight": t.progress.preflight.relative_difference,
     }
 
 

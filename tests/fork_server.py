@@ -179,7 +179,17 @@ def divide_loss_again() -> None:
     fused.total_loss = lambda *arguments: total_loss(*arguments) / 4
 
 
-FAULTS = {f.__name__: f for f in (die_before, fill_disk_before, fail_sync_of, divide_loss_again)}
+def halve_backward() -> None:
+    """The loss stays right."""
+    from planted import FAULTS as PLANTED
+
+    PLANTED["halved backward"]().start()
+
+
+FAULTS = {
+    f.__name__: f
+    for f in (die_before, fill_disk_before, fail_sync_of, divide_loss_again, halve_backward)
+}
 
 if __name__ == "__main__":
     serve()

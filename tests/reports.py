@@ -44,7 +44,13 @@ from coordexp.analysis.comparison.findings import (
 from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.config.digests import plain
 from coordexp.storage.files import read_json, sha256_file, write_json
-from coordexp.storage.manifest import InputDigests, Preflight, RunManifest, write_manifest
+from coordexp.storage.manifest import (
+    GradientAgreement,
+    InputDigests,
+    Preflight,
+    RunManifest,
+    write_manifest,
+)
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
 from coordexp.study.preregistration import Preregistration, RegisteredRun
@@ -132,6 +138,14 @@ def change(study: Path, name: str, edit: Callable[[Any], Any]) -> Path:
 
 # --- runs.json, the runs' logs and manifests, preregistration.json ---
 
+AGREEMENT = GradientAgreement(
+    loss_difference=1e-8,
+    norm=2.5,
+    norm_difference=1e-8,
+    projection_difference={"vision": 3e-7, "language": 2e-7},
+    micro_batches=[4, 8],
+)
+
 
 def trained_run(variant: str, seed: int, steps: Steps) -> StudyRun:
     """A run that the study trained: its log, its manifest, and its entry of runs.json."""
@@ -151,7 +165,7 @@ def trained_run(variant: str, seed: int, steps: Steps) -> StudyRun:
         tokens_seen=834_434,
         train_wall_s=278.4,
         eval_wall_s=32.2,
-        preflight=Preflight(relative_difference=2.5e-9),
+        preflight=Preflight(relative_difference=2.5e-9, cut=AGREEMENT, reference=AGREEMENT),
         modules_sha256={"train.py": "m" * 64},
         versions={"python": "3.11", "torch": "2.13"},
         artifacts={},

@@ -102,6 +102,16 @@ def write_run(
     return run
 
 
+AGREEMENT = {
+    "loss_difference": 1e-8,
+    "norm": 2.5,
+    "norm_difference": 1e-8,
+    "projection_difference": {"vision": 3e-7, "language": 2e-7},
+    "micro_batches": [4, 8],
+}
+PREFLIGHT = {"relative_difference": 1e-7, "cut": AGREEMENT, "reference": AGREEMENT}
+
+
 def run_manifest(**changes: Any) -> RunManifest:
     """The manifest of a complete run, with these keys changed."""
     facts: dict[str, Any] = {
@@ -117,7 +127,7 @@ def run_manifest(**changes: Any) -> RunManifest:
         "tokens_seen": 1000,
         "train_wall_s": 100.0,
         "eval_wall_s": 10.0,
-        "preflight": {"relative_difference": 1e-7},
+        "preflight": PREFLIGHT,
         "modules_sha256": {"train.py": "m" * 64},
         "versions": {"python": "3", "torch": "2"},
         "artifacts": {},

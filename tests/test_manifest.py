@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -50,11 +50,22 @@ def test_unfinished_run_has_no_manifest(run):
 def test_manifest_of_an_older_run_gets_defaults(run):
     write_manifest(run, run_manifest())
     content = read_json(run.manifest)
-    for key in ("processes", "device", "cell_px", "val_sides_px", "val_images_rendered"):
+    losses = {"train_loss": 7.1, "eval_loss": 7.1, "relative_difference": 0.0}
+    content["preflight"] = losses
+    for key in (
+        "preflight_wall_s",
+        "processes",
+        "device",
+        "cell_px",
+        "val_sides_px",
+        "val_images_rendered",
+    ):
         del content[key]
     write_json(run.manifest, content)
     manifest = read_manifest(run)
     assert (manifest.processes, manifest.cell_px, manifest.val_images_rendered) == (1, None, 0)
+    assert (manifest.preflight.cut, manifest.preflight.reference) == (None, None)
+    assert asdict(manifest.preflight) | losses == asdict(manifest.preflight)
 
 
 @pytest.mark.parametrize(

@@ -95,10 +95,11 @@ def test_any_cut_gives_the_loss_and_the_gradient_of_the_whole_step(dataset, tiny
     longest = max(dataset.length(i) for i in indices)
     for packed in (True, False):
         for ranks, budget in ((1, 10_000), (2, longest + 40), (3, longest), (2, 1)):
+            join = dataset.pack if packed else dataset.batch
             batches = [
-                b
+                join(images)
                 for rank in range(ranks)
-                for b in dataset.micro_batches(indices, ranks, rank, budget, packed)
+                for images in dataset.cut(indices, ranks, rank, budget, packed)
             ]
             found = step(batches)
             assert found[0] == pytest.approx(loss, rel=1e-10)

@@ -68,6 +68,18 @@ def test_page_of_bare_logs_has_the_compare_command() -> None:
     assert command.text.startswith("coordexp compare softce_w1_gate=logs/softce_w1_gate-0.jsonl ")
 
 
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [(None, "a run starts only if they agree"), ("cut", "not every run compared gradients too")],
+)
+def test_page_says_whether_gradients_were_compared(missing: str | None, said: str) -> None:
+    def edit(runs: Any) -> None:
+        runs["runs"][0]["preflight"].pop(missing, None)
+
+    paragraphs = paragraphs_of(page(change(study_files(), "runs", edit)).section("audit"))
+    assert any(said in words for words in paragraphs)
+
+
 def test_page_of_trained_runs_lists_their_manifests() -> None:
     tables = tables_of(page(study_files()).section("runs"))
     assert tables.keys() == {"trained"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from studies import eval_row, token_table, write_run
+from studies import AGREEMENT, PREFLIGHT, eval_row, token_table, write_run
 from synthetic import draws, sound
 
 from coordexp.analysis.audit.audit import audit
@@ -126,10 +126,32 @@ def test_precision_comes_from_the_configuration():
 
 
 @pytest.mark.parametrize(
+    ("preflight", "detail"),
+    [
+        (PREFLIGHT, "gradients to 3.0e-07 (cut otherwise) and 3.0e-07 (reference formula)"),
+        ({"relative_difference": 1e-7}, "losses agree to 1.0e-07; gradients were not compared"),
+    ],
+)
+def test_the_audit_says_what_the_preflight_compared(preflight, detail):
+    (run,) = audit([loaded(write_run("mixed", ROW, preflight=preflight))]).runs
+    (check,) = [check for check in run.checks if check.name == "pre-flight"]
+    assert check.passed
+    assert detail in check.detail
+
+
+@pytest.mark.parametrize(
     ("facts", "name"),
     [
         ({"preflight": {}}, "pre-flight"),
-        ({"preflight": {"relative_difference": 2e-5}}, "pre-flight"),
+        ({"preflight": PREFLIGHT | {"relative_difference": 2e-5}}, "pre-flight"),
+        ({"preflight": PREFLIGHT | {"cut": AGREEMENT | {"norm_difference": 2e-5}}}, "pre-flight"),
+        (
+            {
+                "preflight": PREFLIGHT
+                | {"reference": AGREEMENT | {"projection_difference": {"vision": 2e-5}}}
+            },
+            "pre-flight",
+        ),
         ({"step": 320}, "complete"),
         ({"max_steps": 720}, "complete"),
         ({"status": "diverged", "reason": "diverged at step 7"}, "complete"),

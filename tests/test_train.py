@@ -67,6 +67,9 @@ def test_multirun_trains_every_variant_and_leaves_nothing_behind(workspace):
         assert (manifest["status"], manifest["step"], manifest["processes"]) == ("complete", 8, 1)
         assert (manifest["checkpoints"], manifest["token_tables"]) == ([4, 8], [2, 4, 6, 8])
         assert manifest["preflight"]["relative_difference"] <= 1e-5
+        for way in ("cut", "reference"):
+            differences = manifest["preflight"][way]["projection_difference"]
+            assert max(differences.values()) <= 1e-5, way
         assert manifest["preflight"]["train_loss"] == pytest.approx(
             manifest["preflight"]["eval_loss"], rel=1e-5
         )

@@ -286,9 +286,16 @@ def test_a_run_whose_last_evaluation_is_not_finite_is_no_complete_run(fork_serve
     assert "NaN" not in (run / "logging.jsonl").read_text(), "not JSON"
 
 
-def test_a_broken_normalisation_stops_the_run_before_its_first_step(fork_server, workspace, empty):
-    child = fork_server.run(empty, *MIXED, fault=("divide_loss_again",))
-    assert "pre-flight" in child.refusal()
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("divide_loss_again", "0.25 of it"), ("halve_backward", "the backward pass is scaled")],
+)
+def test_a_broken_normalisation_stops_the_run_before_its_first_step(
+    fork_server, workspace, empty, fault, words
+):
+    child = fork_server.run(empty, *MIXED, fault=(fault,))
+    assert "pre-flight: " in child.refusal()
+    assert words in child.refusal()
     assert len(child.stderr.splitlines()) == 1
     run = empty / workspace.run("mixed").relative_to(workspace.path)
     assert names(run) == {".lock"}

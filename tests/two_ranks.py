@@ -7,8 +7,12 @@ test_objective.py imports this file, and runs it as a script, which forks one of
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,12 +22,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from conftest import TINY_OVERRIDES, VARIANTS, Scenes, Tiny, composed, keep_float64
+from planted import FAULTS
 
 from coordexp.data.batches import Batch
+from coordexp.errors import UserError
 from coordexp.models.base import build_tiny
 from coordexp.storage.runs import RunDirectory
 from coordexp.training.evaluate import evaluate
 from coordexp.training.optim import build_optimizer
+from coordexp.training.preflight.checks import preflight
 from coordexp.training.step import Progress, Training, load_window, optimizer_step, train_row
 
 
@@ -93,10 +100,43 @@ def run_rank(scenes_path: Path, out: Path) -> None:
         results[variant]["eval_row"] = evaluate(
             t.model, t.val, 4, t.accelerator, out.with_name(f"{variant}.parquet")
         )
+    results["preflight"] = preflights(tiny, scenes)
+    results["trained"] = [trained(tiny, scenes, before) for before in (preflight, lambda _: None)]
     if t.accelerator.is_main_process:
         torch.save(results, out)
     t.accelerator.wait_for_everyone()
     torch.distributed.destroy_process_group()
+
+
+def preflights(tiny: Tiny, scenes: Scenes) -> dict[tuple[str, str], list[Any]]:
+    """What each rank's pre-flight finds: {(dtype, fault or ""): [differences or message]}."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        for fault, plant in {"": nullcontext, **FAULTS}.items():
+            vlm = copy.deepcopy(tiny.vlm).to(getattr(torch, dtype))
+            cast = replace(tiny, vlm=vlm)
+            given = (f"train.dtype={dtype}", "train.micro_batch=2")
+            t = training(cast, scenes, "mixed", *given)
+            try:
+                with plant():
+                    outcome: Any = asdict(preflight(t))
+            except UserError as error:
+                outcome = str(error)
+            ranks: list[Any] = [None, None]
+            torch.distributed.all_gather_object(ranks, outcome)
+            found[dtype, fault] = ranks
+    return found
+
+
+def trained(tiny: Tiny, scenes: Scenes, before: Callable[[Training], Any]) -> list[torch.Tensor]:
+    """The weights after two steps, if this is called before them."""
+    vlm = copy.deepcopy(tiny.vlm).float()
+    given = ("train.dtype=float32", "train.micro_batch=2")
+    t = training(replace(tiny, vlm=vlm), scenes, "mixed", *given)
+    before(t)
+    for step in (1, 2):
+        optimizer_step(t, load_window(t, step), step)
+    return [parameter.detach() for parameter in vlm.parameters()]
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ class Page:
 
     headline, headline_reason: the headline of the card, in two parts.
     roles: the title of each role, with its holder.
-    has_preflights: the manifest of some run holds a pre-flight (training loss against evaluation
-        loss before step 1).
+    has_preflights: the manifest of some run holds a pre-flight.
+    has_gradients: each of these pre-flights compared gradients; earlier versions compared losses.
     temperatures: those at which the logs hold metrics.
     disagreements: metrics whose best variant depends on the temperature.
     decode_temperatures: at which the probe decoded the coordinates of each candidate.
@@ -77,6 +77,7 @@ class Page:
     roles: list[tuple[str, Role]]
     leads: Leads
     has_preflights: bool
+    has_gradients: bool
     not_checked: list[Statement]
     temperatures: list[str]
     disagreements: list[str]
@@ -98,18 +99,19 @@ def page_of(
     recommendation, comparison = study.recommendation, study.comparison
     headline, _, reason = study.headline.partition(": ")
     roles = role_holders(recommendation)
-    has_preflights = any(run.preflight is not None for run in study.runs)
+    preflights = [run.preflight for run in study.runs if run.preflight is not None]
     return Page(
         study_dir=study_dir,
         study=study,
         looks=looks,
         figures=figures,
-        tables=tables_of(study, roles, of_primary, has_preflights),
+        tables=tables_of(study, roles, of_primary, bool(preflights)),
         headline=headline,
         headline_reason=reason,
         roles=roles,
         leads=of_primary,
-        has_preflights=has_preflights,
+        has_preflights=bool(preflights),
+        has_gradients=bool(preflights) and all(found.cut is not None for found in preflights),
         not_checked=log_tables.not_checked(study.audit),
         temperatures=curve_tables.temperatures_read(comparison),
         disagreements=curve_tables.temperature_disagreements(comparison),

@@ -1,8 +1,7 @@
 """The audit of a study: checks of each run's log by itself, and of each run against the others.
 
 A train/eval ratio near 1 in a log does not prove that the gradients are right. The manifest also
-holds a pre-flight: before step 1 the training path and the evaluation path must give the same loss
-on the same images.
+holds a pre-flight, which compared losses and gradients before step 1 (training/preflight).
 """
 
 from __future__ import annotations

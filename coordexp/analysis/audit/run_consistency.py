@@ -14,7 +14,7 @@ from coordexp.analysis.audit.findings import Check
 from coordexp.analysis.audit.validation_set import Validation, eval_samples, eval_weighting
 from coordexp.config.digests import digest
 from coordexp.storage.files import sha256_file
-from coordexp.storage.manifest import RunManifest, preflight_tolerance
+from coordexp.storage.manifest import RunManifest, preflight_tolerance, projection_tolerance
 from coordexp.study.inputs import RunData
 
 BRIEF_ENTRIES = 5  # of a longer table only the number of entries is shown
@@ -120,12 +120,24 @@ def manifest_checks(run: RunData, runs: Sequence[RunData]) -> list[Check | None]
 
 
 def preflight(run: RunData, manifest: RunManifest) -> Check:
-    """Whether the training path and the evaluation path gave the same loss before step 1."""
-    difference = manifest.preflight.relative_difference
-    if difference is None:
+    """Whether losses and gradients before step 1 were within the tolerance.
+
+    A manifest of an earlier version has no gradients: then only the losses are judged.
+    """
+    found, dtype = manifest.preflight, run.train_setting("dtype")
+    if found.relative_difference is None:
         return Check("pre-flight", False, "no pre-flight was recorded")
-    passed = difference <= preflight_tolerance(run.train_setting("dtype"))
-    return Check("pre-flight", passed, f"the two paths agree to {difference:.1e}")
+    passed = found.relative_difference <= preflight_tolerance(dtype)
+    losses = f"losses agree to {found.relative_difference:.1e}"
+    if found.cut is None or found.reference is None:
+        return Check("pre-flight", passed, f"{losses}; gradients were not compared")
+    gradients = []
+    for name, one in (("cut otherwise", found.cut), ("reference formula", found.reference)):
+        projection = max(one.projection_difference.values())
+        passed &= max(one.loss_difference, one.norm_difference) <= preflight_tolerance(dtype)
+        passed &= projection <= projection_tolerance(dtype)
+        gradients.append(f"{projection:.1e} ({name})")
+    return Check("pre-flight", passed, f"{losses}, gradients to {' and '.join(gradients)}")
 
 
 def schedule(run: RunData) -> tuple[Any, ...]:

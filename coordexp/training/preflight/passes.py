@@ -62,7 +62,6 @@ def formula_backward(t: Training, batch: Batch, denominators: Tensor) -> Tensor:
     of rows at a time, so that long records and large vocabularies need little memory.
     """
     vlm, batch = t.model.vlm, batch.to(t.accelerator.device)
-    head = vlm.get_output_embeddings()
     loss = torch.zeros((), dtype=torch.float64, device=t.accelerator.device)
     with autocast_for(vlm):
         states = vlm.model(**batch.inputs, use_cache=False).last_hidden_state  # [B, L, d]
@@ -70,8 +69,7 @@ def formula_backward(t: Training, batch: Batch, denominators: Tensor) -> Tensor:
     leaf = states.detach().requires_grad_()
     chunk_rows = max(1, LOGITS_BYTES // (4 * vlm.config.text_config.vocab_size))
     for rows in torch.arange(len(leaf), device=leaf.device).split(chunk_rows):
-        with autocast_for(vlm):
-            logits = head(leaf[rows])  # [n, V]
+        logits = head_logits(vlm.get_output_embeddings(), leaf[rows])  # [n, V]
         asked = (batch.targets[rows], batch.bins[rows], t.model.coord_ids, t.model.variant)
         of_chunk = reference.objective_of_logits(logits, *asked, denominators).loss
         of_chunk.backward()
@@ -79,6 +77,16 @@ def formula_backward(t: Training, batch: Batch, denominators: Tensor) -> Tensor:
     if leaf.grad is not None:
         states.backward(leaf.grad)
     return loss
+
+
+def head_logits(head: nn.Module, states: Tensor) -> Tensor:
+    """The head's own forward pass, in float32 at least  # [n, d] -> [n, V]"""
+    wide = {name: widened(weight) for name, weight in head.named_parameters()}
+    return torch.func.functional_call(head, wide, (widened(states),))
+
+
+def widened(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def evaluation_loss(t: Training) -> float:
