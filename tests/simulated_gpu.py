@@ -240,6 +240,8 @@ def pretend() -> None:
         "device_count": 1,
         "current_device": 0,
         "get_device_capability": (9, 0),
+        "get_rng_state": None,
+        "set_rng_state": None,
     }.items():
         setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     attention.varlen_attn, gradients.add_product_ = varlen_attn, add_product_

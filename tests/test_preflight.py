@@ -86,7 +86,12 @@ def test_in_float64_all_ways_agree_to_ten_digits(tiny, scenes, variant):
 
 
 def test_adapters_dropout_and_checkpointing_agree(tiny, scenes):
-    found = preflight(adapted(tiny, scenes))
+    t = adapted(tiny, scenes)
+    layers = [m for m in t.model.modules() if hasattr(m, "attention_dropout")]
+    for layer in layers:
+        layer.attention_dropout = 0.2
+    found = preflight(t)
+    assert {layer.attention_dropout for layer in layers} == {0.2}
     for one in (found.cut, found.reference):
         assert set(one.projection_difference) == {"vision", "aligner", "language", "coord"}
 

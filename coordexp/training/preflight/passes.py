@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,22 +99,38 @@ def evaluation_loss(t: Training) -> float:
 
 @contextmanager
 def no_trace(t: Training) -> Iterator[None]:
-    """Dropout off; afterwards no gradient, and modes and random numbers as they were.
-
-    The rest of the model stays in training mode: gradient checkpointing needs it.
-    """
+    """Dropout off; afterwards no gradient, and modes and random numbers as they were."""
     device = t.accelerator.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            with without_dropout(t.model):
+                yield
+        finally:
+            t.optimizer.zero_grad()
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """The rest of the model stays in training mode: gradient checkpointing needs it."""
     off = [
         module
-        for module in t.model.modules()
+        for module in model.modules()
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.training
     ]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # Attention layers have a rate instead of a module.
+    rates: list[tuple[Any, float]] = [
+        (module, float(module.attention_dropout))
+        for module in model.modules()
+        if hasattr(module, "attention_dropout")
+    ]
+    try:
         for module in off:
             module.eval()
-        try:
-            yield
-        finally:
-            for module in off:
-                module.train()
-            t.optimizer.zero_grad()
+        for layer, _ in rates:
+            layer.attention_dropout = 0.0
+        yield
+    finally:
+        for module in off:
+            module.train()
+        for layer, rate in rates:
+            layer.attention_dropout = rate
