@@ -32,13 +32,13 @@ NAMED = {
     "halved backward": ("reference formula", "0.5", "the backward pass is scaled"),
     "coordinates over their count again": (
         "reference formula",
-        "divided by their number",
-        "a token group is scaled",
+        "1 over their number",
+        "a token group is divided twice",
     ),
     "coordinates over the accumulation": (
         "cut otherwise",
-        "divided by the number of micro-batches, 2",
-        "a token group is scaled",
+        "1 over the number of micro-batches, 2",
+        "a token group is divided twice",
     ),
     "mean of means": ("cut otherwise", "a mean of micro-batch means"),
 }
@@ -109,7 +109,7 @@ def test_a_planted_fault_is_named(tiny, scenes, fault, dtype, refused):
     ("fault", "words"),
     [
         ("halved backward", "the backward pass is scaled"),
-        ("coordinates over their count again", "divided by their number"),
+        ("coordinates over their count again", "1 over their number"),
         ("coordinates over the accumulation", "the loss is scaled"),
         ("mean of means", "a mean of micro-batch means"),
     ],

@@ -112,9 +112,10 @@ def two_factors(found: Tensor, pieces: Pieces) -> tuple[Tensor, str]:
         f"{float(factor):.4g}{named(float(factor), divisors(pieces, float(n)), float(error))}"
         for factor, n, error in zip(factors, tokens, errors, strict=True)
     )
+    done = "divided twice" if "1 over" in text + coordinates else "scaled"
     return predicted, (
         f"the part of text tokens is {text} of what it must be, that of coordinate tokens "
-        f"{coordinates}: a token group is scaled"
+        f"{coordinates}: a token group is {done}"
     )
 
 
@@ -129,8 +130,9 @@ def divisors(pieces: Pieces, tokens: float) -> dict[str, float]:
 
 
 def named(factor: float, divisors: dict[str, float], error: float) -> str:
-    """What a factor is, if it is one over one of these."""
+    """What a factor is, if it is one over one of these; `error` is that of the factor."""
+    allowed = min(error, 0.02)
     for name, divisor in divisors.items():
-        if divisor > 1 and abs(factor - 1 / divisor) <= 0.02 / divisor + error:
-            return f" (divided by {name}, {divisor:g}, once too often)"
+        if divisor > 1 and abs(factor - 1 / divisor) <= 0.02 / divisor + allowed:
+            return f" (1 over {name}, {divisor:g})"
     return ""

@@ -118,19 +118,16 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.training
     ]
     # Attention layers have a rate instead of a module.
-    rates: list[tuple[Any, float]] = [
-        (module, float(module.attention_dropout))
-        for module in model.modules()
-        if hasattr(module, "attention_dropout")
-    ]
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "attention_dropout")]
+    rates = [layer.attention_dropout for layer in layers]
     try:
         for module in off:
             module.eval()
-        for layer, _ in rates:
+        for layer in layers:
             layer.attention_dropout = 0.0
         yield
     finally:
         for module in off:
             module.train()
-        for layer, rate in rates:
+        for layer, rate in zip(layers, rates, strict=True):
             layer.attention_dropout = rate
