@@ -1,5 +1,129 @@
-"""UserError, the exception that is shown to the user as a single line."""
+"""UserError, what raises it before a file is read, and how a command ends after it.
+
+A command ends with one line and a non-zero exit code.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+LONGEST_WORD = 300  # characters; a path may be much longer
+# What the machine refuses: the user can mend it, and the message of the system says what it is.
+REFUSALS = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ETXTBSY,
+}
+KEPT = "what is written already is kept"
 
 
 class UserError(Exception):
     """An error that only the user can fix. The message is one line: what, where, what to do."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where Ctrl-C would be."""
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is not a file: reading a pipe waits for ever, and /dev/zero has no end.
+
+    Raises:
+        UserError: nothing is there, or a directory, a pipe or a device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: a directory, not a file")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: a pipe or a device, not a file")
+
+
+def one_line(message: object) -> str:
+    """A message as one printable line: other characters escaped, endless words shortened."""
+    text = "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in str(message)
+    )
+    return " ".join(map(_shortened, text.split(" ")))
+
+
+def _shortened(word: str) -> str:
+    if len(word) <= LONGEST_WORD:
+        return word
+    half = LONGEST_WORD // 2
+    return f"{word[:half]}…{word[-half:]}"
+
+
+@contextmanager
+def reported(program: str) -> Iterator[None]:
+    """End the process with one line after an error that the user can fix, Ctrl-C or SIGTERM.
+
+    Raises:
+        SystemExit: code 1 after an error, 130 after Ctrl-C and 143 after SIGTERM, as shells do.
+    """
+    try:
+        with _terminable():
+            yield
+    except UserError as error:
+        sys.exit(f"{program}: {one_line(error)}")
+    except BrokenPipeError:
+        sys.exit(1)  # the reader of the output has ended
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where = (
+            f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        )
+        sys.exit(f"{program}: {one_line(f'{where}{error.strerror}')}")
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, Terminated)
+        what = "terminated" if terminated else "interrupted"
+        print(f"\n{program}: {what}: {KEPT}", file=sys.stderr)
+        sys.exit(143 if terminated else 130)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise Terminated on SIGTERM in this process, but not in the workers that it forks."""
+    owner = os.getpid()
+
+    def terminate(number: int, _: FrameType | None) -> None:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise Terminated
+
+    ignored = signal.getsignal(signal.SIGTERM) in (signal.SIG_IGN, None)
+    if ignored or threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set a handler
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

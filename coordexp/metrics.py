@@ -47,6 +47,12 @@ def column(name: str) -> PerToken:
 ABS_ERR = PerToken(("expected_bin_{T}", "gt_bin"), lambda expected, gt: np.abs(expected - gt))
 
 
+# The highest value by unit; the lowest is 0. Distances lie between bins, the rest are probabilities
+# and shares. Logs round their values: SLACK.
+HIGHEST = {"bins": 999.0, "": 1.0, "nats": 1e6}
+SLACK = 1e-3
+
+
 @dataclass(frozen=True)
 class Metric:
     """A value of an eval row.
@@ -67,6 +73,10 @@ class Metric:
     has_temperature: bool = True
     votes: bool = True  # a rule may rank by it; the others are shown beside the ranking
     across_objectives: bool = True  # comparable between variants, not only within one variant
+
+    def is_possible(self, value: float) -> bool:
+        """Whether the metric can have this value at all; one that is not finite is judged so."""
+        return not math.isfinite(value) or -SLACK <= value <= HIGHEST[self.unit] + SLACK
 
     def better(self, a: float, b: float) -> bool:
         """Whether the value `a` is better than `b`."""

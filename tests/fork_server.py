@@ -33,6 +33,7 @@ def serve() -> None:
     """
     import torch
 
+    import coordexp.cli.arguments
     import coordexp.cli.main
     import coordexp.training.train  # noqa: F401
 

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 import coordexp
-from coordexp.cli.main import main, parse
+from coordexp.cli.arguments import parse
+from coordexp.cli.main import main
 
 # Fills in what bash sets before it calls a completion function, calls it, and prints the
 # candidates.

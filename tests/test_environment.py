@@ -114,7 +114,7 @@ def test_peft_is_imported_by_adapters_and_lora_alone():
 
 def test_analysis_and_report_import_no_torch():
     program = (
-        "import sys, coordexp.cli.main, coordexp.study.plan, "
+        "import sys, coordexp.cli.arguments, coordexp.study.plan, "
         "coordexp.analysis.recommendation.recommend, "
         "coordexp.analysis.comparison.compare, "
         "coordexp.analysis.audit.audit, coordexp.report.html; print('torch' in sys.modules, "

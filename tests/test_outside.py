@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.cli.main import main, parse
+from coordexp.cli.arguments import parse
+from coordexp.cli.main import main
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
 from coordexp.storage.files import read_json

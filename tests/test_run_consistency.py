@@ -14,12 +14,14 @@ from synthetic import draws, sound
 
 from coordexp.analysis.audit.audit import audit
 from coordexp.analysis.audit.findings import Audit, RunAudit
+from coordexp.storage.files import sha256_file
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import read_manifest
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.token_tables import write_table
+from coordexp.storage.typed import write_typed
 from coordexp.study.inputs import RunData
 
 
@@ -162,6 +164,23 @@ def test_what_a_manifest_must_say(facts, name):
     assert list(found) == [name]
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "eval/step-000360.parquet"])
+@pytest.mark.parametrize("change", ["removed", "changed"])
+def test_sealed_file_that_is_gone_or_changed_fails(name, change):
+    run = write_run("mixed", ROW, tables=True)
+    file = run.path / name
+    manifest = read_manifest(run)
+    assert manifest is not None
+    write_typed(run.manifest, replace(manifest, artifacts={name: sha256_file(file)}))
+    data = loaded(run)
+    assert "files as sealed" not in failed(audit([data]))["mixed"]
+    if change == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes() + b"\n")
+    assert name in failed(audit([data]))["mixed"]["files as sealed"]
+
+
 def test_a_log_that_stops_early_or_was_changed_since_fails():
     run = write_run("mixed", ROW)
     run.log.write_text("".join(run.log.read_text().splitlines(keepends=True)[:-2]))
@@ -195,6 +214,7 @@ def test_logs_alone_say_once_what_cannot_be_checked():
         assert {c.name for c in entry.checks} <= {
             "has evaluations",
             "finite",
+            "in range",
             "loss adds up",
             "coordinate terms add up",
             "complete",

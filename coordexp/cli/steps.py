@@ -6,15 +6,26 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from coordexp.errors import UserError
 from coordexp.storage.files import point_link
 from coordexp.study.preregistration import preregister, read_preregistration
 
 
 def preregister_study(settings: str) -> None:
-    """Write down which runs a study consists of and the rule that decides, before training."""
+    """Write down which runs a study consists of and the rule that decides, before training.
+
+    Raises:
+        UserError: the settings are not a JSON object, or no study can be made of them.
+    """
     from coordexp.study.plan import plan_study
 
-    print(preregister(plan_study(json.loads(settings))))
+    try:
+        config = json.loads(settings)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"step preregister: the --config is not JSON: {settings}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"step preregister: the --config must be an object: {settings}")
+    print(preregister(plan_study(config)))
 
 
 def create_tracking_database() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from coordexp.analysis.recommendation.card import card
@@ -16,6 +17,7 @@ from coordexp.cli.steps import run_step
 from coordexp.config.compose import compose
 from coordexp.errors import UserError
 from coordexp.storage.runs import RESULTS
+from coordexp.study.sources import check_name
 
 READ_BY_EVALUATE = ("probe.", "runtime.", "train.eval_micro_batch=")
 
@@ -111,7 +113,7 @@ def probe_run(args: argparse.Namespace) -> None:
     chooses_recipe = any(word.startswith(("experiment=", "probe=")) for word in overrides)
     if not chooses_recipe:
         overrides = [*job.own_recipe(run), *overrides]
-    print(job.probe_run(run, args.step, compose(overrides)))
+    print(job.probe_run(run, args.step, compose(overrides), args.allow_missing))
 
 
 def evaluate_outside(args: argparse.Namespace) -> None:
@@ -122,16 +124,24 @@ def evaluate_outside(args: argparse.Namespace) -> None:
     """
     from coordexp.probe.outside import evaluate_checkpoint
 
-    for override in args.overrides:
-        if not override.startswith(READ_BY_EVALUATE):
-            raise UserError(
-                f"{override}: `coordexp evaluate` reads {', '.join(READ_BY_EVALUATE)} alone"
-            )
+    refuse_unread("evaluate", args.overrides, READ_BY_EVALUATE)
+    check_name(args.name, f"--name {args.name}")
     cfg = compose(args.overrides)
     run = evaluate_checkpoint(
         args.checkpoint, args.data, args.name, args.step, args.temperature, cfg
     )
     print(run.path)
+
+
+def refuse_unread(verb: str, overrides: Sequence[str], read: tuple[str, ...]) -> None:
+    """Refuse an override that a verb would not read.
+
+    Raises:
+        UserError: it starts with none of the words in `read`.
+    """
+    for override in overrides:
+        if not override.lstrip("+").startswith(read):
+            raise UserError(f"{override}: `coordexp {verb}` reads {', '.join(read)} alone")
 
 
 def step(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from coordexp.config.limits import check_limits
@@ -114,6 +115,11 @@ def check_rule(rule: RuleConfig) -> None:
                 f"configuration: study.rule.margins.{name}: unknown metric; "
                 f"known are {', '.join((*METRICS, 'entropy'))}"
             )
+    twice = [name for name, count in Counter(rule.metrics).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"configuration: study.rule.metrics: {twice[0]} is named twice: name each once"
+        )
     for name in rule.metrics:
         metric(name)
         if name not in rule.margins:

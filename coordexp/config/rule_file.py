@@ -15,6 +15,7 @@ from coordexp.config.digests import plain
 from coordexp.config.limits import check_limits
 from coordexp.config.schema import RuleConfig
 from coordexp.config.suggest import did_you_mean, known_keys
+from coordexp.config.yaml_file import check_yaml_file
 from coordexp.errors import UserError
 
 
@@ -40,6 +41,7 @@ def load_rule(path: Path, default: RuleConfig) -> RuleConfig:
     """
     node = schema_node(RuleConfig)
     try:
+        check_yaml_file(path)
         refuse_aliases(path)
         content = OmegaConf.load(path)
         if isinstance(content, DictConfig):
@@ -51,7 +53,7 @@ def load_rule(path: Path, default: RuleConfig) -> RuleConfig:
         OSError,
         OmegaConfBaseException,
         yaml.YAMLError,
-        UnicodeDecodeError,
+        ValueError,  # a whole number of thousands of digits, or bytes that are not UTF-8
         RecursionError,
     ) as error:
         raise UserError(f"{path}: {in_one_line(error, node)}") from error

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.coords import CoordObject, to_bins
-from coordexp.errors import UserError
+from coordexp.errors import UserError, require_regular
 from coordexp.storage.files import replacing
 
 REQUIRED = ("images", "width", "height", "objects")
@@ -247,6 +247,7 @@ def iter_records(path: Path) -> Iterator[Record]:
     Raises:
         UserError: naming file and line of the first fault.
     """
+    require_regular(path)
     try:
         # Read bytes: they are split at line feeds only. Text would also be split at a Unicode line
         # separator in a name.
@@ -258,8 +259,6 @@ def iter_records(path: Path) -> Iterator[Record]:
                     if not os.path.isfile(picture):  # also False for an impossible file name
                         raise UserError(f"{path}:{n}: the picture {shown(str(picture))} is missing")
                     yield record
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}:{n}: not UTF-8 ({error.reason} at byte {error.start} of the line)"

@@ -32,6 +32,7 @@ from coordexp.data.records import (
     object_problem,
     shown,
 )
+from coordexp.errors import UserError, require_regular
 
 NO_OBJECT = "no record holds an object: there is nothing to train on or to evaluate"
 
@@ -59,6 +60,12 @@ def validate(
     Raises:
         UserError: one of several workers died.
     """
+    try:
+        require_regular(path)
+    except UserError as error:
+        counts["problems"] += 1
+        yield str(error)
+        return
     line_of: dict[str, int] = {}  # by picture
     try:
         with open(path, "rb") as file:

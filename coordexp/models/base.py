@@ -155,6 +155,18 @@ def grow_pretrained(
     return model, build_processor(tokenizer, model.config.vision_config.patch_size)
 
 
+# What transformers raises for a file that is damaged, or not what its name says.
+BROKEN_FILES = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    SafetensorError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)
+
+
 def load_whole(
     named: str, path: str, dtype: torch.dtype | str
 ) -> tuple[Qwen3VLForConditionalGeneration, Any]:
@@ -174,8 +186,10 @@ def load_whole(
             path, dtype=dtype, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
+    except BROKEN_FILES as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, KeyError):
+            first = f"a file lacks the key {first}"
         raise UserError(
             f"{named}: no Qwen3-VL could be loaded ({first}): give a local directory"
         ) from error

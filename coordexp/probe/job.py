@@ -28,17 +28,20 @@ def own_recipe(run: RunDirectory) -> list[str]:
     return [f"probe.{key}={value}" for key, value in read_run_config(run).probe.items()]
 
 
-def probe_run(run: RunDirectory, step: int | None, cfg: Config) -> Path:
+def probe_run(
+    run: RunDirectory, step: int | None, cfg: Config, allow_missing: bool = False
+) -> Path:
     """Probe a run's checkpoint at a step (by default its last) with the settings `cfg.probe`.
 
-    If the run diverged or kept no checkpoint at that step, the probe.json states this, so that the
-    report can explain it.
+    If the run diverged or kept no checkpoint at that step, `allow_missing` makes the probe.json
+    state this, so that the report of a study can explain it.
 
     Returns:
         The path of probe.json.
 
     Raises:
-        UserError: the run is not finished, or its data no longer exist.
+        UserError: the run is not finished, its data no longer exist, or (unless `allow_missing`) it
+            kept no checkpoint at that step.
     """
     manifest = read_manifest(run)
     if manifest is None:
@@ -50,6 +53,9 @@ def probe_run(run: RunDirectory, step: int | None, cfg: Config) -> Path:
         reason = (
             manifest.reason or f"no checkpoint was kept at step {at} (see train.checkpoint_steps)"
         )
+        if not allow_missing:
+            kept = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{run.path}: {reason}: the steps kept are {kept}")
         write_typed(out / PROBE_FILE, MissingProbe("no checkpoint", reason, plain(cfg.probe)))
         return out / PROBE_FILE
     data = read_run_config(run).data

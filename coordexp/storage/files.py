@@ -21,9 +21,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from coordexp.errors import UserError
+from coordexp.errors import UserError, require_regular
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DAMAGED = (
+    "damaged, or written by another version: restore it, or remove its directory and run again"
+)
 
 
 def sync(path: Path) -> None:
@@ -54,7 +57,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        if os.path.lexists(temporary):
+            temporary.unlink()
 
 
 @contextmanager
@@ -64,11 +68,16 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     Libraries in Rust and C++ report a full disk only in the message of the exception, not by errno.
 
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full, or the file would be larger than `ulimit -f` allows.
     """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
+        if getattr(error, "errno", None) == errno.EFBIG:
+            raise UserError(
+                f"{path}: larger than files may be here: raise the limit (`ulimit -f`) "
+                "and start the same command again"
+            ) from error
         if getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error):
             advice = "free some space and start the same command again, "
             advice += "it continues where it stopped"
@@ -100,20 +109,32 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UserError: it is missing, is not a file, or cannot be read.
+    """
+    require_regular(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_json(path: Path, advice: str = DAMAGED) -> Any:
+    """The content of a JSON file. `advice` is the end of the error message: it says what to do.
 
     Raises:
         UserError: the file is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path}: a directory, not a file") from error
+        text = read_bytes(path).decode()
+        return json.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{path}: not valid JSON (nested too deeply): {advice}") from error
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+        raise UserError(f"{path}: not valid JSON ({error}): {advice}") from error
 
 
 def sha256_file(path: Path) -> str:

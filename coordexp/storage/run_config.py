@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from coordexp.config.yaml_file import check_yaml_file
 from coordexp.errors import UserError
 from coordexp.storage.runs import RunDirectory
 
@@ -60,9 +61,8 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: it is missing or cannot be read as YAML.
     """
+    check_yaml_file(path)
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not a readable YAML configuration") from error

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from coordexp.errors import UserError
+from coordexp.errors import UserError, require_regular
 from coordexp.metrics import TEMPERATURE_LABEL, Metric
 from coordexp.storage.files import replacing
 
@@ -171,6 +171,7 @@ def read_columns(
     Raises:
         UserError: the file is missing or broken, lacks a column, or has empty or non-finite values.
     """
+    require_regular(path)
     try:
         with pq.ParquetFile(path) as file:
             held = set(file.schema_arrow.names)
@@ -183,8 +184,6 @@ def read_columns(
                     f"not a token table of this version; {_ADVICE}"
                 )
             table = file.read(columns=list(names), use_threads=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable parquet file ({first_line}): {_ADVICE}") from error

@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from coordexp.errors import UserError
-from coordexp.storage.files import write_json
+from coordexp.storage.files import DAMAGED, read_bytes, write_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
-_ADVICE = (
-    "damaged, or written by another version: restore it, or remove its directory and run again"
-)
 
-
-def read_typed(path: Path, kind: type[T], advice: str = _ADVICE) -> T:
+def read_typed(path: Path, kind: type[T], advice: str = DAMAGED) -> T:
     """The content of a JSON file as a dataclass, `kind`. Unknown keys are ignored.
 
     `advice` is the end of the error message: it says what to do.
@@ -30,12 +26,7 @@ def read_typed(path: Path, kind: type[T], advice: str = _ADVICE) -> T:
         UserError: the file is missing, is not JSON, or lacks a key or has a value of another type;
             the message names the file and the key.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path}: a directory, not a file") from error
+    content = read_bytes(path)
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:

@@ -27,6 +27,7 @@ from coordexp.study.locate import (
 )
 from coordexp.study.study_runs import read_study_runs
 
+LONGEST_NAME = 100  # file systems allow 255 bytes, and a digest and a suffix follow it
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
 # Control characters, line ends, and surrogates (bytes that are not text). A message that repeats
 # them would not be one printable line.
@@ -125,12 +126,24 @@ def _split(argument: str) -> tuple[str, Path]:
         raise UserError(
             f"{argument}: must be NAME=PATH, such as pure_ce=output/pure_ce/logging.jsonl"
         )
+    check_name(name, argument)
+    return name, Path(os.path.expanduser(path))  # shells do not expand the ~ in NAME=~/…
+
+
+def check_name(name: str, argument: str) -> None:
+    """Refuse a name that cannot stand in a path, in a table and in a NAME=PATH.
+
+    Raises:
+        UserError: it is empty, too long, or holds other characters; the message starts with
+            `argument`, the argument that held it.
+    """
     if not re.fullmatch(_NAME, name):
         raise UserError(
             f"{argument}: a name is made of letters, digits and . _ - + "
             "and starts with neither . - nor +"
         )
-    return name, Path(os.path.expanduser(path))  # shells do not expand the ~ in NAME=~/…
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"{argument}: a name has at most {LONGEST_NAME} characters")
 
 
 def _study_claims(name: str, study: Path) -> list[_Claim]:

@@ -26,6 +26,8 @@ os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import DatabaseError
 
 from coordexp.analysis.recommendation.findings import Role, read_recommendation
 from coordexp.errors import UserError
@@ -175,9 +177,15 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
     with locked(ROOT / ".lock", "MLflow is being written", wait=True):
         # An absolute path: MLflow keeps an engine for each URI.
         database = f"sqlite:///{(ROOT / 'mlflow.db').resolve()}"
-        client = MlflowClient(database, registry_uri=database)
         artifacts = (ROOT / "artifacts").resolve().as_uri()
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        try:
+            client = MlflowClient(database, registry_uri=database)
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+        except (DatabaseError, MlflowException) as error:
+            raise UserError(
+                f"{ROOT / 'mlflow.db'}: not a database that MLflow can read: "
+                f"remove {ROOT} and import again, it holds copies only"
+            ) from error
         if experiment is None:
             note = "Stage-1 runs and their comparisons, imported from `results/`. "
             note += "Nothing is read back from here."

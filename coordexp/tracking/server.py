@@ -49,7 +49,9 @@ def serve(port: int = PORT) -> None:
 
 
 def require_free(port: int) -> None:
-    """Raises UserError: another process listens on the port, or using it is not permitted."""
+    """Raises UserError: no such port, another process listens on it, or it may not be used."""
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port {port}: must be between 1 and 65535")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -36,7 +36,7 @@ from coordexp.config.digests import digest, run_hash
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import Config
 from coordexp.data.prepare import data_path
-from coordexp.errors import UserError
+from coordexp.errors import UserError, one_line, reported
 from coordexp.models.base_manifest import read_base_manifest
 from coordexp.models.checkpoints import device_for, save_checkpoint
 from coordexp.storage.files import locked, sha256_file
@@ -231,7 +231,7 @@ def hydra_main(cfg: DictConfig) -> None:
     try:
         train_and_tell(typed(cfg), HydraConfig.get().overrides.task)
     except UserError as error:
-        sys.exit(f"coordexp-train: {error}")
+        sys.exit(f"coordexp-train: {one_line(error)}")
 
 
 def train_and_tell(cfg: Config, overrides: Sequence[str]) -> None:
@@ -248,14 +248,12 @@ def main() -> None:
     Overrides are checked first, so that a mistake gives a one-line message instead of Hydra's dozen
     lines. Hydra's own main composes twice more; it is called only if it is needed.
     """
-    try:
+    with reported("coordexp-train"):
         cfg = check_arguments(sys.argv[1:])
-        if cfg is not None:
+        if cfg is None:
+            hydra_main()
+        else:
             train_and_tell(cfg, sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"coordexp-train: {error}")
-    if cfg is None:
-        hydra_main()
 
 
 if __name__ == "__main__":

@@ -9,23 +9,25 @@ from itertools import pairwise
 
 from coordexp.analysis.audit.findings import Check
 from coordexp.analysis.audit.ratios import COORD_LOSS
-from coordexp.metrics import COORD_TERMS
+from coordexp.metrics import BESIDE, COORD_TERMS, HIGHEST, METRICS, TEMPERATURE_PREFIX, log_key
 from coordexp.storage.logs.log import EVAL, Log, Row
 from coordexp.study.inputs import RunData
 
 SUM_TOLERANCE = 1e-3  # of a sum, relative
 ROUNDING = 5e-5  # absolute, of each number: logs keep four to six decimals
+COMPARED = (*METRICS.values(), *BESIDE.values())  # between variants
 MIN_FOR_CADENCE = 3  # evaluations
 
 
 def log_checks(run: RunData) -> list[Check]:
-    """Checks of evaluations, finite values, and sums within each row."""
+    """Checks of evaluations, finite and possible values, and sums within each row."""
     log, broken = run.log, not_finite(run.log)
     n_rows = len(log.train) + len(log.evals)
     finite = f"{broken[0]} is not finite" if broken else f"{n_rows} rows"
     return [
         Check("has evaluations", bool(log.evals), f"{len(log.evals)} eval rows"),
         Check("finite", not broken, finite),
+        in_range(log),
         *sum_checks(run),
     ]
 
@@ -42,6 +44,21 @@ def not_finite(log: Log) -> list[str]:
             keys = [key for key, value in row.items() if not math.isfinite(value)]
             found += [f"{prefix}{key} at step {step}" for key in keys]
     return found
+
+
+def in_range(log: Log) -> Check:
+    """Whether every metric has values that it can have: an accuracy of 43 may be in percent."""
+    broken = []
+    for prefix, rows in (("", log.train), (EVAL, log.evals)):
+        for step, row in rows.items():
+            broken += [
+                f"{prefix}{key} at step {step} is {row[key]:.6g}, not from 0 to {HIGHEST[m.unit]:g}"
+                for m in COMPARED
+                for key in {log_key(m.name, temperature) for temperature in TEMPERATURE_PREFIX}
+                if key in row and not m.is_possible(row[key])
+            ]
+    more = f" ({len(broken) - 1} more)" if broken[1:] else ""
+    return Check("in range", not broken, f"{broken[0]}{more}" if broken else "every metric")
 
 
 # --- rows that are missing ---

@@ -79,7 +79,11 @@ def completeness(run: RunData) -> list[Check]:
         detail = log_ends
     if manifest.reason:
         detail = manifest.reason
-    return [Check("complete", reached and not short, detail), *log_as_sealed(run, manifest)]
+    return [
+        Check("complete", reached and not short, detail),
+        *log_as_sealed(run, manifest),
+        *files_as_sealed(run, manifest),
+    ]
 
 
 def log_as_sealed(run: RunData, manifest: RunManifest) -> list[Check]:
@@ -90,6 +94,24 @@ def log_as_sealed(run: RunData, manifest: RunManifest) -> list[Check]:
     same = sha256_file(run.run.log) == sealed
     detail = f"logging.jsonl is {'' if same else 'not '}what run.json vouches for"
     return [Check("log as sealed", same, detail)]
+
+
+def files_as_sealed(run: RunData, manifest: RunManifest) -> list[Check]:
+    """Whether configuration and token tables are there, with the digests the manifest records."""
+    sealed = {
+        name: sha256
+        for name, sha256 in manifest.artifacts.items()
+        if name == "config.yaml" or name.endswith(".parquet")
+    }
+    if not sealed or run.run is None:
+        return []
+    for name, sha256 in sealed.items():
+        file = run.run.path / name
+        if not file.is_file():
+            return [Check("files as sealed", False, f"{name} is missing")]
+        if sha256_file(file) != sha256:
+            return [Check("files as sealed", False, f"{name} is not what run.json vouches for")]
+    return [Check("files as sealed", True, f"{len(sealed)} files")]
 
 
 # --- one run against the others ---

@@ -77,7 +77,7 @@ def read_coco(path: Path) -> CocoFile:
         UserError: this is no COCO or LVIS annotation file, or it contradicts itself.
     """
     try:
-        raw = read_json(path)
+        raw = read_json(path, "mend it, or export it again")
         refuse_other_forms(raw)
         names = _names(raw["categories"], path)
         images = _images(raw["images"], names, path)

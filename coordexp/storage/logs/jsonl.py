@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 from coordexp.errors import UserError
+from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, log_key
+from coordexp.storage.files import read_bytes
 from coordexp.storage.logs.log import EVAL, SUMMARY_KEYS, Log, Row, warn_of_repeats
 
 STEP_KEY = "global_step/max_steps"
@@ -29,6 +32,13 @@ NOT_A_LOG = {
     codecs.BOM_UTF16_LE: "is UTF-16: save it as UTF-8",
     codecs.BOM_UTF16_BE: "is UTF-16: save it as UTF-8",
 }
+# Values that variants are compared on: one that is not a number is worth a warning.
+COMPARED_KEYS = {
+    EVAL + log_key(m.name, temperature)
+    for m in (*METRICS.values(), *BESIDE.values())
+    for temperature in TEMPERATURE_PREFIX
+}
+LARGEST = 1e100
 JsonRow: TypeAlias = dict[str, object]
 
 _STEP = re.compile(r"\s*(\d{1,15})\s*(?:/\s*(-?\d{1,15})\s*)?", re.ASCII)
@@ -43,7 +53,7 @@ def read_log(path: Path) -> Log:
     value: it is counted in `dropped`, and each reason gives one warning. The summary rows at the
     end of a log are counted only. If rows repeat a step, or a row repeats a key, the last value of
     each key counts. Numbers written as strings ("0.53") are numbers; other values ("1h 2m", "25%",
-    null) are left out.
+    null) are left out, with a warning if variants are compared on them.
 
     Raises:
         UserError: the file cannot be read, or a line before the last is broken (the message names
@@ -52,8 +62,12 @@ def read_log(path: Path) -> Log:
     log = Log(path)
     repeated: set[int] = set()
     left_out: dict[str, list[int]] = {}  # reason -> line numbers
+    no_numbers: dict[str, list[int]] = {}  # key -> line numbers
     last_step = 0
     for number, row in _rows(path, log.warnings):
+        for key in COMPARED_KEYS & row.keys():
+            if _number(row[key]) is None:
+                no_numbers.setdefault(key, []).append(number)
         train, evals = _split(row)
         step, max_steps = _step_of(row)
         has_values = bool(train or evals)
@@ -73,6 +87,11 @@ def read_log(path: Path) -> Log:
         log.dropped[reason] = len(numbers)
         if reason in LEFT_OUT:
             log.warnings.append(_warning(LEFT_OUT[reason], numbers))
+    for key, numbers in sorted(no_numbers.items()):
+        log.warnings.append(
+            f"{key} is not a number in {len(numbers)} rows, the first is line {numbers[0]}: "
+            "these values were left out"
+        )
     warn_of_repeats(log, repeated, last_step)
     return log
 
@@ -106,10 +125,7 @@ def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, JsonRow]]:
 
 
 def _content(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    content = read_bytes(path)
     for magic, what in NOT_A_LOG.items():
         if content.startswith(magic):
             raise UserError(f"{path}: {what}")
@@ -176,13 +192,14 @@ def _step_of(row: JsonRow) -> tuple[int | None, int | None]:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, float):
-        return value
+    """A number of a row, or None. One above LARGEST has overflowed: such values have no sum."""
     if isinstance(value, str):
-        return float(value) if _NUMBER.fullmatch(value) else None
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300:
-        return float(value)
-    return None
+        value = float(value) if _NUMBER.fullmatch(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if abs(value) > LARGEST:
+        return math.inf if value > 0 else -math.inf
+    return float(value)
 
 
 def _warning(what: str, numbers: list[int]) -> str:

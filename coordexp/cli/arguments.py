@@ -1,0 +1,240 @@
+"""The verbs of `coordexp`, and the arguments of each.
+
+What a verb does is in verbs.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from coordexp.cli import verbs
+from coordexp.cli.steps import STEP_NAMES
+from coordexp.config.package import VERSION
+from coordexp.errors import UserError
+
+DESCRIPTION = (
+    "CoordExp Stage-1: audit and compare runs that were trained with different losses, "
+    "and recommend the checkpoint to start Stage-2 from."
+)
+Verb = Callable[[argparse.Namespace], None]
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of one call.
+
+    argparse accepts positional arguments only up to the first option. Overrides may also follow
+    options, so the arguments that argparse does not recognise are added to them.
+    """
+    top = parser()
+    args, rest = top.parse_known_args(arguments)
+    refuse_unprintable(args)
+    if not rest:
+        return args
+    if not hasattr(args, "overrides") or any(word.startswith("-") for word in rest):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides += rest
+    return args
+
+
+def refuse_unprintable(args: argparse.Namespace) -> None:
+    """Refuse paths with line breaks and other characters that no message or card can print.
+
+    Raises:
+        UserError: naming the path.
+    """
+    for value in vars(args).values():
+        if isinstance(value, Path) and not str(value).isprintable():
+            raise UserError(f"{str(value)!a}: holds characters that cannot be printed")
+
+
+class PrintCompletion(argparse.Action):
+    """Print the completion script of a shell, and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        import shtab  # takes longer to import than a short verb may take
+
+        _, shell, *_ = args
+        for action in path_arguments(parser):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab looks for it
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
+def path_arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The arguments of a parser, and of its verbs, that are paths."""
+    for action in parser._actions:
+        if action.type is Path:
+            yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from path_arguments(sub)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="coordexp", description=DESCRIPTION)
+    top.add_argument("--version", action="version", version=f"coordexp {VERSION}")
+    top.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        help='for tab completion: eval "$(coordexp --print-completion bash)"',
+    )
+    subparsers = top.add_subparsers(required=True, metavar="VERB")
+    for add in (
+        add_show,
+        add_ui,
+        add_prepare,
+        add_validate,
+        add_compare,
+        add_probe,
+        add_evaluate,
+        add_step,
+    ):
+        add(subparsers)
+    return top
+
+
+def add_verb(
+    subparsers: Subparsers, name: str, verb: Verb, help_text: str
+) -> argparse.ArgumentParser:
+    """The parser of one verb; its longer description is the docstring of the function."""
+    sub: argparse.ArgumentParser = subparsers.add_parser(
+        name, help=help_text, description=verb.__doc__
+    )
+    sub.set_defaults(verb=verb)
+    return sub
+
+
+def add_overrides(sub: argparse.ArgumentParser, help_text: str) -> None:
+    sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=help_text)
+
+
+def add_show(subparsers: Subparsers) -> None:
+    sub = add_verb(subparsers, "show", verbs.show, "print the decision card of a study")
+    sub.add_argument(
+        "study",
+        type=Path,
+        nargs="?",
+        help="a study directory; default: the newest results/*/latest",
+    )
+
+
+def add_ui(subparsers: Subparsers) -> None:
+    sub = add_verb(
+        subparsers, "ui", verbs.ui, "serve MLflow and import what the runs write, until Ctrl-C"
+    )
+    sub.add_argument("--port", type=int, default=5000, help="port of the server; default: 5000")
+
+
+def add_prepare(subparsers: Subparsers) -> None:
+    help_text = "make the records and the base model that a configuration needs"
+    sub = add_verb(subparsers, "prepare", verbs.prepare, help_text)
+    add_overrides(sub, "a Hydra override, as for coordexp-train")
+    sub.add_argument("--only", choices=("data", "base"), help="make only one of the two")
+
+
+def add_validate(subparsers: Subparsers) -> None:
+    help_text = "check a record file and print every problem with its line"
+    sub = add_verb(subparsers, "validate", verbs.validate_records, help_text)
+    sub.add_argument(
+        "records",
+        type=Path,
+        metavar="FILE",
+        help="a JSONL file of records, of this project or another",
+    )
+    sub.add_argument("--no-pictures", action="store_true", help="do not open the images")
+
+
+def add_compare(subparsers: Subparsers) -> None:
+    help_text = "compare existing runs: audit, comparison, recommendation; nothing is trained"
+    sub = add_verb(subparsers, "compare", verbs.compare_logs, help_text)
+    sub.add_argument(
+        "runs",
+        nargs="+",
+        metavar="NAME=PATH",
+        help="PATH is a logging.jsonl, or a TensorBoard, run or study directory",
+    )
+    sub.add_argument("--out", type=Path, required=True, help="the study directory to write")
+    sub.add_argument(
+        "--rule",
+        type=Path,
+        help="a file like conf/study/stage1_ablation.yaml, or only the settings that differ",
+    )
+    sub.add_argument(
+        "--image-side",
+        type=int,
+        metavar="PX",
+        help="side of the validation images, if only logs are given",
+    )
+    sub.add_argument(
+        "--cell",
+        type=int,
+        metavar="PX",
+        help="side of the square that one visual token covers, such as 32",
+    )
+    sub.add_argument(
+        "--evidence",
+        type=Path,
+        metavar="FILE",
+        help="published rollout metrics (JSON), shown beside the comparison with their confounds",
+    )
+    sub.add_argument(
+        "--control",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a NAME that explains a lead and may hold no role, such as ce_split; may be repeated",
+    )
+
+
+def add_probe(subparsers: Subparsers) -> None:
+    help_text = "run the Stage-2 probe of a run: rollouts, a short fine-tune, rollouts again"
+    sub = add_verb(subparsers, "probe", verbs.probe_run, help_text)
+    sub.add_argument("run", type=Path, help="a run directory")
+    add_overrides(sub, "a Hydra override, such as probe.steps=10")
+    sub.add_argument("--step", type=int, help="step of the checkpoint; default: the last")
+    sub.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="note in probe.json that no checkpoint was kept at that step, as the workflow does",
+    )
+
+
+def add_evaluate(subparsers: Subparsers) -> None:
+    help_text = "evaluate a checkpoint that was trained elsewhere, for a comparison"
+    sub = add_verb(subparsers, "evaluate", verbs.evaluate_outside, help_text)
+    sub.add_argument(
+        "checkpoint",
+        type=Path,
+        help="a Hugging Face directory of a Qwen3-VL with the coordinate tokens",
+    )
+    sub.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a record file; val.jsonl with a train.jsonl beside it is also probed",
+    )
+    add_overrides(sub, "a Hydra override of train.eval_micro_batch, runtime.… or probe.…")
+    sub.add_argument("--name", required=True, help="name of the checkpoint in a comparison")
+    sub.add_argument("--step", type=int, default=1, help="step at which the training stopped")
+    sub.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="temperature of the coordinate logits in the training",
+    )
+
+
+def add_step(subparsers: Subparsers) -> None:
+    sub = add_verb(subparsers, "step", verbs.step, "run a single step of the workflow")
+    sub.add_argument("step", choices=STEP_NAMES, metavar="STEP", help=", ".join(STEP_NAMES))
+    sub.add_argument(
+        "study",
+        nargs="?",
+        help="a study directory; for preregister the --config as JSON; for track-init nothing",
+    )
