@@ -11,6 +11,7 @@ CoordJSON is the text that the model writes. Coordinates are bare tokens, and on
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -39,13 +40,32 @@ def bin_to_pixel(k: float, side_px: int) -> float:
 
 
 def to_bins(pixels: Sequence[float], width: int, height: int) -> list[int]:
-    """Bins of alternating x, y pixel positions in an image of `width` x `height` px."""
+    """Bins of alternating x, y pixel positions in an image of `width` x `height` px.
+
+    Raises:
+        ValueError: a position has no y or is not finite, or a side is below 2 px.
+    """
+    _check_pairs(pixels, width, height)
     return [pixel_to_bin(value, (width, height)[i % 2]) for i, value in enumerate(pixels)]
 
 
 def to_pixels(bins: Sequence[float], width: int, height: int) -> list[float]:
-    """Pixel positions of alternating x, y bins in an image of `width` x `height` px."""
+    """Pixel positions of alternating x, y bins in an image of `width` x `height` px.
+
+    Raises:
+        ValueError: a position has no y or is not finite, or a side is below 2 px.
+    """
+    _check_pairs(bins, width, height)
     return [bin_to_pixel(value, (width, height)[i % 2]) for i, value in enumerate(bins)]
+
+
+def _check_pairs(values: Sequence[float], width: int, height: int) -> None:
+    if len(values) % 2:
+        raise ValueError(f"{len(values)} values: must be x, y, x, y, …")
+    if min(width, height) < 2:
+        raise ValueError(f"an image of {width} x {height} px: a side has at least 2 px")
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{list(values)}: must be finite")
 
 
 def coord_token_ids(tokenizer: Any) -> list[int]:

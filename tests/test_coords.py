@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -105,6 +106,15 @@ def test_bins_to_pixel_boxes_and_back_are_exact(box, width, height):
     assert to_bins(pixels, width, height) == list(box)
     assert all(0 <= x <= width - 1 for x in pixels[0::2])
     assert all(0 <= y <= height - 1 for y in pixels[1::2])
+
+
+@pytest.mark.parametrize("convert", [to_bins, to_pixels])
+@pytest.mark.parametrize(
+    ("values", "side"), [([1.0], 64), ([1.0, 2.0], 1), ([math.nan, 2.0], 64), ([math.inf, 2.0], 64)]
+)
+def test_positions_that_no_image_has_are_refused(convert, values, side):
+    with pytest.raises(ValueError, match=r"must be|at least 2 px"):
+        convert(values, side, side)
 
 
 def test_x_uses_the_width_and_y_the_height():

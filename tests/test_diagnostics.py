@@ -397,3 +397,13 @@ def test_a_validation_set_without_objects_is_refused(sharp, record_file, scenes,
     dataset = Dataset(record_file(tmp_path / "none", [[], []]), sharp.processor)
     with refused(str(dataset.path), "nothing to evaluate"):
         evaluated(sharp, scenes, tmp_path / "t.parquet", dataset=dataset)
+
+
+def test_temperature_of_no_distribution_is_refused_or_nan():
+    logits, bins = torch.zeros(3, 1000), torch.tensor([0, 5, 999])
+    with pytest.raises(ValueError, match="a row at least"):
+        fit_temperature(logits[:0], bins[:0])
+    with pytest.raises(ValueError, match="above 0"):
+        distribution_columns(logits, bins, 0.0)
+    logits[1, 7] = torch.nan
+    assert math.isnan(fit_temperature(logits, bins))

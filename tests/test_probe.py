@@ -684,7 +684,9 @@ def test_probe_by_hand_takes_the_runs_recipe_or_the_named_one(monkeypatch):
         overrides=("probe.steps=7", "probe.adapter_rank=3"),
     )
     asked = []
-    monkeypatch.setattr(job, "probe_run", lambda _run, _step, cfg: asked.append(plain(cfg.probe)))
+    monkeypatch.setattr(
+        job, "probe_run", lambda _run, _step, cfg, _missing: asked.append(plain(cfg.probe))
+    )
     for overrides in (
         (),
         ("probe.steps=9", "train.eval_micro_batch=2"),
@@ -693,3 +695,14 @@ def test_probe_by_hand_takes_the_runs_recipe_or_the_named_one(monkeypatch):
         main(["probe", str(run.path), *overrides])
     own = plain(compose(["probe.steps=7", "probe.adapter_rank=3"]).probe)
     assert asked == [own, own | {"steps": 9}, plain(compose(["experiment=smoke"]).probe)]
+
+
+@pytest.mark.usefixtures("in_tmp")
+def test_probe_by_hand_of_a_step_that_was_not_kept_is_refused():
+    run = write_run("mixed", eval_row(24.0, 55, 0.2, 0.15, 39, 4.0))
+    with pytest.raises(SystemExit, match=r"no checkpoint was kept at step 7 .*kept are \d+$"):
+        main(["probe", str(run.path), "--step", "7"])
+    assert not (run.path / "stage2").exists()
+    main(["probe", str(run.path), "--step", "7", "--allow-missing"])
+    (written,) = run.path.glob("stage2/*/probe.json")
+    assert json.loads(written.read_text())["status"] == "no checkpoint"

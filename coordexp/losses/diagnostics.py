@@ -29,7 +29,7 @@ def distribution_columns(
     Args:
         coord_logits: [N, K] logits z of the bins. Computed in float32 at least.
         bins: [N] ground-truth bin t of each token, int64.
-        temperature: T.
+        temperature: T, above 0.
 
     Returns:
         {name: [N]}:
@@ -37,7 +37,12 @@ def distribution_columns(
         w1_to_delta: E_p|k - t|, the W1 distance of p to a point mass at t, bins.
         p_gt: p(t).
         entropy: -sum_k p log p, nats.
+
+    Raises:
+        ValueError: T is 0 or below.
     """
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature}: must be above 0")
     log_p = torch.log_softmax(at_least_float32(coord_logits) / temperature, -1)
     p = log_p.exp()
     k = torch.arange(N_BINS, device=p.device, dtype=p.dtype)
@@ -102,7 +107,15 @@ def fit_temperature(
         bins: [N] ground-truth bins, int64.
         device: where the sums are computed, ROWS_AT_ONCE rows at a time; the logits may lie
             elsewhere.
+
+    Returns:
+        T; NaN where a logit is not finite, as those of a run that diverges.
+
+    Raises:
+        ValueError: there are no rows.
     """
+    if not len(bins):
+        raise ValueError("coord_logits: must have a row at least")
     at_gt = coord_logits.gather(-1, bins[:, None]).double().sum()
 
     def mean_nll(log_temperature: float) -> float:
@@ -117,4 +130,4 @@ def fit_temperature(
     minimum = minimize_scalar(
         mean_nll, bounds=(low, high), method="bounded", options={"xatol": 1e-4}
     )
-    return float(math.e**minimum.x)
+    return float(math.e**minimum.x) if math.isfinite(minimum.fun) else math.nan

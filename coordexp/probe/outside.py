@@ -19,6 +19,7 @@ from coordexp.config.digests import digest
 from coordexp.config.schema import Config, TokenGroups, VariantConfig
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset
+from coordexp.data.records import read_records
 from coordexp.errors import UserError
 from coordexp.models.base import load_whole
 from coordexp.models.checkpoints import device_for, load_base, save_pretrained
@@ -49,6 +50,7 @@ def evaluate_checkpoint(
             f"{checkpoint if records.is_file() else records}: no such "
             f"{'checkpoint' if records.is_file() else 'file'}"
         )
+    read_records(records)  # a broken line is told before a model of gigabytes is loaded
     identity = [sha256_directory(checkpoint), sha256_file(records), step, temperature]
     run = RunDirectory(RESULTS / "evaluated" / f"{name}-{digest(identity)[:8]}")
     torch.set_num_threads(cfg.runtime.threads)

@@ -9,6 +9,7 @@ from coordexp.analysis.comparison.blind import BlindProbe
 from coordexp.analysis.comparison.findings import Difference
 from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.errors import UserError
+from coordexp.storage.files import DAMAGED
 from coordexp.storage.run_config import Settings
 from coordexp.storage.typed import read_typed, write_typed
 
@@ -107,7 +108,12 @@ class StudyProbe:
 
 def read_study_probe(study_dir: Path) -> StudyProbe:
     """Raises UserError: probe.json is missing or of another form."""
-    return read_typed(study_dir / "probe.json", StudyProbe)
+    path = study_dir / "probe.json"
+    probe = read_typed(path, StudyProbe)
+    for variant, values in probe.means.items():
+        if "parse_rate" not in values:
+            raise UserError(f"{path}: means of {variant}: no parse_rate: {DAMAGED}")
+    return probe
 
 
 def write_study_probe(study_dir: Path, probe: StudyProbe) -> None:
