@@ -136,7 +136,7 @@ def broken_middle() -> None:
         (
             None,
             ["a=pure_ce.jsonl", "--out", "out", "--rule", "nowhere.yaml"],
-            "nowhere.yaml: not a decision rule",
+            "nowhere.yaml: no such file",
         ),
         (
             None,
