@@ -245,7 +245,7 @@ def test_compose_depends_on_neither_directory_nor_earlier_failure(refused):
         ("optim.lr=null", "optim.lr"),
         ("optim.lr=", "optim.lr"),
         ("optim.lr=???", "optim.lr"),
-        ("optim.lr=${nowhere}", "nowhere"),
+        ("optim.lr=${nowhere}", "optim.lr"),
         ("train.max_steps=1.5", "train.max_steps"),
         ("train.max_steps=true", "train.max_steps"),
         ("seed=half", "seed"),

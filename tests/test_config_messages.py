@@ -13,36 +13,83 @@ from coordexp.cli.main import main
 from coordexp.config.checks import check
 from coordexp.config.command_line import check_arguments
 from coordexp.config.compose import compose
+from coordexp.config.overrides import open_quote
 from coordexp.config.rule_file import load_rule
 from coordexp.config.schema import Config
 from coordexp.errors import UserError
 from coordexp.study.plan import plan_study
+from coordexp.study.quotes import refuse_unpaired_quotes
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize(
-    ("override", "answer"),
-    [
-        ("train.max_stepz=3", "unknown key train.max_stepz: did you mean train.max_steps?"),
-        ("+train.max_stepz=3", "unknown key train.max_stepz: did you mean train.max_steps?"),
-        ("optim.adaptr.rank=3", "unknown key optim.adaptr.rank: did you mean optim.adapter.rank?"),
-        ("modle=tiny_qwen3vl", "unknown key modle: did you mean model?"),
-        (
-            "experiment=smok",
-            "experiment=smok: no such file in conf/experiment/: did you mean smoke",
-        ),
-        ("variant=pure_c", "variant=pure_c: no such file in conf/variant/: did you mean pure_ce?"),
-        ("model=huge", "model=huge: no such file in conf/model/: known are qwen3vl, tiny_qwen3vl"),
-        ("foo.bar=1", "unknown key foo.bar: known are variant, model, data,"),
-    ],
-)
-def test_misspelt_override_names_the_nearest_known(override, answer):
+WITHOUT_PLUS = "+{0}=…: {0} exists already: write {0}=… without the +"
+WRONG_OVERRIDES = [
+    # A misspelt key or name: the nearest known one.
+    ("train.max_stepz=3", "unknown key train.max_stepz: did you mean train.max_steps?"),
+    ("+train.max_stepz=3", "unknown key train.max_stepz: did you mean train.max_steps?"),
+    ("optim.adaptr.rank=3", "unknown key optim.adaptr.rank: did you mean optim.adapter.rank?"),
+    ("modle=tiny_qwen3vl", "unknown key modle: did you mean model?"),
+    ("experimnt=smoke", "unknown key experimnt: did you mean experiment?"),
+    ("experiment=smok", "experiment=smok: no such file in conf/experiment/: did you mean smoke"),
+    ("variant=pure_c", "variant=pure_c: no such file in conf/variant/: did you mean pure_ce?"),
+    ("model=huge", "model=huge: no such file in conf/model/: known are qwen3vl, tiny_qwen3vl"),
+    ("foo.bar=1", "unknown key foo.bar: known are variant, model, data,"),
+    # A group that is not chosen by a name.
+    ("model={a:1}", "model={a:1}: must be the name of one file in conf/model/: known are"),
+    ("variant=[1,2]", "variant=[1,2]: must be the name of one file in conf/variant/"),
+    ("optim=[adamw,lora]", "must be the name of one file in conf/optim/: known are adamw"),
+    ("experiment=1", "experiment=1: must be the name of one file in conf/experiment/"),
+    ("variant=null", "variant=null: must be the name of one file in conf/variant/"),
+    # Hydra's signs: nothing can be added to the schema, nor removed from it.
+    ("+seed=1", WITHOUT_PLUS.format("seed")),
+    ("+optim.lr=1", WITHOUT_PLUS.format("optim.lr")),
+    ("+variant=mixed", WITHOUT_PLUS.format("variant")),
+    ("~variant", "~variant: a group needs a choice and cannot be removed: write variant=NAME"),
+    ("~train=stage1", "~train=stage1: a group needs a choice and cannot be removed"),
+    ("~optim.lr", "~optim.lr: a setting cannot be removed: write optim.lr=VALUE"),
+    # References and quotes that lead nowhere.
+    ("optim.lr=${nope}", "optim.lr=${nope}: Interpolation key 'nope' not found"),
+    ("optim.lr=${oc.env:NO_SUCH_NAME}", "optim.lr=${oc.env:NO_SUCH_NAME}: KeyError"),
+    ("model.name=${oc.nope:3}", "model.name=${oc.nope:3}: Unsupported interpolation type"),
+    ("optim.lr='1", "optim.lr='1: the quote ' is not closed"),
+    ('model.name="a\\"', 'model.name="a\\": the quote " is not closed'),
+    ("experiment=smoke'", "experiment=smoke': the quote ' is not closed"),
+    # Values that nothing can use.
+    ("study.rule.metrics=[[a]]", "study.rule.metrics=[[a]]"),
+    ("study.variants=[mixed,mixed]", "study.variants: mixed is named twice"),
+    ("study.controls=[ce_split,ce_split]", "study.controls: ce_split is named twice"),
+    (
+        "study.controls=[ce_spli]",
+        "study.controls: ce_spli has no file conf/variant/ce_spli.yaml",
+    ),
+    (
+        "study.controls=[mixed]",
+        "study.controls: mixed is in study.variants too: a control holds no role, so name it "
+        "in one of the two",
+    ),
+    ('variant.name="a\nb"', "must be letters, digits"),
+    ("model.text_layers=100000", "model.text_layers=100000 must be at most 1000"),
+    ("data.image_size=320000", "data.image_size=320000 must be at most 8192"),
+    ("study.seeds=99999999999999999999", "must be at most 1000"),
+    ("variant.w1=1.5", "variant.w1=1.5: pure_ce has no coordinate terms"),
+    ("variant.token_groups=split", "of pure_ce: all weights are 0: set one of variant.soft_ce,"),
+]
+
+
+@pytest.mark.parametrize(("override", "answer"), WRONG_OVERRIDES)
+def test_wrong_override_is_one_line_with_key_and_cause(override, answer):
     with pytest.raises(UserError) as told:
         compose([override])
     assert answer in str(told.value)
     assert "append" not in str(told.value)  # Hydra's advice, which would be refused next
+    assert "++" not in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("override", ["model.name='it\\'s'", 'model.name="a\'b"', "optim.lr=1e-3"])
+def test_closed_quotes_are_not_called_open(override):
+    assert open_quote(override) == ""
 
 
 @pytest.mark.parametrize(
@@ -100,38 +147,49 @@ def test_every_value_of_a_sweep_is_checked(arguments, answer):
     assert answer in str(told.value)
 
 
+TWICE = "optim.lr is set twice, by optim.lr=1 and by"
+
+
 @pytest.mark.parametrize(
-    ("override", "answer"),
+    ("arguments", "answer"),
     [
-        ("model={a:1}", "model={a:1}: must be the name of one file in conf/model/: known are"),
-        ("variant=[1,2]", "variant=[1,2]: must be the name of one file in conf/variant/"),
-        ("optim=[adamw,lora]", "must be the name of one file in conf/optim/: known are adamw"),
-        ("experiment=1", "experiment=1: must be the name of one file in conf/experiment/"),
-        ("variant=null", "variant=null: must be the name of one file in conf/variant/"),
-        ("study.rule.metrics=[[a]]", "study.rule.metrics=[[a]]"),
-        ("study.variants=[mixed,mixed]", "study.variants: mixed is named twice"),
-        ("study.controls=[ce_split,ce_split]", "study.controls: ce_split is named twice"),
-        (
-            "study.controls=[ce_spli]",
-            "study.controls: ce_spli has no file conf/variant/ce_spli.yaml",
-        ),
-        (
-            "study.controls=[mixed]",
-            "study.controls: mixed is in study.variants too: a control holds no role, so name it "
-            "in one of the two",
-        ),
-        ('variant.name="a\nb"', "must be letters, digits"),
-        ("experimnt=smoke", "unknown key experimnt: did you mean experiment?"),
-        ("model.text_layers=100000", "model.text_layers=100000 must be at most 1000"),
-        ("data.image_size=320000", "data.image_size=320000 must be at most 8192"),
-        ("study.seeds=99999999999999999999", "must be at most 1000"),
+        (["--foo"], "unrecognized arguments: --foo: `coordexp-train --hydra-help` lists the flags"),
+        (["seed=1", "--cfg", "job", "optim.lr=1"], "all before or all after the flags"),
+        (["--cfg", "nope"], "argument --cfg/-c: invalid choice: 'nope' (choose from 'job'"),
+        (["--cfg"], "argument --cfg/-c: expected one argument"),
+        (["--info", "nope"], "argument --info/-i: invalid choice: 'nope'"),
+        (["--config-dir", "no_such"], "--config-dir no_such: no such directory"),
+        (["--config-name", "x"], "--config-name: not supported: settings are composed from conf/"),
+        (["--config-path=x"], "--config-path: not supported"),
+        (["--resolve", "seed=1"], "--resolve and --package need --cfg job"),
+        (["-sc"], "--shell-completion: say which shell: `coordexp-train -sc install=bash`"),
+        (["-sc", "--info"], "--info and --shell-completion exclude each other"),
+        (["optim.lr=1", "optim.lr=2"], f"command line: {TWICE} optim.lr=2: keep one"),
+        (["optim.lr=1", "++optim.lr=1"], f"{TWICE} ++optim.lr=1"),
+        (["--multirun", "optim.lr=1", "optim.lr=2,3"], f"{TWICE} optim.lr=2,3"),
+        (["variant=mixed", "variant=pure_ce"], "variant is set twice"),
     ],
 )
-def test_value_that_nothing_can_use_is_one_line(override, answer):
+def test_wrong_command_line_is_one_line(arguments, answer):
     with pytest.raises(UserError) as told:
-        compose([override])
+        check_arguments(arguments)
     assert answer in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_files_of_another_directory_are_checked_as_well(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 3\n")
+    chosen = ["--config-dir", str(tmp_path), "experiment=mine"]
+    assert check_arguments(chosen) is None  # Hydra finds the file
+    with pytest.raises(UserError, match=r"did you mean train\.max_steps"):
+        check_arguments([*chosen, "train.max_stepz=3"])
+
+
+@pytest.mark.parametrize("verb", [["prepare"], ["probe", "results/runs/a/s0-00000000"]])
+def test_verbs_refuse_a_key_that_is_set_twice(verb):
+    with pytest.raises(SystemExit, match=rf"^coordexp: command line: {TWICE} optim\.lr=2"):
+        main([*verb, "optim.lr=1", "optim.lr=2"])
 
 
 def test_overrides_of_one_run_are_composed_once():
@@ -160,12 +218,44 @@ def test_verbs_answer_with_the_nearest_key(verb):
         ({"pure_ce": "train.max_stepz=3"}, STEPS),
         ({"experiment": "smok"}, "did you mean smoke?"),
         ({"logs": "a=b", "image_sid": 3}, "means nothing beside logs=…: did you mean image_side?"),
+        ({"pure_ce": "optim.lr=1 optim.lr=2"}, f"--config pure_ce: {TWICE} optim.lr=2: keep one"),
+        ({"all": ["optim.lr=1", "++optim.lr=2"]}, f"--config all: {TWICE} ++optim.lr=2"),
+        ({"pure_ce": "optim.lr='1"}, "optim.lr='1: the quote ' is not closed"),
+        ({"pure_ce": "variant.w1=1.5"}, "variant.w1=1.5: pure_ce has no coordinate terms"),
+        ({"mixed": "variant.w1=${nope}"}, "variant.w1=${nope}: Interpolation key 'nope'"),
     ],
 )
 def test_workflow_settings_name_the_nearest_known(settings, answer):
     with pytest.raises(UserError) as told:
         plan_study(settings)
     assert answer in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_variant_may_override_what_all_sets():
+    planned = plan_study({"all": "optim.lr=1", "pure_ce": "optim.lr=2"})
+    lr = {run.variant: compose(run.overrides).optim.lr for run in planned.runs}
+    assert lr == {"softce_w1_gate": 1, "pure_ce": 2, "mixed": 1}
+
+
+@pytest.mark.parametrize("value", ["optim.lr=1'", "'optim.lr=1", "model.name='a b'", "\"a=1'"])
+def test_quotes_that_snakemake_would_remove_are_refused(value):
+    arguments = ["snakemake", "--cores", "1", "stage1_ablation", "--config", f"pure_ce={value}"]
+    with pytest.raises(UserError) as told:
+        refuse_unpaired_quotes(arguments)
+    assert f"--config pure_ce={value}: quotes at its ends do not match" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "pure_ce='optim.lr=1'", 'mixed=["model.name=\\"a b\\""]', "seeds=3"],
+        ["--config", "experiment=smoke", "--set-resources", "train:slurm_extra='--gres=gpu"],
+        ["--config", "experiment=''"],
+    ],
+)
+def test_other_quotes_are_left_to_snakemake(arguments):
+    refuse_unpaired_quotes(arguments)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +276,7 @@ def test_workflow_settings_name_the_nearest_known(settings, answer):
         ("eligible: {min_f1: .nan}", "min_f1=nan must lie in [0, 1]"),
         ("eligible: {min_f1: 1.1}", "min_f1=1.1 must lie in [0, 1]"),
         ("eligible: {max_mae_over_best: .nan}", "must be a number of at least 1"),
+        ("metrics: [eval_loss]", "eval_loss"),
         ("probe: {margin: -1}", "probe.margin=-1.0 must be a number that is not negative"),
     ],
 )
@@ -194,6 +285,7 @@ def test_wrong_rule_file_is_one_line(tmp_path, content, answer):
     path.write_text(content)
     with pytest.raises(UserError) as told:
         load_rule(path, DEFAULT.study.rule)
+    assert str(told.value).startswith(f"{path}: ")
     assert answer in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -249,8 +341,7 @@ def test_every_number_is_taken_or_refused_in_one_line(key):
             refused[value] = str(error)
     assert -1 in refused  # no number may be negative
     for message in refused.values():
-        # Weights are also refused for the token groups that they are given with.
-        assert key in message or "variant.token_groups" in message
+        assert key in message
         assert "\n" not in message
 
 

@@ -217,6 +217,7 @@ def test_changed_code_plans_the_rules_that_run_it(copied_workspace, file, rules)
         ("pur_ce=optim.lr=1", "--config pur_ce=…: unknown key"),
         ("seeds=0", "--config seeds=0: must be"),
         ("pure_ce=optim.lrx=1", "optim.lrx"),
+        ("pure_ce=optim.lr=1'", "quotes at its ends do not match"),
         ("pure_ce=seed=1", "is the study's to decide"),
     ],
 )

@@ -11,6 +11,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with reported("coordexp"):
         # Imported here, because the import takes up to a second: Ctrl-C then also gives one line.
         from coordexp.cli.arguments import parse
+        from coordexp.config.overrides import refuse_repeated
 
         args = parse(arguments)
+        refuse_repeated(getattr(args, "overrides", ()), "command line")
         args.verb(args)

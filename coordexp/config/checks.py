@@ -68,11 +68,20 @@ def check_adapter(optim: OptimConfig) -> None:
 
 def check_variant(variant: VariantConfig) -> None:
     """Coordinate terms are allowed in a split objective only; it must have at least one."""
-    has_coordinate_terms = any((variant.soft_ce, variant.w1, variant.gate, variant.ce))
-    if has_coordinate_terms != (variant.token_groups is TokenGroups.split):
+    weights = {"soft_ce": variant.soft_ce, "w1": variant.w1, "gate": variant.gate, "ce": variant.ce}
+    given = {name: weight for name, weight in weights.items() if weight}
+    if variant.token_groups is TokenGroups.split and not given:
+        listed = ", ".join(f"variant.{name}" for name in weights)
         raise UserError(
-            f"configuration: variant.token_groups={variant.token_groups.name} of {variant.name}: "
-            "joint takes no coordinate weights, split at least one"
+            f"configuration: variant.token_groups=split of {variant.name}: "
+            f"all weights are 0: set one of {listed}"
+        )
+    if variant.token_groups is TokenGroups.joint and given:
+        name, weight = next(iter(given.items()))
+        raise UserError(
+            f"configuration: variant.{name}={weight}: {variant.name} has no coordinate terms, "
+            "because variant.token_groups=joint: leave the weight out, or set "
+            "variant.token_groups=split"
         )
 
 

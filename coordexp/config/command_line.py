@@ -1,26 +1,37 @@
-"""The overrides of the trainer's command line, checked before Hydra sees them."""
+"""The trainer's command line, checked before Hydra sees it.
+
+Hydra reports a mistake in a dozen lines, with advice that the schema would refuse next.
+"""
 
 from __future__ import annotations
 
+import json
+from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from coordexp.config.compose import compose
+from coordexp.config.overrides import refuse_repeated
 from coordexp.config.schema import Config
 from coordexp.errors import UserError
 
-SWEEP = ("--multirun", "-m")
-# Flags that do not change the meaning of the overrides beside them.
-_FLAGS = {*SWEEP, "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"}
+# Hydra does one of these things. Without any it runs the program once.
+_COMMANDS = ("run", "multirun", "cfg", "info", "shell_completion")
+# Flags that replace conf/config.yaml, which defines every setting of this project.
+_REPLACE_CONFIG = ("config_path", "config_name", "experimental_rerun")
+_HOW_TO_WRITE = (
+    "`coordexp-train --hydra-help` lists the flags; "
+    "settings are KEY=VALUE, all before or all after the flags"
+)
 
 
 def check_arguments(arguments: Sequence[str]) -> Config | None:
     """Compose once with the overrides of a command line; for a sweep, with each of its values.
-
-    This check comes before Hydra's, because Hydra reports a mistake in a dozen lines, with advice
-    that the schema would refuse next.
 
     Returns:
         The configuration, if the arguments are overrides of one run and nothing else. None if Hydra
@@ -28,24 +39,65 @@ def check_arguments(arguments: Sequence[str]) -> Config | None:
         (`hydra.…`).
 
     Raises:
-        UserError: see `compose`.
+        UserError: a wrong flag, a key that is set twice, or an override that `compose` refuses.
     """
-    flags = [word for word in arguments if word.startswith("-")]
-    if not _FLAGS.issuperset(flags):
-        return None  # help, completion, or another directory of settings
-    is_sweep = any(flag in SWEEP for flag in flags)
-    if is_sweep and not {"--cfg", "-c"}.isdisjoint(flags):
-        raise UserError("--multirun and --cfg exclude each other: print one point of the sweep")
-    # A word without = may be the value of a flag.
-    overrides = [word for word in arguments if "=" in word or not flags]
-    points = [points_of(word) if is_sweep else [word] for word in overrides]
+    flags = parse_flags(arguments)
+    if flags.help or flags.hydra_help or flags.shell_completion:
+        return None
+    refuse_repeated(flags.overrides, "command line")
+    points = [points_of(word) if flags.multirun else [word] for word in flags.overrides]
     first = [of_word[0] for of_word in points]
-    cfg = compose(first)
+    more = searched(flags.config_dir)
+    cfg = compose([*more, *first])
     for i, of_word in enumerate(points):
         for point in of_word[1:]:
-            compose([*first[:i], point, *first[i + 1 :]])
-    is_hydras = any(word.lstrip("+~").startswith(("hydra.", "hydra/")) for word in overrides)
-    return None if flags or is_hydras else cfg
+            compose([*more, *first[:i], point, *first[i + 1 :]])
+    is_hydras = any(word.lstrip("+~").startswith(("hydra.", "hydra/")) for word in flags.overrides)
+    has_flags = len(arguments) > len(flags.overrides)
+    return None if has_flags or is_hydras else cfg
+
+
+def parse_flags(arguments: Sequence[str]) -> Namespace:
+    """The flags and overrides of a command line, read by Hydra's own parser.
+
+    Raises:
+        UserError: a flag is unknown, has a wrong value, or does not fit another.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse prints its usage there
+    flags = parser.parse_args(list(arguments))
+    for name in _REPLACE_CONFIG:
+        if getattr(flags, name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{flag}: not supported: settings are composed from conf/config.yaml: "
+                "change them with KEY=VALUE, or add files with --config-dir DIRECTORY"
+            )
+    chosen = [f"--{name.replace('_', '-')}" for name in _COMMANDS if getattr(flags, name)]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)} exclude each other: give one of them")
+    if (flags.resolve or flags.package) and not flags.cfg:
+        raise UserError("--resolve and --package need --cfg job, whose output they change")
+    if flags.shell_completion and not _is_completion(flags.overrides):
+        raise UserError("--shell-completion: say which shell: `coordexp-train -sc install=bash`")
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        raise UserError(f"--config-dir {flags.config_dir}: no such directory")
+    return flags
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}: {_HOW_TO_WRITE}")
+
+
+def _is_completion(overrides: Sequence[str]) -> bool:
+    return any(word.startswith(("install=", "uninstall=", "query=")) for word in overrides)
+
+
+def searched(config_dir: str | None) -> list[str]:
+    """The override by which Hydra also searches the directory of `--config-dir`."""
+    if not config_dir:
+        return []
+    return [f"hydra.searchpath=[{json.dumps(str(Path(config_dir).resolve()))}]"]
 
 
 def points_of(word: str) -> list[str]:

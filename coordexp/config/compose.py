@@ -6,7 +6,6 @@ message. The values of settings are data in `conf/`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -17,12 +16,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from coordexp.config.checks import check
+from coordexp.config.messages import in_one_line, printable
+from coordexp.config.overrides import check_overrides
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
     SPELLED_ONE_WAY,
@@ -32,7 +32,7 @@ from coordexp.config.schema import (
     ScenesConfig,
     TinyQwen3VLConfig,
 )
-from coordexp.config.suggest import about_unknown_key, did_you_mean
+from coordexp.config.suggest import about_unknown_key
 from coordexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Config:
     """
     GlobalHydra.instance().clear()
     try:
-        check_choices(overrides, conf_dir)
+        check_overrides(overrides, conf_dir)
         with initialize_config_dir(str(conf_dir), version_base="1.3"):
             return typed(hydra_compose("config", overrides=list(overrides)))
     except UserError as error:  # a value in it may hold line ends
@@ -63,41 +63,6 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Config:
     ) as error:  # Hydra raises a bare ValueError for train=3, and a TypeError for a list in a list
         told = f"configuration: {in_one_line(error, overrides, conf_dir)}"
         raise UserError(printable(told)) from error
-
-
-def groups_in(conf_dir: Path) -> list[str]:
-    """The groups of settings: the directories of `conf/`."""
-    return sorted(path.name for path in conf_dir.iterdir() if path.is_dir())
-
-
-def printable(text: str) -> str:
-    """A message in one line: what does not print becomes a blank."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def check_choices(overrides: Sequence[str], conf_dir: Path) -> None:
-    """Refuse a group (`model=…`) that is not chosen by the name of one of its files.
-
-    Hydra's own answer to a mapping or a list there is a traceback.
-
-    Raises:
-        UserError: see above.
-        HydraException: an override cannot be parsed.
-    """
-    groups = groups_in(conf_dir)
-    parser = OverridesParser.create()
-    for word in overrides:
-        group, equals, given = word.partition("=")
-        if group not in groups or not equals:
-            continue
-        override = parser.parse_override(word)
-        if override.is_sweep_override() or isinstance(override.value(), str):
-            continue
-        names = sorted(path.stem for path in (conf_dir / group).glob("*.yaml"))
-        raise UserError(
-            f"configuration: {group}={given}: must be the name of one file in conf/{group}/: "
-            f"known are {', '.join(names)}"
-        )
 
 
 def typed(composed: DictConfig) -> Config:
@@ -160,50 +125,6 @@ def unknown_key(node: DictConfig, schema: type[DataclassInstance], prefix: str =
             if below is not None:
                 return below
     return None
-
-
-def in_one_line(error: Exception, overrides: Sequence[str], conf_dir: Path) -> str:
-    """The error of Hydra or OmegaConf in one line, without advice that does not work here.
-
-    Hydra advises adding an unknown key by `+key=value`, but no field would read it.
-    """
-    unknown = re.match(r"Could not override '([^']+)'", str(error))
-    if unknown:
-        return about_unknown_key(unknown[1], with_choices_alone(overrides, conf_dir))
-    absent = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
-    if absent:
-        group, name = absent[1], absent[2]
-        choices = sorted(path.stem for path in (conf_dir / group).glob("*.yaml"))
-        if not choices:
-            return f"unknown group {group}{did_you_mean(group, groups_in(conf_dir))}"
-        return f"{group}={name}: no such file in conf/{group}/{did_you_mean(name, choices)}"
-    reason = " ".join(f"{error} {error.__cause__ or ''}".split())
-    reason = reason.partition(" full_key:")[0]  # the rest are internal names of OmegaConf
-    given = " ".join(overrides) or "none"
-    return f"{reason}{advice_on_quotes(error)} (overrides: {given})"
-
-
-def with_choices_alone(overrides: Sequence[str], conf_dir: Path) -> DictConfig:
-    """The configuration of the overrides that choose a file of a group, such as `model=qwen3vl`."""
-    groups = groups_in(conf_dir)
-    choices = [word for word in overrides if word.partition("=")[0] in groups]
-    with initialize_config_dir(str(conf_dir), version_base="1.3"):
-        return hydra_compose("config", overrides=choices)
-
-
-def advice_on_quotes(error: Exception) -> str:
-    """How to write a value with characters of Hydra's grammar, such as `annotations (1).json`."""
-    if not isinstance(error, OverrideParseException):
-        return ""
-    key, equals, value = error.override.partition("=")
-    if not equals:
-        return ""
-    quoted = f'{key}="{value}"'
-    in_config = json.dumps([quoted], ensure_ascii=False)
-    return (
-        f". A value with blanks, brackets, = or , needs quotes: '{quoted}' on a command line, "
-        f"'{in_config}' in --config"
-    )
 
 
 def schema_node(kind: type[DataclassInstance]) -> DictConfig:

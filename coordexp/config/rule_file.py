@@ -58,8 +58,12 @@ def load_rule(path: Path, default: RuleConfig) -> RuleConfig:
     ) as error:
         raise UserError(f"{path}: {in_one_line(error, node)}") from error
     assert isinstance(rule, RuleConfig)
-    check_limits(rule, "study.rule.")
-    check_rule(rule)
+    try:
+        check_limits(rule)
+        check_rule(rule)
+    except UserError as error:
+        reason = str(error).removeprefix("configuration: ").removeprefix("study.rule.")
+        raise UserError(f"{path}: {reason}") from error
     return rule
 
 

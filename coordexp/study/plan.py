@@ -15,6 +15,7 @@ from typing import Any
 from coordexp.config.checks import is_missing_directory
 from coordexp.config.compose import compose
 from coordexp.config.digests import digest, group_hash, plain, run_hash
+from coordexp.config.overrides import refuse_repeated
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
     CocoConfig,
@@ -43,8 +44,8 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     """The study that `--config` describes.
 
     Raises:
-        UserError: an unknown key, a seed count below 1, an override that Hydra refuses or that only
-            the study decides, or logs or annotations that cannot be found.
+        UserError: an unknown key, a seed count below 1, an override that is given twice, that Hydra
+            refuses or that only the study decides, or logs or annotations that cannot be found.
     """
     if "logs" in settings:
         return plan_from_settings(settings)
@@ -122,7 +123,8 @@ def split_overrides(key: str, value: Any) -> list[str]:
     """Hydra overrides of one `--config` key: a string split on blanks, or a YAML list as it is.
 
     Raises:
-        UserError: the value is something else, or overrides what only the study decides.
+        UserError: the value is something else, sets a key twice, or overrides what only the study
+            decides.
     """
     if value is None:
         return []
@@ -140,6 +142,7 @@ def split_overrides(key: str, value: Any) -> list[str]:
                 f"--config {key}: {override} is the study's to decide: "
                 "use conf/study, seeds= or experiment="
             )
+    refuse_repeated(overrides, f"--config {key}")
     return overrides
 
 

@@ -11,8 +11,10 @@ from coordexp.cli.code_digest import code_digest
 from coordexp.cli.steps import STUDY_STEPS
 from coordexp.errors import UserError
 from coordexp.study.plan import plan_study
+from coordexp.study.quotes import refuse_unpaired_quotes
 
 try:
+    refuse_unpaired_quotes(sys.argv)
     STUDY = plan_study(config)
 except UserError as error:
     sys.exit(f"stage1_ablation: {error}")
