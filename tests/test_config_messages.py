@@ -236,6 +236,8 @@ def test_a_variant_may_override_what_all_sets():
     planned = plan_study({"all": "optim.lr=1", "pure_ce": "optim.lr=2"})
     lr = {run.variant: compose(run.overrides).optim.lr for run in planned.runs}
     assert lr == {"softce_w1_gate": 1, "pure_ce": 2, "mixed": 1}
+    for run in planned.runs:  # they become the trainer's command line
+        assert check_arguments(run.overrides) == compose(run.overrides)
 
 
 @pytest.mark.parametrize("value", ["optim.lr=1'", "'optim.lr=1", "model.name='a b'", "\"a=1'"])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coordexp.config.overrides import last_of_each_key
 from coordexp.storage.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,7 +137,7 @@ class ForkServer:
             file.touch()
         request = {
             "cwd": str(cwd),
-            "arguments": arguments,
+            "arguments": last_of_each_key(arguments),
             "fault": fault,
             "entry": entry,
             "env": env,

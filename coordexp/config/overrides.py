@@ -60,6 +60,12 @@ def refuse_repeated(overrides: Sequence[str], where: str) -> None:
         first[key] = override
 
 
+def last_of_each_key(overrides: Sequence[str]) -> list[str]:
+    """The overrides without those that a later one replaces, such as `all` by a variant's own."""
+    last = {key_of(override): i for i, override in enumerate(overrides)}
+    return [override for i, override in enumerate(overrides) if last[key_of(override)] == i]
+
+
 def open_quote(text: str) -> str:
     """The quote that is opened and never closed, else an empty string.
 
