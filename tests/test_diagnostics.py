@@ -20,6 +20,7 @@ from coordexp.coords import BOX_SLOTS, N_BINS, pixel_to_bin
 from coordexp.data.batches import Dataset
 from coordexp.losses.diagnostics import (
     FIT_RANGE,
+    columns_and_scores,
     coord_mass,
     distribution_columns,
     fit_temperature,
@@ -134,6 +135,19 @@ def test_collapse_to_the_median_betters_w1_and_worsens_crps():
     assert expected(collapsed, distribution_columns, "w1_to_delta") == pytest.approx(75.0)
     assert expected(honest, proper_scores, "crps") == pytest.approx(46.75)
     assert expected(collapsed, proper_scores, "crps") == pytest.approx(75.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_softmax_gives_both_bit_for_bit(monkeypatch, dtype):
+    logits = torch.randn(50, 1000, generator=torch.Generator().manual_seed(3)).to(dtype)
+    bins = torch.arange(0, 1000, 20)
+    apart = distribution_columns(logits, bins, 0.7) | proper_scores(logits, bins, 0.7)
+    calls, softmax = [], torch.log_softmax
+    monkeypatch.setattr(torch, "log_softmax", lambda *a: calls.append(1) or softmax(*a))
+    together = columns_and_scores(logits, bins, 0.7)
+    assert len(calls) == 1
+    assert list(together) == list(apart)
+    assert all(torch.equal(together[name], apart[name]) for name in apart)
 
 
 @settings(max_examples=30)

@@ -43,8 +43,12 @@ def distribution_columns(
     """
     if temperature <= 0:
         raise ValueError(f"temperature {temperature}: must be above 0")
-    log_p = torch.log_softmax(at_least_float32(coord_logits) / temperature, -1)
-    p = log_p.exp()
+    log_p = _log_softmax(coord_logits, temperature)
+    return _statistics(log_p, log_p.exp(), bins)
+
+
+def _statistics(log_p: Tensor, p: Tensor, bins: Tensor) -> dict[str, Tensor]:
+    """See `distribution_columns`  # [N, K], [N, K], [N] -> {name: [N]}"""
     k = torch.arange(N_BINS, device=p.device, dtype=p.dtype)
     return {
         "expected_bin": p @ k,
@@ -71,12 +75,29 @@ def proper_scores(coord_logits: Tensor, bins: Tensor, temperature: float) -> dic
         crps: sum_k (F(k) - 1[k >= t])^2, bins, with F the distribution function of p: the
             continuous ranked probability score on the bins (section 4.2 there).
     """
-    log_p = torch.log_softmax(at_least_float32(coord_logits) / temperature, -1)
+    log_p = _log_softmax(coord_logits, temperature)
+    return _scores(log_p, log_p.exp(), bins)
+
+
+def columns_and_scores(coord_logits: Tensor, bins: Tensor, temperature: float) -> dict[str, Tensor]:
+    """`distribution_columns` and `proper_scores` together, from one softmax."""
+    log_p = _log_softmax(coord_logits, temperature)
+    p = log_p.exp()
+    return _statistics(log_p, p, bins) | _scores(log_p, p, bins)
+
+
+def _log_softmax(coord_logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(z / T) over the bins, in float32 at least  # [N, K] -> [N, K]"""
+    return torch.log_softmax(at_least_float32(coord_logits) / temperature, -1)
+
+
+def _scores(log_p: Tensor, p: Tensor, bins: Tensor) -> dict[str, Tensor]:
+    """See `proper_scores`  # [N, K], [N, K], [N] -> {name: [N]}"""
     k = torch.arange(N_BINS, device=log_p.device)
     step_at_gt = (k >= bins[:, None]).to(log_p.dtype)  # [N, K]
     return {
         "nll": -log_p.gather(-1, bins[:, None])[:, 0],
-        "crps": (log_p.exp().cumsum(-1) - step_at_gt).square().sum(-1),
+        "crps": (p.cumsum(-1) - step_at_gt).square().sum(-1),
     }
 
 

@@ -22,9 +22,8 @@ from coordexp.data.batches import Batch, Dataset
 from coordexp.errors import UserError
 from coordexp.losses.diagnostics import (
     ROWS_AT_ONCE,
-    distribution_columns,
+    columns_and_scores,
     fit_temperature,
-    proper_scores,
 )
 from coordexp.losses.terms import SUMS, Output, loss_values, watched_values
 from coordexp.metrics import TEMPERATURE_LABEL, TEMPERATURE_PREFIX
@@ -176,7 +175,7 @@ def add_distributions(
     for z, at in zip(logits.split(ROWS_AT_ONCE), bins.split(ROWS_AT_ONCE), strict=True):
         z, at = z.to(device), at.to(device)
         for label, temperature in temperatures.items():
-            of_label = distribution_columns(z, at, temperature) | proper_scores(z, at, temperature)
+            of_label = columns_and_scores(z, at, temperature)
             for name, values in of_label.items():
                 columns[f"{name}_{label}"].append(values.cpu())
     return table.assign(
