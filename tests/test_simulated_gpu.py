@@ -152,7 +152,10 @@ def test_every_weight_is_trained_and_evaluated_as_on_the_cpu(
     gpu, fork_server: ForkServer, tmp_path
 ):
     workspace, run_on_gpu = gpu
-    cpu, whole = Workspace(workspace.empty_copy(tmp_path)), ("variant=softce_w1_gate", *ON_GPU)
+    cpu, whole = (
+        Workspace(workspace.empty_copy(tmp_path)),
+        ("variant=softce_w1_gate", *ON_GPU, "train.max_steps=4"),
+    )
     run_on_gpu(*whole)
     assert fork_server.run(cpu.path, *whole, "runtime.device=cpu").returncode == 0
     runs = [place.run("softce_w1_gate") for place in (workspace, cpu)]
