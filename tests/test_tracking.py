@@ -10,11 +10,11 @@ import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -36,7 +36,8 @@ from coordexp.tracking import mlflow_import as tracking
 from coordexp.tracking import server as ui
 from coordexp.tracking.experiment import HOST
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+# A fork of this process has MLflow imported.
+FORK = multiprocessing.get_context("fork")
 TRAIN = {"loss": 3.0, "coord_diag/expected_bin_mae": 200.0}
 EVAL = {"loss": 2.5, "coord_diag/expected_bin_mae": 190.0, "coord_token_acc": 0.25}
 STARTED_S = 1_700_000_000.5
@@ -445,10 +446,11 @@ def import_together(run: RunDirectory) -> str:
 
 
 def test_two_importers_at_once_import_every_run_once() -> None:
-    tracking.create_database()
     runs = [make_run(variant, seed) for variant in ("mixed", "pure_ce") for seed in (0, 1)]
-    spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(2, share, (spawn.Barrier(2),)) as pool:
+    # Both importers are forked before this process opens the database: connections of SQLite do
+    # not outlive a fork, and MLflow, which takes seconds to import, is imported already.
+    with FORK.Pool(2, share, (FORK.Barrier(2),)) as pool:
+        tracking.create_database()
         ids = pool.map(import_together, [run for run in runs for _ in range(2)], chunksize=1)
     assert ids[0::2] == ids[1::2]
     assert (counts()["runs"], counts()["metrics"]) == (4, 4 * (2 * len(TRAIN) + len(EVAL)))
@@ -511,28 +513,41 @@ def wait_for(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
     return result
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_server_shows_a_run_while_it_grows(stop: signal.Signals) -> None:
-    run, port = make_run(), free_port()
-    experiment_id = read_json(tracking.create_database())["experiment_id"]
-    log(run, "train", 6, {"loss": math.nan})
-    # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
-    program = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"from coordexp.tracking.server import serve; serve({port})"
-    )
-    served = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    )
+@contextmanager
+def serving(port: int, stop: signal.Signals, python: str = sys.executable) -> Iterator[str]:
+    """`coordexp ui` in a fork, stopped by this signal at the end; the lines that it prints first.
+
+    `python` is the interpreter that runs MLflow's server.
+    """
+    printed = Path("printed")
+    served = FORK.Process(target=serve_in_fork, args=(port, printed, python))
+    served.start()
     try:
-        assert (
-            f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs"
-            in served.stdout.readline()
-        )
+        wait_for(lambda: printed.exists() and "Ctrl-C ends both" in printed.read_text())
+        yield printed.read_text()
+    finally:
+        os.kill(served.pid, stop)
+        served.join(30)
+        assert served.exitcode == 0
+    ui.require_free(port)  # the server is gone too
+
+
+def serve_in_fork(port: int, printed: Path, python: str) -> None:
+    sys.stdout = open(printed, "w")  # noqa: SIM115 open until the process ends
+    sys.executable = python
+    # What runs the tests in the background has SIGINT or SIGHUP ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    ui.serve(port)
+
+
+@pytest.mark.slow
+def test_server_shows_a_run_while_it_grows() -> None:
+    run, port = make_run(), free_port()
+    log(run, "train", 6, {"loss": math.nan})
+    with serving(port, signal.SIGINT) as printed:
+        experiment_id = read_json(tracking.ROOT / "experiment.json")["experiment_id"]
+        assert f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs" in printed
 
         def shown() -> list[dict[str, Any]]:
             body = json.dumps({"experiment_ids": [experiment_id]}).encode()
@@ -546,8 +561,29 @@ def test_server_shows_a_run_while_it_grows(stop: signal.Signals) -> None:
         finish(run)
         wait_for(lambda: shown()[0]["info"]["status"] == "FINISHED")
         assert {m["step"] for m in shown()[0]["data"]["metrics"] if m["key"] == "loss"} == {8}
-    finally:
-        served.send_signal(stop)
-        assert served.wait(30) == 0
-    ui.require_free(port)  # the server is gone too, and was not killed:
+    # It was not killed:
     assert "Finished server process" in (tracking.ROOT / "server.log").read_text()
+
+
+# In the place of MLflow's server, which takes seconds to start: it listens until SIGTERM.
+LISTENER = """#!{python} -IS
+import signal, socket, sys
+def end(*_):
+    print("asked to end")
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+port = int(sys.argv[sys.argv.index("--port") + 1])
+with socket.create_server(("127.0.0.1", port)) as server:
+    while True:
+        server.accept()
+"""
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_to_stop_ends_the_server_too(tmp_path: Path, stop: signal.Signals) -> None:
+    python = tmp_path / "python"
+    python.write_text(LISTENER.format(python=sys.executable))
+    python.chmod(0o755)
+    with serving(free_port(), stop, str(python)) as printed:
+        assert "Ctrl-C ends both" in printed
+    assert (tracking.ROOT / "server.log").read_text() == "asked to end\n"
