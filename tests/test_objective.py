@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
+import multiprocessing
 import re
 import socket
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +16,7 @@ import torch
 from conftest import VARIANTS
 from planted import FAULTS
 from test_preflight import NAMED
-from two_ranks import gradient, one_step, training
+from two_ranks import gradient, one_step, run_rank, training
 
 from coordexp.config.schema import TokenGroups
 from coordexp.data.batches import Batch, Dataset
@@ -259,17 +256,25 @@ def test_a_record_longer_than_the_token_budget_is_reported(tiny, scenes, capsys)
 
 
 @pytest.fixture(scope="module")
-def two(scenes, tmp_path_factory):
-    """The directory and the results of two gloo ranks, by variant; rank 0 writes them."""
+def two(tiny, scenes, tmp_path_factory):
+    """The directory and the results of two gloo ranks, by variant; rank 0 writes them.
+
+    The ranks are forks of this process, which has torch imported and the model built.
+    """
     out = tmp_path_factory.mktemp("two") / "found.pt"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    script = Path(__file__).with_name("two_ranks.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
-    command = [sys.executable, str(script), port, str(scenes.path), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [
+        fork.Process(target=run_rank, args=(rank, port, tiny, scenes, out), daemon=True)
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(240)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
     return out.parent, torch.load(out, weights_only=False)
 
 

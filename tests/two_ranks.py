@@ -1,15 +1,12 @@
 """One optimizer step through the trainer's own functions; the gradient is returned, not applied.
 
-test_objective.py imports this file, and runs it as a script, which forks one of its two gloo ranks:
-
-    python tests/two_ranks.py <port> <directory of the scenes> <output file>
+test_objective.py takes it in one process, and in two forks of its own: gloo ranks.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -17,16 +14,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from conftest import TINY_OVERRIDES, VARIANTS, Scenes, Tiny, composed, keep_float64
+from conftest import TINY_OVERRIDES, VARIANTS, Scenes, Tiny, composed
 from planted import FAULTS
 
 from coordexp.data.batches import Batch
 from coordexp.errors import UserError
-from coordexp.models.base import build_tiny
 from coordexp.storage.runs import RunDirectory
 from coordexp.training.evaluate import evaluate
 from coordexp.training.optim import build_optimizer
@@ -75,23 +70,11 @@ def one_step(t: Training) -> dict[str, Any]:
     return {"gradient": found, "row": train_row(t), "facts": facts}
 
 
-def main(port: str, scenes_path: Path, out: Path) -> None:
-    """Both ranks: the second one is a fork, so that one interpreter imports torch."""
-    second = os.fork()
-    rank = "0" if second else "1"
-    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    run_rank(scenes_path, out)
-    if second:
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
-
-
-def run_rank(scenes_path: Path, out: Path) -> None:
-    torch.set_num_threads(1)
-    keep_float64(pytest.MonkeyPatch())
-    cfg = composed(*TINY_OVERRIDES)
-    model, processor = build_tiny(cfg.model)
-    tiny, scenes = Tiny(cfg, model.double().train(), processor), Scenes(scenes_path, scenes_path)
+def run_rank(rank: int, port: int, tiny: Tiny, scenes: Scenes, out: Path) -> None:
+    """One of two ranks, in a process of its own; rank 0 writes the results of every variant."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    AcceleratorState._reset_state(reset_partial_state=True)  # what the fork inherits is of one rank
     results: dict[str, Any] = {}
     for variant in VARIANTS:
         t = training(tiny, scenes, variant, "train.micro_batch=2")
@@ -137,7 +120,3 @@ def trained(tiny: Tiny, scenes: Scenes, before: Callable[[Training], Any]) -> li
     for step in (1, 2):
         optimizer_step(t, load_window(t, step), step)
     return [parameter.detach() for parameter in vlm.parameters()]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
