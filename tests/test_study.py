@@ -10,6 +10,7 @@ from studies import NOTE_RULE
 
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
+from coordexp.config.overrides import refuse_repeated
 from coordexp.errors import UserError
 from coordexp.study.comparison import plan_comparison
 from coordexp.study.plan import plan_study
@@ -139,6 +140,15 @@ def test_probe_overrides_hold_the_whole_recipe_of_the_study():
     assert plain(compose(["probe.steps=1", "probe.lr=9", *overrides]).probe) == plain(
         study.probe
     ), "whatever stood before"
+
+
+@pytest.mark.parametrize("given", ["probe.steps=7", "runtime.wait=false"])
+def test_rules_get_command_lines_with_each_key_once(given):
+    study = plan_study({"experiment": "smoke", "all": given})
+    for run in study.runs:
+        for_probe = study.overrides_for_probe(run.variant, run.seed, run.hash8)
+        for overrides in (run.overrides, for_probe):
+            refuse_repeated([*overrides, "runtime.wait=true"], "command line")
 
 
 def probed(run: str, *recipes: dict) -> str:

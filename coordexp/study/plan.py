@@ -15,7 +15,7 @@ from typing import Any
 from coordexp.config.checks import is_missing_directory
 from coordexp.config.compose import compose
 from coordexp.config.digests import digest, group_hash, plain, run_hash
-from coordexp.config.overrides import last_of_each_key, refuse_repeated
+from coordexp.config.overrides import key_of, last_of_each_key, refuse_repeated
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
     CocoConfig,
@@ -65,8 +65,9 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     runs = []
     for variant in trained(study):
         own = split_overrides(variant, settings.get(variant))
-        # The trainer's command line refuses a key that is set twice.
-        overrides = tuple(last_of_each_key([*common, f"variant={variant}", *for_all, *own]))
+        # A command line refuses a key that is set twice, and the rules set runtime.wait.
+        given = last_of_each_key([*common, f"variant={variant}", *for_all, *own])
+        overrides = tuple(word for word in given if key_of(word) != "runtime.wait")
         cfg = compose(overrides)
         for seed in range(seeds):
             runs.append(planned_run(cfg, seed, (*overrides, f"seed={seed}")))

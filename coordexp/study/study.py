@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordexp.config.digests import plain
+from coordexp.config.overrides import last_of_each_key
 from coordexp.config.schema import ProbeConfig, RuleConfig
 from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory, run_directory
 from coordexp.study.sources import Source
@@ -123,13 +124,13 @@ class Study:
         return next(run for run in self.runs if (run.variant, run.seed, run.hash8) == wanted)
 
     def overrides_for_probe(self, variant: str, seed: int | str, hash8: str) -> list[str]:
-        """A run's overrides, and every setting of this study's probe.
+        """A run's overrides, and every setting of this study's probe, each key once.
 
         The run may have been trained for a study with another probe.
         """
         settings = plain(self.probe) if self.probe else {}
         recipe = [f"probe.{key}={value}" for key, value in settings.items()]
-        return [*self.run(variant, seed, hash8).overrides, *recipe]
+        return last_of_each_key([*self.run(variant, seed, hash8).overrides, *recipe])
 
     def overrides_for_data(self, hash8: str) -> tuple[str, ...]:
         """Overrides of any run that uses the records of this digest."""
