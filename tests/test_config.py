@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import composed
 
 from coordexp.config.checks import check
 from coordexp.config.compose import compose
@@ -107,7 +108,7 @@ def test_the_variants_are_those_of_the_note():
         "sigma_bins",
         "radius_bins",
     )
-    found = {name: plain(compose([f"variant={name}"]).variant) for name in expected}
+    found = {name: plain(composed(f"variant={name}").variant) for name in expected}
     assert {
         name: tuple(variant[key] for key in keys) for name, variant in found.items()
     } == expected
@@ -148,15 +149,12 @@ def test_equal_spellings_are_one_run(spellings):
     ],
 )
 def test_equal_spellings_of_a_path_are_one_run(key, spellings):
-    assert len({run_hash(compose(f"{key}={spelling}".split())) for spelling in spellings}) == 1
-    found = [
-        value_at(compose(f"{key}={spelling}".split()), key.split()[-1]) for spelling in spellings
-    ]
+    chosen = {spelling: compose(f"{key}={spelling}".split()) for spelling in spellings}
+    assert len({run_hash(cfg) for cfg in chosen.values()}) == 1
+    found = [value_at(cfg, key.split()[-1]) for cfg in chosen.values()]
     assert found == spellings[:1] * len(spellings), "whatever writes it down writes the same"
     for other in ("other", f"{spellings[0]}/../x", f"../{spellings[0]}"):
-        assert run_hash(compose(f"{key}={other}".split())) != run_hash(
-            compose(f"{key}={spellings[0]}".split())
-        )
+        assert run_hash(compose(f"{key}={other}".split())) != run_hash(chosen[spellings[0]])
 
 
 @pytest.mark.parametrize("key", flatten(plain(CFG)))
@@ -204,7 +202,7 @@ def test_the_hash_of_a_study_is_the_one_on_record(study):
 
 def test_variants_do_not_share_a_hash():
     names = [path.stem for path in CONF_DIR.glob("variant/*.yaml")]
-    assert len({run_hash(compose([f"variant={name}"])) for name in names}) == len(names)
+    assert len({run_hash(composed(f"variant={name}")) for name in names}) == len(names)
 
 
 def test_a_groups_hash_sees_its_own_group_only():
