@@ -19,7 +19,9 @@ from workflows import copy_project, served, snakemake
 from coordexp.cli.main import main
 from coordexp.config.digests import plain
 from coordexp.storage.files import read_json
+from coordexp.storage.logs.jsonl import read_log
 from coordexp.study.plan import plan_study
+from coordexp.study.sources import read_source
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (
@@ -58,6 +60,19 @@ def test_it_writes_a_whole_study_directory_and_prints_the_card(logs, capsys):
     assert printed.startswith("# Start Stage-2 from ")
     main(["show", "out"])
     assert capsys.readouterr().out == printed
+
+
+def test_each_log_is_parsed_once(logs, monkeypatch):
+    parsed = []
+
+    def counted(path):
+        parsed.append(path.name)
+        return read_log(path)
+
+    monkeypatch.setattr("coordexp.study.sources.read_log", counted)
+    read_source.cache_clear()
+    main(["compare", *logs, "--out", "out"])
+    assert sorted(parsed) == ["mixed.jsonl", "pure_ce.jsonl", "softce_w1_gate.jsonl"]
 
 
 def test_rule_of_logs_without_fitted_temperature_is_the_notes(logs):

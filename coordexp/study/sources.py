@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from coordexp.errors import UserError
@@ -92,8 +93,12 @@ def parse_sources(arguments: Sequence[str]) -> list[Source]:
     return [_source(claim, seed) for claim, seed in _with_seeds(claims)]
 
 
+@lru_cache(maxsize=64)
 def read_source(source: Source) -> Log:
-    """The log of a source.
+    """The log of a source, which every reader shares: do not change it.
+
+    A comparison takes each log in several steps of one process. The digest in `source` stands for
+    its bytes, so they are parsed once.
 
     Raises:
         UserError: it cannot be read, or holds no row (a run may end before its first one).
