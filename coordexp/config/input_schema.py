@@ -1,0 +1,120 @@
+"""The settings of what a training starts from: base model and data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated
+
+from coordexp.config.limits import INNER_FRACTION, POSITIVE_FRACTION, at_least, at_most, multiple_of
+from coordexp.config.setting_types import (
+    Count,
+    FilePath,
+    Images,
+    Layers,
+    Name,
+    Objects,
+    OptionalPath,
+    Positive,
+    Seed,
+    Width,
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The setting of every base model: a name, which is part of its directory's name."""
+
+    name: Name
+
+
+@dataclass(frozen=True)
+class TinyQwen3VLConfig(ModelConfig):
+    """A Qwen3-VL small enough for one CPU thread; built offline, from a seed."""
+
+    init_seed: Seed
+    init_std: Positive
+    text_hidden_size: Width
+    text_layers: Layers
+    text_heads: Width
+    text_intermediate_size: Width
+    vision_hidden_size: Width
+    vision_layers: Layers
+    vision_heads: Width
+    vision_intermediate_size: Width
+    patch_size: Annotated[int, at_least(1), at_most(1024)]  # px
+    # byte-level BPE, before special and coordinate tokens
+    vocabulary_size: Annotated[int, at_least(1), at_most(10**6)]
+    coord_init_frequencies: Width  # of the smooth (Fourier) coordinate embeddings
+
+
+class CoordInit(Enum):
+    """How the embeddings of new coordinate tokens are initialised; both are smooth over bins."""
+
+    fourier = "fourier"  # random Fourier features
+    digits = "digits"  # the path from digit 0 to digit 9, plus Fourier features of half amplitude
+
+
+@dataclass(frozen=True)
+class PretrainedQwen3VLConfig(ModelConfig):
+    """A Qwen3-VL checkpoint: a local directory or a hub name."""
+
+    path: FilePath
+    coord_init: CoordInit
+    coord_init_frequencies: Width  # of the Fourier features
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The setting of every data set: a name, which is part of its directory's name."""
+
+    name: Name
+
+
+@dataclass(frozen=True)
+class ScenesConfig(DataConfig):
+    """Generated images of coloured shapes."""
+
+    seed: Seed
+    train_images: Images
+    val_images: Images
+    image_size: Annotated[int, multiple_of(32), at_most(8192)]  # px, square
+    min_objects: Objects
+    max_objects: Objects
+    min_side: Annotated[float, INNER_FRACTION]  # of a shape's box, as a fraction of the image side
+    max_side: Annotated[float, INNER_FRACTION]
+
+
+class Geometry(Enum):
+    """How an object of real data is written."""
+
+    bbox = "bbox"  # always as its box
+    poly_prefer = "poly_prefer"  # as its polygon if it has one of few enough vertices, else its box
+
+
+class ObjectOrder(Enum):
+    """The order in which the objects of an image are written."""
+
+    yx = "yx"  # by (y1, x1)
+    random = "random"  # shuffled once, from the data's seed and the image's id
+
+
+@dataclass(frozen=True)
+class CocoConfig(DataConfig):
+    """COCO or LVIS annotations and their images (docs/data.md)."""
+
+    seed: Seed  # of split, samples and random order
+    annotations: OptionalPath  # one file, split by val_fraction; or one file per split:
+    train_annotations: OptionalPath
+    val_annotations: OptionalPath
+    val_fraction: Annotated[float, INNER_FRACTION]
+    images: OptionalPath  # directory of the images
+    render_missing: bool  # draw the annotated shapes of an image that is missing
+    train_images: Annotated[int | None, at_least(1)]  # at most; null: all
+    val_images: Annotated[int | None, at_least(1)]
+    geometry: Geometry
+    max_vertices: Annotated[int, at_least(3)]  # of a polygon, after simplification
+    min_polygon_iou: Annotated[float, POSITIVE_FRACTION]  # simplified against annotated polygon
+    max_objects: Count  # an image with more is left out
+    order: ObjectOrder
+    pixel_budget: Annotated[int, at_least(1024, "a cell of 32 x 32")]  # px of an image

@@ -1,0 +1,25 @@
+"""The types that settings of several groups share, with their limits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from coordexp.config.limits import FRACTION, NAME, NOT_NEGATIVE, POSITIVE, at_least, at_most
+
+# The upper limits are far beyond what can be used. They refuse a slip in one line, where it would
+# otherwise fill the memory or never end.
+Count = Annotated[int, at_least(1), at_most(10**9)]
+CountOrZero = Annotated[int, NOT_NEGATIVE, at_most(10**9)]
+Width = Annotated[int, at_least(1), at_most(2**16)]
+Layers = Annotated[int, at_least(1), at_most(1000)]
+Images = Annotated[int, at_least(1), at_most(10**8)]
+Objects = Annotated[int, at_least(1), at_most(1000)]
+Positive = Annotated[float, POSITIVE]
+NotNegative = Annotated[float, NOT_NEGATIVE]
+Fraction = Annotated[float, FRACTION]
+Name = Annotated[str, NAME]
+Seed = Annotated[int, NOT_NEGATIVE, at_most(2**63 - 1, "the largest seed that torch takes")]
+
+SPELLED_ONE_WAY = "a path: `coco/`, `./coco` and `.//coco` are written as `coco`"
+FilePath = Annotated[str, SPELLED_ONE_WAY]
+OptionalPath = Annotated[str | None, SPELLED_ONE_WAY]
