@@ -105,15 +105,17 @@ def probe_run(args: argparse.Namespace) -> None:
     The recipe is that of the run's own study, except where an override sets it or chooses an
     experiment.
     """
+    overrides = list(args.overrides)
+    cfg = compose(overrides)  # refuses a slip before torch is imported, which takes seconds
+
     from coordexp.probe import job
     from coordexp.storage.runs import RunDirectory
 
     run = RunDirectory(args.run)
-    overrides = list(args.overrides)
     chooses_recipe = any(word.startswith(("experiment=", "probe=")) for word in overrides)
     if not chooses_recipe:
-        overrides = [*job.own_recipe(run), *overrides]
-    print(job.probe_run(run, args.step, compose(overrides), args.allow_missing))
+        cfg = compose([*job.own_recipe(run), *overrides])
+    print(job.probe_run(run, args.step, cfg, args.allow_missing))
 
 
 def evaluate_outside(args: argparse.Namespace) -> None:
