@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +32,8 @@ from coordexp.analysis.comparison.statistics import (
     satterthwaite,
     variance_parts,
 )
-from coordexp.analysis.recommendation.rule import choose_primary, eligibility
+from coordexp.analysis.recommendation.by_values import eliminate_by_values
+from coordexp.analysis.recommendation.rule import eligibility
 from coordexp.config.compose import compose
 from coordexp.metrics import METRICS
 from coordexp.resampling import image_weights
@@ -197,10 +198,8 @@ def diverged_world(n_seeds: int, draws: int) -> dict[str, float]:
                 if (v, s) != ("second", n_seeds - 1)
             ]
             refused = eligibility([*runs, lost], Audit([], [], []), rows, RULE)
-            primary, _, _ = choose_primary(
-                {v: row for v, row in rows.items() if not refused[v]}, RULE.metrics
-            )
-            recommended.append(primary == "second")
+            eligible = {v: row for v, row in rows.items() if not refused[v]}
+            recommended.append("second" in eliminate_by_values(RULE, eligible)[1])
         differences[:, -1] = np.nan
         claimed += [claims(*study) for study in zip(differences, influence, strict=True)]
     dropped = float(np.mean(np.concatenate(if_dropped))) if if_dropped else math.nan
@@ -474,16 +473,17 @@ TABLES = {
 }
 
 
-def main() -> None:
+def write_page(tables: Mapping[str, Callable[[int], str]], description: str | None) -> None:
+    """Write these tables of the page, or the one that the command line names."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--draws", type=int, default=10_000, help="simulated studies a cell")
-    parser.add_argument("--only", choices=TABLES, help="one table")
+    parser.add_argument("--only", choices=tables, help="one table")
     arguments = parser.parse_args()
-    for name in [arguments.only] if arguments.only else TABLES:
+    for name in [arguments.only] if arguments.only else tables:
         started = time.perf_counter()
-        text = TABLES[name](arguments.draws)
+        text = tables[name](arguments.draws)
         write_between(PAGE, name, text)
         print(f"{name}: {time.perf_counter() - started:.0f} s\n{text}\n", flush=True)
     if BROKEN in PAGE.read_text():
@@ -491,4 +491,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_page(TABLES, __doc__)
