@@ -405,6 +405,26 @@ def test_published_rollouts_that_contradict_withhold_the_primary(tmp_path):
     assert "Would overturn it" not in card
 
 
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "logs"
+FEBRUARY = CASES / "rollouts_val200_temp0.json"
+
+
+@pytest.mark.skipif(not FEBRUARY.exists(), reason="no logs of February beside the checkout")
+def test_aggregates_of_february_withhold_the_primary():
+    logs = [f"{v}={CASES / f'feb_{v}.jsonl'}" for v in PUBLISHED["variants"]]
+    main(["compare", *logs, "--out", "out", "--evidence", str(FEBRUARY)])
+    found = read_json(Path("out/recommendation.json"))
+    assert (found["primary"], found["secondary"], found["optional"]) == (None, None, [])
+    chosen, other = (entry["variant"] for entry in found["tied"])
+    assert (chosen, other) == ("pure_ce", "mixed")
+    assert found["decision_step"] == 1344  # the last that all have
+    order = "F1@.5 mixed 0.648, pure_ce 0.564, softce_w1_gate 0.561"
+    assert order in found["withheld"]
+    card = Path("out/recommendation.md").read_text()
+    assert order in card.splitlines()[0]
+    assert f"- rollouts of {chosen} and {other} on the same images, with a result" in card
+
+
 def test_published_figures_of_a_wrong_type_are_refused(tmp_path):
     logs = [f"{v}={write_log(tmp_path / f'{v}.jsonl', v)}" for v in PUBLISHED["variants"]]
     write_json(Path("broken.json"), {"variants": {"mixed": {"f1_50": "high"}}})
