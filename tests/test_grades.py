@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_confidence import facts, grade
 
@@ -26,6 +26,7 @@ def test_leads_that_all_grow_never_lower_the_grade(leads, n_seeds, spread, more)
     assert rank(grown, n_seeds, spread) >= rank(leads, n_seeds, spread)
 
 
+@example([2.0], 6, {"seed_sd": 0.2, "image_se": 0.05}, 1)
 @given(lead_sets, st.integers(1, 7), spreads, st.integers(1, 4))
 def test_more_seeds_of_equal_spread_never_lower_the_grade(leads, n_seeds, spread, more):
     assert rank(leads, n_seeds + more, spread) >= rank(leads, n_seeds, spread)
