@@ -96,10 +96,12 @@ class Checker:
         interval, lead = entry["interval"], sign * entry["difference"]
         variance = interval["se"] ** 2
         df = interval["df"] or (interval["n_images"] - 1 if interval["n_images"] else math.inf)
-        sd = self.rule["probe"]["seed_sd"] if metric == self.signal else 0.0
+        sd = self.rule["seed_sd"].get(metric, 0.0)
+        if metric == self.signal:
+            sd = self.rule["probe"]["seed_sd"]
         if interval["seed_var"] is None and sd:
             extra = 2 * sd**2 / interval["n_seeds"]
-            df = (variance + extra) ** 2 / (variance**2 / df + extra**2 / 3)
+            df = (variance + extra) ** 2 / (variance**2 / df + extra**2 / 2.5)
             variance += extra
         se, above = math.sqrt(variance), lead - self.margin(metric)
         half = stats.t.ppf(0.975, df) * se

@@ -304,7 +304,7 @@ def test_figure_that_is_zero_for_all_ranks_nothing():
 
 
 def test_declared_seed_sd_widens_the_interval_of_one_seed():
-    """One seed, SD .02: variance + 2 SD², and about three degrees of freedom of that part."""
+    """One seed, SD .02: variance + 2 SD², and 2.5 degrees of freedom of it."""
     probe = probe_with(0.08, 0.1)
     lead = rollout_criterion(RULE, ROWS, probe).leads["mixed", "pure_ce"]
     alone, with_seeds = (separation(lead, 0.02, sd) for sd in (0.0, 0.02))
@@ -313,7 +313,7 @@ def test_declared_seed_sd_widens_the_interval_of_one_seed():
     assert alone.low > 0.06
     of_images, of_seeds = lead.estimate.se**2, 2 * 0.02**2
     total = of_images + of_seeds
-    df = total**2 / (of_seeds**2 / 3)  # the resamples' own degrees of freedom are not known here
+    df = total**2 / (of_seeds**2 / 2.5)  # the resamples' own degrees of freedom are not known here
     assert with_seeds.low == pytest.approx(lead.value - stats.t.ppf(0.975, df) * np.sqrt(total))
     assert with_seeds.p_value == pytest.approx(
         2 * stats.t.sf((lead.value - 0.02) / np.sqrt(total), df)

@@ -118,12 +118,13 @@ def check_controls(study: StudyConfig) -> None:
 def check_rule(rule: RuleConfig) -> None:
     """A rule must name registered metrics, each with a margin, and a registered probe metric."""
     deciding_probe_metric(rule.probe.signal)
-    for name in rule.margins:
-        if name not in REGISTRY:
-            raise UserError(
-                f"configuration: study.rule.margins.{name}: unknown metric; "
-                f"known are {', '.join((*METRICS, 'entropy'))}"
-            )
+    for group, names in (("margins", rule.margins), ("seed_sd", rule.seed_sd)):
+        for name in names:
+            if name not in REGISTRY:
+                raise UserError(
+                    f"configuration: study.rule.{group}.{name}: unknown metric; "
+                    f"known are {', '.join((*METRICS, 'entropy'))}"
+                )
     twice = [name for name, count in Counter(rule.metrics).items() if count > 1]
     if twice:
         raise UserError(

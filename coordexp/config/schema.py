@@ -136,6 +136,8 @@ class RuleConfig:
     temperature: Annotated[Temperature, one_of("1", "own", "fitted")]
     metrics: Annotated[list[str], NOT_EMPTY]  # evidence in this order, after the rollouts
     margins: dict[str, NotNegative]
+    # Declared SD between seeds, by metric; it counts where fewer than three seeds are paired.
+    seed_sd: dict[str, NotNegative]
     window: Annotated[float, POSITIVE_FRACTION]  # last share of the steps, for stability
     prefer: Prefer  # among variants that no evidence separates
     eligible: EligibilityConfig
