@@ -145,6 +145,7 @@ QUESTIONS = [
     "rule",
     "runs",
     "again",
+    "terms",
 ]
 
 

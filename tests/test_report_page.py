@@ -62,8 +62,9 @@ def test_sections_are_in_order_numbered_and_linked(default_page: Page) -> None:
     assert [heading.attributes.get("id") for heading in headings] == QUESTIONS
     numbers = [heading.text.partition(". ")[0] for heading in headings]
     assert numbers == [str(i + 1) for i in range(len(QUESTIONS))]
-    links = [link.attributes["href"] for link in default_page.root.all("a")]
-    assert [link for link in links if str(link).startswith("#")] == [f"#{q}" for q in QUESTIONS]
+    links = [str(link.attributes["href"]) for link in default_page.root.all("a")]
+    to_sections = [link for link in links if link.startswith("#")]
+    assert to_sections == ["#terms", *(f"#{q}" for q in QUESTIONS)]  # the first is in the card
 
 
 def test_ids_are_unique(default_page: Page) -> None:
@@ -113,11 +114,11 @@ def test_card_lists_roles_with_their_metrics() -> None:
 
 def test_card_links_mlflow_once_it_is_imported() -> None:
     study = study_files()
-    assert not page(study).card.all("a")
+    assert [a.attributes["href"] for a in page(study).card.all("a")] == ["#terms"]
     link = "http://127.0.0.1:5000/#/experiments/1"
     imported: dict[str, Any] = {"experiment_id": "1", "runs": {}, "comparison_run_id": "2"}
     write_json(study / "mlflow.json", imported | {"models": {}, "ui_link": link})
-    assert [a.attributes["href"] for a in page(study).card.all("a")] == [link]
+    assert [a.attributes["href"] for a in page(study).card.all("a")] == ["#terms", link]
 
 
 def test_card_of_bare_logs_names_no_checkpoint() -> None:
@@ -236,6 +237,13 @@ def test_table_of_eliminations_follows_the_decision(default_page: Page) -> None:
     table = default_page.tables["eliminations"]
     assert table.row("mixed")[:4] == ["pure_ce", "MAE, bins", "token tables", "+0.60"]
     assert table.headings[:4] == ["drops out", "behind", "on", "evidence"]
+
+
+def test_card_links_to_the_meaning_of_its_words(default_page: Page) -> None:
+    (link,) = [node for node in default_page.card.all("a") if node.attributes["href"] == "#terms"]
+    assert link.text == "What the words mean"
+    terms = [node.text for node in default_page.section("terms").all("dt")]
+    assert {"primary", "secondary", "provisional", "indistinguishable"} <= set(terms)
 
 
 def test_claims_have_adjusted_p_values_with_three_seeds() -> None:

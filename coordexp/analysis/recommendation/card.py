@@ -20,6 +20,7 @@ COLUMNS = (
     "w1_to_delta",
 )
 MOST_COLUMNS = 5
+ROLE_LABELS = {"secondary": "secondary (hypothesis)"}
 
 
 def card(found: Recommendation, study_dir: Path) -> str:
@@ -72,7 +73,8 @@ def role_table(found: Recommendation) -> list[str]:
     names = held[:MOST_COLUMNS]
     table = [["role", "variant", *(title(name) for name in names)]]
     for role, entry in holders:
-        table.append([role, entry.variant, *(figure(name, entry.metrics[name]) for name in names)])
+        told = ROLE_LABELS.get(role, role)
+        table.append([told, entry.variant, *(figure(name, entry.metrics[name]) for name in names)])
 
     # The first two columns are text and aligned left; the others are numbers and aligned right.
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
