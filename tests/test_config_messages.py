@@ -235,7 +235,7 @@ def test_workflow_settings_name_the_nearest_known(settings, answer):
 def test_a_variant_may_override_what_all_sets():
     planned = plan_study({"all": "optim.lr=1", "pure_ce": "optim.lr=2"})
     lr = {run.variant: compose(run.overrides).optim.lr for run in planned.runs}
-    assert lr == {"softce_w1_gate": 1, "pure_ce": 2, "mixed": 1}
+    assert lr == {"softce_w1_gate": 1, "pure_ce": 2, "mixed": 1, "ce_split": 1}
     for run in planned.runs:  # they become the trainer's command line
         assert check_arguments(run.overrides) == compose(run.overrides)
 

@@ -207,8 +207,8 @@ def test_part_whose_interval_holds_0_is_unresolved():
     found = [difference(first, second, value) for first, second, value in pairs]
     line = parts_of_lead(found, ("b", "c", "a"), "expected_bin_mae")
     assert line is not None
-    assert "0.50 [-0.50, +1.50; unresolved] stand between b and c" in line
-    assert "2.50 [+1.50, +3.50] between c and a" in line
+    assert "0.50 [-0.50, +1.50; unresolved] stand between b and c" in line.text
+    assert "2.50 [+1.50, +3.50] between c and a" in line.text
 
 
 def test_parts_that_do_not_sum_to_the_lead_are_not_told():

@@ -246,6 +246,7 @@ def sharp(tiny):
 def evaluated(sharp, scenes, path, variant="mixed", dataset=None, micro_batch=4):
     t = training(sharp, scenes, variant)
     dataset = dataset or t.val
+    t.optimizer.zero_grad()  # of earlier tests with the same model
     row = evaluate(t.model, dataset, micro_batch, t.accelerator, path)
     assert t.model.training
     assert all(p.grad is None or not p.grad.any() for p in t.model.parameters())

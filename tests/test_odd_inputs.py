@@ -204,7 +204,9 @@ def test_one_line_escapes_and_shortens():
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "termi")],
 )
 def test_signal_is_one_line_and_the_code_of_shells(number, code, word):
+    # A background job of a shell ignores SIGINT, and so would its children.
     program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time; from coordexp.errors import reported\n"
         "with reported('coordexp'):\n    print(flush=True); time.sleep(60)"
     )

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.cli.arguments import parse
 from coordexp.cli.main import main
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
+from coordexp.data.records import Record, write_records
 from coordexp.storage.files import read_json
 from coordexp.storage.logs.jsonl import read_log
 
@@ -123,5 +125,7 @@ def test_what_is_no_checkpoint_costs_one_line(in_tmp):
         main(["evaluate", "nowhere", "--data", "val.jsonl", "--name", "x"])
     (in_tmp / "empty").mkdir()
     (in_tmp / "empty" / "config.json").write_text("{}")
+    write_records(Path("val.jsonl"), [Record("0.png", 32, 32, ())])
+    Image.new("RGB", (32, 32)).save("0.png")
     with pytest.raises(SystemExit, match="no Qwen3-VL could be loaded"):
         main(["evaluate", "empty", "--data", "val.jsonl", "--name", "x"])

@@ -212,7 +212,7 @@ def test_a_candidate_whose_rollouts_do_not_parse_loses_its_role():
     assert "of its rollouts is below the bar 0.9" in entry["reasons"][0]
 
 
-def test_rollouts_decide_before_the_metrics_and_the_card_says_they_disagree():
+def test_rollouts_decide_first_and_a_disagreement_is_said():
     worse = TIED | {
         key: value + 20.0 for key, value in TIED.items() if key.endswith("expected_bin_mae")
     }

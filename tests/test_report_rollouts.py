@@ -38,7 +38,7 @@ def fill_probe(probe: dict[str, Any]) -> None:
     for variant in VARIANTS:
         probe["candidates"].append(candidate(variant))
         probe["means"][variant] = {"f1_50_after": F1[variant], "geo_loss_after": LOSS[variant]}
-        probe["means"][variant]["count_ratio"] = 0.9
+        probe["means"][variant] |= {"count_ratio": 0.9, "parse_rate": 0.99}
     for first, second in (("softce_w1_gate", "pure_ce"), ("pure_ce", "mixed")):
         for metric, values in (("f1_50_after", F1), ("geo_loss_after", LOSS)):
             probe["differences"].append(difference(first, second, metric, values))

@@ -49,8 +49,8 @@ def test_control_is_trained_and_not_probed():
 
 
 def test_override_of_a_control_changes_its_run_alone():
-    changed = keys({"ce_split": "optim.lr=2e-3"})
-    assert {key.partition("/")[0] for key in changed - keys({})} == {"ce_split"}
+    changed = keys(ce_split="optim.lr=2e-3")
+    assert {key.partition("/")[0] for key in changed - keys()} == {"ce_split"}
 
 
 def test_control_has_no_say_in_the_decision_step():

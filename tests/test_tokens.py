@@ -155,7 +155,7 @@ def test_unreadable_table_is_one_line_naming_the_file(tmp_path, table, refused):
     missing = tmp_path / "nothing.parquet"
     with refused(str(missing), "no such file"):
         read_tokens(missing, "1", [MAE])
-    with refused(str(tmp_path), "not a readable parquet file"):
+    with refused(str(tmp_path), "a directory, not a file"):
         read_tokens(tmp_path, "1", [MAE])
     content = table.read_bytes()
     for broken in (b"", b"PAR1", content[: len(content) // 2], content[:-1]):

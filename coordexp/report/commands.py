@@ -26,14 +26,13 @@ def study_command(preregistration: Preregistration) -> str:
     if preregistration.seeds > 1:
         study_wide.append(f"seeds={preregistration.seeds}")
 
-    n_shared = shared_prefix(list(per_variant.values()))
-    of_all = next(iter(per_variant.values()), [])[:n_shared]
+    of_all = shared(list(per_variant.values()))
     config = list(study_wide)
     if of_all:
         config.append(f"{EVERY_VARIANT}={config_value(of_all)}")
     for variant, overrides in per_variant.items():
-        if overrides[n_shared:]:
-            config.append(f"{variant}={config_value(overrides[n_shared:])}")
+        if own := [override for override in overrides if override not in of_all]:
+            config.append(f"{variant}={config_value(own)}")
 
     command = "snakemake --cores all stage1_ablation"
     return f"{command} --config {shlex.join(config)}" if config else command
@@ -51,18 +50,19 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return study_wide, own
 
 
-def shared_prefix(overrides: Sequence[Sequence[str]]) -> int:
-    """The number of leading overrides that are the same for every variant.
+def shared(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """The overrides that every variant has; each names a key once, so their order has no meaning.
 
-    The prefix ends at an override of `variant.…`: the planner checks such keys against one variant,
-    so they cannot be given for all.
+    Those of `variant.…` are left out: the planner checks such keys against one variant, so they
+    cannot be given for all.
     """
-    n_shared = 0
-    for of_each in zip(*overrides, strict=False):
-        if len(set(of_each)) > 1 or target(of_each[0]).startswith("variant."):
-            break
-        n_shared += 1
-    return n_shared
+    first = overrides[0] if overrides else []
+    return [
+        override
+        for override in first
+        if all(override in of_each for of_each in overrides)
+        and not target(override).startswith("variant.")
+    ]
 
 
 def config_value(overrides: Sequence[str]) -> str:
