@@ -154,7 +154,7 @@ def test_metric_table_without_intervals_has_no_leads() -> None:
 def test_metrics_that_no_candidate_has_are_left_out() -> None:
     table = page(probed_study()).tables["probe-metrics"]
     shown = [row[0].text.rstrip(" ↑↓") for row in table.rows]
-    names = ("count_ratio", "geo_loss_after", "f1_50_after")
+    names = ("parse_rate", "count_ratio", "geo_loss_after", "f1_50_after")
     assert shown == [PROBE_METRICS[name].label for name in names]
 
 
