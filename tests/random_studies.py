@@ -106,6 +106,7 @@ def random_study(seed: int) -> Facts:
                 "variant": run.variant,
                 "seed": run.seed,
                 "diverged": run.diverged,
+                "train_cpu_s": run.manifest.train_cpu_s if run.manifest else None,
                 "train_wall_s": run.manifest.train_wall_s if run.manifest else None,
                 "eval_wall_s": run.manifest.eval_wall_s if run.manifest else None,
             }
@@ -118,7 +119,7 @@ def random_runs(rng: np.random.Generator) -> list[RunData]:
     """Two to six variants with one to six seeds each."""
     n_variants, n_seeds = rng.integers(2, 7), rng.integers(1, 7)
     kind = rng.choice(["equal", "unequal", "disjoint"], p=[0.7, 0.2, 0.1])
-    with_manifests = rng.random() < 0.7
+    with_manifests, untimed = rng.random() < 0.7, rng.random() < 0.3
     runs = []
     for i in range(n_variants):
         seeds = list(range(n_seeds))
@@ -133,7 +134,8 @@ def random_runs(rng: np.random.Generator) -> list[RunData]:
                 manifest = run_manifest(
                     variant=f"v{i}",
                     seed=seed,
-                    train_wall_s=float(rng.choice([60, 90, 91, 120])),
+                    train_wall_s=float(rng.choice([60, 90, 120])),
+                    train_cpu_s=None if untimed else float(rng.choice([60, 90, 91, 120])),
                     status="diverged" if diverged else "complete",
                     reason="diverged at step 7 (loss nan)" if diverged else None,
                 )

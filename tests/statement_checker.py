@@ -208,21 +208,15 @@ class Checker:
         listed = "the first in the study's list"
         times = {}
         for variant in order:
-            found = sorted(
-                run["train_wall_s"]
-                for run in self.runs
-                if run["variant"] == variant and run["train_wall_s"] is not None
-            )
-            if found:
-                middle = len(found) // 2
-                times[variant] = (found[middle] + found[~middle]) / 2
-        if self.rule["prefer"] == "listed" or len(times) < len(order):
-            return listed
+            found = [run["train_cpu_s"] for run in self.runs if run["variant"] == variant]
+            if self.rule["prefer"] == "listed" or None in found:
+                return listed
+            times[variant] = float(np.median(found))
         near = [v for v in order if times[v] <= 1.1 * min(times.values())]
         if len(near) > 1:
             return f"{listed}; none of them is over 10 % cheaper to train"
         told = ", ".join(f"{v} {times[v]:.0f} s" for v in order)
-        return f"the cheapest to train ({told})"
+        return f"the cheapest to train (CPU time: {told})"
 
     # --- assertions ---
 

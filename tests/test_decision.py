@@ -93,10 +93,12 @@ def test_first_metric_beyond_its_margin_decides():
 def test_equal_variants_are_indistinguishable_and_cost_decides():
     a = eval_row(20, 50, 0.1, 0.1, 30, 4.0)
     for seconds, chosen, why in (
-        (100.0, "pure_ce", "the first in the study's list; none of them is over 10 % cheaper"),
-        (80.0, "mixed", "the cheapest to train (pure_ce 100 s, mixed 80 s)"),
+        (None, "pure_ce", "the first in the study's list"),
+        (95.0, "pure_ce", "the first in the study's list; none of them is over 10 % cheaper"),
+        (80.0, "mixed", "the cheapest to train (CPU time: pure_ce 100 s, mixed 80 s)"),
     ):
-        runs = [write_run("pure_ce", a), write_run("mixed", a, train_wall_s=seconds)]
+        first = write_run("pure_ce", a, train_cpu_s=100.0)
+        runs = [first, write_run("mixed", a, train_cpu_s=seconds)]
         found = decide(write_study(runs))
         assert found["primary"]["variant"] == chosen
         assert sorted(found["decision"]["left"]) == ["mixed", "pure_ce"]

@@ -212,7 +212,14 @@ def assert_same_run(run: Path, reference: Path) -> None:
     assert artifacts(run) == artifacts(reference)
     assert names(run) == names(reference), names(run) ^ names(reference)
     found, expected = (json.loads((path / "run.json").read_text()) for path in (run, reference))
-    clocks = ("finished_at", "preflight_wall_s", "train_wall_s", "eval_wall_s", "artifacts")
+    clocks = (
+        "finished_at",
+        "preflight_wall_s",
+        "train_wall_s",
+        "train_cpu_s",
+        "eval_wall_s",
+        "artifacts",
+    )
     assert {k: v for k, v in found.items() if k not in clocks} == {
         k: v for k, v in expected.items() if k not in clocks
     }

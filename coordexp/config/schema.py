@@ -118,7 +118,7 @@ class ProbeRuleConfig:
 class Prefer(Enum):
     """Which of several indistinguishable variants becomes the primary."""
 
-    cheapest = "cheapest"  # to train, by measured time; then the first in the study's list
+    cheapest = "cheapest"  # to train, by CPU time; then the first in the study's list
     listed = "listed"  # the first in the study's list
 
 

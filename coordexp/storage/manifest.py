@@ -127,6 +127,7 @@ class RunManifest:
     eval_wall_s: float
     preflight: Preflight
     preflight_wall_s: float | None = None
+    train_cpu_s: float | None = None  # CPU seconds of the steps, of the main process
     processes: int = 1
     device: str | None = None
     modules_sha256: dict[str, str]  # of the code, by module

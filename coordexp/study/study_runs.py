@@ -33,6 +33,7 @@ class StudyRun:
     tokens_seen: int | None = None
     supervised_seen: int | None = None
     train_wall_s: float | None = None
+    train_cpu_s: float | None = None
     eval_wall_s: float | None = None
     preflight: Preflight | None = None
     processes: int | None = None
@@ -59,6 +60,7 @@ class StudyRun:
             tokens_seen=manifest.tokens_seen,
             supervised_seen=manifest.supervised_seen,
             train_wall_s=manifest.train_wall_s,
+            train_cpu_s=manifest.train_cpu_s,
             eval_wall_s=manifest.eval_wall_s,
             preflight=manifest.preflight,
             processes=manifest.processes,

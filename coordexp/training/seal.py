@@ -42,6 +42,7 @@ def manifest_of(t: Training, status: Status, reason: str | None) -> RunManifest:
         tokens_seen=t.progress.tokens_seen,
         supervised_seen=t.progress.supervised_seen,
         train_wall_s=t.progress.train_wall_s,
+        train_cpu_s=t.progress.train_cpu_s,
         eval_wall_s=t.progress.eval_wall_s,
         preflight=t.progress.preflight,
         preflight_wall_s=t.progress.preflight_wall_s,

@@ -43,6 +43,7 @@ class Progress:
     tokens_seen: int = 0
     supervised_seen: int = 0
     train_wall_s: float = 0.0
+    train_cpu_s: float = 0.0  # of this process
     eval_wall_s: float = 0.0
     preflight: Preflight = field(default_factory=Preflight)
     preflight_wall_s: float = 0.0

@@ -153,7 +153,8 @@ def loop(t: Training) -> None:
     with bar, ThreadPoolExecutor(max_workers=1) as prefetcher:
         upcoming = prefetcher.submit(load_window, t, p.step + 1)
         for step in range(p.step + 1, cfg.max_steps + 1):
-            started, last = time.perf_counter(), step == cfg.max_steps
+            started, cpu_started = time.perf_counter(), time.process_time()
+            last = step == cfg.max_steps
             window = upcoming.result()
             if not last:
                 upcoming = prefetcher.submit(load_window, t, step + 1)
@@ -161,6 +162,7 @@ def loop(t: Training) -> None:
             p.step = step
             p.window_wall_s += time.perf_counter() - started
             p.train_wall_s += time.perf_counter() - started
+            p.train_cpu_s += time.process_time() - cpu_started
             bar.update()
             if step % cfg.logging_steps == 0 or last:
                 row |= train_row(t)

@@ -225,6 +225,9 @@ def dropped_by_temperature(facts: Facts) -> dict[str, Elimination]:
     Temperatures at which some eligible variant has no temperature-dependent metric are left out.
     """
     found: dict[str, Elimination] = {}
+    decided = {v: dict(row) for v, row in facts.rows.items()}
+    if facts.primary in {e.variant for e in eliminate_by_values(facts.rule, decided)[0]}:
+        return {}  # by values alone it drops out anyway: the temperature is not the reason
     for temperature, table in facts.comparison.temperatures.items():
         rows = {row.variant: row.values for row in table if row.variant in facts.rows}
         dependent = [name for name in facts.rule.metrics if METRICS[name].has_temperature]
