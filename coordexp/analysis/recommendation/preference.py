@@ -33,7 +33,8 @@ def preferred(left: Sequence[str], runs: Sequence[RunData], prefer: Prefer) -> t
         seconds[variant] = median(known)
     shortest = min(seconds.values())
     cheap = [variant for variant in order if seconds[variant] <= (1 + TIME_NOISE) * shortest]
-    if len(cheap) > 1:
+    if len(cheap) == len(order):
         return cheap[0], f"{LISTED}; none of them is over 10 % cheaper to train"
     told = ", ".join(f"{variant} {seconds[variant]:.0f} s" for variant in order)
-    return cheap[0], f"the cheapest to train (CPU time: {told})"
+    first = f"{LISTED} among the cheapest" if len(cheap) > 1 else "the cheapest"
+    return cheap[0], f"{first} to train (CPU time: {told})"
