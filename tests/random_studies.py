@@ -315,8 +315,14 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
             if gain is not None:
                 contributions[variant] = gain
         blind = BlindProbe(60.0, float(rng.uniform(30, 60)), 0.1, 100, 400, 64)
+    aggregates = None
+    if rng.random() < 0.1:
+        figures = {v: {"f1_50": float(rng.uniform(0.4, 0.7))} for v in variants}
+        aggregates = Aggregates("a paper", figures)
     return replace(
         nothing,
+        aggregates=aggregates,
+        not_probed=[run.name for run in runs if run.variant == left_out],
         step=160,
         settings={},
         candidates=candidates,

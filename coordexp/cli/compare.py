@@ -17,7 +17,7 @@ from coordexp.cli.steps import STUDY_STEPS
 from coordexp.config.rule_file import load_rule
 from coordexp.errors import UserError
 from coordexp.study.comparison import default_rule, plan_comparison
-from coordexp.study.preregistration import preregister
+from coordexp.study.preregistration import preregister, read_preregistration
 from coordexp.study.sources import parse_sources
 
 
@@ -77,8 +77,14 @@ def compare(
 
 
 def _add_evidence(study: Path, evidence: Path) -> None:
-    probe = replace(read_study_probe(study), aggregates=read_aggregates(evidence))
-    write_study_probe(study, probe)
+    published = read_aggregates(evidence)
+    names = list(dict.fromkeys(run.variant for run in read_preregistration(study).runs))
+    if not set(names) & set(published.variants):
+        raise UserError(
+            f"{evidence}: no figures of {', '.join(names)}, but of "
+            f"{', '.join(published.variants)}: name them as in NAME=PATH"
+        )
+    write_study_probe(study, replace(read_study_probe(study), aggregates=published))
 
 
 def _empty(directory: Path) -> None:

@@ -16,6 +16,8 @@ from coordexp.storage.typed import read_typed, write_typed
 _AGGREGATES_FORM = (
     'must be {"source": "…", "variants": {"pure_ce": {"f1_50": 0.564, "final_step": 1932}, …}}'
 )
+# By the first of these that every published variant has, they are ranked. Shares from 0 to 1.
+PUBLISHED_METRICS = ("f1_50", "ap")
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,15 @@ def read_aggregates(path: Path) -> Aggregates:
     """Figures published elsewhere, from a JSON file.
 
     Raises:
-        UserError: the file is missing or not of that form.
+        UserError: the file is missing or not of that form, or a figure is no share from 0 to 1.
     """
     found = read_typed(path, Aggregates, advice=_AGGREGATES_FORM)
     if not found.variants:
         raise UserError(f"{path}: no variants: {_AGGREGATES_FORM}")
+    for variant, figures in found.variants.items():
+        for name in PUBLISHED_METRICS:
+            if not 0 <= figures.get(name, 0) <= 1:
+                raise UserError(
+                    f"{path}: {variant}: {name} is {figures[name]:g}: must be from 0 to 1"
+                )
     return found

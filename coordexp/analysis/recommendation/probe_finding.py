@@ -7,7 +7,7 @@ Both rankings are always shown. Rollouts with a result per image decide before t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
@@ -40,6 +40,11 @@ def probe_leads(probe: StudyProbe, variant: str, name: str) -> dict[str, Lead]:
     """The lead of a variant over each other probed one on a metric of the probe, by rival."""
     found = leads(probe.differences, variant)
     return {lead.second: lead for lead in found if lead.metric == name}
+
+
+def probed(variants: Iterable[str], probe: StudyProbe, rule: RuleConfig) -> list[str]:
+    """Those of these variants whose rollouts have the figure that decides."""
+    return [v for v in variants if rule.probe.signal in probe.means.get(v, {})]
 
 
 def parse_failures(probe: StudyProbe, bar: float) -> dict[str, str]:

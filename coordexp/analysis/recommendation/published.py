@@ -1,15 +1,21 @@
 """Rollout figures that were published elsewhere, without a result per image.
 
-They never decide. If they contradict the rule's choice beyond the margin, there is no primary.
+They never decide. If they contradict the rule's choice beyond the margin, there is no primary,
+unless the study rolled out both variants itself, with a result per image.
 """
 
 from __future__ import annotations
 
-from coordexp.analysis.comparison.probe_findings import Aggregates
-from coordexp.analysis.recommendation.findings import Assertion, ProbeFinding, Statement
+from coordexp.analysis.comparison.probe_findings import PUBLISHED_METRICS, Aggregates
+from coordexp.analysis.recommendation.findings import (
+    Assertion,
+    Decision,
+    ProbeFinding,
+    Statement,
+)
 from coordexp.analysis.recommendation.probe_finding import best_first, stage1_ranking
 from coordexp.analysis.recommendation.rule import Values
-from coordexp.analysis.recommendation.statements import equals
+from coordexp.analysis.recommendation.statements import equals, listed, names_key
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import PROBE_METRICS
 
@@ -44,7 +50,7 @@ def aggregate_finding(
 
 
 def contradiction(
-    primary: str, rows: Values, aggregates: Aggregates, rule: RuleConfig
+    primary: str, decision: Decision, rows: Values, aggregates: Aggregates, rule: RuleConfig
 ) -> tuple[str, Statement] | None:
     """The variant that published rollouts put before the primary by more than the margin.
 
@@ -56,25 +62,51 @@ def contradiction(
         return None
     values = {v: figures[name] for v, figures in aggregates.variants.items() if v in rows}
     ranked = best_first(values, name)
-    if values[ranked[0]] - values[primary] <= rule.probe.margin:
+    gap = values[ranked[0]] - values[primary]
+    if gap <= rule.probe.margin * (1 + 1e-9):
         return None
     shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
     text = (
-        f"the metrics put {primary} first, the rollouts of {aggregates.source} put {ranked[0]} "
+        f"{chosen(primary, decision)}, the rollouts of {aggregates.source} put {ranked[0]} "
         f"first ({PROBE_METRICS[name].label} {shown})"
     )
-    gap = values[ranked[0]] - values[primary]
     assertions = [equals("published value", values[v], v, metric=name) for v in ranked]
     assertions += [
+        equals("left", names_key(decision.left)),
         equals("published lead", gap, ranked[0], primary, name),
         Assertion("published lead", ranked[0], primary, name, ">", rule.probe.margin),
     ]
     return ranked[0], Statement("decision", text, assertions)
 
 
+def published_beside(aggregates: Aggregates) -> list[Statement]:
+    """Published figures beside the study's own rollouts, which are closer."""
+    name = shared_metric(aggregates)
+    if name is None:
+        return []
+    values = {variant: figures[name] for variant, figures in aggregates.variants.items()}
+    ranked = best_first(values, name)
+    shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
+    text = (
+        f"published elsewhere, without a result per image ({aggregates.source}): "
+        f"{PROBE_METRICS[name].label} {shown}"
+    )
+    assertions = [equals("published value", values[v], v, metric=name) for v in ranked]
+    return [Statement("caveats", text, assertions)]
+
+
+def chosen(primary: str, decision: Decision) -> str:
+    """What the study's own evidence says; a preference puts nobody first."""
+    if len(decision.left) > 1:
+        return f"no evidence of this study separates {listed(decision.left)}"
+    if any(elimination.tier == "rollouts" for elimination in decision.eliminated):
+        return f"the evidence of this study puts {primary} first"
+    return f"the metrics put {primary} first"
+
+
 def shared_metric(aggregates: Aggregates) -> str | None:
     """The metric by which published figures are ranked; every variant must have it."""
-    for name in ("f1_50", "ap"):
+    for name in PUBLISHED_METRICS:
         if all(name in figures for figures in aggregates.variants.values()):
             return name
     return None

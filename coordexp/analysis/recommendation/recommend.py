@@ -42,9 +42,14 @@ from coordexp.analysis.recommendation.probe_finding import (
     parse_failures,
     probe_finding,
     probe_grade,
+    probed,
     smoothness_outcome,
 )
-from coordexp.analysis.recommendation.published import aggregate_finding, contradiction
+from coordexp.analysis.recommendation.published import (
+    aggregate_finding,
+    contradiction,
+    published_beside,
+)
 from coordexp.analysis.recommendation.reasons import (
     evidence,
     optional_reasons,
@@ -143,7 +148,10 @@ def of_candidates(
     facts = replace(facts, primary=primary, contradictions=decision.contradictions)
     withheld = None
     if primary is not None and probe.aggregates is not None:
-        withheld = contradiction(primary, eligible, probe.aggregates, rule)
+        withheld = contradiction(primary, decision, eligible, probe.aggregates, rule)
+        own = {v for criterion in found if criterion.tier == "rollouts" for v in criterion.values}
+        if withheld is not None and rule.probe.may_change_roles and {primary, withheld[0]} <= own:
+            withheld = None  # the study's own rollouts of both, with a result per image, are closer
     refused = [Ineligible(variant, reasons) for variant, reasons in refusals.items() if reasons]
     if withheld is not None:
         return withheld_recommendation(facts, decision, withheld, refused, stage_one, probe)
@@ -292,6 +300,8 @@ def written(
     surer, of_leads = would_take(facts), evidence(facts)
     warnings = [*caveats(facts), *names_decide(probe, rule.probe.signal)]
     warnings += sight_caveats(probe, rule)
+    if finding is not None and not finding.confounds and probe.aggregates:
+        warnings += published_beside(probe.aggregates)
     blind = nobody_sees(probe, rule)
     headline = [blind] if blind else []
     if facts.primary is not None:
@@ -341,7 +351,7 @@ def finding_of(
     facts: Facts, roles: Roles, stage_one: StageOne, probe: StudyProbe
 ) -> tuple[ProbeFinding | None, list[Statement]]:
     """What the probe, or published rollouts, say of the Stage-1 choice and of the final roles."""
-    if probe.aggregates:
+    if probe.aggregates and len(probed(facts.rows, probe, facts.rule)) < 2:
         found = aggregate_finding(stage_one.primary, facts.rows, probe.aggregates, facts.rule)
     else:
         found = probe_finding(stage_one.primary, facts.rows, probe, facts.rule)
