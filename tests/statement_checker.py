@@ -303,11 +303,9 @@ class Checker:
                 steps = self.comparison["window"]["steps"]
                 return {"window steps": len(steps), "window start": steps[0]}.get(what, steps[-1])
             case "steps not led":
-                return len(self.other_leaders(variant, metric))
+                return len(self.other_leaders(metric))
             case "leaders of the other steps":
-                return ",".join(
-                    sorted({w or "nobody" for w in self.other_leaders(variant, metric)})
-                )
+                return ",".join(sorted({w or "nobody" for w in self.other_leaders(metric)}))
             case "more runs":
                 return self.more_seeds() * len({run["variant"] for run in self.runs})
             case "hours of more runs":
@@ -381,8 +379,8 @@ class Checker:
         looks = found is None or found["low"] > 0
         return looks and (f1 is None or f1 >= self.rule["eligible"]["min_f1"])
 
-    def other_leaders(self, variant: str, metric: str) -> list[str | None]:
-        """Who led at the steps of the window at which `variant` did not, from the curves."""
+    def other_leaders(self, metric: str) -> list[str | None]:
+        """Rivals that led at steps of the window (None: a tie), from the curves."""
         found = []
         for step in self.comparison["window"]["steps"]:
             values: dict[str, list[float]] = {}
@@ -392,9 +390,15 @@ class Checker:
             means = {v: self.sign(metric) * math.fsum(x) / len(x) for v, x in values.items()}
             top = [v for v, x in means.items() if x == max(means.values())]
             leader = top[0] if len(top) == 1 else None
-            if leader != variant:
+            if leader in {None, *self.rivals_after_rollouts()}:
                 found.append(leader)
         return found
+
+    def rivals_after_rollouts(self) -> set[str]:
+        """The eligible rivals of the primary that rollouts leave: the metrics decide about them."""
+        eliminated = self.found["decision"]["eliminated"]
+        out = {entry["variant"] for entry in eliminated if entry["tier"] == "rollouts"}
+        return set(self.rows) - out - {self.primary}
 
     def more_seeds(self) -> float:
         statement = next(s for s in self.found["statements"] if s["section"] == "surer")
@@ -504,6 +508,12 @@ class Checker:
                     continue
                 if a["quantity"] == "lead" and self.lead(a["variant"], a["rival"], a["metric"]) < 0:
                     found.append(f"{statement['text']!r}: a deficit cannot overturn it")
+                # A rival that dropped out on rollouts stays out, whatever the metrics say.
+                pair = {a["variant"], a["rival"]} - {self.primary, None}
+                of_metrics = a["quantity"] == "lead" or a["quantity"].startswith("lead at ")
+                of_metrics = of_metrics and a["metric"] in self.rule["metrics"]
+                if of_metrics and not pair <= self.rivals_after_rollouts():
+                    found.append(f"{statement['text']!r}: rollouts decided about {pair}")
                 if a["quantity"].startswith("lead at ") and a["rival"] != self.primary:
                     found.append(f"{statement['text']!r} does not hurt {self.primary}")
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.power import flip_seed_sd
@@ -12,6 +13,7 @@ from coordexp.analysis.recommendation.confidence import (
     dropped_by_temperature,
     seeds_shared_with,
 )
+from coordexp.analysis.recommendation.elimination import separation
 from coordexp.analysis.recommendation.findings import (
     Assertion,
     Decision,
@@ -28,6 +30,7 @@ from coordexp.analysis.recommendation.statements import (
     of_lead,
 )
 from coordexp.analysis.recommendation.surer import closest
+from coordexp.config.schema import ProbeRuleConfig
 from coordexp.metrics import METRICS
 
 TEMPERATURE_NAME = {
@@ -50,10 +53,14 @@ def would_overturn(
         return [Statement("overturn", text, [equals("eligible variants", float(len(facts.rows)))])]
     lines = []
     if stage1 is not None and stage1 != facts.primary:
-        lines += another_probe(facts.primary, stage1, facts.rule.probe.signal, probe)
+        lines += another_probe(facts.primary, stage1, facts.rule.probe, probe)
     lines += separating(facts, decision)
-    lines += [*other_seeds(facts), *other_stopping_points(facts)]
-    for temperature, elimination in dropped_by_temperature(facts).items():
+    # A rival that dropped out on rollouts stays out, whatever the metrics say of it.
+    out = {entry.variant for entry in decision.eliminated if entry.tier == "rollouts"}
+    left = {variant: row for variant, row in facts.rows.items() if variant not in out}
+    judged = replace(facts, rows=left)
+    lines += [*other_seeds(judged), *other_stopping_points(judged)]
+    for temperature, elimination in dropped_by_temperature(judged).items():
         name = elimination.metric
         key = (elimination.by, facts.primary, name)
         quantity = f"lead at {temperature}"
@@ -76,17 +83,29 @@ def would_overturn(
     return lines
 
 
-def another_probe(primary: str, stage1: str, name: str, probe: StudyProbe) -> list[Statement]:
-    """The lead on the probe's deciding metric that put the primary before the choice of Stage-1."""
+def another_probe(
+    primary: str, stage1: str, rule: ProbeRuleConfig, probe: StudyProbe
+) -> list[Statement]:
+    """The lead on the probe's deciding metric that put the primary before the choice of Stage-1.
+
+    Its interval is that of the decision: it holds the declared variance between seeds.
+    """
+    name = rule.signal
     lead = probe_leads(probe, primary, name).get(stage1)
     if lead is None or lead.estimate is None or lead.value <= 0:
         return []  # with unequal seeds, another variant may have been ahead of that choice
-    low, high = lead.estimate.low, lead.estimate.high
+    test = separation(lead, rule.margin, rule.seed_sd)
     text = (
         f"another probe: its lead over {stage1}, the choice of Stage-1, is "
-        f"{label(name)} {lead.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        f"{label(name)} {lead.value:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
     )
-    return [Statement("overturn", text, of_lead(lead))]
+    key = (primary, stage1, name)
+    assertions = [
+        *of_lead(lead)[:2],
+        equals("separation low", test.low, *key),
+        equals("separation high", test.high, *key),
+    ]
+    return [Statement("overturn", text, assertions)]
 
 
 def separating(facts: Facts, decision: Decision) -> list[Statement]:
@@ -142,7 +161,8 @@ def other_stopping_points(facts: Facts) -> list[Statement]:
     if not found or found.last_winner != facts.primary:
         return []
     steps = facts.comparison.window.steps
-    others = [w for w in found.winners if w.step in steps and w.winner != facts.primary]
+    rivals = {variant for variant in facts.rows if variant != facts.primary}
+    others = [w for w in found.winners if w.step in steps and w.winner in {None, *rivals}]
     if not others:
         return []
     names = list(dict.fromkeys(w.winner or "nobody" for w in others))
