@@ -183,7 +183,7 @@ def test_clear_rollout_lead_changes_a_primary_that_stage1_left_open():
     assert found["confidence"]["stage2_fitness"]["grade"] == "provisional"
     page = (study / "report.html").read_text()
     assert "Does it hold in rollouts?" in page
-    assert "Overturned." in page
+    assert "Overturned:" in page
     probe = read_json(study / "probe.json")
     probe["settings"]["adapter_rank"] = 16
     write_json(study / "probe.json", probe)
@@ -226,12 +226,22 @@ def test_rollouts_decide_first_and_a_disagreement_is_said():
     assert "pure_ce, which dropped out on F1@.5, end, is ahead of mixed on MAE by" in line
 
 
+def test_choice_of_the_metrics_is_named_where_rollouts_choose_another():
+    found, _ = decide({"pure_ce": (0.5, 1.0), "mixed": (0.75, 1.0)})
+    reason = found["confidence"]["stage1_ranking"]["reason"]
+    assert reason.startswith("pure_ce is the choice of the metrics; one seed")
+    lines = [line for line in found["would_overturn"] if "F1@.5, end +0." in line]
+    lead = found["decision"]["eliminated"][0]
+    assert lines[0].endswith(f"[{lead['low']:+.3f}, {lead['high']:+.3f}]"), "one interval, one card"
+
+
 def test_rule_may_leave_the_decision_to_the_metrics(monkeypatch):
     forbidden = replace(RULE, probe=replace(RULE.probe, may_change_roles=False))
     monkeypatch.setitem(globals(), "RULE", forbidden)
     found, _ = decide({"pure_ce": (0.5, 1.0), "mixed": (0.75, 1.0)})
     assert found["primary"]["variant"] == "pure_ce"
     assert not found["probe"]["changed_roles"]
+    assert "(by the metrics, no lead of the best" in found["primary"]["reasons"][0]
 
 
 ROWS = {"mixed": {"expected_bin_mae": 24.0}, "pure_ce": {"expected_bin_mae": 23.9}}
@@ -300,7 +310,7 @@ def test_figure_that_is_zero_for_all_ranks_nothing():
     probe = study_probe([candidate(v) for v in means], means=means)
     assert probe_finding("pure_ce", ROWS, probe, RULE) is None
     reason = probe_grade(None, probe, "f1_50_after").reason
-    assert reason == "F1@.5, end is 0 for every candidate: it ranks nothing"
+    assert reason == "F1@.5, end is 0 for every probed candidate: it ranks nothing"
 
 
 def test_declared_seed_sd_widens_the_interval_of_one_seed():

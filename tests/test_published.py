@@ -48,7 +48,7 @@ def test_equal_metrics_are_not_said_to_put_anybody_first():
     found = decided(CONTRADICTS)
     assert found["primary"] is None
     assert found["withheld"].startswith(
-        "no evidence of this study separates pure_ce and mixed, the rollouts of a paper put mixed"
+        "the evidence of this study leaves pure_ce and mixed, the rollouts of a paper put mixed"
     )
 
 

@@ -166,8 +166,8 @@ def test_equal_inputs_are_indistinguishable_and_said_to_be():
     assert found["secondary"] is None
     assert found["decision"]["left"] == ["a", "b", "c"]
     assert found["primary"]["reasons"] == [
-        "a preference, not a finding: a, b and c are indistinguishable (no lead is beyond "
-        "its margin); a is the first in the study's list"
+        "a preference, not a finding: a, b and c are indistinguishable (no lead of the "
+        "best over another is beyond its margin); a is the first in the study's list"
     ]
     assert found["confidence"]["stage1_ranking"]["grade"] == "descriptive"
 
@@ -269,3 +269,10 @@ def test_every_metric_has_unit_direction_tokens_and_scope():
     assert [
         m.name for m in itertools.filterfalse(lambda m: m.across_objectives, REGISTRY.values())
     ] == ["loss", "base_ce", "coord_softce_w1"]
+
+
+def test_metric_that_a_variant_lacks_is_a_caveat():
+    with_mae, without = row(19, 49, 0.1, 0.1, 29), row(19, 49, 0.1, 0.1, 29)
+    lacking = {key: value for key, value in without.items() if "mae" not in key}
+    found = decide({"a": {40: lacking, 80: lacking}, "b": {40: with_mae, 80: with_mae}})
+    assert "not compared on MAE: no such values of a" in found["caveats"]

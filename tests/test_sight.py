@@ -103,7 +103,7 @@ def test_blind_variant_gives_way_to_one_that_sees():
     probe = probe_of({"mixed": SEES, "pure_ce": HARDLY})
     assert nobody_sees(probe, RULE) is None
     assert blind_variants(probe, RULE) == {
-        "pure_ce": "looks at the picture hardly: class-agnostic F1@.5 0.06 is below the bar 0.1"
+        "pure_ce": "hardly looks at the picture: class-agnostic F1@.5 0.06 is below the bar 0.1"
     }
     assert blind_variants(probe, NO_BAR) == {}
     nothing = probe_of({"mixed": SEES, "pure_ce": (20.0, 22.0, 3.0, 0.9)})
@@ -121,13 +121,22 @@ def test_what_was_not_measured_does_not_count_against_it():
     assert "visual contribution" not in nobody_sees(alone, RULE).text
 
 
+def test_variant_that_was_not_probed_is_not_said_to_be_blind():
+    probe = replace(probe_of({"pure_ce": BLIND}), not_probed=["mixed s0", "mixed s1"])
+    assert nobody_sees(probe, RULE).text.startswith("None of the probed candidates detects")
+    assert texts(sight_caveats(probe, RULE)) == [
+        "not probed: mixed: what these write in rollouts is unseen"
+    ]
+    assert sight_caveats(replace(probe, not_probed=["pure_ce s1"]), RULE) == []
+
+
 def test_variant_near_a_blind_guess_is_a_caveat():
     blind = BlindProbe(122.0, 95.0, 0.12, 200, 800, 64)
     near = {"mixed": (85.4, 140.0, 5.0, 0.13)}
     assert sight_caveats(probe_of(near, blind=blind), RULE) == []
     figures = {"mixed": SEES, "pure_ce": (85.6, 140.0, 5.0, 0.11), "ce_split": HARDLY}
     assert texts(sight_caveats(probe_of(figures, blind=blind), RULE)) == [
-        "pure_ce looks at the picture hardly: MAE 85.6 bins with the right picture, 95.0 guessed "
+        "pure_ce is hardly better than a guess: MAE 85.6 bins with the right picture, 95.0 guessed "
         "from the coordinates written before, without any picture; class-agnostic F1@.5 0.11, 0.12 "
         "of the most typical boxes, without any picture"
     ]
@@ -223,6 +232,7 @@ def test_study_in_which_nothing_sees_says_so_first():
     assert card.startswith("# None of the candidates detects: best class-agnostic F1@.5 0.0")
     assert "Start Stage-2 from" not in card
     assert found["blind"] in card
+    assert f"Of these, {found['primary']['variant']}: a preference, not a finding" in card
     drawn = page(study)
     assert drawn.card.all("h1")[0].text == "None of the candidates detects"
     pictures = drawn.tables["pictures"]
@@ -238,7 +248,7 @@ def test_variant_that_sees_is_told_by_the_swapped_picture():
     assert found["primary"]["variant"] == "mixed"
     (refused,) = found["ineligible"]
     assert refused["variant"] == "pure_ce"
-    assert "hardly: visual contribution +0.0 bins [" in refused["reasons"][0]
+    assert "picture: visual contribution +0.0 bins [" in refused["reasons"][0]
     assert "MAE 102.0 with the right picture, 102.0 with another one" in refused["reasons"][0]
     assert probe.contributions["mixed"].low > 130
     (pair,) = [d for d in probe.differences if d.metric == "visual_contribution"]

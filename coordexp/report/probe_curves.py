@@ -18,7 +18,7 @@ TERMS = {
     "text_ce": "text cross-entropy, nats",
 }
 KEY_WIDTH = 250  # px
-CAPTION = "The fine-tune of each candidate: same images, same order, one temperature."
+CAPTION = "The fine-tune of each candidate: same images, same order."
 
 
 def probe_curves(candidates: Sequence[Candidate], looks: Mapping[str, Look]) -> Figure | None:

@@ -28,7 +28,10 @@ def card(found: Recommendation, study_dir: Path) -> str:
     confidence = found.confidence
     lines = [f"!! REHEARSAL: {found.rehearsal}"] if found.rehearsal else []
     lines += [f"!! {alert}" for alert in found.alerts]
-    lines += [f"# {headline(found)}", "", *role_table(found), ""]
+    lines += [f"# {headline(found)}", ""]
+    if found.blind and found.primary:  # its headline does not say why this one is primary
+        lines += [f"Of these, {found.primary.variant}: {found.primary.reasons[0]}", ""]
+    lines += [*role_table(found), ""]
     for label, grade in (
         ("Stage-1 ranking", confidence.stage1_ranking),
         ("Stage-2 fitness", confidence.stage2_fitness),

@@ -44,7 +44,7 @@ def alerts(facts: Facts) -> list[str]:
 
 
 def caveats(facts: Facts) -> list[Statement]:
-    """Caveats: confounds, results older than the rule, unequal seeds, curves without plateau."""
+    """Caveats: confounds, results older than the rule, unequal seeds, missing values, plateaus."""
     lines = []
     for difference in facts.audit.differences:
         lines.append(
@@ -63,6 +63,7 @@ def caveats(facts: Facts) -> list[Statement]:
         assertions = [equals("seeds of variant", float(n), v) for v, n in seeds.items()]
         text = f"unequal seeds ({counts}): a lead is over the seeds that both variants have"
         lines.append(Statement("caveats", text, assertions))
+    lines += missing_metrics(facts)
     m = METRICS["expected_bin_mae"]
     moving = [p for p in facts.comparison.plateau if p.metric == m.name and not p.flat]
     if moving:
@@ -71,6 +72,23 @@ def caveats(facts: Facts) -> list[Statement]:
             f"{slopes(moving)})"
         )
         assertions = [equals("slope of run", p.slope_percent_per_100_steps, p.run) for p in moving]
+        lines.append(Statement("caveats", text, assertions))
+    return lines
+
+
+def missing_metrics(facts: Facts) -> list[Statement]:
+    """Eligible variants without some metrics of the rule: on these nothing can put them out."""
+    without: dict[tuple[str, ...], list[str]] = {}
+    for name in facts.rule.metrics:
+        lacking = tuple(variant for variant, row in facts.rows.items() if name not in row)
+        if lacking and len(lacking) < len(facts.rows):
+            without.setdefault(lacking, []).append(name)
+    lines = []
+    for lacking, names in without.items():
+        text = (
+            f"not compared on {', '.join(map(label, names))}: no such values of {listed(lacking)}"
+        )
+        assertions = [equals("lacking", names_key(lacking), metric=name) for name in names]
         lines.append(Statement("caveats", text, assertions))
     return lines
 

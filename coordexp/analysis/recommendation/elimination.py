@@ -2,7 +2,7 @@
 
 Evidence, closest to Stage-2 first: rollouts with a result per image, then each metric of the rule,
 in its order. On each, a variant that is worse than the best of those left, beyond the margin, drops
-out. Those that no evidence separates are indistinguishable.
+out. Several that are left are called indistinguishable.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def leads_between(
 def eliminate(
     variants: Iterable[str], evidence: Sequence[Criterion]
 ) -> tuple[list[Elimination], list[str]]:
-    """The variants that drop out, in order, and those that no evidence separates."""
+    """The variants that drop out, in order, and those that are left."""
     left = list(variants)
     dropped: list[Elimination] = []
     for criterion in evidence:

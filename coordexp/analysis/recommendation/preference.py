@@ -1,4 +1,4 @@
-"""The choice among variants that no evidence separates: a declared preference, not a finding."""
+"""The choice among several variants that are left: a declared preference, not a finding."""
 
 from __future__ import annotations
 

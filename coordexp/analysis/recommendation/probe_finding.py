@@ -149,6 +149,8 @@ def ranking_outcome(
     start = "the probe {} the Stage-1 ranking: "
     if not over:
         text = f"no eligible rival of {stage1} was probed on the same images"
+        if stage1 not in probe.means:
+            text = f"{stage1}, the choice of the metrics, was not probed"
         return "unresolved", Statement(
             "probe",
             start.format(SAYS["unresolved"]) + text,
@@ -242,6 +244,8 @@ def probe_grade(finding: ProbeFinding | None, probe: StudyProbe, name: str) -> G
         return Grade("descriptive", why_no_finding(probe, name))
     if finding.confounds:
         return Grade("descriptive", f"{finding.outcome}: {'; '.join(finding.confounds)}")
+    if finding.stage1_ranking[0] not in probe.means:
+        return Grade("descriptive", finding.sentence)
     seeds_of = Counter(candidate.variant for candidate in probe.candidates)
     n_seeds = min(seeds_of.values())
     if n_seeds >= CROSSED_FROM and finding.outcome != "unresolved":
@@ -255,6 +259,6 @@ def why_no_finding(probe: StudyProbe, name: str) -> str:
         return "no Stage-2 probe has been run: rollouts may rank the variants otherwise"
     if any(candidate.status == "complete" for candidate in probe.candidates):
         if not any(values.get(name) for values in probe.means.values()):
-            return f"{PROBE_METRICS[name].label} is 0 for every candidate: it ranks nothing"
+            return f"{PROBE_METRICS[name].label} is 0 for every probed candidate: it ranks nothing"
         return "no variant is primary: the probe has no ranking to confirm"
     return "no probe came to its end"

@@ -98,7 +98,7 @@ def published_beside(aggregates: Aggregates) -> list[Statement]:
 def chosen(primary: str, decision: Decision) -> str:
     """What the study's own evidence says; a preference puts nobody first."""
     if len(decision.left) > 1:
-        return f"no evidence of this study separates {listed(decision.left)}"
+        return f"the evidence of this study leaves {listed(decision.left)}"
     if any(elimination.tier == "rollouts" for elimination in decision.eliminated):
         return f"the evidence of this study puts {primary} first"
     return f"the metrics put {primary} first"

@@ -36,14 +36,19 @@ def decisive(facts: Facts, decision: Decision) -> Statement:
         return Statement(
             "decision", "the only eligible variant", [equals("eligible variants", 1.0)]
         )
-    told = [elimination_clause(elimination, primary) for elimination in decision.eliminated]
+    only_primary = all(elimination.by == primary for elimination in decision.eliminated)
+    subject = primary if only_primary else None
+    told = [elimination_clause(elimination, subject) for elimination in decision.eliminated]
     assertions = [a for e in decision.eliminated for a in of_elimination(e)]
     if len(decision.left) == 1:
         return Statement("decision", "; ".join(told), assertions)
     names = listed([primary, *(variant for variant in decision.left if variant != primary)])
-    beyond = "no lead is beyond its margin"
+    # Only the best is compared with the others: two of these may still differ on some evidence.
+    beyond = "no lead of the best over another is beyond its margin"
     if any(difference.interval for difference in facts.comparison.differences):
-        beyond = "no lead is resolved beyond its margin"
+        beyond = "no lead of the best over another is resolved beyond its margin"
+    if not facts.rule.probe.may_change_roles:
+        beyond = f"by the metrics, {beyond}"
     start = (
         f"a preference, not a finding: {names} are indistinguishable ({beyond}); "
         f"{primary} is {decision.preference}"
@@ -53,14 +58,18 @@ def decisive(facts: Facts, decision: Decision) -> Statement:
     return Statement("decision", "; ".join([start, *told]), assertions)
 
 
-def elimination_clause(elimination: Elimination, primary: str) -> str:
-    """`ahead of pure_ce on CRPS by 2.31 bins [+1.90, +2.72], beyond the margin 0.35`."""
+def elimination_clause(elimination: Elimination, subject: str | None) -> str:
+    """`ahead of pure_ce on CRPS by 2.31 bins [+1.90, +2.72], beyond the margin 0.35`.
+
+    Args:
+        subject: the variant that the sentence is about; any other one that is ahead is named.
+    """
     size = amount(elimination.metric, elimination.lead)
     if elimination.low is not None and elimination.high is not None:
         decimals = 2 if unit(elimination.metric) else 3
         size += f" [{elimination.low:+.{decimals}f}, {elimination.high:+.{decimals}f}]"
     name, margin = label(elimination.metric), f"{elimination.margin:g}"
-    if elimination.by == primary:
+    if elimination.by == subject:
         who = f"ahead of {elimination.variant}"
     else:
         who = f"{elimination.by} is ahead of {elimination.variant}"

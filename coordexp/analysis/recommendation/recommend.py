@@ -144,7 +144,10 @@ def of_candidates(
         study, rule, runs, audit, comparison, eligible, stage1, first_decision.contradictions
     )
     family = confirmatory(facts)
-    stage_one = StageOne(stage1, family, ranking_confidence(facts, family))
+    grade = ranking_confidence(facts, family)
+    if stage1 != primary and stage1 is not None:
+        grade = replace(grade, reason=f"{stage1} is the choice of the metrics; {grade.reason}")
+    stage_one = StageOne(stage1, family, grade)
     facts = replace(facts, primary=primary, contradictions=decision.contradictions)
     withheld = None
     if primary is not None and probe.aggregates is not None:

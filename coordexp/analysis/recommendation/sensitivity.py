@@ -109,11 +109,11 @@ def another_probe(
 
 
 def separating(facts: Facts, decision: Decision) -> list[Statement]:
-    """Evidence that would separate the primary from those it was only preferred to."""
+    """Evidence that would put the primary behind those it was only preferred to."""
     others = [variant for variant in decision.left if variant != facts.primary]
     if not others:
         return []
-    text = f"evidence that separates it from {listed(others)} beyond a margin: so far there is none"
+    text = f"evidence on which it drops out behind {listed(others)}: so far there is none"
     return [Statement("overturn", text, [equals("left", names_key(decision.left))])]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from coordexp.analysis.comparison.probe_findings import StudyProbe
 from coordexp.analysis.recommendation.findings import Assertion, Statement
-from coordexp.analysis.recommendation.statements import equals
+from coordexp.analysis.recommendation.statements import equals, names_key
 from coordexp.config.schema import RuleConfig
 
 F1 = "f1_50_agnostic"
@@ -42,8 +42,17 @@ def nobody_sees(probe: StudyProbe, rule: RuleConfig) -> Statement | None:
         most = max(gains, key=lambda variant: gains[variant])
         parts.append(f"largest visual contribution {contribution(most, probe)} ({most})")
         assertions += of_contribution(most, probe)
-    text = f"None of the candidates detects: {'; '.join(parts)}: {WHAT_TO_DO}"
+    who = "probed candidates" if unprobed(probe) else "candidates"
+    text = f"None of the {who} detects: {'; '.join(parts)}: {WHAT_TO_DO}"
     return Statement("decision", text, assertions)
+
+
+def unprobed(probe: StudyProbe) -> list[str]:
+    """Variants of which no run was probed, where others were."""
+    if not probe.means:
+        return []
+    variants = dict.fromkeys(name.rpartition(" s")[0] for name in probe.not_probed)
+    return [variant for variant in variants if variant not in probe.means]
 
 
 def blind_variants(probe: StudyProbe, rule: RuleConfig) -> dict[str, str]:
@@ -52,24 +61,27 @@ def blind_variants(probe: StudyProbe, rule: RuleConfig) -> dict[str, str]:
     if all(reasons.values()):
         return {}
     return {
-        variant: f"looks at the picture hardly: {'; '.join(found)}"
+        variant: f"hardly looks at the picture: {'; '.join(found)}"
         for variant, found in reasons.items()
         if found
     }
 
 
 def sight_caveats(probe: StudyProbe, rule: RuleConfig) -> list[Statement]:
-    """Lines about single variants: hardly better than a guess without a picture, and parse rates
-    that the fine-tune lowers.
+    """Lines about single variants: not probed, hardly better than a guess without a picture, and
+    parse rates that the fine-tune lowers.
 
     Variants of `blind_variants` are left out of the first kind: their reasons stand elsewhere.
     """
     lines = []
+    if left_out := unprobed(probe):
+        text = f"not probed: {', '.join(left_out)}: what these write in rollouts is unseen"
+        lines.append(Statement("caveats", text, [equals("not probed", names_key(left_out))]))
     refused = blind_variants(probe, rule)
     for variant in probe.means:
         parts, assertions = hardly_better_than_blind(variant, probe)
         if bar_is_set(rule) and parts and variant not in refused:
-            text = f"{variant} looks at the picture hardly: {'; '.join(parts)}"
+            text = f"{variant} is hardly better than a guess: {'; '.join(parts)}"
             lines.append(Statement("caveats", text, assertions))
     fallen, assertions = [], []
     for variant, values in probe.means.items():
