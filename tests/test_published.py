@@ -40,6 +40,8 @@ def test_the_studys_own_rollouts_decide_before_published_ones():
     assert found["primary"]["variant"] == "pure_ce"
     assert found["withheld"] is None
     assert found["probe"]["outcome"] == "confirmed"
+    (line,) = found["would_overturn"]  # the metrics decide nothing about mixed
+    assert line.startswith("another probe: its lead over mixed is F1@.5:.95, class-agnostic, end +")
     line = "published elsewhere, without a result per image (a paper): F1@.5 mixed 0.900, pure_ce"
     assert any(caveat.startswith(line) for caveat in found["caveats"])
 

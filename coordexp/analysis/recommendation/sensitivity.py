@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
@@ -17,6 +18,7 @@ from coordexp.analysis.recommendation.elimination import separation
 from coordexp.analysis.recommendation.findings import (
     Assertion,
     Decision,
+    Elimination,
     ProbeFinding,
     Statement,
 )
@@ -30,7 +32,6 @@ from coordexp.analysis.recommendation.statements import (
     of_lead,
 )
 from coordexp.analysis.recommendation.surer import closest
-from coordexp.config.schema import ProbeRuleConfig
 from coordexp.metrics import METRICS
 
 TEMPERATURE_NAME = {
@@ -51,12 +52,10 @@ def would_overturn(
     if facts.primary is None:
         text = "a run that passes the audit and the bars"
         return [Statement("overturn", text, [equals("eligible variants", float(len(facts.rows)))])]
-    lines = []
-    if stage1 is not None and stage1 != facts.primary:
-        lines += another_probe(facts.primary, stage1, facts.rule.probe, probe)
-    lines += separating(facts, decision)
     # A rival that dropped out on rollouts stays out, whatever the metrics say of it.
-    out = {entry.variant for entry in decision.eliminated if entry.tier == "rollouts"}
+    out = {entry.variant: entry for entry in decision.eliminated if entry.tier == "rollouts"}
+    lines = another_probe(facts, stage1, out, probe)
+    lines += separating(facts, decision)
     left = {variant: row for variant, row in facts.rows.items() if variant not in out}
     judged = replace(facts, rows=left)
     lines += [*other_seeds(judged), *other_stopping_points(judged)]
@@ -84,22 +83,33 @@ def would_overturn(
 
 
 def another_probe(
-    primary: str, stage1: str, rule: ProbeRuleConfig, probe: StudyProbe
+    facts: Facts, stage1: str | None, out: Mapping[str, Elimination], probe: StudyProbe
 ) -> list[Statement]:
-    """The lead on the probe's deciding metric that put the primary before the choice of Stage-1.
+    """The lead on the probe's deciding metric that another probe would have to turn.
 
-    Its interval is that of the decision: it holds the declared variance between seeds.
+    That over the choice of Stage-1, where it is another variant; else the smallest over a rival
+    that dropped out behind the primary on rollouts. Its interval is that of the decision: it holds
+    the declared variance between seeds.
     """
-    name = rule.signal
-    lead = probe_leads(probe, primary, name).get(stage1)
-    if lead is None or lead.estimate is None or lead.value <= 0:
-        return []  # with unequal seeds, another variant may have been ahead of that choice
+    assert facts.primary is not None
+    rule, told = facts.rule.probe, ""
+    found = probe_leads(probe, facts.primary, rule.signal)
+    if stage1 not in (None, facts.primary):
+        rivals, told = [stage1], ", the choice of Stage-1,"
+    else:
+        rivals = [entry.variant for entry in out.values() if entry.by == facts.primary]
+    leads = [found[rival] for rival in rivals if rival in found]
+    # With unequal seeds, another variant may have been ahead of the choice of Stage-1.
+    leads = [lead for lead in leads if lead.estimate and lead.value > 0]
+    if not leads:
+        return []
+    lead = min(leads, key=lambda lead: lead.value)
     test = separation(lead, rule.margin, rule.seed_sd)
     text = (
-        f"another probe: its lead over {stage1}, the choice of Stage-1, is "
-        f"{label(name)} {lead.value:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
+        f"another probe: its lead over {lead.second}{told} is "
+        f"{label(rule.signal)} {lead.value:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
     )
-    key = (primary, stage1, name)
+    key = (facts.primary, lead.second, rule.signal)
     assertions = [
         *of_lead(lead)[:2],
         equals("separation low", test.low, *key),
