@@ -276,3 +276,24 @@ def test_metric_that_a_variant_lacks_is_a_caveat():
     lacking = {key: value for key, value in without.items() if "mae" not in key}
     found = decide({"a": {40: lacking, 80: lacking}, "b": {40: with_mae, 80: with_mae}})
     assert "not compared on MAE: no such values of a" in found["caveats"]
+
+
+@pytest.mark.parametrize(("seeds", "told"), [((0, 1), True), ((0,), False)])
+def test_unequal_seeds_of_logs_are_compared_by_their_means(seeds, told):
+    level = row(19, 49, 0.1, 0.1, 29)
+    curves = {v: {40: level, 80: level} for v in ("a", "b")}
+    found = decide(curves, seeds={"a": seeds, "b": (0,)})
+    line = "unequal seeds (a 2, b 1): a lead is between the means over all seeds"
+    assert (line in found["caveats"]) == told
+
+
+def test_variant_without_an_mae_is_no_secondary():
+    smooth = {"coord_token_acc": 0.2, "entropy": 5.0}
+    rows = {
+        "a": {"expected_bin_mae": 10.0, "entropy": 4.0},
+        "b": smooth,
+        "c": smooth | {"expected_bin_mae": 11.0, "entropy": 4.5},
+    }
+    assert choose_secondary("a", rows, RULE) == "c"
+    nobody_has_one = {"a": {"entropy": 4.0}, "b": smooth}
+    assert choose_secondary("a", nobody_has_one, RULE) == "b"

@@ -61,7 +61,7 @@ def caveats(facts: Facts) -> list[Statement]:
     if len(set(seeds.values())) > 1:
         counts = ", ".join(f"{variant} {n}" for variant, n in seeds.items())
         assertions = [equals("seeds of variant", float(n), v) for v, n in seeds.items()]
-        text = f"unequal seeds ({counts}): a lead is over the seeds that both variants have"
+        text = f"unequal seeds ({counts}): {leads_of_unequal_seeds(facts)}"
         lines.append(Statement("caveats", text, assertions))
     lines += missing_metrics(facts)
     m = METRICS["expected_bin_mae"]
@@ -74,6 +74,23 @@ def caveats(facts: Facts) -> list[Statement]:
         assertions = [equals("slope of run", p.slope_percent_per_100_steps, p.run) for p in moving]
         lines.append(Statement("caveats", text, assertions))
     return lines
+
+
+def leads_of_unequal_seeds(facts: Facts) -> str:
+    """Which seeds a lead is over: it is paired where it has an interval."""
+    paired = [
+        difference.interval is not None
+        for difference in facts.comparison.differences
+        if {difference.first, difference.second} <= set(facts.rows)
+    ]
+    if all(paired):
+        return "a lead is over the seeds that both variants have"
+    if not any(paired):
+        return "a lead is between the means over all seeds"
+    return (
+        "a lead with an interval is over the seeds that both variants have, one without between "
+        "the means over all seeds"
+    )
 
 
 def missing_metrics(facts: Facts) -> list[Statement]:

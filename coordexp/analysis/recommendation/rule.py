@@ -115,9 +115,14 @@ def smoothness(rows: Values) -> tuple[str, dict[str, float]] | None:
 
 
 def competitive(rows: Values, max_over_best: float) -> Values:
-    """The rows without those of `not_competitive`."""
+    """The rows without those of `not_competitive`, and without those that lack an MAE to judge."""
     far_behind = not_competitive(rows, max_over_best)
-    return {variant: row for variant, row in rows.items() if variant not in far_behind}
+    judged = any("expected_bin_mae" in row for row in rows.values())
+    return {
+        variant: row
+        for variant, row in rows.items()
+        if variant not in far_behind and ("expected_bin_mae" in row or not judged)
+    }
 
 
 def choose_secondary(primary: str | None, rows: Values, rule: RuleConfig) -> str | None:
