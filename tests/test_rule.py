@@ -297,3 +297,11 @@ def test_variant_without_an_mae_is_no_secondary():
     assert choose_secondary("a", rows, RULE) == "c"
     nobody_has_one = {"a": {"entropy": 4.0}, "b": smooth}
     assert choose_secondary("a", nobody_has_one, RULE) == "b"
+
+
+def test_only_eligible_variant_is_overturned_by_a_second_one():
+    level = row(19, 49, 0.1, 0.1, 29)
+    low = level | {"coord_mass": 0.2}
+    found = decide({"a": {40: level, 80: level}, "b": {40: low, 80: low}})
+    assert found["primary"]["variant"] == "a"
+    assert found["would_overturn"] == ["another variant that passes the audit and the bars"]

@@ -52,6 +52,9 @@ def would_overturn(
     if facts.primary is None:
         text = "a run that passes the audit and the bars"
         return [Statement("overturn", text, [equals("eligible variants", float(len(facts.rows)))])]
+    if len(facts.rows) == 1:
+        text = "another variant that passes the audit and the bars"
+        return [Statement("overturn", text, [equals("eligible variants", 1.0)])]
     # A rival that dropped out on rollouts stays out, whatever the metrics say of it.
     out = {entry.variant: entry for entry in decision.eliminated if entry.tier == "rollouts"}
     lines = another_probe(facts, stage1, out, probe)
