@@ -282,6 +282,10 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
         return replace(nothing, aggregates=Aggregates("a paper", figures))
     left_out = rng.choice(variants) if rng.random() < 0.2 else None
     probed = [run for run in runs if run.variant != left_out]
+    if rng.random() < 0.2:  # v0 was probed with its first three seeds, v1 with its last three
+        last = max(run.seed for run in runs)
+        others = {"v0": range(3, last + 1), "v1": range(last - 2)}
+        probed = [run for run in probed if run.seed not in others.get(run.variant, ())]
     values = random_values(rng, probed, PROBE_SCALES)
     if rng.random() < 0.05:
         for found in values.values():
@@ -322,7 +326,7 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
     return replace(
         nothing,
         aggregates=aggregates,
-        not_probed=[run.name for run in runs if run.variant == left_out],
+        not_probed=[run.name for run in runs if run not in probed],
         step=160,
         settings={},
         candidates=candidates,

@@ -497,7 +497,7 @@ class Checker:
             found.append("a preference goes with several variants that are left")
         if self.primary and self.primary not in decision["left"]:
             found.append(f"the primary {self.primary} was eliminated")
-        found += self.of_primary() + self.of_grade()
+        found += self.of_primary() + self.of_grade() + self.of_fitness()
         return found + self.of_secondary() + self.of_tied()
 
     def of_primary(self) -> list[str]:
@@ -569,6 +569,22 @@ class Checker:
         capped = "without that" in reason
         if grade != ("provisional" if capped else earned):
             return [f"{grade} ({reason}), but the intervals give {earned}"]
+        return []
+
+    def of_fitness(self) -> list[str]:
+        """The grade of Stage-2 fitness: supported only by leads over three common seeds or more."""
+        grade, finding = self.found["confidence"]["stage2_fitness"]["grade"], self.found["probe"]
+        if grade != "supported":
+            return []
+        stage1 = finding["stage1_ranking"][0]
+        intervals = [
+            d["interval"]
+            for d in self.probe["differences"]
+            if d["metric"] == self.signal and stage1 in (d["first"], d["second"])
+            if {d["first"], d["second"]} <= set(self.rows)
+        ]
+        if not intervals or any(e["seed_var"] is None for e in intervals):
+            return [f"{grade}, but a lead of {stage1} does not hold the variance between seeds"]
         return []
 
     def of_secondary(self) -> list[str]:

@@ -277,6 +277,19 @@ def probe_with(f1_lead: float, noise: float) -> StudyProbe:
     return study_probe(candidates, means=means, differences=[difference])
 
 
+@pytest.mark.parametrize(("shared", "grade"), [(1, "provisional"), (3, "supported")])
+def test_grade_counts_the_seeds_that_a_lead_is_paired_on(shared, grade):
+    probe = probe_with(0.3, 0.3)
+    (pair,) = probe.differences
+    pair = replace(pair, interval=replace(pair.interval, n_seeds=shared))
+    probe = replace(probe, candidates=3 * probe.candidates, differences=[pair])
+    finding, _ = probe_finding("mixed", ROWS, probe, RULE)
+    assert finding.outcome == "confirmed"
+    found = probe_grade(finding, probe, RULE.probe.signal)
+    assert found.grade == grade
+    assert f"; {shared} seed" in found.reason
+
+
 @pytest.mark.parametrize(
     ("aware", "agnostic", "parts"),
     [

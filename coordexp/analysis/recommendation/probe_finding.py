@@ -244,10 +244,15 @@ def probe_grade(finding: ProbeFinding | None, probe: StudyProbe, name: str) -> G
         return Grade("descriptive", why_no_finding(probe, name))
     if finding.confounds:
         return Grade("descriptive", f"{finding.outcome}: {'; '.join(finding.confounds)}")
-    if finding.stage1_ranking[0] not in probe.means:
+    stage1, *rivals = finding.stage1_ranking
+    if stage1 not in probe.means:
         return Grade("descriptive", finding.sentence)
+    # The seeds that leads are paired on, which may be fewer than each variant was probed with.
     seeds_of = Counter(candidate.variant for candidate in probe.candidates)
-    n_seeds = min(seeds_of.values())
+    over = probe_leads(probe, stage1, name)
+    paired = [over[rival].estimate for rival in rivals if rival in over]
+    shared = [estimate.n_seeds for estimate in paired if estimate and estimate.n_seeds]
+    n_seeds = min([*shared, *seeds_of.values()])
     if n_seeds >= CROSSED_FROM and finding.outcome != "unresolved":
         return Grade("supported", f"{finding.sentence}; {n_seeds} seeds x images")
     plural = "s" if n_seeds > 1 else ""
