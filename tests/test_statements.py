@@ -116,7 +116,7 @@ def two_leads_for_one_pair(patch):
     """With unequal seeds: the gap of the table's means beside the lead over shared seeds."""
 
     def gap_of_means(variant, name, facts):
-        if facts.primary not in facts.rows:
+        if any(name not in facts.rows.get(v, {}) for v in (variant, facts.primary)):
             return None
         metric = reasons.METRICS[name]
         gap = facts.rows[variant][name] - facts.rows[facts.primary][name]
@@ -134,6 +134,11 @@ def steps_of_another_window(patch):
 
     found = sensitivity.other_stopping_points
     patch.setattr(sensitivity, "other_stopping_points", all_steps)
+
+
+def metrics_over_rivals_that_rollouts_put_out(patch):
+    """Other seeds or temperatures would overturn it, though rollouts decided about that rival."""
+    patch.setattr(sensitivity, "replace", lambda facts, **_: facts)
 
 
 def no_rival_was_probed(patch):
