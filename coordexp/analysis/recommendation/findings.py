@@ -140,7 +140,7 @@ class Decision:
     """How the primary was chosen.
 
     eliminated: the variants that dropped out, in order.
-    left: those that no evidence separates beyond its margin; the primary is one of them.
+    left: those that dropped out on no evidence; the primary is one of them.
     preference: how the rule chose among several that are left; None where one is left.
     contradictions: evidence on which a variant that dropped out beats the primary.
     settled_from: the first common step from which the metrics, by their values alone, leave the
