@@ -330,8 +330,7 @@ class Checker:
             case "lacking":
                 return ",".join(sorted(v for v, row in self.rows.items() if metric not in row))
             case "not probed":
-                runs = {run["variant"] for run in self.runs if not run["diverged"]}
-                return ",".join(sorted(runs - set(self.probe["means"])))
+                return ",".join(sorted(set(self.rows) - set(self.probe["means"])))
             case "probe value":
                 return self.probe["means"][variant][metric]
             case "best probe value":

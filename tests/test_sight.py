@@ -124,9 +124,7 @@ def test_what_was_not_measured_does_not_count_against_it():
 def test_variant_that_was_not_probed_is_not_said_to_be_blind():
     probe = replace(probe_of({"pure_ce": BLIND}), not_probed=["mixed s0", "mixed s1"])
     assert nobody_sees(probe, RULE).text.startswith("None of the probed candidates detects")
-    assert texts(sight_caveats(probe, RULE)) == [
-        "not probed: mixed: what these write in rollouts is unseen"
-    ]
+    assert texts(sight_caveats(probe, RULE)) == ["not probed, so without rollouts: mixed"]
     assert sight_caveats(replace(probe, not_probed=["pure_ce s1"]), RULE) == []
 
 

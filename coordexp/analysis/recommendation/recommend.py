@@ -302,10 +302,12 @@ def written(
     overturn = would_overturn(facts, decision, stage_one.primary, finding, probe)
     surer, of_leads = would_take(facts), evidence(facts)
     warnings = [*caveats(facts), *names_decide(probe, rule.probe.signal)]
-    warnings += sight_caveats(probe, rule)
+    named = [name for name in probe.not_probed if name.rpartition(" s")[0] in facts.rows]
+    of_eligible = replace(probe, not_probed=named)  # a run that diverged is never probed
+    warnings += sight_caveats(of_eligible, rule)
     if finding is not None and not finding.confounds and probe.aggregates:
         warnings += published_beside(probe.aggregates)
-    blind = nobody_sees(probe, rule)
+    blind = nobody_sees(of_eligible, rule)
     headline = [blind] if blind else []
     if facts.primary is not None:
         warnings += contradicting(decision, facts.primary)

@@ -75,7 +75,7 @@ def sight_caveats(probe: StudyProbe, rule: RuleConfig) -> list[Statement]:
     """
     lines = []
     if left_out := unprobed(probe):
-        text = f"not probed: {', '.join(left_out)}: what these write in rollouts is unseen"
+        text = f"not probed, so without rollouts: {', '.join(left_out)}"
         lines.append(Statement("caveats", text, [equals("not probed", names_key(left_out))]))
     refused = blind_variants(probe, rule)
     for variant in probe.means:
