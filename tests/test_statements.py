@@ -17,6 +17,7 @@ from coordexp.analysis.recommendation import (
     probe_finding,
     reasons,
     recommend,
+    roles,
     sensitivity,
     surer,
 )
@@ -195,18 +196,18 @@ def tied_with_a_variant_that_lost(patch):
     """All eligible variants are called tied, those that dropped out as well."""
 
     def all_tied(facts, decision):
-        roles = found(facts, decision)
-        tied = [recommend.role(facts, v, []) for v in facts.rows]
-        return replace(roles, tied=tied)
+        of_study = found(facts, decision)
+        tied = [roles.role(facts, v, []) for v in facts.rows]
+        return replace(of_study, tied=tied)
 
     found = recommend.roles_of
     patch.setattr(recommend, "roles_of", all_tied)
 
 
 def secondary_that_is_hardly_smoother(patch):
-    found = recommend.choose_secondary
+    found = roles.choose_secondary
     patch.setattr(
-        recommend,
+        roles,
         "choose_secondary",
         lambda primary, rows, rule: found(primary, rows, replace(rule, margins={})),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coordexp.analysis.audit.findings import Audit
-from coordexp.analysis.comparison.findings import Comparison, CurveRow
+from coordexp.analysis.comparison.findings import Comparison
 from coordexp.analysis.comparison.probe_findings import StudyProbe
 from coordexp.analysis.recommendation import findings
 from coordexp.analysis.recommendation.by_values import settled_from
@@ -31,7 +31,6 @@ from coordexp.analysis.recommendation.findings import (
     Ineligible,
     ProbeFinding,
     Recommendation,
-    Role,
     Rule,
     Statement,
     StudyName,
@@ -52,37 +51,28 @@ from coordexp.analysis.recommendation.published import (
 )
 from coordexp.analysis.recommendation.reasons import (
     evidence,
-    optional_reasons,
     primary_reasons,
-    secondary_reasons,
 )
 from coordexp.analysis.recommendation.rehearsal import rehearsal
+from coordexp.analysis.recommendation.roles import Roles, role, roles_of
 from coordexp.analysis.recommendation.rule import (
     Values,
-    choose_secondary,
     eligibility,
-    not_competitive,
 )
+from coordexp.analysis.recommendation.rule_text import rule_text
 from coordexp.analysis.recommendation.sensitivity import would_overturn
 from coordexp.analysis.recommendation.sight import (
     blind_variants,
     nobody_sees,
     sight_caveats,
-    sight_text,
 )
-from coordexp.analysis.recommendation.statements import label, texts
+from coordexp.analysis.recommendation.statements import texts
 from coordexp.analysis.recommendation.surer import would_take
 from coordexp.config.digests import digest
-from coordexp.config.schema import Prefer, RuleConfig
-from coordexp.metrics import METRICS, Metric
-from coordexp.storage.files import sha256_directory, write_text
+from coordexp.config.schema import RuleConfig
+from coordexp.storage.files import write_text
 from coordexp.study.inputs import RunData, candidates
 from coordexp.study.preregistration import Preregistration
-
-PREFERENCES = {
-    Prefer.cheapest: "the cheapest to train, then the first in the study's list",
-    Prefer.listed: "the first in the study's list",
-}
 
 
 def recommend(
@@ -191,20 +181,6 @@ class StageOne:
     grade: Grade
 
 
-@dataclass(frozen=True)
-class Roles:
-    """The holder of each role, and the sentences that say why.
-
-    tied: both candidates, where the primary is withheld.
-    """
-
-    primary: Role | None = None
-    secondary: Role | None = None
-    optional: Sequence[Role] = ()
-    tied: Sequence[Role] = ()
-    statements: Sequence[Statement] = ()
-
-
 def withheld_recommendation(
     facts: Facts,
     decision: Decision,
@@ -225,67 +201,6 @@ def withheld_recommendation(
         "Stage-2 probe, or `coordexp evaluate` for checkpoints trained elsewhere"
     )
     return replace(found, withheld=why.text, would_overturn=[], would_take=[settles])
-
-
-def roles_of(facts: Facts, decision: Decision) -> Roles:
-    """All roles: the primary, the secondary, and every other eligible variant as optional."""
-    first, rows = facts.primary, facts.rows
-    if first is None:
-        return Roles()
-    far_behind = not_competitive(rows, facts.rule.eligible.max_mae_over_best)
-    second = choose_secondary(first, rows, facts.rule)
-    reasons = primary_reasons(facts, decision)
-    primary, said = role(facts, first, reasons), list(reasons)
-    secondary = None
-    if second is not None:
-        reasons = secondary_reasons(second, facts)
-        secondary, said = role(facts, second, reasons), said + reasons
-    optional = []
-    for variant in rows:
-        if variant not in (first, second):
-            reasons = optional_reasons(variant, facts)
-            if variant in far_behind:
-                reasons = [far_behind[variant], *reasons]
-            optional.append(role(facts, variant, reasons))
-            said += reasons
-    return Roles(primary, secondary, optional, statements=said)
-
-
-def role(facts: Facts, variant: str, statements: Sequence[Statement]) -> Role:
-    """A role held by a variant, with the checkpoint of its median seed."""
-    step = facts.comparison.decision_step
-    assert step is not None  # the variant has a row at that step
-    run = median_run(facts, variant, METRICS[facts.rule.metrics[0]])
-    path = run.run.checkpoint(step) if run.run else None
-    reasons = texts(statements)
-    if path is not None and not path.exists():
-        lost = f"its checkpoint at step {step} was not kept (see train.checkpoint_steps)"
-        reasons, path = [*reasons, lost], None
-    return Role(
-        variant=variant,
-        seed=run.seed,
-        step=step,
-        checkpoint=str(path) if path else None,
-        sha256=sha256_directory(path) if path else None,
-        metrics=dict(facts.rows[variant]),
-        reasons=reasons,
-    )
-
-
-def median_run(facts: Facts, variant: str, first: Metric) -> RunData:
-    """The run of a variant's median seed on the rule's first metric.
-
-    With an even number of seeds, the better of the two middle ones.
-    """
-    sign = 1 if first.lower_is_better else -1
-
-    def best_first(row: CurveRow) -> tuple[float, int]:
-        return sign * row.values.get(first.name, 0.0), row.seed
-
-    step = facts.comparison.decision_step
-    at_step = [r for r in facts.comparison.curves if r.variant == variant and r.step == step]
-    seed = sorted(at_step, key=best_first)[(len(at_step) - 1) // 2].seed
-    return next(run for run in facts.runs if (run.variant, run.seed) == (variant, seed))
 
 
 def written(
@@ -371,29 +286,6 @@ def finding_of(
     changed = first is not None and first != stage_one.primary
     told = smoothness.text if smoothness else None
     return replace(finding, smoothness=told, changed_roles=changed), statements
-
-
-def rule_text(rule: RuleConfig, step: int | None) -> str:
-    """The rule in words."""
-    bars = rule.eligible
-    resolved = ""
-    if step is not None and rule.decision_step == "last_common":
-        resolved = f" (= {step})"
-    rollouts = ""
-    if rule.probe.may_change_roles:
-        rollouts = f"rollouts ({label(rule.probe.signal)}, where there is a probe), then "
-    metrics = ", ".join(label(name) for name in rule.metrics)
-    return (
-        f"Decision step {rule.decision_step}{resolved}, T = {rule.temperature}. "
-        f"Eligible: runs that pass the audit, with coordinate mass ≥ {bars.min_coord_mass:g}, "
-        f"text accuracy ≥ {bars.min_text_token_acc:g} and, where they were probed, "
-        f"{bars.min_parse_rate:g} of their rollouts parsed, {sight_text(rule)}. "
-        f"Evidence in this order: {rollouts}{metrics}. A variant that is worse than the best of "
-        "those left, beyond the margin, drops out. Primary: the one that is left; if several are, "
-        f"{PREFERENCES[rule.prefer]}, as a preference. Secondary: the smoothest of the rest with "
-        f"an MAE within {bars.max_mae_over_best:g} x the best, if smoother than the primary beyond "
-        "the margin. Optional: the rest."
-    )
 
 
 def write_recommendation(study_dir: Path, found: Recommendation) -> None:
