@@ -307,14 +307,14 @@ class Checker:
             case "leaders of the other steps":
                 return ",".join(sorted({w or "nobody" for w in self.other_leaders(metric)}))
             case "more runs":
-                return self.more_seeds() * len({run["variant"] for run in self.runs})
+                return self.more_seeds() * len(self.rows)
             case "hours of more runs":
                 spent = [
                     run["train_wall_s"] + run["eval_wall_s"]
                     for run in self.runs
                     if run["train_wall_s"] is not None and not run["diverged"]
                 ]
-                n_runs = self.more_seeds() * len({run["variant"] for run in self.runs})
+                n_runs = self.more_seeds() * len(self.rows)
                 return n_runs * sum(spent) / len(spent) / 3600
             case "probed without confounds":
                 finding = self.found["probe"]

@@ -91,7 +91,7 @@ def more_seeds(facts: Facts, lead: Lead, told: str, of_margin: Assertion) -> Sta
 
 
 def cost(facts: Facts, more_seeds: int) -> tuple[str, list[Assertion]]:
-    """The measured time of that many more runs of each variant, as a clause."""
+    """The measured time of that many more runs of each eligible variant, as a clause."""
     spent = [
         run.manifest.train_wall_s + run.manifest.eval_wall_s
         for run in facts.runs
@@ -99,7 +99,7 @@ def cost(facts: Facts, more_seeds: int) -> tuple[str, list[Assertion]]:
     ]
     if more_seeds <= 0 or not spent:
         return "", []
-    n_runs = more_seeds * len({run.variant for run in facts.runs})
+    n_runs = more_seeds * len(facts.rows)
     hours = n_runs * math.fsum(spent) / len(spent) / 3600
     text = f": {n_runs} more runs, about {hours:.1f} h one after the other as measured here"
     return text, [equals("more runs", float(n_runs)), equals("hours of more runs", hours)]
