@@ -9,7 +9,9 @@ import pytest
 from studies import eval_row, write_run
 from test_probe_findings import write_probe
 
+from coordexp.analysis.comparison.probe_findings import read_aggregates
 from coordexp.cli.main import main
+from coordexp.errors import UserError
 from coordexp.storage.files import read_json, write_json
 
 EQUAL = eval_row(24.0, 55, 0.2, 0.15, 39, 4.0)
@@ -70,3 +72,9 @@ def test_published_figures_that_cannot_be_meant_are_refused(figures, fault):
     with pytest.raises(SystemExit, match=fault):
         decided(figures)
     assert not list(Path("out").iterdir())
+
+
+def test_number_of_published_images_is_at_least_one():
+    write_json(Path("published.json"), {"source": "p", "images": 0, "variants": {"a": {"ap": 0.1}}})
+    with pytest.raises(UserError, match=r"published\.json: images is 0: must be at least 1"):
+        read_aggregates(Path("published.json"))

@@ -131,6 +131,8 @@ def read_aggregates(path: Path) -> Aggregates:
     found = read_typed(path, Aggregates, advice=_AGGREGATES_FORM)
     if not found.variants:
         raise UserError(f"{path}: no variants: {_AGGREGATES_FORM}")
+    if found.images is not None and found.images < 1:
+        raise UserError(f"{path}: images is {found.images}: must be at least 1")
     for variant, figures in found.variants.items():
         for name in PUBLISHED_METRICS:
             if not 0 <= figures.get(name, 0) <= 1:
