@@ -199,6 +199,10 @@ def test_one_line_escapes_and_shortens():
     assert one_line(f"no {LONG} here").startswith("no xxx")
 
 
+# Short sleeps: a signal that comes just before a long one would wait for its end.
+UNTIL_A_SIGNAL = "while True: time.sleep(0.01)"
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "termi")],
@@ -208,7 +212,7 @@ def test_signal_is_one_line_and_the_code_of_shells(number, code, word):
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time; from coordexp.errors import reported\n"
-        "with reported('coordexp'):\n    print(flush=True); time.sleep(60)"
+        f"with reported('coordexp'):\n    print(flush=True)\n    {UNTIL_A_SIGNAL}"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -223,15 +227,17 @@ def test_signal_is_one_line_and_the_code_of_shells(number, code, word):
 
 
 def test_forked_worker_dies_of_sigterm_without_a_word():
-    program = """
+    # The worker says that it runs: what arrives while a process forks is lost.
+    program = f"""
 import os, signal, time
 from coordexp.errors import reported
 with reported("coordexp"):
+    ready, started = os.pipe()
     pid = os.fork()
     if not pid:
-        time.sleep(60)
-        os._exit(0)
-    time.sleep(0.2)
+        os.write(started, b"1")
+        {UNTIL_A_SIGNAL}
+    os.read(ready, 1)
     os.kill(pid, signal.SIGTERM)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """

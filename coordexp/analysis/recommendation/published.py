@@ -6,6 +6,8 @@ unless the study rolled out both variants itself, with a result per image.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from coordexp.analysis.comparison.probe_findings import PUBLISHED_METRICS, Aggregates
 from coordexp.analysis.recommendation.findings import (
     Assertion,
@@ -29,14 +31,8 @@ def aggregate_finding(
     name = shared_metric(aggregates)
     if primary is None or name is None:
         return None
-    values = {variant: figures[name] for variant, figures in aggregates.variants.items()}
-    ranked = best_first(values, name)
-    shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
-    text = (
-        f"{aggregates.source} leaves open the Stage-1 ranking: "
-        f"{PROBE_METRICS[name].label} {shown}; {AGGREGATES_ONLY}"
-    )
-    assertions = [equals("published value", values[v], v, metric=name) for v in ranked]
+    ranked, shown, assertions = ranking(aggregates, name, aggregates.variants)
+    text = f"{aggregates.source} leaves open the Stage-1 ranking: {shown}; {AGGREGATES_ONLY}"
     finding = ProbeFinding(
         outcome="unresolved",
         sentence=text,
@@ -60,17 +56,14 @@ def contradiction(
     name = shared_metric(aggregates)
     if name is None or primary not in aggregates.variants:
         return None
-    values = {v: figures[name] for v, figures in aggregates.variants.items() if v in rows}
-    ranked = best_first(values, name)
-    gap = values[ranked[0]] - values[primary]
+    ranked, shown, assertions = ranking(aggregates, name, rows)
+    gap = aggregates.variants[ranked[0]][name] - aggregates.variants[primary][name]
     if gap <= rule.probe.margin * (1 + 1e-9):
         return None
-    shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
     text = (
         f"{chosen(primary, decision)}, the rollouts of {aggregates.source} put {ranked[0]} "
-        f"first ({PROBE_METRICS[name].label} {shown})"
+        f"first ({shown})"
     )
-    assertions = [equals("published value", values[v], v, metric=name) for v in ranked]
     assertions += [
         equals("left", names_key(decision.left)),
         equals("published lead", gap, ranked[0], primary, name),
@@ -84,15 +77,20 @@ def published_beside(aggregates: Aggregates) -> list[Statement]:
     name = shared_metric(aggregates)
     if name is None:
         return []
-    values = {variant: figures[name] for variant, figures in aggregates.variants.items()}
+    _, shown, assertions = ranking(aggregates, name, aggregates.variants)
+    text = f"published elsewhere, without a result per image ({aggregates.source}): {shown}"
+    return [Statement("caveats", text, assertions)]
+
+
+def ranking(
+    aggregates: Aggregates, name: str, among: Container[str]
+) -> tuple[list[str], str, list[Assertion]]:
+    """These of the published variants, best first; the same as words; and what the words assert."""
+    values = {v: figures[name] for v, figures in aggregates.variants.items() if v in among}
     ranked = best_first(values, name)
     shown = ", ".join(f"{variant} {values[variant]:.3f}" for variant in ranked)
-    text = (
-        f"published elsewhere, without a result per image ({aggregates.source}): "
-        f"{PROBE_METRICS[name].label} {shown}"
-    )
     assertions = [equals("published value", values[v], v, metric=name) for v in ranked]
-    return [Statement("caveats", text, assertions)]
+    return ranked, f"{PROBE_METRICS[name].label} {shown}", assertions
 
 
 def chosen(primary: str, decision: Decision) -> str:
