@@ -64,7 +64,7 @@ def read_log(path: Path) -> Log:
     left_out: dict[str, list[int]] = {}  # reason -> line numbers
     no_numbers: dict[str, list[int]] = {}  # key -> line numbers
     last_step = 0
-    for number, row in _rows(path, log.warnings):
+    for number, row in _rows(path, log):
         for key in COMPARED_KEYS & row.keys():
             if _number(row[key]) is None:
                 no_numbers.setdefault(key, []).append(number)
@@ -86,11 +86,12 @@ def read_log(path: Path) -> Log:
     for reason, numbers in left_out.items():
         log.dropped[reason] = len(numbers)
         if reason in LEFT_OUT:
-            log.warnings.append(_warning(LEFT_OUT[reason], numbers))
+            log.doubt(_warning(LEFT_OUT[reason], numbers), "not used")
     for key, numbers in sorted(no_numbers.items()):
-        log.warnings.append(
+        log.doubt(
             f"{key} is not a number in {len(numbers)} rows, the first is line {numbers[0]}: "
-            "these values were left out"
+            "these values were left out",
+            "not used",
         )
     warn_of_repeats(log, repeated, last_step)
     return log
@@ -105,8 +106,8 @@ def read_log_if_any(path: Path) -> Log:
     return read_log(path) if path.exists() else Log(path)
 
 
-def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, JsonRow]]:
-    """The objects of a log with their line numbers; an incomplete last line becomes a warning."""
+def _rows(path: Path, log: Log) -> Iterator[tuple[int, JsonRow]]:
+    """The objects of a log with their line numbers; an incomplete last line becomes a doubt."""
     lines = _content(path).split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -119,7 +120,7 @@ def _rows(path: Path, warnings: list[str]) -> Iterator[tuple[int, JsonRow]]:
                 raise UserError(
                     f"{path}: line {number} is broken ({error}): mend or remove that line"
                 ) from error
-            warnings.append(f"line {number} is torn (no line end) and was dropped")
+            log.doubt(f"line {number} is torn (no line end) and was dropped", "not used")
         else:
             yield number, row
 

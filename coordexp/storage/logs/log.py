@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 EVAL = "eval_"  # prefix of each key of an eval row
 # A row with one of these keys and without a loss sums up the whole run: Hugging Face and ms-swift
@@ -22,6 +23,17 @@ SUMMARY_KEYS = {
 
 Row = dict[str, float]
 
+# What follows from a doubt: nothing; some rows do not count; a grade above descriptive is refused.
+Consequence = Literal["note", "not used", "caps"]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What a reader had to repair in a log, or could not know, as one sentence."""
+
+    text: str
+    consequence: Consequence
+
 
 @dataclass
 class Log:
@@ -31,10 +43,17 @@ class Log:
     train: dict[int, Row] = field(default_factory=dict)
     evals: dict[int, Row] = field(default_factory=dict)
     max_steps: int | None = None  # planned
-    warnings: list[str] = field(default_factory=list)  # one for each reason
+    doubts: list[Doubt] = field(default_factory=list)  # one for each reason
     rows: int = 0  # lines that were read as rows
     # Lines left out, by reason: a key of the reader's LEFT_OUT, or "summary".
     dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[str]:
+        return [doubt.text for doubt in self.doubts]
+
+    def doubt(self, text: str, consequence: Consequence = "note") -> None:
+        self.doubts.append(Doubt(text, consequence))
 
 
 def warn_of_repeats(log: Log, repeated: set[int], last_step: int) -> None:
@@ -49,10 +68,10 @@ def warn_of_repeats(log: Log, repeated: set[int], last_step: int) -> None:
         which = f"step {min(repeated)} was"
     else:
         which = f"{len(repeated)} steps from {min(repeated)} to {max(repeated)} were"
-    log.warnings.append(f"{which} logged more than once: the last values count")
+    log.doubt(f"{which} logged more than once: the last values count")
     newest = max([*log.train, *log.evals])
     if last_step < newest:
-        log.warnings.append(
+        log.doubt(
             f"the log ends at step {last_step}: "
             f"what it holds up to step {newest} is from before a restart"
         )

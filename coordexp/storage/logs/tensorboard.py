@@ -49,7 +49,7 @@ def read_events(path: Path) -> Log:
         UserError: there is no event file, one cannot be read, or together they hold no row.
     """
     log = Log(path)
-    files = [_events(file, log.warnings) for file in event_files(path)]
+    files = [_events(file, log) for file in event_files(path)]
     if not files:
         raise UserError(f"{path}: holds no TensorBoard event file (*tfevents*)")
     files.sort(key=lambda events: events[0].wall_time if events else 0.0)
@@ -105,10 +105,10 @@ def _add_rows(scalars: list[Scalar], log: Log) -> None:
 def _leave_out(log: Log, reason: str, count: int, what: str) -> None:
     if count:
         log.dropped[reason] = count
-        log.warnings.append(f"{count} {what} were left out")
+        log.doubt(f"{count} {what} were left out", "not used")
 
 
-def _events(file: Path, warnings: list[str]) -> list[Any]:
+def _events(file: Path, log: Log) -> list[Any]:
     """The `Event`s of a file up to the first damaged record."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
@@ -123,12 +123,14 @@ def _events(file: Path, warnings: list[str]) -> list[Any]:
         for record in records:
             events.append(Event.FromString(record))
     except DecodeError:
-        warnings.append(
-            f"{file.name}: record {len(events) + 1} is no event: what follows was not read"
+        log.doubt(
+            f"{file.name}: record {len(events) + 1} is no event: what follows was not read",
+            "not used",
         )
     if end < len(content) or not content:
-        warnings.append(
-            f"{file.name}: damaged at byte {end} of {len(content)}: what follows was not read"
+        log.doubt(
+            f"{file.name}: damaged at byte {end} of {len(content)}: what follows was not read",
+            "not used",
         )
     return events
 
