@@ -40,8 +40,12 @@ class UserError(Exception):
     """An error that only the user can fix. The message is one line: what, where, what to do."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised where Ctrl-C would be."""
+class Interrupted(KeyboardInterrupt):
+    """A stop that was asked for: what to tell the user (may be empty), and the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def require_regular(path: Path) -> None:
@@ -99,16 +103,18 @@ def reported(program: str) -> Iterator[None]:
             f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         )
         sys.exit(f"{program}: {one_line(f'{where}{error.strerror}')}")
-    except KeyboardInterrupt as error:
-        terminated = isinstance(error, Terminated)
-        what = "terminated" if terminated else "interrupted"
-        print(f"\n{program}: {what}: {KEPT}", file=sys.stderr)
-        sys.exit(143 if terminated else 130)
+    except Interrupted as stop:
+        if message := str(stop):
+            print(f"\n{program}: {message}", file=sys.stderr)
+        sys.exit(stop.code)
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted: {KEPT}", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Raise Terminated on SIGTERM in this process, but not in the workers that it forks."""
+    """Raise Interrupted on SIGTERM in this process, but not in the workers that it forks."""
     owner = os.getpid()
 
     def terminate(number: int, _: FrameType | None) -> None:
@@ -116,7 +122,7 @@ def _terminable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        raise Terminated
+        raise Interrupted(f"terminated: {KEPT}", 143)
 
     ignored = signal.getsignal(signal.SIGTERM) in (signal.SIG_IGN, None)
     if ignored or threading.current_thread() is not threading.main_thread():

@@ -144,6 +144,14 @@ def die_before(event: str, word: str = "", count: int = 1) -> None:
     before_event(event, word, count, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
+def signal_before(number: int, times: int, event: str, word: str = "", count: int = 1) -> None:
+    def send() -> None:
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+
+    before_event(event, word, count, send)
+
+
 def fill_disk_before(event: str, word: str, ballast: str, spare_bytes: int = 0) -> None:
     """Leave `spare_bytes` free on the disk where the file `ballast` lies."""
 
@@ -189,7 +197,14 @@ def halve_backward() -> None:
 
 FAULTS = {
     f.__name__: f
-    for f in (die_before, fill_disk_before, fail_sync_of, divide_loss_again, halve_backward)
+    for f in (
+        die_before,
+        signal_before,
+        fill_disk_before,
+        fail_sync_of,
+        divide_loss_again,
+        halve_backward,
+    )
 }
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from training import (
     names,
     only,
     rows,
+    wait_for,
 )
 
 from coordexp.config.compose import compose
@@ -331,4 +332,28 @@ def test_two_processes_killed_within_a_window_resume_bit_for_bit(
     for child in ranks(fork_server, empty, *arguments):
         assert child.wait().returncode == 0, child.stderr
     run = empty / workspace.run("mixed").relative_to(workspace.path)
+    assert_same_run(run, two)
+
+
+def test_two_processes_stop_at_the_same_step_for_a_signal_to_either(
+    fork_server, workspace, empty, two
+):
+    arguments = (*MIXED, "runtime.processes=2")
+    fault = ("signal_before", signal.SIGUSR1, 1, "os.rename", "step-000004.parquet")
+    children = ranks(fork_server, empty, *arguments, fault=fault)
+    assert [child.wait().returncode for child in children] == [75, 75]
+    told = [child.stderr.count("interrupted at step 4/8") for child in children]
+    assert told == [1, 0]
+
+    # A signal to rank 1, which waits for rank 0 in a collective.
+    first, second = ranks(fork_server, empty, *arguments)
+    run = empty / workspace.run("mixed").relative_to(workspace.path)
+    resumed = len(rows(run))
+    wait_for(lambda: len(rows(run)) > resumed)
+    first.signal(signal.SIGSTOP)
+    second.signal(signal.SIGTERM)
+    first.signal(signal.SIGCONT)
+    assert [child.wait().returncode for child in (first, second)] == [75, 75]
+    for child in ranks(fork_server, empty, *arguments):
+        assert child.wait().returncode == 0, child.stderr
     assert_same_run(run, two)

@@ -25,6 +25,8 @@ from training import (
     wait_for,
 )
 
+from coordexp.training.train import DIVERGED
+
 pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow
 
@@ -79,6 +81,50 @@ def test_killed_before_each_kind_of_write_it_resumes_bit_for_bit(fork_server, wo
     assert_same_run(
         empty / workspace.run("mixed").relative_to(workspace.path), workspace.run("mixed")
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+)
+def test_asked_to_stop_it_ends_after_the_step_and_continues_bit_for_bit(
+    fork_server, workspace, empty, number, code
+):
+    run = empty / workspace.run("mixed").relative_to(workspace.path)
+    # Within a step, an evaluation, a checkpoint and a state; the row of steps 4 to 6 is open.
+    for *event, step in (
+        ("os.rename", "state.pt", 1, 0),
+        ("os.rename", "step-000002.parquet", 1, 2),
+        ("open", "logging.jsonl", 1, 3),
+        ("open", ".step-000004.tmp", 3, 4),
+        ("os.rename", "step-000006.parquet", 1, 6),
+    ):
+        child = fork_server.run(empty, *MIXED, fault=("signal_before", number, 1, *event))
+        assert child.returncode == code, (event, child.stdout, child.stderr)
+        line = child.stderr.strip().replace("\r", "\n").splitlines()[-1]
+        told = f"interrupted at step {step}/8: the same command continues"
+        assert line == f"coordexp-train: mixed s0: {told}"
+        assert (run / "state" / "state.pt").exists()
+    assert fork_server.run(empty, *MIXED).returncode == 0
+    assert_same_run(run, workspace.run("mixed"))
+
+
+def test_signal_in_the_last_step_does_not_keep_a_run_from_its_end(fork_server, workspace, empty):
+    fault = ("signal_before", signal.SIGTERM, 1, "os.rename", "step-000008.parquet")
+    assert fork_server.run(empty, *MIXED, fault=fault).returncode == 0
+    assert_same_run(
+        empty / workspace.run("mixed").relative_to(workspace.path), workspace.run("mixed")
+    )
+
+
+def test_second_ctrl_c_stops_at_once(fork_server, workspace, empty):
+    run = empty / workspace.run("mixed").relative_to(workspace.path)
+    fault = ("signal_before", signal.SIGINT, 2, "os.rename", "step-000002.parquet")
+    child = fork_server.run(empty, *MIXED, fault=fault)
+    assert child.returncode == 130
+    assert child.stderr.endswith("coordexp-train: interrupted: what is written already is kept\n")
+    assert not (run / "eval" / "step-000002.parquet").exists()
+    assert fork_server.run(empty, *MIXED).returncode == 0
+    assert_same_run(run, workspace.run("mixed"))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +305,7 @@ def test_a_run_that_diverges_is_sealed_with_the_step_and_says_so(fork_server, em
         f"train.logging_steps={logging_steps}",
     )
     child = fork_server.run(empty, *arguments)
-    assert child.returncode == 0, child.stderr
+    assert child.returncode == DIVERGED, child.stderr
     run = only(empty / "results" / "runs" / "mixed")
     manifest = json.loads((run / "run.json").read_text())
     assert (manifest["status"], manifest["step"], manifest["checkpoints"]) == ("diverged", 1, [1])
@@ -269,7 +315,8 @@ def test_a_run_that_diverges_is_sealed_with_the_step_and_says_so(fork_server, em
     assert all(np.isfinite(weight).all() for weight in weights.values())
     assert not (run / "state").exists()
     before = contents(run)
-    assert fork_server.run(empty, *arguments).returncode == 0
+    assert fork_server.run(empty, *arguments).returncode == DIVERGED
+    assert fork_server.run(empty, *arguments, "runtime.diverged_ok=true").returncode == 0
     assert {name: sha256 for name, (sha256, _) in contents(run).items()} == {
         name: sha256 for name, (sha256, _) in before.items()
     }
@@ -278,7 +325,7 @@ def test_a_run_that_diverges_is_sealed_with_the_step_and_says_so(fork_server, em
 def test_a_run_whose_last_evaluation_is_not_finite_is_no_complete_run(fork_server, empty):
     """There is no later step whose loss would tell."""
     child = fork_server.run(empty, *MIXED, "optim.lr=1e30", "train.max_steps=1")
-    assert child.returncode == 0, child.stderr
+    assert child.returncode == DIVERGED, child.stderr
     run = only(empty / "results" / "runs" / "mixed")
     manifest = json.loads((run / "run.json").read_text())
     assert manifest["status"] == "diverged"

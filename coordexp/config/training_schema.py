@@ -103,3 +103,4 @@ class RuntimeConfig:
     threads: Count = 1
     device: Device = Device.auto
     wait: bool = False  # if another trainer holds the run, wait for it instead of stopping
+    diverged_ok: bool = False  # exit with 0 after a run that diverged

@@ -32,6 +32,8 @@ from coordexp.study.sources import parse_sources
 from coordexp.study.study import PlannedRun, Study
 
 EVERY_VARIANT = "all"
+# Settings that the rules of the workflow give to every training.
+SET_BY_RULES = ("runtime.wait", "runtime.diverged_ok")
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
 _KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell")
 # An example of a value with blanks: a YAML list for snakemake, quotes for Hydra.
@@ -65,9 +67,9 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     runs = []
     for variant in trained(study):
         own = split_overrides(variant, settings.get(variant))
-        # A command line refuses a key that is set twice, and the rules set runtime.wait.
+        # A command line refuses a key that is set twice.
         given = last_of_each_key([*common, f"variant={variant}", *for_all, *own])
-        overrides = tuple(word for word in given if key_of(word) != "runtime.wait")
+        overrides = tuple(word for word in given if key_of(word) not in SET_BY_RULES)
         cfg = compose(overrides)
         for seed in range(seeds):
             runs.append(planned_run(cfg, seed, (*overrides, f"seed={seed}")))

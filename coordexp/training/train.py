@@ -49,12 +49,15 @@ from coordexp.storage.runs import (
     run_directory,
 )
 from coordexp.training.evaluate import average_losses, evaluate, evenly_spaced
+from coordexp.training.interruption import StopRequest, stop_if_asked, stop_request
 from coordexp.training.seal import seal
 from coordexp.training.setup import save_progress, set_up
 from coordexp.training.step import DivergedError, Training, load_window, optimizer_step, train_row
 
 # How long the other ranks wait while the main rank waits for a lock, evaluates, merges or writes.
 PATIENCE = datetime.timedelta(days=1)
+# Exit code of a run that diverged: it has a manifest, and the same command would not change it.
+DIVERGED = 3
 
 
 def train(cfg: Config, overrides: Sequence[str] = ()) -> RunDirectory:
@@ -70,6 +73,7 @@ def train(cfg: Config, overrides: Sequence[str] = ()) -> RunDirectory:
     Raises:
         UserError: data or base model are missing, the number of processes is not
             runtime.processes, another trainer holds the run, or its files are damaged.
+        Interrupted: a signal came; the same call continues.
     """
     digests = input_digests(cfg, overrides)
     run = run_directory(cfg.variant.name, cfg.seed, run_hash(cfg))
@@ -98,7 +102,8 @@ def train(cfg: Config, overrides: Sequence[str] = ()) -> RunDirectory:
             device=accelerator.device,
         )
         if not accelerator.reduce(done, reduction="sum"):
-            train_to_end(set_up(cfg, run, digests, accelerator))
+            with stop_request() as request:
+                train_to_end(set_up(cfg, run, digests, accelerator), request)
         accelerator.wait_for_everyone()
     return run
 
@@ -122,12 +127,16 @@ def input_digests(cfg: Config, overrides: Sequence[str]) -> InputDigests:
     )
 
 
-def train_to_end(t: Training) -> None:
-    """Train the remaining steps, then write the manifest, also if the run diverges."""
+def train_to_end(t: Training, request: StopRequest) -> None:
+    """Train the remaining steps, then write the manifest, also if the run diverges.
+
+    Raises:
+        Interrupted: a signal came before the last step.
+    """
     status: Status = "complete"
     reason: str | None = None
     try:
-        loop(t)
+        loop(t, request)
     except DivergedError as error:
         status, reason = "diverged", str(error)
         print(f"{t.cfg.variant.name} s{t.cfg.seed}: {reason}", flush=True)
@@ -135,11 +144,12 @@ def train_to_end(t: Training) -> None:
         seal(t, status, reason)
 
 
-def loop(t: Training) -> None:
+def loop(t: Training, request: StopRequest) -> None:
     """The training loop: an optimizer step on a prefetched window, then what is due at this step.
 
     That is a train row, an evaluation, a checkpoint or the resumable state.
     """
+    stop_if_asked(t, request)  # a signal that came during the setup
     cfg, p, main = t.cfg.train, t.progress, t.accelerator.is_main_process
     log = LogWriter(t.run.log, cfg.max_steps) if main else None
     bar = tqdm(
@@ -179,6 +189,8 @@ def loop(t: Training) -> None:
                 save_checkpoint(t.model.vlm, t.processor, t.run.checkpoint(step), what)
             if main and step % cfg.state_steps == 0 and not last:
                 save_progress(t)
+            if not last:
+                stop_if_asked(t, request)
 
 
 def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
@@ -237,25 +249,38 @@ def hydra_main(cfg: DictConfig) -> None:
 
 
 def train_and_tell(cfg: Config, overrides: Sequence[str]) -> None:
+    """Train, and print how the run ended.
+
+    Raises:
+        SystemExit: it diverged, and runtime.diverged_ok does not allow that.
+    """
     run = train(cfg, overrides)
+    manifest = read_manifest(run)
+    assert manifest is not None, "a trained run has a manifest"
     if PartialState().is_main_process:
-        manifest = read_manifest(run)
-        assert manifest is not None, "a trained run has a manifest"
-        print(f"{run.path}: {manifest.status}")
+        print(f"{run.path}: {manifest.status}", flush=True)
+    if manifest.status == "diverged" and not cfg.runtime.diverged_ok:
+        sys.exit(DIVERGED)
+
+
+def train_or_sweep(cfg: Config | None, arguments: Sequence[str]) -> None:
+    """Train the run of `check_arguments`; if that gave none, let Hydra read the command line.
+
+    Hydra's own main composes twice more, so it is called only if it is needed.
+    """
+    if cfg is None:
+        hydra_main()
+    else:
+        train_and_tell(cfg, arguments)
 
 
 def main() -> None:
-    """Entry point.
+    """Entry point of `python -m`, as torch.distributed.run starts every rank.
 
-    Overrides are checked first, so that a mistake gives a one-line message instead of Hydra's dozen
-    lines. Hydra's own main composes twice more; it is called only if it is needed.
+    Overrides are checked first: a mistake gives one line instead of Hydra's dozen.
     """
     with reported("coordexp-train"):
-        cfg = check_arguments(sys.argv[1:])
-        if cfg is None:
-            hydra_main()
-        else:
-            train_and_tell(cfg, sys.argv[1:])
+        train_or_sweep(check_arguments(sys.argv[1:]), sys.argv[1:])
 
 
 if __name__ == "__main__":
