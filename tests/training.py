@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.config.overrides import last_of_each_key
-from coordexp.storage.files import sha256_file
+from coordexp.storage.files import sha256_directory, sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 120
@@ -240,7 +240,7 @@ def flip_byte(file: Path, position: int) -> None:
 
 
 def change_input(cwd: Path, which: str) -> None:
-    """Give the data or the base model another digest (and the same content, so that a run of it is
+    """Give the data or the base model another digest (and the same numbers, so that a run of it is
     the same run).
     """
     own = cwd / "results" / which
@@ -249,5 +249,9 @@ def change_input(cwd: Path, which: str) -> None:
     shutil.copytree(original, own)
     (manifest,) = own.glob(f"*/{which}.json")
     content = json.loads(manifest.read_text())
-    content |= {"note": "changed"} if which == "data" else {"sha256": "0" * 64}
+    if which == "data":
+        content |= {"note": "changed"}
+    else:
+        (manifest.parent / "model" / "README.md").write_text("changed\n")
+        content |= {"sha256": sha256_directory(manifest.parent / "model")}
     manifest.write_text(json.dumps(content))

@@ -17,7 +17,8 @@ from coordexp.data.coco.samples import draw_samples
 from coordexp.data.coco.splits import annotation_files
 from coordexp.data.records import iter_records, write_records
 from coordexp.data.scenes import make_scenes
-from coordexp.storage.files import locked, sha256_directory, sha256_file, write_json
+from coordexp.storage.digest_store import known_sha256, known_sha256_directory, require_sha256
+from coordexp.storage.files import locked, write_json
 from coordexp.storage.runs import data_directory
 from coordexp.storage.typed import read_typed, write_typed
 
@@ -96,11 +97,24 @@ def read_data_manifest(path: Path) -> DataManifest:
     return read_typed(path, DataManifest)
 
 
+def require_data(out: Path) -> None:
+    """Refuse records or pictures that are not those that data.json records.
+
+    Raises:
+        UserError: a file is missing, changed or damaged.
+    """
+    manifest = read_data_manifest(out / "data.json")
+    advice = f"restore it, or remove {out} and make the data again with `coordexp prepare`"
+    for split, facts in (("train", manifest.train), ("val", manifest.val)):
+        require_sha256(out / f"{split}.jsonl", facts.records_sha256, "data.json", advice)
+        require_sha256(out / "images" / split, facts.images_sha256, "data.json", advice)
+
+
 def split_facts(out: Path, split: str) -> SplitFacts:
     n_objects = [len(record.objects) for record in iter_records(out / f"{split}.jsonl")]
     return SplitFacts(
         images=len(n_objects),
         objects=sum(n_objects),
-        records_sha256=sha256_file(out / f"{split}.jsonl"),
-        images_sha256=sha256_directory(out / "images" / split),
+        records_sha256=known_sha256(out / f"{split}.jsonl"),
+        images_sha256=known_sha256_directory(out / "images" / split),
     )

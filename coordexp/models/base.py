@@ -34,7 +34,8 @@ from coordexp.models.base_manifest import BaseManifest, write_base_manifest
 from coordexp.models.checkpoints import save_pretrained
 from coordexp.models.embeddings import set_coordinate_rows, set_position_rows
 from coordexp.models.processor import ImageProcessor, build_processor, build_tokenizer
-from coordexp.storage.files import locked, sha256_directory
+from coordexp.storage.digest_store import known_sha256_directory
+from coordexp.storage.files import locked
 from coordexp.storage.runs import base_path
 
 IMAGE_TOKEN = "<|image_pad|>"
@@ -59,7 +60,7 @@ def prepare_base(cfg: Config) -> Path:
             out / "base.json",
             BaseManifest(
                 model=plain(cfg.model),
-                sha256=sha256_directory(out / "model"),
+                sha256=known_sha256_directory(out / "model"),
                 parameters=sum(p.numel() for p in model.parameters()),
                 vocabulary=len(processor.tokenizer),
             ),

@@ -8,11 +8,12 @@ import torch
 
 from coordexp.config.digests import group_hash, plain
 from coordexp.config.schema import Config
+from coordexp.data.prepare import require_data
 from coordexp.detection.probe_manifest import PROBE_FILE, MissingProbe
 from coordexp.errors import UserError
 from coordexp.models.checkpoints import device_for
 from coordexp.probe.run import run_probe
-from coordexp.storage.manifest import read_manifest
+from coordexp.storage.manifest import read_manifest, require_checkpoint
 from coordexp.storage.run_config import read_run_config
 from coordexp.storage.runs import RunDirectory, data_directory, probe_directory
 from coordexp.storage.typed import write_typed
@@ -58,11 +59,14 @@ def probe_run(
             raise UserError(f"{run.path}: {reason}: the steps kept are {kept}")
         write_typed(out / PROBE_FILE, MissingProbe("no checkpoint", reason, plain(cfg.probe)))
         return out / PROBE_FILE
-    data = read_run_config(run).data
+    require_checkpoint(run, manifest, at)
+    settings = read_run_config(run).data
+    data = data_directory(settings["name"], group_hash(settings))
+    require_data(data)
     torch.set_num_threads(cfg.runtime.threads)
     return run_probe(
         run.checkpoint(at),
-        data_directory(data["name"], group_hash(data)),
+        data,
         out,
         cfg.probe,
         device_for(cfg.runtime),

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from coordexp.errors import UserError
-from coordexp.storage.files import sha256_directory, sha256_file
+from coordexp.storage.digest_store import (
+    known_sha256,
+    known_sha256_directory,
+    require_sha256,
+)
 from coordexp.storage.runs import RunDirectory, set_aside
 from coordexp.storage.typed import read_typed, write_typed
 
@@ -193,9 +197,9 @@ def artifact_digests(run: RunDirectory) -> dict[str, str]:
     digests = {}
     for file in (run.config, run.log, *map(run.table, run.table_steps())):
         if file.exists():
-            digests[str(file.relative_to(run.path))] = sha256_file(file)
+            digests[str(file.relative_to(run.path))] = known_sha256(file)
     for checkpoint in map(run.checkpoint, run.checkpoint_steps()):
-        digests[str(checkpoint.relative_to(run.path))] = sha256_directory(checkpoint)
+        digests[str(checkpoint.relative_to(run.path))] = known_sha256_directory(checkpoint)
     return digests
 
 
@@ -203,6 +207,20 @@ def damaged_artifacts(run: RunDirectory, manifest: RunManifest) -> list[str]:
     """The artifacts that are missing or whose bytes differ from the digest in the manifest."""
     found = artifact_digests(run)
     return sorted(name for name, sha256 in manifest.artifacts.items() if found.get(name) != sha256)
+
+
+def require_checkpoint(run: RunDirectory, manifest: RunManifest, step: int) -> None:
+    """Refuse a checkpoint that is not the one that run.json records.
+
+    Raises:
+        UserError: it is missing, changed or damaged, or run.json does not record it.
+    """
+    checkpoint = run.checkpoint(step)
+    recorded = manifest.artifacts.get(str(checkpoint.relative_to(run.path)))
+    if recorded is None:
+        raise UserError(f"{checkpoint}: run.json does not record it: train the run again")
+    advice = f"restore it, or remove {run.path} to train again"
+    require_sha256(checkpoint, recorded, "run.json", advice)
 
 
 def verify_finished(run: RunDirectory, inputs: InputDigests) -> bool:

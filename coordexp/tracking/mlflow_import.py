@@ -31,6 +31,7 @@ from sqlalchemy.exc import DatabaseError
 
 from coordexp.analysis.recommendation.findings import Role, read_recommendation
 from coordexp.errors import UserError
+from coordexp.storage.digest_store import require_sha256
 from coordexp.storage.files import locked
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
@@ -259,6 +260,8 @@ def point_alias(
     checkpoint = Path(entry.checkpoint)
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: recommended as {role}, but there is no such directory")
+    advice = "restore it, or train the run and decide the study again"
+    require_sha256(checkpoint, str(entry.sha256), "recommendation.json", advice)
     known = client.search_model_versions(f"name = '{MODEL}' and tags.sha256 = '{entry.sha256}'")
     if known:
         version = known[0].version

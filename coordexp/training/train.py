@@ -35,9 +35,9 @@ from coordexp.config.compose import typed
 from coordexp.config.digests import digest, run_hash
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import Config
-from coordexp.data.prepare import data_path
+from coordexp.data.prepare import data_path, require_data
 from coordexp.errors import UserError, one_line, reported
-from coordexp.models.base_manifest import read_base_manifest
+from coordexp.models.base_manifest import require_base
 from coordexp.models.checkpoints import device_for, save_checkpoint
 from coordexp.storage.files import locked, sha256_file
 from coordexp.storage.logs.writer import LogWriter
@@ -109,10 +109,11 @@ def train(cfg: Config, overrides: Sequence[str] = ()) -> RunDirectory:
 
 
 def input_digests(cfg: Config, overrides: Sequence[str]) -> InputDigests:
-    """sha256 of the data (its manifest and the records as they are now) and of the base model.
+    """sha256 of the data (its manifest and records) and of the base model.
 
     Raises:
-        UserError: they do not exist yet; the message names the command that makes them.
+        UserError: they do not exist yet (the message names the command that makes them), or their
+            files are not those that data.json and base.json record.
     """
     data, base = (
         [data_path(cfg) / name for name in ("data.json", "train.jsonl", "val.jsonl")],
@@ -122,8 +123,9 @@ def input_digests(cfg: Config, overrides: Sequence[str]) -> InputDigests:
         if not needed.exists():
             command = shlex.join(["coordexp", "prepare", *overrides])
             raise UserError(f"{needed}: not there yet: make it with `{command}`")
+    require_data(data_path(cfg))
     return InputDigests(
-        data=digest([sha256_file(path) for path in data]), base=read_base_manifest(base).sha256
+        data=digest([sha256_file(path) for path in data]), base=require_base(base_path(cfg)).sha256
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from coordexp.analysis.audit.findings import Check
 from coordexp.analysis.audit.validation_set import Validation, eval_samples, eval_weighting
 from coordexp.config.digests import digest
-from coordexp.storage.files import sha256_file
+from coordexp.storage.digest_store import known_sha256, known_sha256_directory
 from coordexp.storage.manifest import RunManifest, preflight_tolerance, projection_tolerance
 from coordexp.study.inputs import RunData
 
@@ -91,25 +91,30 @@ def log_as_sealed(run: RunData, manifest: RunManifest) -> list[Check]:
     sealed = manifest.artifacts.get("logging.jsonl")
     if not sealed or run.run is None or not run.run.log.exists():
         return []
-    same = sha256_file(run.run.log) == sealed
+    same = known_sha256(run.run.log) == sealed
     detail = f"logging.jsonl is {'' if same else 'not '}what run.json vouches for"
     return [Check("log as sealed", same, detail)]
 
 
 def files_as_sealed(run: RunData, manifest: RunManifest) -> list[Check]:
-    """Whether configuration and token tables are there, with the digests the manifest records."""
-    sealed = {
-        name: sha256
-        for name, sha256 in manifest.artifacts.items()
-        if name == "config.yaml" or name.endswith(".parquet")
-    }
+    """Whether configuration, token tables and checkpoints have the digests of the manifest.
+
+    A checkpoint may have been removed to save space; the other files must be there.
+    """
+    sealed = {name: s for name, s in manifest.artifacts.items() if name != "logging.jsonl"}
     if not sealed or run.run is None:
         return []
     for name, sha256 in sealed.items():
-        file = run.run.path / name
-        if not file.is_file():
+        path = run.run.path / name
+        if path.is_dir():
+            found = known_sha256_directory(path)
+        elif path.is_file():
+            found = known_sha256(path)
+        elif name.startswith("checkpoints/"):
+            continue
+        else:
             return [Check("files as sealed", False, f"{name} is missing")]
-        if sha256_file(file) != sha256:
+        if found != sha256:
             return [Check("files as sealed", False, f"{name} is not what run.json vouches for")]
     return [Check("files as sealed", True, f"{len(sealed)} files")]
 

@@ -16,7 +16,8 @@ from coordexp.analysis.recommendation.reasons import (
 from coordexp.analysis.recommendation.rule import choose_secondary, not_competitive
 from coordexp.analysis.recommendation.statements import texts
 from coordexp.metrics import METRICS, Metric
-from coordexp.storage.files import sha256_directory
+from coordexp.storage.digest_store import known_sha256_directory
+from coordexp.storage.manifest import require_checkpoint
 from coordexp.study.inputs import RunData
 
 
@@ -64,6 +65,8 @@ def role(facts: Facts, variant: str, statements: Sequence[Statement]) -> Role:
     assert step is not None  # the variant has a row at that step
     run = median_run(facts, variant, METRICS[facts.rule.metrics[0]])
     path = run.run.checkpoint(step) if run.run else None
+    if path is not None and path.exists() and run.run and run.manifest:
+        require_checkpoint(run.run, run.manifest, step)
     reasons = texts(statements)
     if path is not None and not path.exists():
         lost = f"its checkpoint at step {step} was not kept (see train.checkpoint_steps)"
@@ -73,7 +76,7 @@ def role(facts: Facts, variant: str, statements: Sequence[Statement]) -> Role:
         seed=run.seed,
         step=step,
         checkpoint=str(path) if path else None,
-        sha256=sha256_directory(path) if path else None,
+        sha256=known_sha256_directory(path) if path else None,
         metrics=dict(facts.rows[variant]),
         reasons=reasons,
     )
