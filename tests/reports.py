@@ -52,7 +52,7 @@ from coordexp.storage.manifest import (
     write_manifest,
 )
 from coordexp.storage.runs import RunDirectory
-from coordexp.storage.typed import write_typed
+from coordexp.storage.typed import write_sealed, write_typed
 from coordexp.study.preregistration import Preregistration, RegisteredRun
 from coordexp.study.study_runs import StudyRun, write_study_runs
 
@@ -132,7 +132,7 @@ def change(study: Path, name: str, edit: Callable[[Any], Any]) -> Path:
     """Edit one of the study's files in place, as JSON."""
     content = read_json(study / f"{name}.json")
     edit(content)
-    write_json(study / f"{name}.json", content)
+    write_sealed(study / f"{name}.json", content)
     return study
 
 

@@ -144,6 +144,7 @@ BOOKKEEPING = {
     "metrics.py",
     "models/base_manifest.py",
     "models/embeddings.py",
+    "storage/digest_store.py",
     "storage/files.py",
     "storage/logs/jsonl.py",
     "storage/logs/log.py",
@@ -155,6 +156,7 @@ BOOKKEEPING = {
     "training/memory.py",
     "training/seal.py",
     "training/state.py",
+    "training/interruption.py",
 }
 
 

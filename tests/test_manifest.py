@@ -19,7 +19,7 @@ from coordexp.storage.manifest import (
 )
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
-from coordexp.storage.typed import write_typed
+from coordexp.storage.typed import write_sealed, write_typed
 from coordexp.study.preregistration import read_preregistration
 from coordexp.study.study_runs import StudyRun, read_study_runs, write_study_runs
 
@@ -61,7 +61,7 @@ def test_manifest_of_an_older_run_gets_defaults(run):
         "val_images_rendered",
     ):
         del content[key]
-    write_json(run.manifest, content)
+    write_sealed(run.manifest, content)
     manifest = read_manifest(run)
     assert (manifest.processes, manifest.cell_px, manifest.val_images_rendered) == (1, None, 0)
     assert (manifest.preflight.cut, manifest.preflight.reference) == (None, None)
@@ -76,7 +76,7 @@ def test_manifest_that_lacks_a_key_is_refused_by_name(run, refused, key):
     write_manifest(run, run_manifest())
     content = read_json(run.manifest)
     del content[key]
-    write_json(run.manifest, content)
+    write_sealed(run.manifest, content)
     with refused("run/run.json", key):
         read_manifest(run)
 
@@ -93,7 +93,7 @@ def test_manifest_that_lacks_a_key_is_refused_by_name(run, refused, key):
 )
 def test_manifest_with_a_wrong_value_is_refused_by_name(run, refused, changes, key):
     write_manifest(run, run_manifest())
-    write_json(run.manifest, read_json(run.manifest) | changes)
+    write_sealed(run.manifest, read_json(run.manifest) | changes)
     with refused("run/run.json", key):
         read_manifest(run)
 
@@ -167,7 +167,7 @@ def test_registration_that_lacks_a_key_is_refused_by_name(refused, key):
     write_typed(Path("study/preregistration.json"), registration())
     content = read_json(Path("study/preregistration.json"))
     del content[key]
-    write_json(Path("study/preregistration.json"), content)
+    write_sealed(Path("study/preregistration.json"), content)
     with refused("study/preregistration.json", key):
         read_preregistration(Path("study"))
 

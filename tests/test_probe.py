@@ -35,7 +35,7 @@ from coordexp.probe.generation import Answer
 from coordexp.probe.run import run_probe, weights_sha256
 from coordexp.storage.files import sha256_directory, sha256_file
 from coordexp.storage.token_tables import in_fit_half
-from coordexp.storage.typed import write_typed
+from coordexp.storage.typed import write_sealed, write_typed
 from coordexp.training.evaluate import evenly_spaced
 
 SMALL = ("images=6", "steps=3", "images_per_step=5", "micro_batch=2", "rollout_batch=4", "lr=1e-3")
@@ -601,7 +601,7 @@ def test_each_missing_key_of_probe_json_is_named(probed, tmp_path, refused):
     whole = manifest(probed)
     for key in whole:
         rest = {name: value for name, value in whole.items() if name != key}
-        (tmp_path / "probe.json").write_text(json.dumps(rest))
+        write_sealed(tmp_path / "probe.json", rest)
         with refused(str(tmp_path / "probe.json"), f"`{key}`"):
             read_probe_manifest(tmp_path / "probe.json")
 

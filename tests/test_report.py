@@ -19,8 +19,9 @@ from studies import eval_row, write_run, write_study
 
 from coordexp.cli.main import main
 from coordexp.report.html import write_report
-from coordexp.storage.files import read_json, write_json
+from coordexp.storage.files import read_json
 from coordexp.storage.runs import RunDirectory
+from coordexp.storage.typed import write_sealed
 
 ROWS = {
     "softce_w1_gate": eval_row(24.1, 55.5, 0.171, 0.086, 40.0, 5.0),
@@ -46,7 +47,7 @@ def renamed(run: RunDirectory, variant: str) -> RunDirectory:
     """The same run under another variant's name."""
     new = RunDirectory(Path("results/runs") / variant / run.path.name)
     shutil.copytree(run.path, new.path)
-    write_json(new.manifest, read_json(new.manifest) | {"variant": variant})
+    write_sealed(new.manifest, read_json(new.manifest) | {"variant": variant})
     return new
 
 

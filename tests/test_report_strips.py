@@ -12,7 +12,8 @@ from report_readers import Drawing, Mark, figures
 from reports import METRICS, STEPS, change, study_files
 
 from coordexp.report.style import looks
-from coordexp.storage.files import read_json, write_json
+from coordexp.storage.files import read_json
+from coordexp.storage.typed import write_sealed
 
 FAMILIES = ("loss", "base_ce/loss", "coord_softce_w1/loss")
 WINNERS = ["mixed"] * 6 + [None] * 2 + ["pure_ce"] * 10
@@ -172,7 +173,7 @@ def test_losses_of_a_diverged_run_end_with_a_cross() -> None:
 def diverge(variant: str) -> Path:
     """Set the status of a variant's run; returns the path of its log."""
     manifest = Path(f"results/runs/{variant}/s0-0123abcd/run.json")
-    write_json(manifest, read_json(manifest) | {"status": "diverged", "reason": "loss nan"})
+    write_sealed(manifest, read_json(manifest) | {"status": "diverged", "reason": "loss nan"})
     return manifest.with_name("logging.jsonl")
 
 

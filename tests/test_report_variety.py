@@ -12,6 +12,7 @@ from report_readers import bullets_of, figures, page, paragraphs_of, tables_of
 from reports import change, study_files
 
 from coordexp.storage.files import sha256_file
+from coordexp.storage.typed import write_sealed
 
 MARKUP = """<img src=x onerror=alert(1)>"'&amp;$y_1^2$"""
 ONE_STEP = {"pure_ce": (40,), "mixed": (40,)}
@@ -137,7 +138,8 @@ def with_markup() -> Path:
     study = study_files(("pure_ce", "mixed"))
     for name in ("runs", "audit", "comparison", "recommendation", "preregistration"):
         path = study / f"{name}.json"
-        path.write_text(path.read_text().replace('"mixed"', json.dumps(MARKUP)))
+        text = path.read_text().replace('"mixed"', json.dumps(MARKUP))
+        write_sealed(path, json.loads(text))
     caveats = ["<script>alert('reason')</script>"]
     return change(study, "recommendation", lambda r: r.update(caveats=caveats))
 

@@ -15,6 +15,7 @@ from coordexp.analysis.recommendation.findings import read_recommendation
 from coordexp.cli.schemas import TYPES, schema_path, schema_text
 from coordexp.cli.steps import audit_study, collect_probes, compare_study, recommend_study
 from coordexp.errors import UserError
+from coordexp.storage.typed import write_sealed
 from coordexp.study.preregistration import read_preregistration
 from coordexp.study.study_runs import read_study_runs
 
@@ -58,7 +59,10 @@ def test_wrong_file_is_one_line_that_names_file_and_key(files, name):
     without = [{k: v for k, v in whole.items() if k != key} for key in whole]
     try:
         for content in (*without, {}, [], None, 5):
-            path.write_text(json.dumps(content))
+            if isinstance(content, dict):
+                write_sealed(path, content)
+            else:
+                path.write_text(json.dumps(content))
             try:
                 READERS[name](path.parent)  # a key with a default may be missing
             except UserError as error:

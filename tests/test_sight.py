@@ -29,13 +29,13 @@ from coordexp.cli.main import main
 from coordexp.config.digests import plain
 from coordexp.detection.probes import read_probe
 from coordexp.resampling import image_weights
-from coordexp.storage.files import read_json, write_json
+from coordexp.storage.files import read_json
 from coordexp.storage.runs import probe_directory
+from coordexp.storage.typed import write_sealed
 
 RULE = composed().study.rule
 NO_BAR = replace(RULE, eligible=replace(RULE.eligible, min_f1=0.0))
 LEVEL = eval_row(24.0, 55, 0.2, 0.15, 39, 4.0)
-
 
 # The sentences, from figures
 
@@ -205,7 +205,7 @@ def exchange(run, right: float, swapped: float) -> None:
         "mae_swapped": swapped,
         "rolled_out": 64,
     }
-    write_json(out / "probe.json", found)
+    write_sealed(out / "probe.json", found)
 
 
 def decide(variants: dict[str, tuple[float, float, float]]) -> Path:

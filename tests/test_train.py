@@ -335,9 +335,7 @@ def test_two_processes_killed_within_a_window_resume_bit_for_bit(
     assert_same_run(run, two)
 
 
-def test_two_processes_stop_at_the_same_step_for_a_signal_to_either(
-    fork_server, workspace, empty, two
-):
+def test_two_processes_stop_together_for_a_signal_to_either(fork_server, workspace, empty, two):
     arguments = (*MIXED, "runtime.processes=2")
     fault = ("signal_before", signal.SIGUSR1, 1, "os.rename", "step-000004.parquet")
     children = ranks(fork_server, empty, *arguments, fault=fault)

@@ -86,7 +86,7 @@ def test_killed_before_each_kind_of_write_it_resumes_bit_for_bit(fork_server, wo
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
 )
-def test_asked_to_stop_it_ends_after_the_step_and_continues_bit_for_bit(
+def test_asked_to_stop_it_ends_after_the_step_and_continues(
     fork_server, workspace, empty, number, code
 ):
     run = empty / workspace.run("mixed").relative_to(workspace.path)
@@ -108,7 +108,7 @@ def test_asked_to_stop_it_ends_after_the_step_and_continues_bit_for_bit(
     assert_same_run(run, workspace.run("mixed"))
 
 
-def test_signal_in_the_last_step_does_not_keep_a_run_from_its_end(fork_server, workspace, empty):
+def test_signal_in_the_last_step_lets_the_run_end(fork_server, workspace, empty):
     fault = ("signal_before", signal.SIGTERM, 1, "os.rename", "step-000008.parquet")
     assert fork_server.run(empty, *MIXED, fault=fault).returncode == 0
     assert_same_run(

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import jsonschema
 import pytest
 
-from coordexp.storage.typed import json_schema, read_typed, write_typed
+from coordexp.errors import UserError
+from coordexp.storage.typed import SEAL, json_schema, read_typed, write_typed
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def test_value_that_was_read_is_written_with_its_defaults(tmp_path):
     (tmp_path / "table.json").write_text('{"name": "a", "rows": [{"seed": 0}]}')
     write_typed(tmp_path / "table.json", read_typed(tmp_path / "table.json", Table))
     content = json.loads((tmp_path / "table.json").read_text())
+    del content[SEAL]
     assert content == {"name": "a", "rows": [{"seed": 0, "values": {}}], "best": None}
 
 
@@ -85,3 +87,26 @@ def test_schema_accepts_written_files_and_refuses_less(tmp_path):
     del content["rows"][0]["seed"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content, schema)
+
+
+def test_file_with_one_flipped_bit_is_refused_or_reads_as_it_was(tmp_path):
+    path = tmp_path / "table.json"
+    write_typed(path, TABLE)
+    intact = path.read_bytes()
+    for position in range(8 * len(intact)):
+        damaged = bytearray(intact)
+        damaged[position // 8] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        message = ""
+        try:
+            assert read_typed(path, Table) == TABLE, damaged
+        except UserError as error:
+            message = str(error)
+        assert message == "" or message.startswith(str(path))
+        assert "\n" not in message
+
+
+def test_file_without_a_seal_is_read_as_it_is(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text('{"name": "a", "rows": [], "rule_sha256": "' + "0" * 64 + '"}')
+    assert read_typed(path, Table) == Table("a", [])

@@ -14,6 +14,7 @@ from coordexp.cli import verbs
 from coordexp.cli.steps import STEP_NAMES
 from coordexp.config.package import VERSION
 from coordexp.errors import UserError
+from coordexp.storage.runs import RESULTS
 
 DESCRIPTION = (
     "CoordExp Stage-1: audit and compare runs that were trained with different losses, "
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
         add_ui,
         add_prepare,
         add_validate,
+        add_verify,
         add_compare,
         add_probe,
         add_evaluate,
@@ -147,6 +149,12 @@ def add_validate(subparsers: Subparsers) -> None:
         help="a JSONL file of records, of this project or another",
     )
     sub.add_argument("--no-pictures", action="store_true", help="do not open the images")
+
+
+def add_verify(subparsers: Subparsers) -> None:
+    help_text = "read all results again and compare them with their recorded digests"
+    sub = add_verb(subparsers, "verify", verbs.verify_results, help_text)
+    sub.add_argument("results", type=Path, nargs="?", default=RESULTS, help="default: results")
 
 
 def add_compare(subparsers: Subparsers) -> None:

@@ -80,6 +80,27 @@ def validate_records(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def verify_results(args: argparse.Namespace) -> None:
+    """Read every base model, data set, run, probe and study again, and compare them with the
+    digests that were recorded.
+
+    The exit code is 1 if something differs.
+    """
+    from coordexp.cli.verify import verify
+
+    if not args.results.is_dir():
+        raise UserError(f"{args.results}: no such directory: nothing to verify")
+    found = list(verify(args.results))
+    if not found:
+        raise UserError(f"{args.results}: holds no results")
+    for entry in found:
+        print(f"{entry.fault or 'ok':50s} {entry.n_files:4d} files  {entry.kind:14s} {entry.path}")
+    n_faults = sum(bool(entry.fault) for entry in found)
+    print(f"{args.results}: {len(found)} directories, {n_faults} with a difference")
+    if n_faults:
+        sys.exit(1)
+
+
 def compare_logs(args: argparse.Namespace) -> None:
     """Audit, compare and decide between runs that exist already. Nothing is trained.
 

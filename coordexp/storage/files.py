@@ -137,6 +137,24 @@ def read_json(path: Path, advice: str = DAMAGED) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}): {advice}") from error
 
 
+def write_with_checksum(path: Path, payload: bytes) -> None:
+    """Write bytes after their own sha256 (32 bytes)."""
+    write_bytes(path, hashlib.sha256(payload).digest() + payload)
+
+
+def read_with_checksum(path: Path, advice: str) -> bytes:
+    """The bytes that `write_with_checksum` wrote.
+
+    Raises:
+        UserError: they do not have the checksum before them; `advice` says what to do.
+    """
+    content = read_bytes(path)
+    size = hashlib.sha256().digest_size
+    if hashlib.sha256(content[size:]).digest() != content[:size]:
+        raise UserError(f"{path}: damaged (its checksum does not match): {advice}")
+    return content[size:]
+
+
 def sha256_file(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from coordexp.errors import UserError
-from coordexp.storage.files import write_bytes
-
-_DIGEST_BYTES = 32
+from coordexp.storage.files import read_with_checksum, write_with_checksum
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a state of tensors, numbers, strings and containers of these."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    payload = buffer.getvalue()
-    write_bytes(path, hashlib.sha256(payload).digest() + payload)
+    write_with_checksum(path, buffer.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -29,11 +24,5 @@ def load_state(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file's content does not have the digest that was written with it.
     """
-    content = path.read_bytes()
-    payload = content[_DIGEST_BYTES:]
-    if hashlib.sha256(payload).digest() != content[:_DIGEST_BYTES]:
-        raise UserError(
-            f"{path}: damaged (its checksum does not match): remove it to train this run again "
-            "from step 0"
-        )
+    payload = read_with_checksum(path, "remove it to train this run again from step 0")
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)

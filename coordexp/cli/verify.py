@@ -1,0 +1,125 @@
+"""`coordexp verify`: read every file below results again, and compare it with what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordexp.analysis.audit.findings import read_audit
+from coordexp.analysis.comparison.findings import read_comparison
+from coordexp.analysis.comparison.probe_findings import read_study_probe
+from coordexp.analysis.recommendation.findings import read_recommendation
+from coordexp.data.prepare import read_data_manifest
+from coordexp.detection.probe_manifest import MissingProbe, read_probe_manifest
+from coordexp.errors import UserError, one_line
+from coordexp.models.base_manifest import read_base_manifest
+from coordexp.storage.files import read_with_checksum, sha256_directory, sha256_file
+from coordexp.storage.manifest import RunManifest
+from coordexp.storage.runs import RunDirectory
+from coordexp.storage.typed import read_typed
+from coordexp.study.preregistration import read_preregistration
+from coordexp.study.study_runs import read_study_runs
+
+STUDY_READERS: dict[str, Callable[[Path], object]] = {
+    "preregistration.json": read_preregistration,
+    "runs.json": read_study_runs,
+    "audit.json": read_audit,
+    "comparison.json": read_comparison,
+    "probe.json": read_study_probe,
+    "recommendation.json": read_recommendation,
+}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found of one directory below results.
+
+    n_files: files and directories that were compared with a digest.
+    fault: the first difference; "" if there is none.
+    """
+
+    path: Path
+    kind: str
+    n_files: int
+    fault: str = ""
+
+
+def verify(results: Path) -> Iterator[Verified]:
+    """Compare base models, data, runs, probes and studies below `results` with their records.
+
+    Every file is read: the store of digests is not used.
+    """
+    for kind, pattern, check in (
+        ("base model", "base/*/base.json", _base),
+        ("data", "data/*/data.json", _data),
+        ("run", "runs/*/*/run.json", _run),
+        ("unfinished run", "runs/*/*/state/state.pt", _state),
+        ("probe", "*/**/stage2/*/probe.json", _probe),
+        ("study", "*/*/preregistration.json", _study),
+    ):
+        for path in sorted(results.glob(pattern)):
+            if path.parent.is_symlink():  # results/<study>/latest
+                continue
+            yield _verified(path, kind, check)
+
+
+def _verified(path: Path, kind: str, check: Callable[[Path], Iterator[str]]) -> Verified:
+    """Run a check, which yields a fault or "" for each file."""
+    n_files = 0
+    try:
+        for fault in check(path):
+            n_files += 1
+            if fault:
+                return Verified(path.parent, kind, n_files, fault)
+    except (UserError, OSError) as error:
+        return Verified(path.parent, kind, n_files + 1, one_line(error))
+    return Verified(path.parent, kind, n_files)
+
+
+def _difference(path: Path, recorded: str) -> str:
+    if not path.exists():
+        return f"{path.name}: missing"
+    found = sha256_directory(path) if path.is_dir() else sha256_file(path)
+    if found == recorded:
+        return ""
+    return f"{path.name}: sha256 {found[:12]}, recorded {recorded[:12]}"
+
+
+def _base(path: Path) -> Iterator[str]:
+    yield _difference(path.parent / "model", read_base_manifest(path).sha256)
+
+
+def _data(path: Path) -> Iterator[str]:
+    manifest = read_data_manifest(path)
+    for split, facts in (("train", manifest.train), ("val", manifest.val)):
+        yield _difference(path.parent / f"{split}.jsonl", facts.records_sha256)
+        yield _difference(path.parent / "images" / split, facts.images_sha256)
+
+
+def _run(path: Path) -> Iterator[str]:
+    run, manifest = RunDirectory(path.parent), read_typed(path, RunManifest)
+    for name, recorded in manifest.artifacts.items():
+        # A checkpoint may have been removed to save space.
+        if (run.path / name).exists() or not name.startswith("checkpoints/"):
+            yield _difference(run.path / name, recorded)
+
+
+def _state(path: Path) -> Iterator[str]:
+    read_with_checksum(path, "remove it to train this run again from step 0")
+    yield ""
+
+
+def _probe(path: Path) -> Iterator[str]:
+    manifest = read_probe_manifest(path)
+    yield ""
+    if not isinstance(manifest, MissingProbe):
+        for name, recorded in manifest.artifacts.items():
+            yield _difference(path.parent / name, recorded)
+
+
+def _study(path: Path) -> Iterator[str]:
+    for name, read in STUDY_READERS.items():
+        if (path.parent / name).exists():
+            read(path.parent)
+            yield ""
