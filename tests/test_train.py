@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
@@ -30,7 +31,9 @@ from training import (
 
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
+from coordexp.data.prepare import read_data_manifest, split_facts
 from coordexp.storage.files import sha256_file
+from coordexp.storage.typed import write_typed
 from coordexp.study.plan import planned_run
 
 pytest_plugins = ("training_fixtures",)
@@ -168,6 +171,9 @@ def test_train_images_are_evaluated_as_validation_images_are(fork_server, worksp
     lines = train.read_text().splitlines(keepends=True)
     # 12 images, 5 of them.
     train.with_name("val.jsonl").write_text("".join(lines[index] for index in (0, 2, 4, 7, 9)))
+    manifest = read_data_manifest(train.with_name("data.json"))
+    of_these = replace(manifest, val=split_facts(train.parent, "val"))
+    write_typed(train.with_name("data.json"), of_these)
     assert fork_server.run(empty, *MIXED).returncode == 0
     found = [row for row in rows(only(empty / "results/runs/mixed")) if "eval_loss" in row]
     reference = [row for row in rows(workspace.run("mixed")) if "eval_loss" in row]

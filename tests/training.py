@@ -19,6 +19,7 @@ from typing import Any
 
 from coordexp.config.overrides import last_of_each_key
 from coordexp.storage.files import sha256_directory, sha256_file
+from coordexp.storage.typed import write_sealed
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 120
@@ -219,6 +220,7 @@ def assert_same_run(run: Path, reference: Path) -> None:
         "train_cpu_s",
         "eval_wall_s",
         "artifacts",
+        "seal",
     )
     assert {k: v for k, v in found.items() if k not in clocks} == {
         k: v for k, v in expected.items() if k not in clocks
@@ -254,4 +256,4 @@ def change_input(cwd: Path, which: str) -> None:
     else:
         (manifest.parent / "model" / "README.md").write_text("changed\n")
         content |= {"sha256": sha256_directory(manifest.parent / "model")}
-    manifest.write_text(json.dumps(content))
+    write_sealed(manifest, content)
