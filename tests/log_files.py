@@ -9,7 +9,7 @@ from typing import Any
 
 from studies import run_manifest
 
-from coordexp.storage.logs.jsonl import STEP_KEY
+from coordexp.storage.logs.dialects import STEP_KEY
 from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.logs.tensorboard import intact_records
 from coordexp.storage.manifest import write_manifest

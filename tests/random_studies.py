@@ -24,6 +24,7 @@ from coordexp.analysis.comparison.findings import (
     Comparison,
     CurveRow,
     Difference,
+    LoggedTemperature,
     Snapshot,
     SnapshotRow,
     TemperatureRow,
@@ -247,7 +248,18 @@ def random_comparison(
         differences=differences,
         slices={},
         resolution_limit=None,
+        logged_temperatures=random_temperatures(rng.spawn(1)[0], runs),
     )
+
+
+def random_temperatures(
+    rng: np.random.Generator, runs: list[RunData]
+) -> dict[str, LoggedTemperature]:
+    """T = 1 for every run, as in this project, or temperatures of other trainers."""
+    if rng.random() < 0.7:
+        return {run.name: LoggedTemperature(1.0) for run in runs}
+    others = [LoggedTemperature(None), LoggedTemperature(0.7, "args.json"), LoggedTemperature(1.0)]
+    return {run.name: others[rng.integers(3)] for run in runs}
 
 
 def snapshot_row(

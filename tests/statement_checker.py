@@ -327,6 +327,9 @@ class Checker:
                     for d in self.probe["differences"]
                     if d["metric"] == signal
                 )
+            case "logged temperature":
+                value = self.comparison["logged_temperatures"][variant]["value"]
+                return "unknown" if value is None else value
             case "lacking":
                 return ",".join(sorted(v for v, row in self.rows.items() if metric not in row))
             case "not probed":

@@ -65,9 +65,9 @@ def test_it_writes_a_whole_study_directory_and_prints_the_card(logs, capsys):
 def test_each_log_is_parsed_once(logs, monkeypatch):
     parsed = []
 
-    def counted(path):
+    def counted(path, told):
         parsed.append(path.name)
-        return read_log(path)
+        return read_log(path, told)
 
     monkeypatch.setattr("coordexp.study.sources.read_log", counted)
     read_source.cache_clear()

@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordexp.errors import UserError
-from coordexp.storage.logs.jsonl import STEP_KEY, read_log
+from coordexp.storage.logs.dialects import STEP_KEY
+from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.logs.writer import LogWriter
 

@@ -24,7 +24,8 @@ from log_files import (
 )
 
 from coordexp.errors import UserError
-from coordexp.storage.logs.jsonl import STEP_KEY, read_log
+from coordexp.storage.logs.dialects import STEP_KEY
+from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import Log
 from coordexp.storage.logs.tensorboard import read_events
 

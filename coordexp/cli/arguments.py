@@ -164,7 +164,8 @@ def add_compare(subparsers: Subparsers) -> None:
         "runs",
         nargs="+",
         metavar="NAME=PATH",
-        help="PATH is a logging.jsonl, or a TensorBoard, run or study directory",
+        help="PATH is a log (docs/logs.md lists what is read), or a run, study, checkpoint or "
+        "output directory",
     )
     sub.add_argument("--out", type=Path, required=True, help="the study directory to write")
     sub.add_argument(
@@ -196,6 +197,21 @@ def add_compare(subparsers: Subparsers) -> None:
         default=[],
         metavar="NAME",
         help="a NAME that explains a lead and may hold no role, such as ce_split; may be repeated",
+    )
+    sub.add_argument(
+        "--temperature",
+        action="append",
+        default=[],
+        metavar="NAME=T",
+        help="the softmax temperature at which a log's coord_diag/ values were computed, where the "
+        "log does not say it; may be repeated",
+    )
+    sub.add_argument(
+        "--eval-set",
+        action="append",
+        default=[],
+        metavar="[NAME=]SET",
+        help="the evaluation set to read from logs with several; may be repeated",
     )
 
 

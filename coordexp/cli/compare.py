@@ -30,12 +30,15 @@ def compare(
     cell: int | None = None,
     evidence: str | Path | None = None,
     controls: Sequence[str] = (),
+    temperatures: Sequence[str] = (),
+    eval_sets: Sequence[str] = (),
 ) -> Recommendation:
     """Audit and compare runs that exist already, and apply the decision rule. Trains nothing.
 
     Args:
         runs: paths by variant name, or a sequence of "NAME=PATH"; a repeated name stands for
-            several seeds. A path is a logging.jsonl, or a TensorBoard, run or study directory.
+            several seeds. A path is a log (docs/logs.md lists what is read), or a run, study,
+            checkpoint or output directory.
         out: the study directory to write: new, empty, or from the same comparison.
         rule: a YAML file with a decision rule, or with what differs from the default one
             (`default_rule` says which that is).
@@ -43,6 +46,8 @@ def compare(
         cell: side of the area that one visual token covers, in pixels.
         evidence: a JSON file of published rollout figures, shown beside the comparison.
         controls: names of runs that are measured to explain a lead; they may hold no role.
+        temperatures: "NAME=T": the temperature of a log's `coord_diag/*`, where it does not say it.
+        eval_sets: "NAME=SET", or "SET" for every log: which of several evaluation sets to read.
 
     Returns:
         The decision, as written to out/recommendation.json. Metrics are in the units of
@@ -55,7 +60,7 @@ def compare(
     if isinstance(runs, Mapping):
         runs = [f"{name}={path}" for name, path in runs.items()]
     out = Path(out)
-    sources = parse_sources(runs)
+    sources = parse_sources(runs, temperatures, eval_sets)
     decision_rule = default_rule(sources)
     if rule:
         decision_rule = load_rule(Path(rule), decision_rule)

@@ -116,6 +116,8 @@ def compare_logs(args: argparse.Namespace) -> None:
         cell=args.cell,
         evidence=args.evidence,
         controls=args.control,
+        temperatures=args.temperature,
+        eval_sets=args.eval_set,
     )
     print((args.out / "recommendation.md").read_text(), end="")
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from coordexp.storage.logs.log import BY_USER
 from coordexp.study.plan import EVERY_VARIANT
 from coordexp.study.preregistration import Preregistration, RegisteredRun
 from coordexp.study.study import launcher
@@ -100,6 +101,12 @@ def compare_command(preregistration: Preregistration, study_dir: Path) -> str:
         command += ["--cell", str(vision.cell_px)]
     for control in preregistration.controls:
         command += ["--control", control.replace("/", "-")]
+    told = {run.variant.replace("/", "-"): run.told for run in preregistration.runs if run.told}
+    for name, of_log in told.items():
+        if of_log.temperature_by == BY_USER:
+            command += ["--temperature", f"{name}={of_log.temperature:g}"]
+        if of_log.eval_set is not None:
+            command += ["--eval-set", f"{name}={of_log.eval_set}"]
     return shlex.join(command)
 
 

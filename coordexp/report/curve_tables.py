@@ -13,7 +13,7 @@ from coordexp.analysis.comparison.findings import (
 )
 from coordexp.analysis.comparison.plateau import FLAT_PERCENT_PER_100_STEPS
 from coordexp.metrics import METRICS, Metric
-from coordexp.report.labels import TEMPERATURES, metrics_in, with_unit
+from coordexp.report.labels import metrics_in, temperature_label, with_unit
 from coordexp.report.numbers import NONE, metric_value, number, percent
 from coordexp.report.result_tables import best_variants, metric_cells, metric_columns
 from coordexp.report.table import (
@@ -105,7 +105,7 @@ def temperature_table(comparison: Comparison) -> Table | None:
                 cell(name(row.variant)),
                 cell(used or NONE),
                 *metric_cells(row.variant, row.values, metrics, best),
-                group=f"at {TEMPERATURES[temperature]}",
+                group=f"at {temperature_label(comparison, temperature)}",
             )
     return table
 
@@ -119,8 +119,8 @@ def temperature_disagreements(comparison: Comparison) -> list[str]:
             if metric in reference and winner != reference[metric]:
                 sentences.append(
                     f"{METRICS[metric].label}: {reference[metric] or 'nobody'} is best at "
-                    f"{TEMPERATURES[comparison.temperature]}, {winner or 'nobody'} at "
-                    f"{TEMPERATURES[temperature]}"
+                    f"{temperature_label(comparison, comparison.temperature)}, "
+                    f"{winner or 'nobody'} at {temperature_label(comparison, temperature)}"
                 )
     return sentences
 

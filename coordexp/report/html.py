@@ -14,7 +14,7 @@ from coordexp.analysis.recommendation.confidence import GRADES
 from coordexp.metrics import METRICS
 from coordexp.report import numbers
 from coordexp.report.figures import draw
-from coordexp.report.labels import TEMPERATURES
+from coordexp.report.labels import temperature_label
 from coordexp.report.lead_tables import METHODS, summed_up
 from coordexp.report.page import Page, page_of
 from coordexp.report.plot import Figure
@@ -84,7 +84,7 @@ def environment() -> Environment:
         "METRICS": METRICS,
         "METHODS": METHODS,
         "GRADES": GRADES,
-        "TEMPERATURES": TEMPERATURES,
+        "temperature_label": temperature_label,
     }
     return env
 

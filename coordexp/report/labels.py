@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from coordexp.analysis.comparison.findings import Comparison
 from coordexp.metrics import METRICS, Metric
 
-TEMPERATURES = {"1": "T = 1", "own": "own T", "fitted": "fitted T"}
+TEMPERATURES = {"own": "own T", "fitted": "fitted T"}
+
+
+def temperature_label(comparison: Comparison, temperature: str) -> str:
+    """`T = 1`, `T as logged`, `own T` or `fitted T`."""
+    return TEMPERATURES.get(temperature, comparison.logged_at)
 
 
 class HasValues(Protocol):

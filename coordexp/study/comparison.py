@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import msgspec
 
@@ -28,7 +29,8 @@ def plan_comparison(
 ) -> Study:
     """The study of runs that exist already, under this rule.
 
-    The study's digest covers the bytes of the logs: if a log grows, it is another study.
+    The study's digest covers the bytes of the logs and what is told of them: if a log grows, or is
+    told to be at another temperature, it is another study.
 
     Args:
         controls: names of sources that explain a lead and may hold no role; those that are
@@ -44,13 +46,16 @@ def plan_comparison(
         if value is not None and not (isinstance(value, int) and value > 1):
             raise UserError(f"{name} {value}: must be a whole number of pixels above 1")
     probe = common_recipe(sources)
-    identity = {
+    identity: dict[str, object] = {
         "logs": sorted([source.variant, source.seed, source.sha256] for source in sources),
         "rule": plain(rule),
         "vision": [side_px, cell_px],
         "probe": plain(probe),
         "controls": sorted(controls),
     }
+    told = [[s.variant, s.seed, asdict(s.told_of_log)] for s in sources if s.told_of_log]
+    if told:
+        identity["told"] = sorted(told, key=lambda entry: entry[:2])
     variants = [source.variant for source in sources]
     return Study(
         name=COMPARE_LOGS,

@@ -9,13 +9,14 @@ from typing import Any
 
 from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log_if_any
-from coordexp.storage.logs.log import Log
+from coordexp.storage.logs.log import UNTOLD, Log
 from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.preregistration import RegisteredRun, read_preregistration
 from coordexp.study.sources import Source, parse_sources, read_source, source_sha256
 from coordexp.study.study_runs import StudyRun, read_study_runs, write_study_runs
+from coordexp.study.told import OWN
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def study_run(run: RegisteredRun) -> StudyRun:
         log=run.log,
         kind=run.kind,
         sha256=run.sha256,
+        told=run.told,
     )
     manifest = read_manifest(RunDirectory(Path(run.directory))) if run.directory else None
     if manifest is not None:
@@ -137,7 +139,7 @@ def load_run_directory(variant: str, seed: int, run: RunDirectory) -> RunData:
     """A run directory's log, manifest and configuration."""
     config = read_run_config(run)
     # A run may diverge before its first row: then there is no log.
-    log = read_log_if_any(run.log)
+    log = read_log_if_any(run.log, OWN)
     return RunData(variant, seed, log, run, read_manifest(run), config)
 
 
@@ -151,7 +153,8 @@ def source_of(entry: StudyRun) -> Source:
         raise UserError(
             f"runs.json: {entry.variant} s{entry.seed} has no directory, nor log, kind and sha256"
         )
-    return Source(entry.variant, entry.seed, Path(entry.log), entry.kind, entry.sha256, None)
+    path, told = Path(entry.log), entry.told or UNTOLD
+    return Source(entry.variant, entry.seed, path, entry.kind, entry.sha256, None, told=told)
 
 
 def candidates(runs: Sequence[RunData]) -> list[RunData]:

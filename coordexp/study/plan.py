@@ -35,7 +35,7 @@ EVERY_VARIANT = "all"
 # Settings that the rules of the workflow give to every training.
 SET_BY_RULES = ("runtime.wait", "runtime.diverged_ok")
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
-_KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell")
+_KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell", "temperature", "eval_set")
 # An example of a value with blanks: a YAML list for snakemake, quotes for Hydra.
 WITH_BLANKS = r"""'["data.annotations=\"/data/my file.json\""]'"""
 # Keys that a variant's overrides must not set, because they belong to the study.
@@ -109,18 +109,32 @@ def plan_from_settings(settings: Mapping[str, Any]) -> Study:
             raise UserError(
                 f"--config {key}=…: means nothing beside logs=…{did_you_mean(key, _KEYS_WITH_LOGS)}"
             )
-    logs = settings["logs"].split() if isinstance(settings["logs"], str) else settings["logs"]
-    if not isinstance(logs, list) or not all(isinstance(entry, str) for entry in logs):
-        raise UserError(
-            f"--config logs={logs}: must be NAME=PATH …, "
-            "or a YAML list of them where a path has blanks"
-        )
-    sources = parse_sources(logs)
+    sources = parse_sources(
+        words(settings, "logs", "NAME=PATH …"),
+        words(settings, "temperature", "NAME=T …"),
+        words(settings, "eval_set", "SET, or NAME=SET …"),
+    )
     if settings.get("study"):
         rule = compose([f"study={settings['study']}"]).study.rule
     else:
         rule = default_rule(sources)
     return plan_comparison(sources, rule, settings.get("image_side"), settings.get("cell"))
+
+
+def words(settings: Mapping[str, Any], key: str, form: str) -> list[str]:
+    """The words of a `--config` key: a string split on blanks, or a YAML list as it is.
+
+    Raises:
+        UserError: the value is something else.
+    """
+    value = settings.get(key) or []
+    found = value.split() if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+        raise UserError(
+            f"--config {key}={value}: must be {form}, "
+            "or a YAML list of them where a path has blanks"
+        )
+    return found
 
 
 def split_overrides(key: str, value: Any) -> list[str]:

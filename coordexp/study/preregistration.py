@@ -12,6 +12,7 @@ from coordexp.config.digests import digest, flatten, plain
 from coordexp.config.schema import RuleConfig
 from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.logs.log import Told
 from coordexp.storage.manifest import utc_now
 from coordexp.storage.run_config import Settings
 from coordexp.storage.runs import RESULTS
@@ -35,6 +36,7 @@ class RegisteredRun:
     log: str | None = None  # of a run that was handed over
     kind: SourceKind | None = None  # of what was handed over
     sha256: str | None = None  # of what was handed over
+    told: Told | None = None  # of a log that was handed over; null where nothing was told
     overrides: list[str] = field(default_factory=list)  # that train it
     processes: int | None = None  # that train it
     existing: bool  # it had results when the registration was written
@@ -166,6 +168,7 @@ def handed_over(source: Source) -> RegisteredRun:
         log=str(source.log_path),
         kind=source.kind,
         sha256=source.sha256,
+        told=source.told_of_log,
         existing=True,
     )
 

@@ -14,19 +14,23 @@ from pathlib import Path
 from coordexp.errors import UserError
 from coordexp.storage.files import sha256_file
 from coordexp.storage.logs.jsonl import read_log
-from coordexp.storage.logs.log import Log
+from coordexp.storage.logs.log import UNTOLD, Log, Told
 from coordexp.storage.logs.tensorboard import event_files, read_events
+from coordexp.storage.logs.trainer_state import read_trainer_state
+from coordexp.storage.logs.wandb_csv import read_wandb
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.locate import (
-    LOG,
     RUN_DIRECTORY,
     TENSORBOARD,
+    TRAINER_STATE,
+    WANDB,
     Located,
     SourceKind,
     locate,
     naming_unreadable,
 )
 from coordexp.study.study_runs import read_study_runs
+from coordexp.study.told import of_run_directory, told_of, with_settings
 
 LONGEST_NAME = 100  # file systems allow 255 bytes, and a digest and a suffix follow it
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
@@ -42,6 +46,7 @@ class Source:
     variant: the given NAME; for a run of a study, NAME/variant.
     seed: that of the run directory or the study's run; a log gets the first free one of its name.
     sha256: of the log's bytes (a missing log counts as empty); of event files, over their digests.
+    told: what the user or a settings file says of the log.
     """
 
     variant: str
@@ -51,6 +56,12 @@ class Source:
     sha256: str
     run: RunDirectory | None
     control: bool = False  # of a study that was given, in which it may hold no role
+    told: Told = UNTOLD
+
+    @property
+    def told_of_log(self) -> Told | None:
+        """What is told of a log; None for a run directory, and where nothing is told."""
+        return None if self.run or self.told == UNTOLD else self.told
 
     @property
     def log_path(self) -> Path:
@@ -68,15 +79,22 @@ class _Claim:
     control: bool = False
 
 
-def parse_sources(arguments: Sequence[str]) -> list[Source]:
+def parse_sources(
+    arguments: Sequence[str], temperatures: Sequence[str] = (), eval_sets: Sequence[str] = ()
+) -> list[Source]:
     """The sources that the arguments (`NAME=PATH` each) stand for, in the order given.
 
     PATH is a log, an event file, or a directory. A study directory stands for all of its runs; for
     other directories see `locate`. The same file may be given under several names.
 
+    Args:
+        temperatures: `NAME=T` each: the temperature of a log's `coord_diag/*`.
+        eval_sets: `NAME=SET` each, or `SET` for every log: the evaluation set to read.
+
     Raises:
         UserError: an argument is not NAME=PATH, a path is missing or holds no run or more than one,
-            or one name gets the same seed, or two different objectives, from two run directories.
+            one name gets the same seed, or two different objectives, from two run directories, or
+            something is told of a name that is not given.
     """
     if not arguments:
         raise UserError("nothing to compare: name at least one log as NAME=PATH")
@@ -90,7 +108,8 @@ def parse_sources(arguments: Sequence[str]) -> list[Source]:
                 located = locate(path)
                 claims.append(_Claim(name, located.seed, located))
     _refuse_contradictions(claims)
-    return [_source(claim, seed) for claim, seed in _with_seeds(claims)]
+    told = told_of([claim.variant for claim in claims], temperatures, eval_sets)
+    return [_source(claim, seed, told[claim.variant]) for claim, seed in _with_seeds(claims)]
 
 
 @lru_cache(maxsize=64)
@@ -104,8 +123,13 @@ def read_source(source: Source) -> Log:
         UserError: it cannot be read, or holds no row (a run may end before its first one).
     """
     if source.kind == TENSORBOARD:
-        return read_events(source.path)
-    log = read_log(source.log_path)
+        return read_events(source.path, source.told)
+    if source.kind == TRAINER_STATE:
+        log = read_trainer_state(source.path, source.told)
+    elif source.kind == WANDB:
+        log = read_wandb(source.path, source.told, source.variant.rpartition("/")[2])
+    else:
+        log = read_log(source.log_path, source.told)
     if not log.rows:
         problem = f"{log.path}: holds no row with a step and a loss or eval_ values"
         raise UserError("; ".join([problem, *log.warnings]))
@@ -114,13 +138,13 @@ def read_source(source: Source) -> Log:
 
 def source_sha256(path: Path, kind: SourceKind) -> str:
     """The digest of a source's content, see `Source.sha256`."""
-    if kind == LOG:
-        return sha256_file(path)
     if kind == RUN_DIRECTORY:
         log = RunDirectory(path).log
         return sha256_file(log) if log.is_file() else hashlib.sha256().hexdigest()
-    digests = [sha256_file(file) for file in event_files(path)]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    if kind == TENSORBOARD:
+        digests = [sha256_file(file) for file in event_files(path)]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return sha256_file(path)
 
 
 def _split(argument: str) -> tuple[str, Path]:
@@ -217,9 +241,11 @@ def _with_seeds(claims: Sequence[_Claim]) -> list[tuple[_Claim, int]]:
     return found
 
 
-def _source(claim: _Claim, seed: int) -> Source:
+def _source(claim: _Claim, seed: int, told: Told) -> Source:
     path, kind = claim.located.path, claim.located.kind
     with naming_unreadable(path):
         sha256 = source_sha256(path, kind)
+        complete = of_run_directory if kind == RUN_DIRECTORY else with_settings
+        told = complete(path, told)
     run = RunDirectory(path) if kind == RUN_DIRECTORY else None
-    return Source(claim.variant, seed, path, kind, sha256, run, claim.control)
+    return Source(claim.variant, seed, path, kind, sha256, run, claim.control, told)

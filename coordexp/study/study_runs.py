@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coordexp.storage.logs.log import Told
 from coordexp.storage.manifest import ImageSides, InputDigests, Preflight, RunManifest, Status
 from coordexp.storage.typed import read_typed, write_typed
 from coordexp.study.locate import SourceKind
@@ -21,6 +22,7 @@ class StudyRun:
     log: str | None = None  # of a run that was handed over
     kind: SourceKind | None = None  # of what was handed over
     sha256: str | None = None  # of what was handed over
+    told: Told | None = None  # of a log that was handed over; null where nothing was told
 
     # From the manifest, see RunManifest.
     status: Status | None = None

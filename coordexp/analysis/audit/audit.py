@@ -23,6 +23,7 @@ from coordexp.analysis.audit.run_consistency import consistency_checks, not_chec
 from coordexp.analysis.audit.validation_set import Validation, validation_of
 from coordexp.analysis.audit.variant_of_log import coordinate_switch, other_variant
 from coordexp.config.digests import flatten
+from coordexp.storage.logs.dialects import ACCUMULATION_KEY
 from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData, candidates
 from coordexp.study.objective import declared
@@ -52,7 +53,7 @@ def audit(runs: Sequence[RunData]) -> Audit:
     compared = candidates(runs)
     names = {run.name for run in compared}
     passed = [entry.name for entry in entries if entry.passed and entry.name in names]
-    differences = config_differences(compared)
+    differences = [*config_differences(compared), *eval_set_differences(compared)]
     keys = {difference.partition(":")[0] for difference in differences}
     of_controls = [d for d in config_differences(runs) if d.partition(":")[0] not in keys]
     return Audit(entries, differences, passed, of_controls)
@@ -85,11 +86,14 @@ def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> 
 def accumulation(run: RunData) -> float | None:
     """Gradient accumulation steps (GAS): micro-batches per optimizer step and process.
 
-    From the log, else from the configuration; None where neither gives it.
+    From the log, else from settings files beside it, else from the configuration; None where none
+    of them gives it.
     """
     for row in run.log.train.values():
-        if "accum/grad_steps" in row:
-            return row["accum/grad_steps"]
+        if ACCUMULATION_KEY in row:
+            return row[ACCUMULATION_KEY]
+    if run.log.accumulation is not None:
+        return run.log.accumulation
     images, micro_batch = run.train_setting("images_per_step"), run.train_setting("micro_batch")
     if not images or not micro_batch:
         return None
@@ -163,6 +167,15 @@ def config_differences(runs: Sequence[RunData]) -> list[str]:
             said = [f"{' and '.join(names)} {value}" for value, names in groups.items()]
             differences.append(f"{key}: {', '.join(said)}")
     return differences
+
+
+def eval_set_differences(runs: Sequence[RunData]) -> list[str]:
+    """The evaluation sets of the logs, where they name different ones."""
+    groups = runs_by_value({run.name: run.log.eval_set or "unnamed" for run in runs})
+    if len(groups) < 2:
+        return []
+    said = [f"{' and '.join(names)} {eval_set}" for eval_set, names in groups.items()]
+    return [f"evaluation set: {', '.join(said)}"]
 
 
 def runs_by_value(values: Mapping[str, Any]) -> dict[str, list[str]]:

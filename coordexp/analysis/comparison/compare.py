@@ -17,7 +17,13 @@ from coordexp.analysis.comparison.curves import (
     winners,
 )
 from coordexp.analysis.comparison.effects import Curve, bands, differences, read_tables
-from coordexp.analysis.comparison.findings import Comparison, Snapshot, Stability, Window
+from coordexp.analysis.comparison.findings import (
+    Comparison,
+    LoggedTemperature,
+    Snapshot,
+    Stability,
+    Window,
+)
 from coordexp.analysis.comparison.plateau import drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
 from coordexp.analysis.comparison.slices import slices
@@ -86,6 +92,10 @@ def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = N
         ),
         blind=blind,
         controls=controls,
+        logged_temperatures={
+            run.name: LoggedTemperature(run.log.temperature, run.log.temperature_by)
+            for run in finished
+        },
     )
 
 

@@ -78,10 +78,11 @@ def temperature_rows(
     for row in at_step.rows:
         if not any(name in row.values for name, m in METRICS.items() if m.has_temperature):
             continue
-        logs = [run.log.evals for run in groups[row.variant]]
-        evals = [log[at_step.step] for log in logs if at_step.step in log]
-        used = [1.0] * len(evals)
-        if temperature != "1":
+        logs = [run.log for run in groups[row.variant] if at_step.step in run.log.evals]
+        if temperature == "1":
+            used = [log.temperature for log in logs if log.temperature is not None]
+        else:
+            evals = [log.evals[at_step.step] for log in logs if at_step.step is not None]
             used = [logged[key] for logged in evals if key in logged]
         rows.append(TemperatureRow(row.variant, row.seeds, row.values, used))
     return rows

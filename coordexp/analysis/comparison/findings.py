@@ -61,6 +61,18 @@ class TemperatureRow:
 
 
 @dataclass(frozen=True)
+class LoggedTemperature:
+    """The softmax temperature of the values under `coord_diag/` in a log.
+
+    value: None where it is unknown.
+    by: the option or settings file that says so; None where the kind of log does.
+    """
+
+    value: float | None
+    by: str | None = None
+
+
+@dataclass(frozen=True)
 class Band:
     """The 95 % interval of one variant's metric at one step."""
 
@@ -222,6 +234,7 @@ class Comparison:
     blind: on the coordinates that are judged; None without token tables.
     controls: variants that are measured like the others (curves, snapshots, differences, …) and
         take no part in what picks a best one (common steps, winners, stability, drift).
+    logged_temperatures: of the values that are read at temperature "1", by run.
     """
 
     temperature: str
@@ -241,6 +254,14 @@ class Comparison:
     resolution_limit: ResolutionLimit | None
     blind: BlindMae | None = None
     controls: list[str] = field(default_factory=list)
+    logged_temperatures: dict[str, LoggedTemperature] = field(default_factory=dict)
+
+    @property
+    def logged_at(self) -> str:
+        """The temperature of the values that are read at temperature "1", in words."""
+        values = {logged.value for logged in self.logged_temperatures.values()} or {1.0}
+        only = values.pop() if len(values) == 1 else None
+        return "T as logged" if only is None else f"T = {only:g}"
 
     @property
     def of_candidates(self) -> Comparison:

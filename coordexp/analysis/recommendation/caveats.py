@@ -19,6 +19,7 @@ from coordexp.analysis.recommendation.statements import (
     names_key,
     of_elimination,
 )
+from coordexp.analysis.recommendation.temperature import logged_temperatures
 from coordexp.config.digests import digest
 from coordexp.metrics import METRICS
 
@@ -63,7 +64,7 @@ def caveats(facts: Facts) -> list[Statement]:
         assertions = [equals("seeds of variant", float(n), v) for v, n in seeds.items()]
         text = f"unequal seeds ({counts}): {leads_of_unequal_seeds(facts)}"
         lines.append(Statement("caveats", text, assertions))
-    lines += missing_metrics(facts)
+    lines += [*missing_metrics(facts), *logged_temperatures(facts)]
     m = METRICS["expected_bin_mae"]
     moving = [p for p in facts.comparison.plateau if p.metric == m.name and not p.flat]
     if moving:
@@ -94,11 +95,14 @@ def leads_of_unequal_seeds(facts: Facts) -> str:
 
 
 def missing_metrics(facts: Facts) -> list[Statement]:
-    """Eligible variants without some metrics of the rule: on these nothing can put them out."""
+    """Eligible variants without some metrics of the rule: on these nothing can put them out.
+
+    All of them may lack a metric, as logs of another trainer do.
+    """
     without: dict[tuple[str, ...], list[str]] = {}
     for name in facts.rule.metrics:
         lacking = tuple(variant for variant, row in facts.rows.items() if name not in row)
-        if lacking and len(lacking) < len(facts.rows):
+        if lacking and len(facts.rows) > 1:
             without.setdefault(lacking, []).append(name)
     lines = []
     for lacking, names in without.items():

@@ -262,7 +262,10 @@ def written(
             *surer,
             *warnings,
         ],
-        rule=Rule(text=rule_text(study.decision_rule, step), sha256=digest(study.rule)),
+        rule=Rule(
+            text=rule_text(study.decision_rule, step, facts.comparison.logged_at),
+            sha256=digest(study.rule),
+        ),
         blind=blind.text if blind else None,
     )
 

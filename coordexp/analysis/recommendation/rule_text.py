@@ -12,18 +12,19 @@ PREFERENCES = {
 }
 
 
-def rule_text(rule: RuleConfig, step: int | None) -> str:
-    """The rule in words."""
+def rule_text(rule: RuleConfig, step: int | None, logged_at: str) -> str:
+    """The rule in words. `logged_at` stands for the temperature "1", see `Comparison`."""
     bars = rule.eligible
     resolved = ""
     if step is not None and rule.decision_step == "last_common":
         resolved = f" (= {step})"
+    read_at = logged_at if rule.temperature == "1" else f"T = {rule.temperature}"
     rollouts = ""
     if rule.probe.may_change_roles:
         rollouts = f"rollouts ({label(rule.probe.signal)}, where there is a probe), then "
     metrics = ", ".join(label(name) for name in rule.metrics)
     return (
-        f"Decision step {rule.decision_step}{resolved}, T = {rule.temperature}. "
+        f"Decision step {rule.decision_step}{resolved}, {read_at}. "
         f"Eligible: runs that pass the audit, with coordinate mass ≥ {bars.min_coord_mass:g}, "
         f"text accuracy ≥ {bars.min_text_token_acc:g} and, where they were probed, "
         f"{bars.min_parse_rate:g} of their rollouts parsed, {sight_text(rule)}. "

@@ -35,7 +35,6 @@ from coordexp.analysis.recommendation.surer import closest
 from coordexp.metrics import METRICS
 
 TEMPERATURE_NAME = {
-    "1": "T = 1",
     "own": "each variant's own temperature",
     "fitted": "fitted temperatures",
 }
@@ -66,10 +65,11 @@ def would_overturn(
         name = elimination.metric
         key = (elimination.by, facts.primary, name)
         quantity = f"lead at {temperature}"
+        read_at = TEMPERATURE_NAME.get(temperature, facts.comparison.logged_at)
         lines.append(
             Statement(
                 "overturn",
-                f"judging at {TEMPERATURE_NAME[temperature]}: {elimination.by} would be ahead on "
+                f"judging at {read_at}: {elimination.by} would be ahead on "
                 f"{label(name)} by {amount(name, elimination.lead)}, beyond the margin "
                 f"{elimination.margin:g}",
                 [

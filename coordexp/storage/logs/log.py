@@ -35,9 +35,34 @@ class Doubt:
     consequence: Consequence
 
 
+BY_USER = "--temperature"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a log does not say of itself: from the user, or from a settings file beside the log.
+
+    eval_set: the one to read, of a log with several.
+    temperature: at which its `coord_diag/*` was computed.
+    temperature_by: who says so: BY_USER, or the name of a settings file.
+    accumulation: gradient accumulation steps.
+    """
+
+    eval_set: str | None = None
+    temperature: float | None = None
+    temperature_by: str | None = None
+    accumulation: float | None = None
+
+
+UNTOLD = Told()
+
+
 @dataclass
 class Log:
-    """Rows by step, numbers only. Train keys are as written, eval keys without `eval_`."""
+    """Rows by step, numbers only. Train keys are as written, eval keys without `eval_`.
+
+    Eval keys have the names of this project, whatever dialect the log is in.
+    """
 
     path: Path
     train: dict[int, Row] = field(default_factory=dict)
@@ -47,6 +72,11 @@ class Log:
     rows: int = 0  # lines that were read as rows
     # Lines left out, by reason: a key of the reader's LEFT_OUT, or "summary".
     dropped: dict[str, int] = field(default_factory=dict)
+    dialect: str = ""  # see dialects.DIALECTS
+    temperature: float | None = None  # of `coord_diag/*`; None: unknown
+    temperature_by: str | None = None  # who says so; None: the dialect
+    eval_set: str | None = None  # of its evaluations; None: they name no set
+    accumulation: float | None = None  # of a settings file beside the log
 
     @property
     def warnings(self) -> list[str]:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.errors import UserError
-from coordexp.storage.logs.log import SUMMARY_KEYS, Log, warn_of_repeats
+from coordexp.storage.logs.dialects import TENSORBOARD
+from coordexp.storage.logs.log import EVAL, SUMMARY_KEYS, UNTOLD, Log, Told
+from coordexp.storage.logs.rows import RawRow, add_rows
 
 HEADER = struct.Struct("<QI")  # length, checksum of the length
 CHECKSUM = struct.Struct("<I")
@@ -36,7 +38,7 @@ def event_files(path: Path) -> list[Path]:
     return sorted(file for file in path.glob("*tfevents*") if file.is_file())
 
 
-def read_events(path: Path) -> Log:
+def read_events(path: Path, told: Told = UNTOLD) -> Log:
     """Read the event files of one run: a directory of them, or a single one.
 
     Files count in the order in which they were opened (a restart opens a new one), and the last
@@ -46,7 +48,8 @@ def read_events(path: Path) -> Log:
     steps where the loss is missing.
 
     Raises:
-        UserError: there is no event file, one cannot be read, or together they hold no row.
+        UserError: there is no event file, one cannot be read, together they hold no row, or several
+            evaluation sets of which none is chosen.
     """
     log = Log(path)
     files = [_events(file, log) for file in event_files(path)]
@@ -69,37 +72,44 @@ def read_events(path: Path) -> Log:
     _leave_out(log, "other tags", n_other_tags, "values under tags other than train/ and eval/")
     _leave_out(log, "bad step", n_negative_steps, "values at negative steps")
 
-    _add_rows(kept, log)
+    add_rows(log, _rows(kept, log), TENSORBOARD, told)
     if not log.rows:
         problem = f"{path}: no event holds train/loss or an eval/ value"
         raise UserError("; ".join([problem, *log.warnings]))
     return log
 
 
-def _add_rows(scalars: list[Scalar], log: Log) -> None:
-    """Add the rows that these scalars make, given in the order in which they were written."""
-    repeated: set[int] = set()
-    last_step = 0
-    for step, tag, number in scalars:
+def _rows(scalars: list[Scalar], log: Log) -> list[RawRow]:
+    """The rows that scalars make, given in the order in which they were written.
+
+    A step has a row of train values and a row of eval values. A restart writes them again: another
+    row begins where a step repeats its loss, or a key of its evaluation. (An eval row writes
+    train/epoch a second time; that is no restart.)
+    """
+    rows: dict[tuple[int, str], list[dict[str, object]]] = {}
+    last_written: dict[tuple[int, str, int], int] = {}  # step, kind, number of the row
+    for number, (step, tag, value) in enumerate(scalars):
         kind, key = tag.split("/", 1)
         if kind == "train" and key in SUMMARY_KEYS:
             continue
-        row = (log.evals if kind == "eval" else log.train).setdefault(step, {})
-        # An eval row writes train/epoch a second time; that is not a restart.
-        if key in row and (kind == "eval" or key == "loss"):
-            repeated.add(step)
-        row[key] = number
-        last_step = step
+        written = rows.setdefault((step, kind), [{}])
+        if key in written[-1] and (kind == "eval" or key == "loss"):
+            written.append({})
+        written[-1][key] = value
+        last_written[step, kind, len(written) - 1] = number
 
     n_without_values = 0
-    for step, row in list(log.train.items()):
-        if "loss" not in row:
-            del log.train[step]
-            if step not in log.evals and row.keys() != {"epoch"}:
-                n_without_values += 1
+    found: list[RawRow] = []
+    for step, kind, number in sorted(last_written, key=last_written.__getitem__):
+        values = rows[step, kind][number]
+        if kind == "eval":
+            values = {EVAL + key: value for key, value in values.items()}
+        elif "loss" not in values:
+            n_without_values += (step, "eval") not in rows and values.keys() != {"epoch"}
+            continue
+        found.append(RawRow(len(found) + 1, step, values))
     _leave_out(log, "no values", n_without_values, "steps without train/loss and eval/ values")
-    log.rows = len(log.train) + len(log.evals)
-    warn_of_repeats(log, repeated, last_step)
+    return found
 
 
 def _leave_out(log: Log, reason: str, count: int, what: str) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from coordexp.storage.files import naming_full_disk
-from coordexp.storage.logs.jsonl import STEP_KEY, read_log_if_any
+from coordexp.storage.logs.dialects import STEP_KEY
+from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import EVAL
 
 Kind = Literal["train", "eval"]

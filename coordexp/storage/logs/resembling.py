@@ -1,0 +1,66 @@
+"""Keys of eval rows that may be a metric under a name that is not known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+from coordexp.metrics import METRICS, REGISTRY, log_key
+from coordexp.storage.logs.dialects import COORDEXP_NAMES, OTHER_VALUES
+from coordexp.storage.logs.log import EVAL, Log
+
+SIMILAR = 0.8  # of two names as text, from 0 to 1
+SHARED_WORDS = 0.6  # of all words of two keys
+SHOWN = 3
+# Bars and metrics that rules rank by, of which a log holds one value at the temperature it is at.
+WANTED = (*METRICS, "coord_mass", "text_token_acc")
+# Words that say too little for a key that consists of words of a metric's key alone.
+COMMON = {"coord", "diag", "token", "bin", "mean", "expected", "to", "err", "gt", "text", "loss"}
+
+
+def doubt_resembling_keys(log: Log) -> None:
+    """One doubt for each metric that the log lacks and of which it may hold the value."""
+    keys = {key for row in log.evals.values() for key in row}
+    known = {m.key for m in REGISTRY.values()} | COORDEXP_NAMES.keys() | OTHER_VALUES
+    known |= {log_key(name, "1") for name in REGISTRY}
+    unknown = sorted(keys - known)
+    for name in WANTED:
+        wanted = log_key(name, "1")
+        if wanted in keys:
+            continue
+        near = [key for key in unknown if resembles(key, wanted)]
+        if near:
+            verb = "resembles" if len(near) == 1 else "resemble"
+            log.doubt(
+                f"it holds no {EVAL}{wanted}; {_shown(near)} {verb} it and "
+                f"{'was' if len(near) == 1 else 'were'} not read as such"
+            )
+
+
+def resembles(key: str, wanted: str) -> bool:
+    """Whether a key may be another spelling of `wanted`.
+
+    Their names after the last slash are nearly the same text, or most of their words are, or the
+    key is some telling words of `wanted`.
+    """
+    if SequenceMatcher(None, _name(key), _name(wanted)).ratio() >= SIMILAR:
+        return True
+    own, of_wanted = _words(key), _words(wanted)
+    if len(own & of_wanted) >= SHARED_WORDS * len(own | of_wanted):
+        return True
+    return own <= of_wanted and not own <= COMMON
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2].lower()
+
+
+def _words(key: str) -> set[str]:
+    return {word for word in re.split(r"[/_.\-\s]+", key.lower()) if word}
+
+
+def _shown(keys: Iterable[str]) -> str:
+    names = [EVAL + key for key in keys]
+    more = f" and {len(names) - SHOWN} more" if names[SHOWN:] else ""
+    return ", ".join(names[:SHOWN]) + more

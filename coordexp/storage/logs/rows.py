@@ -1,0 +1,233 @@
+"""Raw rows of any format to a `Log`: numbers by step, keys named as in this project."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from coordexp.errors import UserError
+from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, log_key
+from coordexp.storage.logs.dialects import COORD_MASS, Dialect, Format, recognise
+from coordexp.storage.logs.eval_sets import keep_one_eval_set
+from coordexp.storage.logs.log import (
+    BY_USER,
+    EVAL,
+    SUMMARY_KEYS,
+    Log,
+    Row,
+    Told,
+    warn_of_repeats,
+)
+from coordexp.storage.logs.resembling import doubt_resembling_keys
+
+LEFT_OUT = {
+    "no step": "carries no step",
+    "bad step": "carries a step that is not a whole number",
+    "no values": "carries neither a numeric loss nor eval_ values",
+}
+# Values that variants are compared on: one that is not a number is worth a warning.
+COMPARED_KEYS = {
+    EVAL + log_key(m.name, temperature)
+    for m in (*METRICS.values(), *BESIDE.values())
+    for temperature in TEMPERATURE_PREFIX
+}
+LARGEST = 1e100
+
+_STEP = re.compile(r"\s*(\d{1,15})\s*(?:/\s*(-?\d{1,15})\s*)?", re.ASCII)
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?|NaN|nan|-?(Infinity|inf)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """A row as a file has it.
+
+    line: its number in the file, from 1.
+    step, planned: as they are written; None where the row has none.
+    values: the rest of the row. Keys of evaluations start with `eval_` or `eval/`.
+    step_key: the key of the step.
+    """
+
+    line: int
+    step: object
+    values: Mapping[str, object]
+    planned: object = None
+    step_key: str = ""
+
+
+def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) -> Log:
+    """Fill a log with rows, in the order in which they were written. Returns the log.
+
+    A row is left out if it has no step, a step that is not a whole number, or neither a numeric
+    loss nor an evaluation's value: it is counted in `dropped`, and each reason gives one doubt. The
+    summary rows at the end of a log are counted only. If rows repeat a step, the last value of each
+    key counts. Numbers written as text ("0.53") are numbers; other values ("1h 2m", "25%", null)
+    are left out, with a doubt if variants are compared on them.
+
+    Raises:
+        UserError: the log holds several evaluation sets and none is chosen, or not the chosen one,
+            or a temperature was told that is not the log's.
+    """
+    repeated: set[int] = set()
+    left_out: dict[str, list[int]] = {}  # reason -> line numbers
+    no_numbers: dict[str, list[int]] = {}  # key -> line numbers
+    beyond: list[str] = []  # steps beyond the planned number
+    step_keys: set[str] = set()
+    last_step = 0
+    for raw in rows:
+        values = flat_keys(raw.values)
+        for key in COMPARED_KEYS & values.keys():
+            if number_of(values[key]) is None:
+                no_numbers.setdefault(key, []).append(raw.line)
+        train, evals = _split(values)
+        step, max_steps = _step_of(raw)
+        has_values = bool(train or evals)
+        if step is None or not has_values:
+            reason = _why_left_out(raw, values, has_values)
+            left_out.setdefault(reason, []).append(raw.line)
+            continue
+        last_step = step
+        step_keys.add(raw.step_key)
+        log.max_steps = max_steps or log.max_steps
+        if max_steps and step > max_steps:
+            beyond.append(f"step {step} of {max_steps} in line {raw.line}")
+        log.rows += 1
+        for by_step, found in ((log.train, train), (log.evals, evals)):
+            if found:
+                known = by_step.setdefault(step, {})
+                if not known.keys().isdisjoint(found):
+                    repeated.add(step)
+                known.update(found)
+    for reason, numbers in left_out.items():
+        log.dropped[reason] = log.dropped.get(reason, 0) + len(numbers)
+        if reason in LEFT_OUT:
+            log.doubt(_warning(LEFT_OUT[reason], numbers), "not used")
+    for key, numbers in sorted(no_numbers.items()):
+        log.doubt(
+            f"{key} is not a number in {len(numbers)} rows, the first is line {numbers[0]}: "
+            "these values were left out",
+            "not used",
+        )
+    if beyond:
+        more = f", and {len(beyond) - 1} rows more like it" if beyond[1:] else ""
+        log.doubt(f"a step lies beyond the planned number ({beyond[0]}{more})")
+    warn_of_repeats(log, repeated, last_step)
+    keys = {key for by_step in (log.train, log.evals) for row in by_step.values() for key in row}
+    interpret(log, recognise(file_format, keys | step_keys), told)
+    return log
+
+
+def interpret(log: Log, dialect: Dialect, told: Told) -> None:
+    """Give the eval rows of a log our keys, and note what the log says of itself."""
+    log.dialect = dialect.name
+    keep_one_eval_set(log, told.eval_set)
+    renamed = _rename(log, dialect.names)
+    doubt_resembling_keys(log)
+    log.temperature, log.temperature_by = dialect.temperature, None
+    if dialect.temperature is None:
+        log.temperature, log.temperature_by = told.temperature, told.temperature_by
+    elif told.temperature_by == BY_USER and told.temperature != dialect.temperature:
+        raise UserError(
+            f"{log.path}: a log of {dialect.name} holds coord_diag/ at T = "
+            f"{dialect.temperature:g}: leave out its --temperature"
+        )
+    mass = renamed.get(COORD_MASS)
+    if mass and log.temperature != 1.0:
+        log.doubt(
+            f"its coordinate mass is {EVAL}{mass}, which CoordExp computes at the temperature of "
+            "the loss, not at T = 1"
+        )
+    log.accumulation = told.accumulation
+
+
+def flat_keys(values: Mapping[str, object]) -> Mapping[str, object]:
+    """Keys as in a logging.jsonl: `eval/<key>`, of TensorBoard and W&B, becomes `eval_<key>`.
+
+    `train/<key>` becomes `<key>` where only that makes it a train row.
+    """
+    strip = "train/loss" in values and "loss" not in values
+    if not strip and not any(key.startswith("eval/") for key in values):
+        return values
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if key.startswith("eval/"):
+            key = EVAL + key.removeprefix("eval/")
+        elif strip:
+            key = key.removeprefix("train/")
+        flat[key] = value
+    return flat
+
+
+def number_of(value: object) -> float | None:
+    """A number of a row, or None. One above LARGEST has overflowed: such values have no sum."""
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if abs(value) > LARGEST:
+        return math.inf if value > 0 else -math.inf
+    return float(value)
+
+
+def _rename(log: Log, names: Mapping[str, str]) -> dict[str, str]:
+    """Give the eval rows our keys. Returns {our key: theirs}, of the first row that has each."""
+    renamed: dict[str, str] = {}
+    for row in log.evals.values():
+        for theirs, ours in names.items():
+            if theirs not in row:
+                continue
+            value = row.pop(theirs)
+            if ours not in row:
+                row[ours] = value
+                renamed.setdefault(ours, theirs)
+    return renamed
+
+
+def _split(values: Mapping[str, object]) -> tuple[Row, Row]:
+    """The train and the eval values of a row.
+
+    Without a loss there are no train values: eval rows repeat a few train keys.
+    """
+    train: Row = {}
+    evals: Row = {}
+    for key, value in values.items():
+        number = number_of(value)
+        if number is None or key == EVAL:
+            continue
+        if key.startswith(EVAL):
+            evals[key.removeprefix(EVAL)] = number
+        else:
+            train[key] = number
+    if "loss" not in train:
+        train = {}
+    return train, evals
+
+
+def _why_left_out(raw: RawRow, values: Mapping[str, object], has_values: bool) -> str:
+    if not has_values:
+        return "no values" if SUMMARY_KEYS.isdisjoint(values) else "summary"
+    return "no step" if raw.step is None else "bad step"
+
+
+def _step_of(raw: RawRow) -> tuple[int | None, int | None]:
+    """(step, planned steps) from `640/720`, from `640` or from a number."""
+    value = raw.step
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    match = _STEP.fullmatch(str(value)) if isinstance(value, int | str) else None
+    if match is None:
+        return None, None
+    if match[2] is None:
+        of_row = number_of(raw.planned)
+        planned = int(of_row) if of_row is not None and math.isfinite(of_row) else 0
+    else:
+        planned = int(match[2])
+    return int(match[1]), planned if planned > 0 else None  # -1: the trainer does not know
+
+
+def _warning(what: str, numbers: list[int]) -> str:
+    warning = f"line {numbers[0]} {what} and was left out"
+    if len(numbers) > 1:
+        warning += f", and so were {len(numbers) - 1} rows more like it"
+    return warning
