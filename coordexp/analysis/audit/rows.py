@@ -17,6 +17,7 @@ SUM_TOLERANCE = 1e-3  # of a sum, relative
 ROUNDING = 5e-5  # absolute, of each number: logs keep four to six decimals
 COMPARED = (*METRICS.values(), *BESIDE.values())  # between variants
 MIN_FOR_CADENCE = 3  # evaluations
+MOST_EVALS = 100_000  # of a run; more would follow from a broken step, such as 99999999999/720
 
 
 def log_checks(run: RunData) -> list[Check]:
@@ -88,7 +89,8 @@ def missing_evals(log: Log) -> list[int]:
     """Steps at which the spacing of the eval rows expects one and the log has none.
 
     Steps before the first train row are not expected. The last evaluation of a run may follow at a
-    shorter distance. An unfinished run need not have evaluated its last step yet.
+    shorter distance. An unfinished run need not have evaluated its last step yet. None are expected
+    if there would be over MOST_EVALS: then the spacing is not that of evaluations.
     """
     steps = sorted(log.evals)
     if len(steps) < MIN_FOR_CADENCE:
@@ -98,6 +100,8 @@ def missing_evals(log: Log) -> list[int]:
     first, last = min(log.train, default=steps[0]), max([*log.train, steps[-1]])
     finished = log.max_steps is None or last >= log.max_steps
     end = last + finished  # only a finished run must have an evaluation at its last step
+    if end > MOST_EVALS * cadence:
+        return []
 
     # If nearly all evaluations are at multiples of the cadence, every other multiple is missing.
     on_grid = sum(step % cadence == 0 for step in regular)

@@ -26,6 +26,7 @@ LEFT_OUT = {
     "no step": "carries no step",
     "bad step": "carries a step that is not a whole number",
     "no values": "carries neither a numeric loss nor eval_ values",
+    "beyond the plan": "carries a step beyond the planned number",
 }
 # Values that variants are compared on: one that is not a number is worth a warning.
 COMPARED_KEYS = {
@@ -59,8 +60,8 @@ class RawRow:
 def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) -> Log:
     """Fill a log with rows, in the order in which they were written. Returns the log.
 
-    A row is left out if it has no step, a step that is not a whole number, or neither a numeric
-    loss nor an evaluation's value: it is counted in `dropped`, and each reason gives one doubt. The
+    A row is left out if it has no step, a step that is not a whole number or (where most rows keep
+    to it) beyond the planned number, or neither a numeric loss nor an evaluation's value: it is counted in `dropped`, and each reason gives one doubt. The
     summary rows at the end of a log are counted only. If rows repeat a step, the last value of each
     key counts. Numbers written as text ("0.53") are numbers; other values ("1h 2m", "25%", null)
     are left out, with a doubt if variants are compared on them.
@@ -72,9 +73,11 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
     repeated: set[int] = set()
     left_out: dict[str, list[int]] = {}  # reason -> line numbers
     no_numbers: dict[str, list[int]] = {}  # key -> line numbers
-    beyond: list[str] = []  # steps beyond the planned number
     step_keys: set[str] = set()
     last_step = 0
+    rows = list(rows)
+    n_beyond = sum(_is_beyond(raw) for raw in rows)
+    plan_holds = 2 * n_beyond < len(rows)
     for raw in rows:
         values = flat_keys(raw.values)
         for key in COMPARED_KEYS & values.keys():
@@ -83,15 +86,14 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
         train, evals = _split(values)
         step, max_steps = _step_of(raw)
         has_values = bool(train or evals)
-        if step is None or not has_values:
-            reason = _why_left_out(raw, values, has_values)
+        beyond = plan_holds and _is_beyond(raw)
+        if step is None or not has_values or beyond:
+            reason = "beyond the plan" if beyond else _why_left_out(raw, values, has_values)
             left_out.setdefault(reason, []).append(raw.line)
             continue
         last_step = step
         step_keys.add(raw.step_key)
         log.max_steps = max_steps or log.max_steps
-        if max_steps and step > max_steps:
-            beyond.append(f"step {step} of {max_steps} in line {raw.line}")
         log.rows += 1
         for by_step, found in ((log.train, train), (log.evals, evals)):
             if found:
@@ -109,9 +111,8 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
             "these values were left out",
             "not used",
         )
-    if beyond:
-        more = f", and {len(beyond) - 1} rows more like it" if beyond[1:] else ""
-        log.doubt(f"a step lies beyond the planned number ({beyond[0]}{more})")
+    if n_beyond and not plan_holds:
+        log.doubt(f"{n_beyond} of {len(rows)} rows carry a step beyond the planned number")
     warn_of_repeats(log, repeated, last_step)
     keys = {key for by_step in (log.train, log.evals) for row in by_step.values() for key in row}
     interpret(log, recognise(file_format, keys | step_keys), told)
@@ -224,6 +225,11 @@ def _step_of(raw: RawRow) -> tuple[int | None, int | None]:
     else:
         planned = int(match[2])
     return int(match[1]), planned if planned > 0 else None  # -1: the trainer does not know
+
+
+def _is_beyond(raw: RawRow) -> bool:
+    step, planned = _step_of(raw)
+    return step is not None and planned is not None and step > planned
 
 
 def _warning(what: str, numbers: list[int]) -> str:
