@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from coordexp.errors import UserError
 from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, log_key
-from coordexp.storage.logs.dialects import COORD_MASS, Dialect, Format, recognise
+from coordexp.storage.logs.dialects import COORD_MASS, COORDEXP_NAMES, Dialect, Format, recognise
 from coordexp.storage.logs.eval_sets import keep_one_eval_set
 from coordexp.storage.logs.log import (
     BY_USER,
@@ -33,7 +33,7 @@ COMPARED_KEYS = {
     EVAL + log_key(m.name, temperature)
     for m in (*METRICS.values(), *BESIDE.values())
     for temperature in TEMPERATURE_PREFIX
-}
+} | {EVAL + theirs for theirs in COORDEXP_NAMES}
 LARGEST = 1e100
 
 _STEP = re.compile(r"\s*(\d{1,15})\s*(?:/\s*(-?\d{1,15})\s*)?", re.ASCII)
@@ -61,10 +61,11 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
     """Fill a log with rows, in the order in which they were written. Returns the log.
 
     A row is left out if it has no step, a step that is not a whole number or (where most rows keep
-    to it) beyond the planned number, or neither a numeric loss nor an evaluation's value: it is counted in `dropped`, and each reason gives one doubt. The
-    summary rows at the end of a log are counted only. If rows repeat a step, the last value of each
-    key counts. Numbers written as text ("0.53") are numbers; other values ("1h 2m", "25%", null)
-    are left out, with a doubt if variants are compared on them.
+    to it) beyond the planned number, or neither a numeric loss nor an evaluation's value: it is
+    counted in `dropped`, and each reason gives one doubt. The summary rows at the end of a log are
+    counted only. If rows repeat a step, the last value of each key counts. Numbers written as text
+    ("0.53") are numbers; other values ("1h 2m", "25%", null) are left out, with a doubt if variants
+    are compared on them.
 
     Raises:
         UserError: the log holds several evaluation sets and none is chosen, or not the chosen one,
@@ -101,16 +102,7 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
                 if not known.keys().isdisjoint(found):
                     repeated.add(step)
                 known.update(found)
-    for reason, numbers in left_out.items():
-        log.dropped[reason] = log.dropped.get(reason, 0) + len(numbers)
-        if reason in LEFT_OUT:
-            log.doubt(_warning(LEFT_OUT[reason], numbers), "not used")
-    for key, numbers in sorted(no_numbers.items()):
-        log.doubt(
-            f"{key} is not a number in {len(numbers)} rows, the first is line {numbers[0]}: "
-            "these values were left out",
-            "not used",
-        )
+    _doubt_left_out(log, left_out, no_numbers)
     if n_beyond and not plan_holds:
         log.doubt(f"{n_beyond} of {len(rows)} rows carry a step beyond the planned number")
     warn_of_repeats(log, repeated, last_step)
@@ -119,8 +111,33 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
     return log
 
 
+def _doubt_left_out(
+    log: Log, left_out: Mapping[str, list[int]], no_numbers: Mapping[str, list[int]]
+) -> None:
+    """Count the rows that were left out, and tell of them and of values that are no numbers.
+
+    Args:
+        left_out: line numbers by reason.
+        no_numbers: line numbers by key.
+    """
+    for reason, lines in left_out.items():
+        log.dropped[reason] = log.dropped.get(reason, 0) + len(lines)
+        if reason in LEFT_OUT:
+            log.doubt(_warning(LEFT_OUT[reason], lines), "not used")
+    for key, lines in sorted(no_numbers.items()):
+        log.doubt(
+            f"{key} is not a number in {len(lines)} rows, the first is line {lines[0]}: "
+            "these values were left out",
+            "not used",
+        )
+
+
 def interpret(log: Log, dialect: Dialect, told: Told) -> None:
-    """Give the eval rows of a log our keys, and note what the log says of itself."""
+    """Give the eval rows of a log our keys, and note what the log says of itself.
+
+    Raises:
+        UserError: as `add_rows` does.
+    """
     log.dialect = dialect.name
     keep_one_eval_set(log, told.eval_set)
     renamed = _rename(log, dialect.names)

@@ -1,0 +1,206 @@
+"""What a log does not say of itself: its evaluation set, temperature and accumulation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from dialect_files import WRITERS, Rows, compared, ours, read, rows_of
+from note import VARIANTS
+from studies import eval_row
+
+from coordexp.storage.files import read_json
+from coordexp.storage.logs.dialects import STEP_KEY
+from coordexp.storage.logs.eval_sets import eval_sets
+from coordexp.study.sources import parse_sources
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+# --- evaluation sets ---
+
+
+def in_sets(rows: Rows, *names: str) -> Rows:
+    """The eval rows once for each set, with the set's name in their keys."""
+    found: Rows = []
+    for row in rows:
+        if "eval_loss" not in row:
+            found.append(row)
+            continue
+        for number, name in enumerate(names):
+            keys = {k: k.replace("eval_", f"eval_{name}_", 1) for k in row}
+            found.append(
+                {keys[k]: v * (1 + number) if isinstance(v, float) else v for k, v in row.items()}
+            )
+    return found
+
+
+def test_two_evaluation_sets_ask_which(tmp_path, refused):
+    rows = rows_of(tmp_path, "mixed")
+    path = ours(tmp_path / "two", in_sets(rows, "coco", "lvis_v1"))
+    with refused("holds evaluations of 2 sets, coco and lvis_v1", "--eval-set coco"):
+        read(path)
+    expected = read(ours(tmp_path / "one", rows))
+    for chosen in (["coco"], ["a=coco"], ["lvis_v1", "a=coco"]):
+        log = read(path, eval_sets=chosen)
+        assert (log.evals, log.train, log.eval_set) == (expected.evals, expected.train, "coco")
+    other = read(path, eval_sets=["lvis_v1"])
+    assert other.evals[40]["loss"] == pytest.approx(2 * expected.evals[40]["loss"])
+    with refused("no evaluations of the set val", "coco and lvis_v1"):
+        read(path, eval_sets=["val"])
+
+
+def test_sets_of_any_dialect_and_a_single_set(tmp_path, refused):
+    rows = rows_of(tmp_path, "mixed")
+    for name in ("events", "trainer_state", "wandb_history"):
+        with refused("2 sets, coco and lvis"):
+            read(WRITERS[name](tmp_path / name, in_sets(rows, "coco", "lvis")))
+    log = read(ours(tmp_path / "one", in_sets(rows, "val")))
+    assert (log.evals, log.eval_set) == (read(ours(tmp_path / "x", rows)).evals, "val")
+
+
+def test_a_set_without_a_name_is_preferred_and_the_others_named(tmp_path):
+    rows = rows_of(tmp_path, "mixed")
+    log = read(ours(tmp_path, rows + in_sets(rows, "lvis")))
+    assert log.eval_set is None
+    assert [text for text in log.warnings if "--eval-set lvis" in text]
+    assert read(tmp_path / "logging.jsonl", eval_sets=["lvis"]).eval_set == "lvis"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"loss", "runtime", "coord_token_acc", "desc_token_acc", "coord_diag/expected_bin_mae"},
+        {"lvis_loss", "coco_loss"},
+        {"train_subset/loss", "train_subset/base_ce/loss", "text_ce/loss", "text_token_acc"},
+        {"det_f1", "det_mAP", "rollout_loss"},
+    ],
+)
+def test_keys_that_are_no_sets(keys):
+    assert eval_sets(keys) == []
+
+
+def test_runs_of_different_sets_are_named_on_the_card(tmp_path):
+    path = ours(tmp_path, in_sets(rows_of(tmp_path, "mixed"), "coco", "lvis"))
+    found = compared(tmp_path, {"a": path, "b": path}, "--eval-set", "a=coco", "--eval-set", "lvis")
+    assert (
+        "runs differ outside the variant: evaluation set: a s0 coco, b s0 lvis"
+        in (found["caveats"])
+    )
+
+
+# --- temperature and accumulation ---
+
+
+def caveats_on_temperature(found: dict[str, Any]) -> list[str]:
+    return [text for text in found["caveats"] if "softmax temperature" in text]
+
+
+def test_the_card_says_what_is_known_of_the_temperature(tmp_path):
+    logs = {v: ours(tmp_path / v, rows_of(tmp_path, v)) for v in VARIANTS}
+    (text,) = caveats_on_temperature(compared(tmp_path / "1", logs))
+    assert text.startswith("MAE, p90 and p(GT) depend on the softmax temperature: unknown of ")
+    told = [word for v in VARIANTS for word in ("--temperature", f"{v}=1")]
+    assert caveats_on_temperature(compared(tmp_path / "2", logs, *told)) == []
+    (text,) = caveats_on_temperature(
+        compared(tmp_path / "3", logs, *told[:4], "--temperature", f"{VARIANTS[2]}=.7")
+    )
+    assert f"T = 0.7 (--temperature) of {VARIANTS[2]}" in text
+    assert text.endswith("a lead on them may be one of temperature alone")
+
+
+def test_a_told_temperature_makes_another_study(tmp_path):
+    logs = {v: ours(tmp_path / v, rows_of(tmp_path, v)) for v in VARIANTS}
+    compared(tmp_path, logs)
+    with pytest.raises(SystemExit, match="holds another study"):
+        compared(tmp_path, logs, "--temperature", "mixed=0.7")
+
+
+SETTINGS = {
+    "resolved_config.json": {
+        "custom": {"coord_soft_ce_w1": {"enabled": False, "temperature": 0.7}}
+    },
+    # ms-swift's own `temperature` is that of text generation.
+    "args.json": {"temperature": 0.9, "gradient_accumulation_steps": 8},
+}
+
+
+@pytest.mark.parametrize("name", ["swift", "trainer_state", "events"])
+def test_settings_beside_a_log_tell_temperature_and_accumulation(tmp_path, name):
+    path = WRITERS[name](tmp_path, rows_of(tmp_path, "mixed"))
+    place = {"swift": tmp_path, "trainer_state": tmp_path / "out", "events": tmp_path}[name]
+    log = read(path)
+    assert (log.temperature, log.accumulation) == (None, None)
+    (place / "args.json").write_text(json.dumps(SETTINGS["args.json"]))
+    log = read(path)
+    assert (log.temperature, log.accumulation) == (None, 8)
+    (place / "resolved_config.json").write_text(json.dumps(SETTINGS["resolved_config.json"]))
+    log = read(path)
+    assert (log.temperature, log.temperature_by) == (0.7, "resolved_config.json")
+    log = read(path, temperatures=["a=.9"])
+    assert (log.temperature, log.temperature_by) == (0.9, "--temperature")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "\udcff",
+        '{"coord_soft_ce_w1": 1}',
+        '{"coord_soft_ce_w1": {"temperature": "hot"}}',
+        '{"coord_soft_ce_w1": {"temperature": NaN}}',
+        '{"gradient_accumulation_steps": true}',
+        "[" * 100_000,
+    ],
+)
+def test_a_settings_file_of_another_form_tells_nothing(tmp_path, content):
+    path = ours(tmp_path, rows_of(tmp_path, "mixed"))
+    (tmp_path / "args.json").write_text(content, errors="surrogateescape")
+    log = read(path)
+    assert (log.temperature, log.accumulation) == (None, None)
+
+
+def test_accumulation_of_settings_reaches_the_audit(tmp_path):
+    rows = rows_of(tmp_path, "mixed")
+    bare = [{k: v for k, v in row.items() if k != "accum/grad_steps"} for row in rows]
+    logs = {v: ours(tmp_path / v, bare) for v in "ab"}
+    (tmp_path / "a" / "args.json").write_text('{"gradient_accumulation_steps": 8}')
+    compared(tmp_path, logs)
+    audit = read_json(tmp_path / "study" / "audit.json")
+    assert [run["grad_accumulation_steps"] for run in audit["runs"]] == [8, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperatures": ["0.7"]}, "must be NAME=VALUE, such as pure_ce=0.7"),
+        ({"temperatures": ["a=hot"]}, "--temperature a=hot: must be a number above 0"),
+        ({"temperatures": ["a=0"]}, "must be a number above 0"),
+        ({"temperatures": ["a=nan"]}, "must be a number above 0"),
+        ({"temperatures": ["a=inf"]}, "must be a number above 0"),
+        ({"temperatures": ["c=1"]}, "--temperature c=…: no run has that name"),
+        ({"temperatures": ["a=1", "a=2"]}, "a is told twice"),
+        ({"eval_sets": ["c=coco"]}, "--eval-set c=…: no run has that name"),
+        ({"eval_sets": ["a="]}, "must be NAME=VALUE"),
+    ],
+)
+def test_what_cannot_be_told_costs_one_line(tmp_path, refused, options, words):
+    path = ours(tmp_path, rows_of(tmp_path, "mixed"))
+    with refused(words):
+        parse_sources([f"a={path}"], **options)
+
+
+def test_a_log_of_this_project_is_at_temperature_1_whatever_is_told(tmp_path, refused):
+    row = {f"eval_{k}": v for k, v in eval_row(24.0, 55.0, 0.2, 0.1, 40.0, 4.0).items()}
+    path = ours(tmp_path, [{STEP_KEY: "40/80", **row}])
+    with refused("logging.jsonl", "leave out its --temperature"):
+        read(path, temperatures=["a=.7"])
+    (tmp_path / "resolved_config.json").write_text(json.dumps(SETTINGS["resolved_config.json"]))
+    assert read(path).temperature == 1.0
