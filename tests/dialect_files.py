@@ -125,6 +125,17 @@ def wandb_charts(folder: Path, rows: Rows) -> Path:
     return as_csv(folder / "charts.csv", found)
 
 
+def llama_factory(folder: Path, rows: Rows) -> Path:
+    """The losses alone; its trainer_log.jsonl has no other values of an evaluation."""
+    lines: Rows = []
+    for row in rows:
+        step, planned = step_of(row)
+        kept = {key: row[key] for key in ("loss", "eval_loss") if key in row}
+        lines.append({"current_steps": step, "total_steps": planned, **kept, "lr": 1e-5})
+    lines.append({"current_steps": 720, "total_steps": 720, "percentage": 100.0})
+    return as_lines(folder / "out" / "trainer_log.jsonl", lines).parent
+
+
 Writer = Callable[[Path, Rows], Path]
 WRITERS: dict[str, Writer] = {
     writer.__name__: writer

@@ -13,10 +13,10 @@ from dialect_files import (
     WRITERS,
     as_lines,
     compared,
+    llama_factory,
     ours,
     read,
     rows_of,
-    step_of,
     trainer_state,
 )
 from hypothesis import HealthCheck, given, settings
@@ -99,12 +99,7 @@ def test_the_comparison_does_not_depend_on_the_dialects(tmp_path_factory, names,
 
 def test_llama_factory_has_losses_only_and_its_trainer_state_is_preferred(tmp_path):
     rows = rows_of(tmp_path, "pure_ce")
-    lines = []
-    for row in rows:
-        step, planned = step_of(row)
-        kept = {key: row[key] for key in ("loss", "eval_loss") if key in row}
-        lines.append({"current_steps": step, "total_steps": planned, **kept, "lr": 1e-5})
-    as_lines(tmp_path / "out" / "trainer_log.jsonl", [*lines, {"current_steps": 720}])
+    llama_factory(tmp_path, rows)
     log = read(tmp_path / "out")
     ours_ = read(ours(tmp_path / "ours", rows))
     assert (log.dialect, log.max_steps, log.dropped) == ("LLaMA-Factory", 720, {"no values": 1})

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from coordexp.errors import one_line
+
 EVAL = "eval_"  # prefix of each key of an eval row
 # A row with one of these keys and without a loss sums up the whole run: Hugging Face and ms-swift
 # end every log with some.
@@ -83,7 +85,8 @@ class Log:
         return [doubt.text for doubt in self.doubts]
 
     def doubt(self, text: str, consequence: Consequence = "note") -> None:
-        self.doubts.append(Doubt(text, consequence))
+        # A key that a text names may hold line breaks.
+        self.doubts.append(Doubt(one_line(text), consequence))
 
 
 def warn_of_repeats(log: Log, repeated: set[int], last_step: int) -> None:
