@@ -120,6 +120,17 @@ def test_a_told_temperature_makes_another_study(tmp_path):
         compared(tmp_path, logs, "--temperature", "mixed=0.7")
 
 
+def test_what_was_told_of_a_study_holds_when_the_study_is_compared_again(tmp_path):
+    rows = rows_of(tmp_path, "mixed")
+    logs = {v: ours(tmp_path / v, in_sets(rows, "coco", "lvis")) for v in "ab"}
+    compared(tmp_path, logs, "--temperature", "a=.7", "--eval-set", "coco")
+    first, second = parse_sources([f"x={tmp_path / 'study'}"], temperatures=["x/b=.9"])
+    assert (first.told.temperature, first.told.eval_set) == (0.7, "coco")
+    assert (second.told.temperature, second.told.eval_set) == (0.9, "coco")
+    again = parse_sources([f"x={tmp_path / 'study'}"], temperatures=["x=1"], eval_sets=["lvis"])
+    assert [(s.told.temperature, s.told.eval_set) for s in again] == [(1.0, "lvis")] * 2
+
+
 SETTINGS = {
     "resolved_config.json": {
         "custom": {"coord_soft_ce_w1": {"enabled": False, "temperature": 0.7}}

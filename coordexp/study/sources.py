@@ -30,7 +30,7 @@ from coordexp.study.locate import (
     naming_unreadable,
 )
 from coordexp.study.study_runs import read_study_runs
-from coordexp.study.told import of_run_directory, told_of, with_settings
+from coordexp.study.told import completed, of_run_directory, told_of, with_settings
 
 LONGEST_NAME = 100  # file systems allow 255 bytes, and a digest and a suffix follow it
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
@@ -77,6 +77,7 @@ class _Claim:
     seed: int | None
     located: Located
     control: bool = False
+    told: Told = UNTOLD  # in the study that was given
 
 
 def parse_sources(
@@ -109,7 +110,10 @@ def parse_sources(
                 claims.append(_Claim(name, located.seed, located))
     _refuse_contradictions(claims)
     told = told_of([claim.variant for claim in claims], temperatures, eval_sets)
-    return [_source(claim, seed, told[claim.variant]) for claim, seed in _with_seeds(claims)]
+    return [
+        _source(claim, seed, completed(told[claim.variant], claim.told))
+        for claim, seed in _with_seeds(claims)
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -188,7 +192,15 @@ def _study_claims(name: str, study: Path) -> list[_Claim]:
                 f"{study / 'runs.json'}: run {number} has no directory or log, or no valid variant"
             )
         located = locate(_beside(study, Path(path)))
-        claims.append(_Claim(f"{name}/{entry.variant}", entry.seed, located, entry.control))
+        claims.append(
+            _Claim(
+                f"{name}/{entry.variant}",
+                entry.seed,
+                located,
+                entry.control,
+                entry.told or UNTOLD,
+            )
+        )
     return claims
 
 

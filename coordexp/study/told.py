@@ -44,10 +44,18 @@ def told_of(
 
 def with_settings(path: Path, told: Told) -> Told:
     """What is told of a log, completed by the settings files beside it."""
-    found = settings_beside(path)
-    if told.temperature is None:
-        told = replace(told, temperature=found.temperature, temperature_by=found.temperature_by)
-    return replace(told, accumulation=found.accumulation)
+    return completed(told, settings_beside(path))
+
+
+def completed(told: Told, other: Told) -> Told:
+    """What is told, and the rest from `other`."""
+    by = told if told.temperature is not None else other
+    return Told(
+        eval_set=told.eval_set or other.eval_set,
+        temperature=by.temperature,
+        temperature_by=by.temperature_by,
+        accumulation=told.accumulation or other.accumulation,
+    )
 
 
 def of_run_directory(path: Path, told: Told) -> Told:

@@ -70,7 +70,7 @@ def failures(variant: str, runs: Sequence[RunData], audit: Audit) -> list[str]:
 
 def below_bars(variant: str, rows: Values, rule: RuleConfig) -> list[str]:
     if variant not in rows:
-        return [f"{variant} has no evaluation at the decision step"]
+        return [f"{variant} has no metric that is compared at the decision step"]
     row = rows[variant]
     bars = (
         ("coord_mass", rule.eligible.min_coord_mass),
