@@ -205,6 +205,24 @@ def test_entries_of_a_history_that_are_no_rows_are_counted(tmp_path):
     assert (log.rows, log.dropped) == (2, {"no row": 2})
 
 
+def test_steps_of_a_table_saved_again_are_whole_numbers_with_a_point(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "train/global_step,train/loss,train/train_runtime\n10.0,1,\n 20 ,2,\n30.5,3,\n40,,9\n"
+    )
+    log = read(tmp_path / "a.csv")
+    assert (sorted(log.train), log.dropped) == ([10, 20], {"bad step": 1, "summary": 1})
+
+
+def test_rows_of_rollouts_between_evaluations_are_no_decision_step(tmp_path):
+    logs = {}
+    for variant in VARIANTS:
+        rows = rows_of(tmp_path, variant)
+        rollout = {STEP_KEY: "670/680", "eval/detection/f1": 0.5, "eval_det_mAP": 0.4}
+        logs[variant] = ours(tmp_path / variant, [*rows[:-2], rollout, *rows[-2:]])
+        assert read(logs[variant]).evals[670] == {"detection/f1": 0.5, "det_mAP": 0.4}
+    assert compared(tmp_path, logs)["common_steps"] == list(range(40, 681, 40))
+
+
 # --- names ---
 
 

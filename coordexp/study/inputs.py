@@ -109,7 +109,7 @@ def load_run(path: str | Path) -> RunData:
     """One run: its log, and of a run directory also its manifest and configuration.
 
     Args:
-        path: a run directory, a logging.jsonl, or TensorBoard events (a file, or their directory).
+        path: a run directory, or a log of this project or another trainer (docs/logs.md).
 
     Returns:
         The run; `log.train` and `log.evals` hold the values by key of each step. Losses are in

@@ -30,7 +30,7 @@ from coordexp.analysis.comparison.slices import slices
 from coordexp.analysis.comparison.stability import rank_stability
 from coordexp.config.schema import RuleConfig
 from coordexp.errors import UserError
-from coordexp.metrics import METRICS, TEMPERATURE_PREFIX
+from coordexp.metrics import METRICS, TEMPERATURE_PREFIX, metric_values
 from coordexp.study.inputs import RunData, by_variant, candidates
 from coordexp.study.study import Vision
 
@@ -112,13 +112,27 @@ def common_steps(runs: Sequence[RunData]) -> list[int]:
     """
     if not runs:
         return []
-    shared = set.intersection(*(set(run.log.evals) for run in runs))
+    shared = set.intersection(*map(evaluated_steps, runs))
     if not shared:
         raise UserError(
             "the runs share no eval step: give them the same train.eval_steps "
             "(or --step, to `coordexp evaluate`)"
         )
     return sorted(shared)
+
+
+def evaluated_steps(run: RunData) -> set[int]:
+    """The eval steps of a run that have a metric, in the log or in a token table.
+
+    All of them if none has: logs of other trainers have rows of rollouts between their evaluations.
+    """
+    tables = set(run.run.table_steps()) if run.run else set()
+    with_metrics = {
+        step
+        for step, row in run.log.evals.items()
+        if step in tables or any(metric_values(row, t) for t in TEMPERATURE_PREFIX)
+    }
+    return with_metrics or set(run.log.evals)
 
 
 def decide_step(steps: Sequence[int], setting: str) -> int | None:

@@ -13,6 +13,7 @@ from coordexp.storage.logs.log import Log
 # What every evaluation of a Trainer holds beside its metrics.
 TIMING = frozenset({"runtime", "samples_per_second", "steps_per_second"})
 SHOWN = 6  # sets that a message names
+LONGEST_KEY = 200  # characters; nobody names a set with more
 
 
 def keep_one_eval_set(log: Log, chosen: str | None) -> None:
@@ -56,7 +57,7 @@ def eval_sets(keys: Iterable[str]) -> list[str]:
     """
     known = known_keys()
     found: dict[str, set[str]] = {}
-    for key in set(keys) - known:
+    for key in {key for key in keys if len(key) <= LONGEST_KEY} - known:
         for at in range(1, len(key)):
             name, rest = key[:at], key[at + 1 :]
             if key[at] == "_" and rest in known and "/" not in name:

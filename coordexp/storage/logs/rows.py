@@ -162,10 +162,11 @@ def interpret(log: Log, dialect: Dialect, told: Told) -> None:
 def flat_keys(values: Mapping[str, object]) -> Mapping[str, object]:
     """Keys as in a logging.jsonl: `eval/<key>`, of TensorBoard and W&B, becomes `eval_<key>`.
 
-    `train/<key>` becomes `<key>` where only that makes it a train row.
+    `train/<key>` becomes `<key>`, unless the row is a train row without that: CoordExp has keys of
+    this form beside its `loss`.
     """
-    strip = "train/loss" in values and "loss" not in values
-    if not strip and not any(key.startswith("eval/") for key in values):
+    strip = "loss" not in values
+    if not any(key.startswith(("eval/", "train/")) for key in values):
         return values
     flat: dict[str, object] = {}
     for key, value in values.items():
@@ -229,10 +230,11 @@ def _why_left_out(raw: RawRow, values: Mapping[str, object], has_values: bool) -
 
 
 def _step_of(raw: RawRow) -> tuple[int | None, int | None]:
-    """(step, planned steps) from `640/720`, from `640` or from a number."""
+    """(step, planned steps) from `640/720`, `640`, `640.0` or a number."""
     value = raw.step
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    number = number_of(value.strip() if isinstance(value, str) else value)
+    if number is not None and number.is_integer():
+        value = int(number)
     match = _STEP.fullmatch(str(value)) if isinstance(value, int | str) else None
     if match is None:
         return None, None
