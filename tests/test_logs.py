@@ -371,8 +371,12 @@ def test_last_values_of_a_repeated_step_count(tmp_path):
 
 
 def test_restart_is_reported_with_rows_that_predate_it(tmp_path):
-    rows = [{STEP_KEY: f"{step}/80", "loss": float(step)} for step in (10, 20, 30, 40, 20, 30)]
-    behind, caught_up = read(tmp_path, *rows), read(tmp_path, *rows, rows[3])
+    rows = [
+        {STEP_KEY: f"{step}/80", "loss": loss}
+        for step, loss in ((10, 1.0), (20, 2.0), (30, 3.0), (40, 4.0), (20, 2.5), (30, 3.5))
+    ]
+    behind = read(tmp_path, *rows)
+    caught_up = read(tmp_path, *rows, {STEP_KEY: "40/80", "loss": 4.5})
     assert "2 steps from 20 to 30" in behind.warnings[0]
     assert "3 steps from 20 to 40" in caught_up.warnings[0]
     assert "ends at step 30" in behind.warnings[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,13 +27,19 @@ SUMMARY_KEYS = {
 
 Row = dict[str, float]
 
+# Keys that tell how a row came about, such as its speed. They differ between two rows of the same
+# weights; all other values are figures of the run.
+_BOOKKEEPING = re.compile(
+    r"epoch|runtime|per_second|speed|memory|flos|tokens_seen|elapsed|(^|[_/])time($|_)"
+)
+
 # What follows from a doubt: nothing; some rows do not count; a grade above descriptive is refused.
 Consequence = Literal["note", "not used", "caps"]
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """What a reader had to repair in a log, or could not know, as one sentence."""
+    """What had to be repaired in a log, or cannot be known from it, as one sentence."""
 
     text: str
     consequence: Consequence
@@ -64,6 +72,10 @@ class Log:
     """Rows by step, numbers only. Train keys are as written, eval keys without `eval_`.
 
     Eval keys have the names of this project, whatever dialect the log is in.
+    written: for each step that was evaluated more than once, its evaluations in order.
+    rewritten: steps of which a later row gave other figures than an earlier one.
+    passes: (lowest, highest) step of each pass; a pass ends where a row goes back to a lower step.
+    repeats: steps whose only evaluation is that of an earlier step, which is not in `evals`.
     """
 
     path: Path
@@ -79,6 +91,11 @@ class Log:
     temperature_by: str | None = None  # who says so; None: the dialect
     eval_set: str | None = None  # of its evaluations; None: they name no set
     accumulation: float | None = None  # of a settings file beside the log
+    written: dict[int, list[Row]] = field(default_factory=dict)
+    rewritten: set[int] = field(default_factory=set)
+    passes: list[tuple[int, int]] = field(default_factory=list, compare=False)
+    last_step: int = field(default=0, compare=False)  # of the row that was added last
+    repeats: set[int] = field(default_factory=set)
 
     @property
     def warnings(self) -> list[str]:
@@ -88,23 +105,37 @@ class Log:
         # A key that a text names may hold line breaks.
         self.doubts.append(Doubt(one_line(text), consequence))
 
+    def add(self, step: int, train: Row, evals: Row) -> None:
+        """Add the values of one row, in the order of writing: the last value of a key counts."""
+        if not self.passes or step < self.last_step:
+            self.passes.append((step, step))
+        lowest, highest = self.passes[-1]
+        self.passes[-1] = (lowest, max(highest, step))
+        self.last_step = step
+        if evals and step in self.evals:
+            self._add_version(step, evals)
+        for rows, values in ((self.train, train), (self.evals, evals)):
+            if not values:
+                continue
+            known = rows.setdefault(step, {})
+            if any(differ(known[key], values[key]) for key in figures(known, values)):
+                self.rewritten.add(step)
+            known.update(values)
 
-def warn_of_repeats(log: Log, repeated: set[int], last_step: int) -> None:
-    """Add warnings about steps that were logged more than once, as a restarted run does.
+    def _add_version(self, step: int, evals: Row) -> None:
+        """Note that a step was evaluated again, or that a row completes its last evaluation."""
+        newest = self.written[step][-1] if step in self.written else self.evals[step]
+        if not newest.keys().isdisjoint(evals):
+            self.written.setdefault(step, [dict(newest)]).append(dict(evals))
+        elif step in self.written:
+            newest.update(evals)
 
-    `last_step` is the step of the last row. If it is not the highest step of the log, the run was
-    restarted and stopped early, and the rows after it are from before the restart.
-    """
-    if not repeated:
-        return
-    if len(repeated) == 1:
-        which = f"step {min(repeated)} was"
-    else:
-        which = f"{len(repeated)} steps from {min(repeated)} to {max(repeated)} were"
-    log.doubt(f"{which} logged more than once: the last values count")
-    newest = max([*log.train, *log.evals])
-    if last_step < newest:
-        log.doubt(
-            f"the log ends at step {last_step}: "
-            f"what it holds up to step {newest} is from before a restart"
-        )
+
+def figures(first: Row, second: Row) -> list[str]:
+    """The keys that two rows share, without those that only tell how a row came about."""
+    return [key for key in first if key in second and not _BOOKKEEPING.search(key)]
+
+
+def differ(first: float, second: float) -> bool:
+    """Whether two numbers differ; two that are not a number do not."""
+    return first != second and not (math.isnan(first) and math.isnan(second))

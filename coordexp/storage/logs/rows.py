@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from coordexp.errors import UserError
 from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, log_key
 from coordexp.storage.logs.dialects import COORD_MASS, COORDEXP_NAMES, Dialect, Format, recognise
+from coordexp.storage.logs.doubts import examine
 from coordexp.storage.logs.eval_sets import keep_one_eval_set
 from coordexp.storage.logs.log import (
     BY_USER,
@@ -18,7 +19,6 @@ from coordexp.storage.logs.log import (
     Log,
     Row,
     Told,
-    warn_of_repeats,
 )
 from coordexp.storage.logs.resembling import doubt_resembling_keys
 
@@ -63,7 +63,8 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
     A row is left out if it has no step, a step that is not a whole number or (where most rows keep
     to it) beyond the planned number, or neither a numeric loss nor an evaluation's value: it is
     counted in `dropped`, and each reason gives one doubt. The summary rows at the end of a log are
-    counted only. If rows repeat a step, the last value of each key counts. Numbers written as text
+    counted only. If rows repeat a step, the last value of each key counts, but for what `examine`
+    leaves out. Numbers written as text
     ("0.53") are numbers; other values ("1h 2m", "25%", null) are left out, with a doubt if variants
     are compared on them.
 
@@ -71,11 +72,9 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
         UserError: the log holds several evaluation sets and none is chosen, or not the chosen one,
             or a temperature was told that is not the log's.
     """
-    repeated: set[int] = set()
     left_out: dict[str, list[int]] = {}  # reason -> line numbers
     no_numbers: dict[str, list[int]] = {}  # key -> line numbers
     step_keys: set[str] = set()
-    last_step = 0
     rows = list(rows)
     n_beyond = sum(_is_beyond(raw) for raw in rows)
     plan_holds = 2 * n_beyond < len(rows)
@@ -92,20 +91,12 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
             reason = "beyond the plan" if beyond else _why_left_out(raw, values, has_values)
             left_out.setdefault(reason, []).append(raw.line)
             continue
-        last_step = step
         step_keys.add(raw.step_key)
         log.max_steps = max_steps or log.max_steps
         log.rows += 1
-        for by_step, found in ((log.train, train), (log.evals, evals)):
-            if found:
-                known = by_step.setdefault(step, {})
-                if not known.keys().isdisjoint(found):
-                    repeated.add(step)
-                known.update(found)
+        log.add(step, train, evals)
     _doubt_left_out(log, left_out, no_numbers)
-    if n_beyond and not plan_holds:
-        log.doubt(f"{n_beyond} of {len(rows)} rows carry a step beyond the planned number")
-    warn_of_repeats(log, repeated, last_step)
+    examine(log)  # before keys are renamed: it compares the evaluations as they were written
     keys = {key for by_step in (log.train, log.evals) for row in by_step.values() for key in row}
     interpret(log, recognise(file_format, keys | step_keys), told)
     return log

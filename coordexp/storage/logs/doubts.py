@@ -1,0 +1,215 @@
+"""What is doubtful about the rows of a log, and what follows from it.
+
+- An evaluation that repeats an earlier one digit for digit. Hugging Face's Trainer loads the best
+  checkpoint at the end of a training; an evaluation after that is logged under the last step, and
+  belongs to an earlier one (transformers issue 12741). It is not used.
+- Steps that were logged again with other figures, by a restart or by a second run. The last count.
+- Steps beyond the planned number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from coordexp.storage.logs.log import Log, Row, differ, figures
+
+# An evaluation repeats another one if both agree in all figures to so many digits beyond those in
+# which neighbouring evaluations differ. With each digit a coincidence is ten times less likely, so
+# that one is not to be expected in a log of hundreds of evaluations.
+TELLING_DIGITS = 5.0
+MOST_ROUNDED = 0.05  # the largest rounding error that is looked for
+
+Evaluation = tuple[int, Row]  # step and figures
+
+
+def examine(log: Log) -> None:
+    """Find the doubts of a log whose rows were all added, and take out what is not used."""
+    drop_repeats(log)
+    doubt_restarts(log)
+    doubt_steps(log)
+
+
+# --- evaluations that repeat an earlier one ---
+
+
+def drop_repeats(log: Log) -> None:
+    """Take out evaluations of an earlier checkpoint that stand under a later step.
+
+    Two places are looked at: a step that was evaluated more than once, and the last step, which may
+    have no evaluation of its own. Where an evaluation is equal but the log cannot tell a repeat
+    from a run that stands still, it stays, with a note.
+    """
+    for step, versions in sorted(log.written.items()):
+        # The first evaluation of a step is its own: training had not ended when it was logged.
+        kept = versions[:1]
+        for version in versions[1:]:
+            source = repeated(version, evaluations(log, before=step))
+            if source is not None and tells(log, version, source[1]):
+                log.doubt(repeat_text(step, version, source), "not used")
+            else:
+                kept.append(version)
+        keep_versions(log, step, kept)
+    last = max(log.evals, default=None)
+    if last is not None and last not in log.written:
+        settle_last(log, last)
+
+
+def settle_last(log: Log, step: int) -> None:
+    """If the only evaluation of the last step repeats another: leave it out, or note why not."""
+    row, earlier = log.evals[step], evaluations(log, before=step)
+    source = repeated(row, earlier)
+    if source is None:
+        return
+    stands_still = source is earlier[-1] and repeated(source[1], earlier[:-1]) is not None
+    if tells(log, row, source[1]) and not stands_still:
+        log.doubt(repeat_text(step, row, source), "not used")
+        log.repeats.add(step)
+        del log.evals[step]
+    else:
+        log.doubt(
+            f"the evaluations at steps {source[0]} and {step} are equal (the run stands still, or "
+            "one checkpoint was evaluated twice): both are used"
+        )
+
+
+def keep_versions(log: Log, step: int, kept: list[Row]) -> None:
+    """Make the eval row of a step from these evaluations alone: the last value of a key counts."""
+    if len(kept) == len(log.written[step]):
+        return
+    row: Row = {}
+    for version in kept:
+        row |= version
+    log.evals[step] = row
+    # What was taken out is no restart.
+    if not any(differ(a[key], b[key]) for a, b in pairwise(kept) for key in figures(a, b)):
+        log.rewritten.discard(step)
+
+
+def evaluations(log: Log, before: float = math.inf) -> list[Evaluation]:
+    """Every evaluation of the log by step, also those that were logged again."""
+    return [
+        (step, row)
+        for step in sorted(log.evals)
+        if step < before
+        for row in log.written.get(step, [log.evals[step]])
+    ]
+
+
+def repeated(row: Row, earlier: Sequence[Evaluation]) -> Evaluation | None:
+    """The latest of the earlier evaluations that this one repeats."""
+    return next((found for found in reversed(earlier) if equal(found[1], row)), None)
+
+
+def equal(first: Row, second: Row) -> bool:
+    """Whether two evaluations agree in every figure that both have, and all of these are finite.
+
+    The second may be rounded.
+    """
+    keys = figures(first, second)
+    return bool(keys) and all(
+        math.isfinite(first[key])
+        and (first[key] == second[key] or is_rounded(first[key], second[key]))
+        for key in keys
+    )
+
+
+def is_rounded(value: float, rounded: float) -> bool:
+    if abs(value - rounded) > MOST_ROUNDED:
+        return False
+    n = decimals(rounded)
+    return n < decimals(value) and round(value, n) == rounded
+
+
+def tells(log: Log, row: Row, other: Row) -> bool:
+    """Whether the agreement of two equal evaluations is too close for a coincidence.
+
+    For each figure: how many digits both have beyond the usual step between neighbouring
+    evaluations. A figure that usually stays as it is says nothing.
+    """
+    every = [values for _, values in evaluations(log)]
+    digits = 0.0
+    for key in figures(other, row):
+        series = [values[key] for values in every if math.isfinite(values.get(key, math.nan))]
+        usual_step = float(np.median(np.abs(np.diff(series)))) if len(series) > 1 else 0.0
+        if usual_step > 0:
+            resolution = min(decimals(row[key]), decimals(other[key]))
+            digits += max(0.0, math.log10(usual_step) + resolution)
+    return digits >= TELLING_DIGITS
+
+
+def decimals(value: float) -> int:
+    """Decimals of a number as it was written: TensorBoard and torch give float32 values."""
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    exact = single if float(single) == value else np.float64(value)
+    return len(np.format_float_positional(exact, trim="-").partition(".")[2])
+
+
+def repeat_text(step: int, row: Row, source: Evaluation) -> str:
+    exact = all(row[key] == source[1][key] for key in figures(source[1], row))
+    return (
+        f"an evaluation at step {step} repeats that of step {source[0]} "
+        f"{'digit for digit' if exact else 'but for rounding'}, as where the best checkpoint is "
+        "loaded at the end: it is not used"
+    )
+
+
+# --- steps that were logged again ---
+
+
+def doubt_restarts(log: Log) -> None:
+    """Doubt steps that a restart, or another run, logged again with other figures."""
+    if not log.rewritten:
+        return
+    if of_two_runs(log):
+        log.doubt(
+            f"the log holds two runs: {len(log.rewritten)} steps from {min(log.rewritten)} to "
+            f"{max(log.rewritten)} have two sets of figures, and the later ones count",
+            "caps",
+        )
+        return
+    if len(log.rewritten) == 1:
+        which = f"step {min(log.rewritten)} was"
+    else:
+        which = f"{len(log.rewritten)} steps from {min(log.rewritten)} to {max(log.rewritten)} were"
+    log.doubt(f"{which} logged more than once: the last values count")
+    newest = max([*log.train, *log.evals])
+    if log.last_step < newest:
+        log.doubt(
+            f"the log ends at step {log.last_step}: "
+            f"what it holds up to step {newest} is from before a restart"
+        )
+
+
+def of_two_runs(log: Log) -> bool:
+    """Whether a pass through the steps begins anew after another one.
+
+    A restart goes on from a checkpoint: it begins later. A run that was started anew after a false
+    start soon gets beyond it, so that nothing of the false start is left.
+    """
+    for i in range(1, len(log.passes)):
+        lowest, highest = log.passes[i]
+        first = min(low for low, _ in log.passes[:i])
+        reached = max(high for _, high in log.passes[:i])
+        again = sum(lowest <= step <= highest for step in log.rewritten)
+        if again > 1 and lowest <= first and highest <= 2 * reached:
+            return True
+    return False
+
+
+# --- steps beyond the planned number ---
+
+
+def doubt_steps(log: Log) -> None:
+    """Doubt steps beyond the planned number, as of micro-batches counted as steps."""
+    last = max([*log.train, *log.evals, *log.repeats], default=0)
+    if log.max_steps is not None and last > log.max_steps:
+        log.doubt(
+            f"step {last} lies beyond the planned {log.max_steps}: the log may count other steps "
+            "than its plan",
+            "caps",
+        )

@@ -1,0 +1,141 @@
+"""The doubts about a run, found again by brute force, without the package, from its log's rows.
+
+A run is plain data: `rows` as (step, train values, eval values) in the order of writing, and
+`planned`, its number of steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+TIMES = ("runtime", "epoch")
+
+
+def expected_doubts(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, str]:
+    """Each doubt about a run with its consequence; `earlier` are the runs named before it."""
+    rows = [(step, train, evals) for step, train, evals in run["rows"]]
+    found, rows = repeats(rows)
+    found |= logged_again(rows)
+    last = max(step for step, _, _ in run["rows"])
+    if last > run["planned"]:
+        beyond = f"step {last} lies beyond the planned {run['planned']}"
+        found[f"{beyond}: the log may count other steps than its plan"] = "caps"
+    if last < run["planned"] and not run["has_manifest"]:
+        found[f"the log ends at step {last} of the planned {run['planned']}"] = "note"
+    return found | not_finite(last_values(run["rows"])) | copied(run, earlier)
+
+
+def figures(values: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in values.items() if key not in TIMES}
+
+
+def agree(a: dict[str, float], b: dict[str, float]) -> bool:
+    shared = [key for key in figures(a) if key in b]
+    return bool(shared) and all(a[key] == b[key] for key in shared)
+
+
+def repeats(rows: list[Any]) -> tuple[dict[str, str], list[Any]]:
+    """Evaluations that repeat one of an earlier step; and the rows without them."""
+    found, kept = {}, []
+    every = [(step, evals) for step, _, evals in rows if evals]
+    last = max(step for step, _ in every)
+    moves = not all(agree(every[0][1], evals) for _, evals in every)
+    for i, (step, train, evals) in enumerate(rows):
+        sources = [at for at, other in every if at < step and agree(other, evals)]
+        again = any(at == step and other for at, _, other in rows[:i])
+        alone = step == last and sum(at == step for at, _ in every) == 1
+        if not evals or not sources or not (again or alone):
+            kept.append((step, train, evals))
+        elif moves:
+            text = (
+                f"an evaluation at step {step} repeats that of step {max(sources)} digit for digit,"
+                " as where the best checkpoint is loaded at the end: it is not used"
+            )
+            found[text] = "not used"
+        else:
+            text = (
+                f"the evaluations at steps {max(sources)} and {step} are equal (the run stands "
+                "still, or one checkpoint was evaluated twice): both are used"
+            )
+            found[text] = "note"
+            kept.append((step, train, evals))
+    return found, kept
+
+
+def logged_again(rows: list[Any]) -> dict[str, str]:
+    """Steps with two sets of figures: a restart, or two runs."""
+    again = set()
+    for i, (step, train, evals) in enumerate(rows):
+        for at, other_train, other_evals in rows[:i]:
+            for a, b in ((train, other_train), (evals, other_evals)):
+                both = [key for key in figures(a) if key in b]
+                if at == step and any(a[key] != b[key] for key in both):
+                    again.add(step)
+    if not again:
+        return {}
+    steps = [step for step, _, _ in rows]
+    turns = [i for i in range(1, len(steps)) if steps[i] < steps[i - 1]]
+    for start, end in zip(turns, [*turns[1:], len(steps)], strict=True):
+        before, within = steps[:start], steps[start:end]
+        anew = min(within) <= min(before) and sum(s in again for s in set(within)) > 1
+        if anew and max(within) <= 2 * max(before):
+            text = (
+                f"the log holds two runs: {len(again)} steps from {min(again)} to {max(again)} have"
+                " two sets of figures, and the later ones count"
+            )
+            return {text: "caps"}
+    which = f"{len(again)} steps from {min(again)} to {max(again)} were"
+    if len(again) == 1:
+        which = f"step {min(again)} was"
+    found = {f"{which} logged more than once: the last values count": "note"}
+    if steps[-1] < max(steps):
+        text = (
+            f"the log ends at step {steps[-1]}: what it holds up to step {max(steps)} is from "
+            "before a restart"
+        )
+        found[text] = "note"
+    return found
+
+
+def last_values(rows: list[Any]) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The last value of each key of each step, of train and of eval rows."""
+    found: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
+    for step, *both in rows:
+        for rows_of, values in zip(found, both, strict=True):
+            if values:
+                rows_of.setdefault(step, {}).update(values)
+    return found
+
+
+def not_finite(values: tuple[dict[int, Any], dict[int, Any]]) -> dict[str, str]:
+    """Infinite gradients of skipped steps, and average precisions that are not a number."""
+    train, evals = values
+    found = {}
+    norms = [row["grad_norm"] for row in train.values() if not math.isfinite(row["grad_norm"])]
+    if norms:
+        kind = "not finite" if any(map(math.isnan, norms)) else "infinite"
+        text = f"grad_norm is {kind} in {len(norms)} of {len(train)} train rows: "
+        if len(norms) > 1 and len(norms) > len(train) / 10:
+            found[f"{text}so many skipped steps make it another training"] = "caps"
+        else:
+            found[f"{text}a skipped half-precision step"] = "note"
+    odd = [step for step, row in evals.items() if math.isnan(row.get("ap/person", 0.0))]
+    if odd:
+        more = f", nor are {len(odd) - 1} other values" if odd[1:] else ""
+        text = f"eval_ap/person at step {odd[0]} is not finite{more}: nothing is decided by it"
+        found[text] = "note"
+    return found
+
+
+def copied(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, str]:
+    """The first of the earlier runs that has the same rows."""
+    for other in earlier:
+        if repr(other["rows"]) == repr(run["rows"]):
+            name = f"{other['variant']} s{other['seed']}"
+            if other["variant"] == run["variant"]:
+                return {
+                    f"it holds the values of {name}: they are one training, not two seeds": "caps"
+                }
+            return {f"it holds the values of {name}, as one log under two names": "note"}
+    return {}
