@@ -1,7 +1,7 @@
 """Studies with random numbers: all that a decision is made from, without files.
 
 One to six seeds, unequal and disjoint ones, exact ties, missing metrics, diverged runs, two to six
-variants, temperatures that disagree, with and without token tables and a probe.
+variants, temperatures that disagree, with and without token tables and a probe, doubtful logs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 import msgspec
 import numpy as np
 from conftest import composed
+from random_logs import KINDS, LAST, STEPS, Entry, random_rows, read_rows
 from studies import NOTE_RULE, registration, run_manifest
 
-from coordexp.analysis.audit.findings import Audit
+from coordexp.analysis.audit.doubts import copies, run_doubts
+from coordexp.analysis.audit.findings import Audit, RunAudit
 from coordexp.analysis.comparison.blind import BlindProbe
 from coordexp.analysis.comparison.compare import stability, window_steps
 from coordexp.analysis.comparison.curves import mean_curves, winners
@@ -47,7 +49,7 @@ from coordexp.storage.logs.log import Log
 from coordexp.study.inputs import RunData, by_variant
 
 N_IMAGES = 12
-STEPS = (40, 80, 120, 160)
+LONGER = (200, 240)  # evaluations that not every run has
 WEIGHTS = image_weights(N_IMAGES)[:200]  # [D, I]
 SHARES = WEIGHTS / WEIGHTS.sum(1, keepdims=True)
 # Typical size of each metric, and how far variants, seeds and images move it.
@@ -91,6 +93,9 @@ def random_study(seed: int) -> Facts:
     rule = composed().study.rule if rng.random() < 0.7 else NOTE_RULE
     rule = replace(rule, temperature=str(rng.choice(["1", "fitted"])))
     runs = random_runs(rng)
+    doubtful = rng.random() < 0.25
+    rows = random_logs(rng, runs, doubtful)
+    runs = [replace(run, log=read_rows(run.log.path, rows[run.name])) for run in runs]
     finished = [run for run in runs if not run.diverged]
     comparison = random_comparison(rng, finished, rule)
     probe = random_probe(rng, finished)
@@ -98,7 +103,8 @@ def random_study(seed: int) -> Facts:
         rule=plain(rule), seeds=max(run.seed for run in runs) + 1, runs=planned(rng, runs)
     )
     differences = ["optim.lr: v0 1, v1 2"] if rng.random() < 0.1 else []
-    audit = Audit([], differences, [run.name for run in finished])
+    entries = [audited(run, runs) for run in runs]
+    audit = Audit(entries, differences, [run.name for run in finished])
     found = recommend(plan, runs, audit, comparison, probe)
     return Facts(
         *(msgspec.to_builtins(part) for part in (found, comparison, probe, plan, audit)),
@@ -107,6 +113,9 @@ def random_study(seed: int) -> Facts:
                 "variant": run.variant,
                 "seed": run.seed,
                 "diverged": run.diverged,
+                "has_manifest": run.manifest is not None,
+                "rows": rows[run.name],
+                "planned": LAST,
                 "train_cpu_s": run.manifest.train_cpu_s if run.manifest else None,
                 "train_wall_s": run.manifest.train_wall_s if run.manifest else None,
                 "eval_wall_s": run.manifest.eval_wall_s if run.manifest else None,
@@ -142,6 +151,36 @@ def random_runs(rng: np.random.Generator) -> list[RunData]:
                 )
             runs.append(RunData(f"v{i}", seed, Log(Path(f"v{i}-{seed}.jsonl")), None, manifest))
     return runs
+
+
+def random_logs(
+    rng: np.random.Generator, runs: list[RunData], doubtful: bool
+) -> dict[str, list[Entry]]:
+    """The rows of each run's log. Of a doubtful study, some are odd, or those of another run."""
+    found: dict[str, list[Entry]] = {}
+    for run in runs:
+        kind = str(rng.choice(KINDS)) if doubtful and rng.random() < 0.2 else None
+        found[run.name] = random_rows(rng, kind)
+        if doubtful and len(found) > 1 and rng.random() < 0.05:
+            found[run.name] = found[str(rng.choice([name for name in found if name != run.name]))]
+    return found
+
+
+def audited(run: RunData, runs: list[RunData]) -> RunAudit:
+    """The audit of a run without ratios: a run fails it only by diverging."""
+    return RunAudit(
+        variant=run.variant,
+        seed=run.seed,
+        grad_accumulation_steps=8.0,
+        families={},
+        verdict="consistent",
+        why="",
+        overfit_ratio=None,
+        checks=[],
+        not_checked=[],
+        doubts=[*run_doubts(run), *copies(run, runs)],
+        passed=not run.diverged,
+    )
 
 
 def planned(rng: np.random.Generator, runs: list[RunData]) -> list[dict[str, Any]]:
@@ -196,13 +235,16 @@ def random_comparison(
     tables = rng.random() < 0.7
     of_run = {run.name: measured(values[run.name]) for run in runs}
     curves = []
+    longer = {run.name: LONGER[: rng.integers(0, 3)] for run in runs}
+    if rng.random() < 0.8:
+        longer = {}
     for run in runs:
-        for step in STEPS:
+        for step in (*STEPS, *longer.get(run.name, ())):
             drift = 1.0 if step == STEPS[-1] else 1 + rng.normal(0, 0.05)
             at_step = {m: x * drift for m, x in of_run[run.name].values.items()}
             curves.append(CurveRow(run.variant, run.seed, step, at_step))
     groups, last = by_variant(runs), STEPS[-1]
-    rows = [snapshot_row(curves, variant, group, last) for variant, group in groups.items()]
+    rows = [snapshot_row(rng, curves, variant, group) for variant, group in groups.items()]
     window = window_steps(STEPS, last, rule.window) if rows else []
     means = {name: mean_curves(curves, name) for name in rule.metrics}
     differences = []
@@ -263,13 +305,14 @@ def random_temperatures(
 
 
 def snapshot_row(
-    curves: list[CurveRow], variant: str, group: list[RunData], step: int
+    rng: np.random.Generator, curves: list[CurveRow], variant: str, group: list[RunData]
 ) -> SnapshotRow:
-    """The mean over the variant's seeds of each metric that all of them have."""
-    mine = [row.values for row in curves if row.variant == variant and row.step == step]
+    """The mean over the variant's seeds of each metric that all of them have, at the last step."""
+    mine = [row.values for row in curves if row.variant == variant and row.step == LAST]
     names = [name for name in mine[0] if all(name in values for values in mine)]
     means = {name: math.fsum(v[name] for v in mine) / len(mine) for name in names}
-    means |= {"coord_mass": 0.99, "text_token_acc": 0.97}
+    text_accuracy = 0.85 if rng.random() < 0.03 else 0.97  # below the bar, or above it
+    means |= {"coord_mass": 0.99, "text_token_acc": text_accuracy}
     return SnapshotRow(variant, [run.seed for run in group], means)
 
 

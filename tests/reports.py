@@ -247,7 +247,7 @@ def audit_of(runs: Sequence[StudyRun], steps: Steps) -> Audit:
                 overfit_ratio=None,
                 checks=checks,
                 not_checked=[],
-                warnings=[],
+                doubts=[],
                 passed=True,
             )
         )

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import numpy as np
+from doubt_checker import expected_doubts
 from scipy import stats
 
 HIGHER_IS_BETTER = {
@@ -50,6 +51,10 @@ class Checker:
         self.rows = {v: row for v, row in self.rows.items() if v not in self.controls}
         self.signal = self.deciding_signal()
         self.primary = self.found["primary"]["variant"] if self.found["primary"] else None
+        self.doubts = {
+            f"{run['variant']} s{run['seed']}": expected_doubts(run, self.runs[:i])
+            for i, run in enumerate(self.runs)
+        }
 
     def deciding_signal(self) -> str:
         """The rule's metric of the probe, or the one before the fine-tune where that did damage."""
@@ -293,6 +298,26 @@ class Checker:
                 return ",".join(
                     sorted(f"{r['variant']} s{r['seed']}" for r in late if not r.get("registered"))
                 )
+            case "doubt":
+                return a["value"] if a["value"] in self.doubts[variant] else "no such doubt"
+            case "consequence":
+                return self.doubts[variant][rival]
+            case "doubts beyond":
+                return len(self.doubts[variant]) - 3
+            case "bar of text accuracy":
+                return self.rule["eligible"]["min_text_token_acc"]
+            case "own logs":
+                return "yes" if self.is_own(variant) else "no"
+            case "decision step":
+                return self.comparison["decision_step"]
+            case "last evaluation":
+                return self.last_evaluations()[variant]
+            case "runs that end there":
+                return ",".join(sorted(self.ending_at_decision()))
+            case "number of runs that end there":
+                return len(self.ending_at_decision())
+            case "number of runs that go on":
+                return len(self.last_evaluations()) - len(self.ending_at_decision())
             case "slope of run":
                 return next(
                     p["slope_percent_per_100_steps"]
@@ -378,6 +403,35 @@ class Checker:
                 values = self.probe["aggregates"]["variants"]
                 return values[variant][metric] - values[rival][metric]
         raise AssertionError(f"unknown quantity {what}")
+
+    def is_own(self, variant: str) -> bool:
+        """Whether this project trained every run of a variant; these logs have no other sign."""
+        return all(run["has_manifest"] for run in self.runs if run["variant"] == variant)
+
+    def last_evaluations(self) -> dict[str, int]:
+        """The last evaluation of each run, of those that are compared."""
+        found: dict[str, int] = {}
+        for row in self.comparison["curves"]:
+            name = f"{row['variant']} s{row['seed']}"
+            found[name] = max(row["step"], found.get(name, 0))
+        return found
+
+    def ending_at_decision(self) -> list[str]:
+        step = self.comparison["decision_step"]
+        return [run for run, last in self.last_evaluations().items() if last == step]
+
+    def below_text_bar(self) -> set[str]:
+        bar = self.rule["eligible"]["min_text_token_acc"]
+        rows = self.comparison["snapshots"][0]["rows"] if self.comparison["snapshots"] else []
+        return {row["variant"] for row in rows if row["values"]["text_token_acc"] < bar}
+
+    def limited(self) -> bool:
+        """Whether a doubt limits the grade to descriptive."""
+        grave = any(
+            "caps" in doubts.values() and name.rpartition(" s")[0] in self.rows
+            for name, doubts in self.doubts.items()
+        )
+        return grave or any(v in self.below_text_bar() for v in self.rows)
 
     def sees(self, variant: str) -> bool:
         """A contribution above 0 and an F1 at the bar; what was not measured counts as met."""
@@ -499,7 +553,7 @@ class Checker:
             found.append("a preference goes with several variants that are left")
         if self.primary and self.primary not in decision["left"]:
             found.append(f"the primary {self.primary} was eliminated")
-        found += self.of_primary() + self.of_grade() + self.of_fitness()
+        found += self.of_primary() + self.of_grade() + self.of_fitness() + self.of_doubts()
         return found + self.of_secondary() + self.of_tied()
 
     def of_primary(self) -> list[str]:
@@ -525,6 +579,31 @@ class Checker:
                     found.append(f"{statement['text']!r} does not hurt {self.primary}")
         return found
 
+    def of_doubts(self) -> list[str]:
+        """Doubts are in the audit and on the card; text of unknown tokens refuses nobody."""
+        found = []
+        for entry in self.audit["runs"]:
+            name = f"{entry['variant']} s{entry['seed']}"
+            doubts = {doubt["text"]: doubt["consequence"] for doubt in entry["doubts"]}
+            if doubts != self.doubts[name]:
+                found.append(f"{name}: the audit doubts {doubts}, not {self.doubts[name]}")
+            named = [
+                line for line in self.found["caveats"] if re.search(rf"\b{name}\b[^:]*:", line)
+            ]
+            told = sum(any(text in line for line in named) for text in doubts)
+            if told < min(3, len(doubts)):
+                found.append(f"{name}: the card tells {told} of its {len(doubts)} doubts")
+        reasons = {entry["variant"]: entry["reasons"] for entry in self.found["ineligible"]}
+        for variant in self.below_text_bar() - self.controls:
+            refused = any(reason.startswith("text acc") for reason in reasons.get(variant, []))
+            if refused != self.is_own(variant):
+                found.append(f"{variant}: text accuracy below the bar, refused: {refused}")
+        uneven = len(set(self.last_evaluations().values())) > 1 and self.ending_at_decision()
+        told = any(line.startswith("compared at step") for line in self.found["caveats"])
+        if bool(uneven) != told:
+            found.append(f"evaluations after the decision step: {uneven}, on the card: {told}")
+        return found
+
     def of_grade(self) -> list[str]:
         """The grade of the Stage-1 ranking, from its intervals and seeds alone."""
         grade, reason = (self.found["confidence"]["stage1_ranking"][k] for k in ("grade", "reason"))
@@ -547,6 +626,10 @@ class Checker:
             if "logs only" in reason and 0 in shared.values():
                 return [f"{reason!r}, but seeds are disjoint: {shared}"]
             return []
+        if self.limited():
+            if grade == "descriptive" and "without that" in reason:
+                return []
+            return [f"{grade} ({reason}), although a run is in doubt"]
         fewest = min(shared.values())
         if fewest < 3:
             told = re.search(r"(one|\d+) seeds?( in common with ([\w, ]+?))?:", reason)

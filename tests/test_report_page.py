@@ -285,13 +285,18 @@ def test_stability_table_says_who_is_best_and_since_when() -> None:
     assert "9 evaluations from step 400 to 720" in table.caption
 
 
+def doubt(text: str, consequence: str) -> dict[str, str]:
+    return {"text": text, "consequence": consequence}
+
+
 def failed_audit() -> Path:
     """The third run fails with a scaling fault and with other data than the others."""
 
     def fail(audit: dict[str, Any]) -> None:
         mixed = audit["runs"][2]
         mixed |= {"passed": False, "verdict": "≈ 1/GAS", "why": "ratio 0.125"}
-        mixed |= {"overfit_ratio": 1.31, "warnings": ["a torn line"]}
+        mixed |= {"overfit_ratio": 1.31, "doubts": [doubt("a torn line", "not used")]}
+        mixed["doubts"] += [doubt("two runs", "caps")]
         mixed["checks"][1] |= {"passed": False, "detail": "eeee against dddd"}
         mixed["families"]["loss"] |= {"median": None, "n": 0}
         for i in (0, 2):
@@ -326,11 +331,12 @@ def test_check_table_names_failing_runs_and_their_finding() -> None:
     assert table.row("tokens seen")[0] == ""
 
 
-def test_audit_section_lists_faults_warnings_and_gaps() -> None:
+def test_audit_section_lists_faults_doubts_and_gaps() -> None:
     section = page(failed_audit()).section("audit")
     lines = bullets_of(section)
     assert "mixed s0: ratio 0.125; same data: eeee against dddd" in lines
     assert "mixed s0: a torn line" in lines
+    assert "mixed s0: two runs (the grade of the Stage-1 ranking is at most descriptive)" in lines
     assert "mixed s0: ≈ 1/GAS; ratio 0.125" in lines
     assert "no token tables softce_w1_gate s0, mixed s0" in lines
 

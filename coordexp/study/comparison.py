@@ -16,7 +16,7 @@ from coordexp.metrics import log_key
 from coordexp.storage.files import read_json
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import load_source
-from coordexp.study.sources import Source
+from coordexp.study.sources import NO_LOG, Source
 from coordexp.study.study import COMPARE_LOGS, Study, Vision
 
 
@@ -37,8 +37,10 @@ def plan_comparison(
             controls of a study that was given are added.
 
     Raises:
-        UserError: a size is not positive, or a control is no source, or every source is a control.
+        UserError: a size is not positive, or a control is no source, or every source is a control,
+            or one training was given as two seeds.
     """
+    refuse_copies(sources)
     marked = [source.variant for source in sources if source.control]
     controls = tuple(dict.fromkeys([*controls, *marked]))
     refuse_controls(controls, sources)
@@ -68,6 +70,21 @@ def plan_comparison(
         probe=probe,
         controls=controls,
     )
+
+
+def refuse_copies(sources: Sequence[Source]) -> None:
+    """Raises UserError: two seeds of a name are one log, byte for byte (a run without one is not).
+
+    Logs that agree in their values only are read first: the audit doubts them.
+    """
+    known: dict[tuple[str, str], Source] = {}
+    for source in sources:
+        other = known.setdefault((source.variant, source.sha256), source)
+        if other is not source and source.sha256 != NO_LOG:
+            raise UserError(
+                f"{source.variant}: {other.path} and {source.path} are one log, and one training "
+                "is not two seeds: give it once, or under another name"
+            )
 
 
 def refuse_controls(controls: Sequence[str], sources: Sequence[Source]) -> None:

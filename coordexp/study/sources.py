@@ -32,6 +32,7 @@ from coordexp.study.locate import (
 from coordexp.study.study_runs import read_study_runs
 from coordexp.study.told import completed, of_run_directory, told_of, with_settings
 
+NO_LOG = hashlib.sha256().hexdigest()  # the digest of a log that is empty or missing
 LONGEST_NAME = 100  # file systems allow 255 bytes, and a digest and a suffix follow it
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
 # Control characters, line ends, and surrogates (bytes that are not text). A message that repeats
@@ -144,7 +145,7 @@ def source_sha256(path: Path, kind: SourceKind) -> str:
     """The digest of a source's content, see `Source.sha256`."""
     if kind == RUN_DIRECTORY:
         log = RunDirectory(path).log
-        return sha256_file(log) if log.is_file() else hashlib.sha256().hexdigest()
+        return sha256_file(log) if log.is_file() else NO_LOG
     if kind == TENSORBOARD:
         digests = [sha256_file(file) for file in event_files(path)]
         return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -7,8 +7,10 @@ holds a pre-flight, which compared losses and gradients before step 1 (training/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from coordexp.analysis.audit.doubts import copies, run_doubts
 from coordexp.analysis.audit.faults import judge
 from coordexp.analysis.audit.findings import Audit, FamilyRatios, RunAudit
 from coordexp.analysis.audit.ratios import (
@@ -49,7 +51,8 @@ def audit(runs: Sequence[RunData]) -> Audit:
     entries = []
     for run in runs:
         peers = [peer for peer in runs if peer is run or not peer.control]
-        entries.append(audit_run(run, peers, validation.of(peers)))
+        entry = audit_run(run, peers, validation.of(peers))
+        entries.append(replace(entry, doubts=[*entry.doubts, *copies(run, runs)]))
     compared = candidates(runs)
     names = {run.name for run in compared}
     passed = [entry.name for entry in entries if entry.passed and entry.name in names]
@@ -78,7 +81,7 @@ def audit_run(run: RunData, runs: Sequence[RunData], validation: Validation) -> 
         overfit_ratio=overfit_ratio(run.log),
         checks=checks,
         not_checked=unchecked,
-        warnings=run.log.warnings,
+        doubts=run_doubts(run),
         passed=verdict in PASSING and all(check.passed is not False for check in checks),
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordexp.storage.files import write_csv
+from coordexp.storage.logs.log import Doubt
 from coordexp.storage.typed import read_typed, write_typed
 
 
@@ -57,7 +58,7 @@ class RunAudit:
         the ratios (`faults.judge`); and its reason.
     overfit_ratio: eval loss over that of the audited train images at the end; None without these.
     not_checked: what could not be judged, and for want of which file.
-    warnings: those of the log's reader.
+    doubts: what is doubtful about the run's figures, and what follows from each doubt.
     passed: the verdict is sound and no check failed; the run may be recommended.
     """
 
@@ -70,7 +71,7 @@ class RunAudit:
     overfit_ratio: float | None
     checks: list[Check]
     not_checked: list[str]
-    warnings: list[str]
+    doubts: list[Doubt]
     passed: bool
 
     @property

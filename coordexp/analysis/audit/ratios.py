@@ -21,6 +21,7 @@ from coordexp.storage.logs.log import Log, Row
 COORD_LOSS = "coord_softce_w1"  # its terms are logged as coord_softce_w1/<term>
 FAMILIES = ("loss", "base_ce/loss", f"{COORD_LOSS}/loss")
 TERMS = ("text_ce/loss", *(f"{COORD_LOSS}/{term}" for term in COORD_TERMS))  # parts of FAMILIES
+SWITCH = "coord_diag/enabled"  # 1 where coordinate terms are on, 0 where they are off
 SUBSET = "train_subset/"  # key prefix of an evaluation of train images
 
 CONSISTENT = (0.9, 1.1)  # band of the median ratio of a correct run, before noise widens it

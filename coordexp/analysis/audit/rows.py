@@ -8,14 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from coordexp.analysis.audit.findings import Check
-from coordexp.analysis.audit.ratios import COORD_LOSS
+from coordexp.analysis.audit.ratios import COORD_LOSS, SWITCH, TERMS
 from coordexp.metrics import BESIDE, COORD_TERMS, HIGHEST, METRICS, TEMPERATURE_PREFIX, log_key
+from coordexp.storage.logs.dialects import ACCUMULATION_KEY
 from coordexp.storage.logs.log import EVAL, Log, Row
 from coordexp.study.inputs import RunData
 
 SUM_TOLERANCE = 1e-3  # of a sum, relative
 ROUNDING = 5e-5  # absolute, of each number: logs keep four to six decimals
 COMPARED = (*METRICS.values(), *BESIDE.values())  # between variants
+COMPARED_KEYS = {log_key(m.name, t) for m in COMPARED for t in TEMPERATURE_PREFIX}
 MIN_FOR_CADENCE = 3  # evaluations
 MOST_EVALS = 100_000  # of a run; more would follow from a broken step, such as 99999999999/720
 
@@ -24,7 +26,7 @@ def log_checks(run: RunData) -> list[Check]:
     """Checks of evaluations, finite and possible values, and sums within each row."""
     log, broken = run.log, not_finite(run.log)
     n_rows = len(log.train) + len(log.evals)
-    finite = f"{broken[0]} is not finite" if broken else f"{n_rows} rows"
+    finite = f"{broken[0]} is not finite" if broken else f"losses and metrics of {n_rows} rows"
     return [
         Check("has evaluations", bool(log.evals), f"{len(log.evals)} eval rows"),
         Check("finite", not broken, finite),
@@ -38,13 +40,34 @@ def all_rows(log: Log) -> list[Row]:
 
 
 def not_finite(log: Log) -> list[str]:
-    """`eval_loss at step 40` for every value that is not finite."""
-    found = []
-    for prefix, rows in (("", log.train), (EVAL, log.evals)):
-        for step, row in rows.items():
-            keys = [key for key, value in row.items() if not math.isfinite(value)]
-            found += [f"{prefix}{key} at step {step}" for key in keys]
-    return found
+    """`eval_loss at step 40` for every value that must be finite and is not."""
+    return [
+        f"{prefix}{key} at step {step}"
+        for prefix, step, key in infinite_values(log)
+        if must_be_finite(prefix, key)
+    ]
+
+
+def must_be_finite(prefix: str, key: str) -> bool:
+    """Whether the audit or the comparison rests on this value.
+
+    That is every loss and its terms, the accumulation, the switch of the coordinate terms, and the
+    metrics that are compared. Metrics of a train row are not compared.
+    """
+    if key == "loss" or key.endswith("/loss") or key in (*TERMS, ACCUMULATION_KEY, SWITCH):
+        return True
+    return prefix == EVAL and key in COMPARED_KEYS
+
+
+def infinite_values(log: Log) -> list[tuple[str, int, str]]:
+    """(prefix, step, key) of every value that is infinite or not a number."""
+    return [
+        (prefix, step, key)
+        for prefix, rows in (("", log.train), (EVAL, log.evals))
+        for step, row in rows.items()
+        for key, value in row.items()
+        if not math.isfinite(value)
+    ]
 
 
 def in_range(log: Log) -> Check:
@@ -89,10 +112,12 @@ def missing_evals(log: Log) -> list[int]:
     """Steps at which the spacing of the eval rows expects one and the log has none.
 
     Steps before the first train row are not expected. The last evaluation of a run may follow at a
-    shorter distance. An unfinished run need not have evaluated its last step yet. None are expected
-    if there would be over MOST_EVALS: then the spacing is not that of evaluations.
+    shorter distance. An unfinished run need not have evaluated its last step yet. An evaluation
+    that repeats another one, and is not used, is not missing. None are expected if there would be
+    over MOST_EVALS: then the spacing is not that of evaluations.
     """
-    steps = sorted(log.evals)
+    there = log.evals.keys() | log.repeats
+    steps = sorted(there)
     if len(steps) < MIN_FOR_CADENCE:
         return []
     regular = steps[:-1] if steps[-1] == log.max_steps else steps
@@ -107,7 +132,7 @@ def missing_evals(log: Log) -> list[int]:
     on_grid = sum(step % cadence == 0 for step in regular)
     if on_grid > 0.8 * len(regular):
         expected = range(cadence, end, cadence)
-        return [step for step in expected if step >= first and step not in log.evals]
+        return [step for step in expected if step >= first and step not in there]
 
     # The steps are not multiples of one cadence (such as one evaluation per half epoch): count how
     # many evaluations fit into each gap.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from coordexp.analysis.audit.ratios import COORD_LOSS
+from coordexp.analysis.audit.ratios import COORD_LOSS, SWITCH
 from coordexp.analysis.audit.rows import SUM_TOLERANCE, all_rows
 from coordexp.metrics import COORD_TERMS
 from coordexp.storage.logs.log import Log, Row
@@ -14,8 +14,8 @@ from coordexp.study.objective import declared, shipped
 
 
 def coordinate_switch(log: Log) -> set[float]:
-    """The values of `coord_diag/enabled` in the log: 1 coordinate terms on, 0 off."""
-    return {row["coord_diag/enabled"] for row in all_rows(log) if "coord_diag/enabled" in row}
+    """The values of the switch in the log: 1 coordinate terms on, 0 off."""
+    return {row[SWITCH] for row in all_rows(log) if SWITCH in row}
 
 
 def other_variant(run: RunData) -> str | None:

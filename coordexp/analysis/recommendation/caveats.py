@@ -10,6 +10,11 @@ from coordexp.analysis.recommendation.confidence import (
     changed_after_results,
     unregistered,
 )
+from coordexp.analysis.recommendation.doubts import (
+    bar_caveats,
+    doubt_caveats,
+    later_evaluations,
+)
 from coordexp.analysis.recommendation.findings import Decision, Statement
 from coordexp.analysis.recommendation.statements import (
     amount,
@@ -45,8 +50,12 @@ def alerts(facts: Facts) -> list[str]:
 
 
 def caveats(facts: Facts) -> list[Statement]:
-    """Caveats: confounds, results older than the rule, unequal seeds, missing values, plateaus."""
-    lines = []
+    """Caveats: doubts about the runs, confounds, results older than the rule, missing values, …"""
+    lines = [
+        *doubt_caveats(facts.audit),
+        *bar_caveats(facts.runs, facts.rows, facts.rule),
+        *later_evaluations(facts.comparison, facts.rule),
+    ]
     for difference in facts.audit.differences:
         lines.append(
             Statement(

@@ -7,7 +7,8 @@
   p-values adjusted by Holm's method.
 - conclusive: six seeds or more, and every lead is also superior (beyond the margin).
 
-`caps` lists what limits a grade to provisional whatever the intervals are.
+`caps` lists what limits a grade to provisional whatever the intervals are, `doubts.limits` what
+limits it to descriptive.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.statistics import LEVEL, holm
 from coordexp.analysis.recommendation.by_values import eliminate_by_values
+from coordexp.analysis.recommendation.doubts import limits
 from coordexp.analysis.recommendation.findings import (
     GRADES,
     Claim,
@@ -108,6 +110,8 @@ def ranking_confidence(facts: Facts, family: Sequence[Claim]) -> Grade:
     if len(family) < len(facts.rows) - 1:
         return Grade("descriptive", why_no_interval(facts, family))
     earned, reason = earned_grade(facts, family)
+    if found := limits(facts.runs, facts.audit, facts.rows, facts.rule):
+        return Grade("descriptive", f"{found[0]}; without that: {earned}")
     ceilings = caps(facts)
     if ceilings and GRADES.index(earned) > GRADES.index("provisional"):
         return Grade("provisional", f"{ceilings[0]}; without that: {earned}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.recommendation.findings import Assertion, Statement
 from coordexp.config.schema import RuleConfig
-from coordexp.metrics import METRICS, REGISTRY, Metric, best, metric
+from coordexp.metrics import METRICS, REGISTRY, TEMPERATURE_PREFIX, Metric, best, metric
 from coordexp.study.inputs import RunData, by_variant
 
 Values = Mapping[str, Mapping[str, float]]  # variant -> its metrics at the decision step
@@ -22,10 +22,10 @@ def eligibility(
     """For each variant, the reasons why it may not hold a role; empty if it may.
 
     A variant fails if any of its seeds diverged or failed the audit. A bar is not applied to a
-    variant without its metric.
+    variant without its metric, nor on a value that may be of another quantity (`doubts.py`).
     """
     return {
-        v: [*failures(v, mine, audit), *below_bars(v, rows, rule)]
+        v: [*failures(v, mine, audit), *below_bars(v, mine, rows, rule)]
         for v, mine in by_variant(runs).items()
     }
 
@@ -68,19 +68,31 @@ def failures(variant: str, runs: Sequence[RunData], audit: Audit) -> list[str]:
     return reasons
 
 
-def below_bars(variant: str, rows: Values, rule: RuleConfig) -> list[str]:
+def below_bars(variant: str, runs: Sequence[RunData], rows: Values, rule: RuleConfig) -> list[str]:
     if variant not in rows:
         return [f"{variant} has no metric that is compared at the decision step"]
     row = rows[variant]
-    bars = (
-        ("coord_mass", rule.eligible.min_coord_mass),
-        ("text_token_acc", rule.eligible.min_text_token_acc),
-    )
+    bars = {"coord_mass": rule.eligible.min_coord_mass}
+    if text_is_known(runs):
+        bars["text_token_acc"] = rule.eligible.min_text_token_acc
     reasons = []
-    for name, bar in bars:
+    for name, bar in bars.items():
         if name in row and row[name] < bar:
             reasons.append(f"{REGISTRY[name].label} {row[name]:.3f} is below the bar {bar:g}")
     return reasons
+
+
+def text_is_known(runs: Sequence[RunData]) -> bool:
+    """Whether the text accuracy of these runs is known to leave out coordinate tokens.
+
+    It is where this project wrote the log. Other trainers count every token where they do not find
+    out which are coordinates, under the same key.
+    """
+    key = f"{TEMPERATURE_PREFIX['fitted']}/temperature"
+    return all(
+        run.manifest is not None or any(key in row for row in run.log.evals.values())
+        for run in runs
+    )
 
 
 def shared_metrics(rows: Values, names: Sequence[str]) -> list[Metric]:

@@ -1,0 +1,102 @@
+"""What is doubtful about the figures of a run without being a fault that fails the audit.
+
+The reader's doubts are the first of them. The card names each under its caveats.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+
+from coordexp.analysis.audit.rows import infinite_values, must_be_finite
+from coordexp.storage.logs.log import EVAL, Doubt, Log, Row, figures
+from coordexp.study.inputs import RunData, by_variant
+
+GRADIENT = "grad_norm"
+# A step in half precision is skipped where its gradient overflows, as the first few often do. From
+# this share of the train rows on, skipped steps make the training noticeably shorter.
+MANY_SKIPPED = 0.1
+
+
+def run_doubts(run: RunData) -> list[Doubt]:
+    """The doubts about a run by itself."""
+    return [*run.log.doubts, *short(run), *skipped_steps(run.log), *other_values(run.log)]
+
+
+def short(run: RunData) -> list[Doubt]:
+    """A log that ends early. A run with a manifest fails the audit for that."""
+    log = run.log
+    last = max([*log.train, *log.evals, *log.repeats], default=0)
+    if run.manifest is not None or log.max_steps is None or last >= log.max_steps:
+        return []
+    return [Doubt(f"the log ends at step {last} of the planned {log.max_steps}", "note")]
+
+
+def skipped_steps(log: Log) -> list[Doubt]:
+    """Infinite gradients, with finite losses: half-precision steps that were skipped."""
+    norms = [row[key] for row in log.train.values() for key in row if key.endswith(GRADIENT)]
+    n, n_rows = sum(not math.isfinite(norm) for norm in norms), len(log.train)
+    if n == 0:
+        return []
+    kind = "not finite" if any(math.isnan(norm) for norm in norms) else "infinite"
+    found = f"{GRADIENT} is {kind} in {n} of {n_rows} train rows"
+    if n > max(1, MANY_SKIPPED * n_rows):
+        return [Doubt(f"{found}: so many skipped steps make it another training", "caps")]
+    skipped = "a skipped half-precision step" if n == 1 else "skipped half-precision steps"
+    return [Doubt(f"{found}: {skipped}", "note")]
+
+
+def other_values(log: Log) -> list[Doubt]:
+    """Values that are not finite, on which nothing rests: one doubt about all of them."""
+    found = [
+        f"{prefix}{key} at step {step}"
+        for prefix, step, key in infinite_values(log)
+        if not must_be_finite(prefix, key) and (prefix == EVAL or not key.endswith(GRADIENT))
+    ]
+    if not found:
+        return []
+    more = f", nor are {len(found) - 1} other values" if found[1:] else ""
+    return [Doubt(f"{found[0]} is not finite{more}: nothing is decided by it", "note")]
+
+
+def copies(run: RunData, runs: Sequence[RunData]) -> list[Doubt]:
+    """Doubt a run whose log holds the values of a run before it: by variant as named, then seed."""
+    for other in (each for group in by_variant(runs).values() for each in group):
+        if other.name == run.name:
+            break
+        if not same_values(run.log, other.log):
+            continue
+        if other.variant == run.variant:
+            text = f"it holds the values of {other.name}: they are one training, not two seeds"
+            return [Doubt(text, "caps")]
+        return [Doubt(f"it holds the values of {other.name}, as one log under two names", "note")]
+    return []
+
+
+def same_values(first: Log, second: Log) -> bool:
+    """Whether two logs evaluated the same steps and agree, in float32, in every figure of both.
+
+    TensorBoard keeps float32, so that a run and its events agree to this precision.
+    """
+    if first.evals.keys() != second.evals.keys():
+        return False
+    if not any(figures(first.evals[step], second.evals[step]) for step in first.evals):
+        return False
+    return same_rows(first.evals, second.evals) and same_rows(first.train, second.train)
+
+
+def same_rows(first: Mapping[int, Row], second: Mapping[int, Row]) -> bool:
+    return all(
+        single(first[step][key]) == single(second[step][key])
+        for step in first.keys() & second.keys()
+        for key in figures(first[step], second[step])
+    )
+
+
+def single(value: float) -> bytes:
+    """A number in single precision; as bytes, so that two NaN are equal."""
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:
+        return struct.pack("<d", value)
