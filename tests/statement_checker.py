@@ -301,7 +301,7 @@ class Checker:
             case "doubt":
                 return a["value"] if a["value"] in self.doubts[variant] else "no such doubt"
             case "consequence":
-                return self.doubts[variant][rival]
+                return self.doubts[variant].get(rival, "no such doubt")
             case "doubts beyond":
                 return len(self.doubts[variant]) - 3
             case "bar of text accuracy":

@@ -10,19 +10,23 @@ import pytest
 from random_studies import random_study
 from statement_checker import Checker
 
+from coordexp.analysis.audit import doubts as audit_doubts
 from coordexp.analysis.comparison.leads import Lead
 from coordexp.analysis.recommendation import (
+    caveats,
     confidence,
     elimination,
     probe_finding,
     reasons,
     recommend,
     roles,
+    rule,
     sensitivity,
     surer,
 )
 from coordexp.analysis.recommendation.findings import Statement
 from coordexp.analysis.recommendation.statements import of_lead
+from coordexp.storage.logs import doubts as log_doubts
 
 N_STUDIES = 2000
 N_PARTS = 8
@@ -211,6 +215,38 @@ def secondary_that_is_hardly_smoother(patch):
         "choose_secondary",
         lambda primary, rows, rule: found(primary, rows, replace(rule, margins={})),
     )
+
+
+def repeat_taken_for_a_restart(patch):
+    """The evaluation of an earlier checkpoint replaces that of the last step."""
+    patch.setattr(log_doubts, "tells", lambda *_: False)
+
+
+def copy_that_counts_as_a_seed(patch):
+    """One training under two seeds is not noticed."""
+    patch.setattr(audit_doubts, "same_values", lambda *_: False)
+
+
+def skipped_steps_that_are_always_a_note(patch):
+    patch.setattr(audit_doubts, "MANY_SKIPPED", 1.0)
+
+
+def doubts_that_are_not_on_the_card(patch):
+    patch.setattr(caveats, "doubt_caveats", lambda _: [])
+
+
+def grade_of_a_run_in_doubt(patch):
+    """Provisional or better, although a run holds two runs."""
+    patch.setattr(confidence, "limits", lambda *_: [])
+
+
+def text_of_unknown_tokens_that_refuses(patch):
+    """A variant is refused on a text accuracy that may count coordinate tokens."""
+    patch.setattr(rule, "text_is_known", lambda _: True)
+
+
+def evaluations_that_are_silently_left_out(patch):
+    patch.setattr(caveats, "later_evaluations", lambda *_: [])
 
 
 MUTATIONS = [value for value in list(globals().values()) if getattr(value, "__code__", None)]
