@@ -6,6 +6,7 @@ A run is plain data: `rows` as (step, train values, eval values) in the order of
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -39,15 +40,15 @@ def repeats(rows: list[Any]) -> tuple[dict[str, str], list[Any]]:
     """Evaluations that repeat one of an earlier step; and the rows without them."""
     found, kept = {}, []
     every = [(step, evals) for step, _, evals in rows if evals]
-    last = max(step for step, _ in every)
-    moves = not all(agree(every[0][1], evals) for _, evals in every)
+    steps = sorted({step for step, _ in every})
+    last, evenly = steps[-1], len({b - a for a, b in itertools.pairwise(steps[-3:])}) == 1
     for i, (step, train, evals) in enumerate(rows):
         sources = [at for at, other in every if at < step and agree(other, evals)]
         again = any(at == step and other for at, _, other in rows[:i])
         alone = step == last and sum(at == step for at, _ in every) == 1
         if not evals or not sources or not (again or alone):
             kept.append((step, train, evals))
-        elif moves:
+        elif again or not evenly or max(sources) != steps[-2]:
             text = (
                 f"an evaluation at step {step} repeats that of step {max(sources)} digit for digit,"
                 " as where the best checkpoint is loaded at the end: it is not used"
@@ -78,7 +79,8 @@ def logged_again(rows: list[Any]) -> dict[str, str]:
     turns = [i for i in range(1, len(steps)) if steps[i] < steps[i - 1]]
     for start, end in zip(turns, [*turns[1:], len(steps)], strict=True):
         before, within = steps[:start], steps[start:end]
-        anew = min(within) <= min(before) and sum(s in again for s in set(within)) > 1
+        anew = min(within) <= max(min(before), max(within) / 10)
+        anew &= sum(s in again for s in set(within)) > 1
         if anew and max(within) <= 2 * max(before):
             text = (
                 f"the log holds two runs: {len(again)} steps from {min(again)} to {max(again)} have"

@@ -302,6 +302,8 @@ class Checker:
                 return a["value"] if a["value"] in self.doubts[variant] else "no such doubt"
             case "consequence":
                 return self.doubts[variant].get(rival, "no such doubt")
+            case "limits the grade":
+                return "yes" if variant.rpartition(" s")[0] in self.rows else "no"
             case "doubts beyond":
                 return len(self.doubts[variant]) - 3
             case "bar of text accuracy":
@@ -588,9 +590,12 @@ class Checker:
             if doubts != self.doubts[name]:
                 found.append(f"{name}: the audit doubts {doubts}, not {self.doubts[name]}")
             named = [
-                line for line in self.found["caveats"] if re.search(rf"\b{name}\b[^:]*:", line)
+                line for line in self.found["caveats"] if re.match(rf"[^:]*\b{name}\b[^:]*:", line)
             ]
             told = sum(any(text in line for line in named) for text in doubts)
+            grave = "caps" in doubts.values() and entry["variant"] in self.rows
+            if grave != any("the grade is at most descriptive" in line for line in named):
+                found.append(f"{name}: whether it limits the grade is not said")
             if told < min(3, len(doubts)):
                 found.append(f"{name}: the card tells {told} of its {len(doubts)} doubts")
         reasons = {entry["variant"]: entry["reasons"] for entry in self.found["ineligible"]}

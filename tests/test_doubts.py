@@ -85,6 +85,25 @@ def test_only_evaluation_of_the_last_step_may_be_that_of_the_best_checkpoint(tmp
     assert "at step 370 repeats that of step 160" in log.doubts[0].text
 
 
+@pytest.mark.parametrize(("last", "kept"), [(360, True), (330, False)])
+def test_evaluation_equal_to_the_one_before_it_stays_where_it_was_due(tmp_path, last, kept):
+    """At the end of a schedule the learning rate may be 0: the weights are the same."""
+    rows = training(last=last)[:-2]
+    log = written(tmp_path / "log", [*rows, again(rows[-1], last)])
+    assert (last in log.evals) == kept
+    assert [doubt.consequence for doubt in log.doubts] == ["note" if kept else "not used"]
+
+
+def test_repeat_names_the_step_that_the_evaluation_belongs_to(tmp_path):
+    rows = training()
+    repeats = [again(rows[5], 200), again(rows[5], 360)]
+    log = written(tmp_path / "log", [*rows[:10], repeats[0], *rows[10:], repeats[1]])
+    assert log.evals == written(tmp_path / "plain", rows).evals
+    assert [doubt.text.partition(" digit")[0] for doubt in log.doubts] == [
+        f"an evaluation at step {step} repeats that of step 120" for step in (200, 360)
+    ]
+
+
 def test_rounded_copy_is_a_repeat(tmp_path):
     rows = training()
     copy = {k: round(v, 4) if isinstance(v, float) else v for k, v in rows[3].items()}
@@ -156,6 +175,13 @@ def test_two_runs_in_one_place_cap_the_grade(tmp_path, as_events):
         "ones count"
     )
     assert log.doubts[0] == Doubt(text, "caps")
+
+
+def test_two_runs_need_not_log_the_same_steps(tmp_path):
+    one, two = training(n_evals=20), training(n_evals=20, seed=1)
+    log = written(tmp_path / "log", [{STEP_KEY: "10/800", "loss": 9.0}, *one, *two[:-4]])
+    assert [lowest for lowest, _ in log.passes] == [10, 40]
+    assert log.doubts[0].text.startswith("the log holds two runs: 18 steps from 40 to 720")
 
 
 def test_false_start_is_no_second_run(tmp_path):

@@ -227,9 +227,11 @@ def test_doubt_about_a_variant_that_may_hold_no_role_limits_nothing():
 def test_gravest_doubts_of_a_run_stand_on_the_card_and_the_rest_is_counted():
     doubts = [Doubt(f"note {i}", "note") for i in range(4)]
     doubts = [Doubt("two runs", "caps"), Doubt("a line", "not used"), *doubts]
-    line = doubt_caveat(["a s0", "a s1"], doubts).text
+    line = doubt_caveat(["a s0", "a s1"], doubts, eligible=True).text
     told = "two runs (the grade is at most descriptive); a line; note 0"
     assert line == f"a s0 and a s1: {told}; 3 more in the audit's part of the report"
+    line = doubt_caveat(["refused s0"], doubts[:1], eligible=False).text
+    assert line == "refused s0: two runs"
 
 
 # --- text accuracy of tokens that are not known ---
@@ -256,6 +258,15 @@ def test_text_accuracy_of_our_own_log_is_a_bar():
     assert found["ineligible"] == [
         {"variant": "a", "reasons": ["text acc 0.820 is below the bar 0.9"]}
     ]
+
+
+def test_coordinate_mass_of_another_log_is_a_bar_and_the_reason_says_whose():
+    other = {"eval_coord_diag/coord_mass_mean": 0.3}
+    write_rows("a", [row | other if "eval_loss" in row else row for row in training()])
+    write_rows("b", training(seed=1))
+    found, _ = compared("a=a", "b=b")
+    reason = "coord mass 0.300 is below the bar 0.95, as another trainer's log has it"
+    assert found["ineligible"] == [{"variant": "a", "reasons": [reason]}]
 
 
 # --- published aggregates ---

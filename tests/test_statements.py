@@ -232,7 +232,7 @@ def skipped_steps_that_are_always_a_note(patch):
 
 
 def doubts_that_are_not_on_the_card(patch):
-    patch.setattr(caveats, "doubt_caveats", lambda _: [])
+    patch.setattr(caveats, "doubt_caveats", lambda *_: [])
 
 
 def grade_of_a_run_in_doubt(patch):
@@ -242,7 +242,7 @@ def grade_of_a_run_in_doubt(patch):
 
 def text_of_unknown_tokens_that_refuses(patch):
     """A variant is refused on a text accuracy that may count coordinate tokens."""
-    patch.setattr(rule, "text_is_known", lambda _: True)
+    patch.setattr(rule, "own_definitions", lambda _: True)
 
 
 def evaluations_that_are_silently_left_out(patch):

@@ -52,7 +52,7 @@ def alerts(facts: Facts) -> list[str]:
 def caveats(facts: Facts) -> list[Statement]:
     """Caveats: doubts about the runs, confounds, results older than the rule, missing values, …"""
     lines = [
-        *doubt_caveats(facts.audit),
+        *doubt_caveats(facts.audit, facts.rows),
         *bar_caveats(facts.runs, facts.rows, facts.rule),
         *later_evaluations(facts.comparison, facts.rule),
     ]

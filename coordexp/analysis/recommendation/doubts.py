@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.comparison.findings import Comparison
 from coordexp.analysis.recommendation.findings import Assertion, Statement
-from coordexp.analysis.recommendation.rule import Values, text_is_known
+from coordexp.analysis.recommendation.rule import Values, own_definitions
 from coordexp.analysis.recommendation.statements import equals, listed, names_key, of_value
 from coordexp.config.schema import RuleConfig
 from coordexp.storage.logs.log import Consequence, Doubt
@@ -34,26 +34,34 @@ def limits(runs: Sequence[RunData], audit: Audit, rows: Values, rule: RuleConfig
 # --- doubts of the audit ---
 
 
-def doubt_caveats(audit: Audit) -> list[Statement]:
-    """A caveat for each run with doubts; runs with the same doubts share one."""
-    runs_with: dict[tuple[Doubt, ...], list[str]] = {}
+def doubt_caveats(audit: Audit, rows: Values) -> list[Statement]:
+    """A caveat for each run with doubts; runs with the same doubts share one.
+
+    Args:
+        rows: of the eligible variants; a doubt about another one limits no grade.
+    """
+    runs_with: dict[tuple[bool, tuple[Doubt, ...]], list[str]] = {}
     for entry in audit.runs:
         if entry.doubts:
-            ordered = sorted(entry.doubts, key=lambda doubt: WEIGHT[doubt.consequence])
-            runs_with.setdefault(tuple(ordered), []).append(entry.name)
-    return [doubt_caveat(names, doubts) for doubts, names in runs_with.items()]
+            ordered = tuple(sorted(entry.doubts, key=lambda doubt: WEIGHT[doubt.consequence]))
+            runs_with.setdefault((entry.variant in rows, ordered), []).append(entry.name)
+    return [
+        doubt_caveat(names, doubts, eligible) for (eligible, doubts), names in runs_with.items()
+    ]
 
 
-def doubt_caveat(names: Sequence[str], doubts: Sequence[Doubt]) -> Statement:
+def doubt_caveat(names: Sequence[str], doubts: Sequence[Doubt], eligible: bool) -> Statement:
     """The doubts of these runs in one line, those with the gravest consequence first."""
     shown, hidden = doubts[:MOST_SHOWN], doubts[MOST_SHOWN:]
     told, assertions = [], []
     for doubt in shown:
-        capped = f" ({AT_MOST})" if doubt.consequence == "caps" else ""
-        told.append(f"{doubt.text}{capped}")
+        limits_grade = eligible and doubt.consequence == "caps"
+        told.append(f"{doubt.text} ({AT_MOST})" if limits_grade else doubt.text)
         for name in names:
             assertions.append(equals("doubt", doubt.text, name))
             assertions.append(equals("consequence", doubt.consequence, name, doubt.text))
+            if limits_grade:
+                assertions.append(equals("limits the grade", "yes", name, doubt.text))
     if hidden:
         told.append(f"{len(hidden)} more in the audit's part of the report")
         assertions += [equals("doubts beyond", float(len(hidden)), name) for name in names]
@@ -69,7 +77,7 @@ def unknown_below_bar(runs: Sequence[RunData], rows: Values, rule: RuleConfig) -
     for variant, mine in by_variant(runs).items():
         value = rows.get(variant, {}).get(TEXT)
         bar = rule.eligible.min_text_token_acc
-        if value is not None and value < bar and not text_is_known(mine):
+        if value is not None and value < bar and not own_definitions(mine):
             found[variant] = value
     return found
 

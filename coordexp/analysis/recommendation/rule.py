@@ -69,24 +69,32 @@ def failures(variant: str, runs: Sequence[RunData], audit: Audit) -> list[str]:
 
 
 def below_bars(variant: str, runs: Sequence[RunData], rows: Values, rule: RuleConfig) -> list[str]:
+    """The bars that a variant fails.
+
+    The text accuracy of another trainer's log is not judged: it may count coordinate tokens
+    (`doubts.py`). A coordinate mass is one whatever program computes it; the reason says whose.
+    """
     if variant not in rows:
         return [f"{variant} has no metric that is compared at the decision step"]
-    row = rows[variant]
+    row, own = rows[variant], own_definitions(runs)
     bars = {"coord_mass": rule.eligible.min_coord_mass}
-    if text_is_known(runs):
+    if own:
         bars["text_token_acc"] = rule.eligible.min_text_token_acc
     reasons = []
     for name, bar in bars.items():
         if name in row and row[name] < bar:
-            reasons.append(f"{REGISTRY[name].label} {row[name]:.3f} is below the bar {bar:g}")
+            whose = "" if own else ", as another trainer's log has it"
+            reasons.append(
+                f"{REGISTRY[name].label} {row[name]:.3f} is below the bar {bar:g}{whose}"
+            )
     return reasons
 
 
-def text_is_known(runs: Sequence[RunData]) -> bool:
-    """Whether the text accuracy of these runs is known to leave out coordinate tokens.
+def own_definitions(runs: Sequence[RunData]) -> bool:
+    """Whether this project wrote the logs of these runs, so that values are as metrics.py defines.
 
-    It is where this project wrote the log. Other trainers count every token where they do not find
-    out which are coordinates, under the same key.
+    Other trainers write a text accuracy that counts every token where they do not find out which
+    are coordinates.
     """
     key = f"{TEMPERATURE_PREFIX['fitted']}/temperature"
     return all(

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
-from coordexp.storage.logs.log import Log, Row, differ, figures
+from coordexp.storage.logs.log import Log, Row, differ, figures, is_figure
 
 # An evaluation repeats another one if both agree in all figures to so many digits beyond those in
 # which neighbouring evaluations differ. With each digit a coincidence is ten times less likely, so
 # that one is not to be expected in a log of hundreds of evaluations.
 TELLING_DIGITS = 5.0
+EARLY = 0.1  # share of the steps of a pass within which it begins anew
 MOST_ROUNDED = 0.05  # the largest rounding error that is looked for
 
 Evaluation = tuple[int, Row]  # step and figures
@@ -43,29 +45,32 @@ def drop_repeats(log: Log) -> None:
     have no evaluation of its own. Where an evaluation is equal but the log cannot tell a repeat
     from a run that stands still, it stays, with a note.
     """
-    for step, versions in sorted(log.written.items()):
+    earlier: list[Evaluation] = []
+    last = max(log.evals, default=None)
+    for step in sorted(log.evals):
         # The first evaluation of a step is its own: training had not ended when it was logged.
+        versions = versions_at(log, step)
         kept = versions[:1]
         for version in versions[1:]:
-            source = repeated(version, evaluations(log, before=step))
+            source = repeated(version, earlier)
             if source is not None and tells(log, version, source[1]):
                 log.doubt(repeat_text(step, version, source), "not used")
             else:
                 kept.append(version)
-        keep_versions(log, step, kept)
-    last = max(log.evals, default=None)
-    if last is not None and last not in log.written:
-        settle_last(log, last)
+        if len(kept) < len(versions):
+            keep_versions(log, step, kept)
+        elif step == last and len(versions) == 1:
+            settle_last(log, step, earlier)
+        earlier += [(step, version) for version in kept]
 
 
-def settle_last(log: Log, step: int) -> None:
+def settle_last(log: Log, step: int, earlier: Sequence[Evaluation]) -> None:
     """If the only evaluation of the last step repeats another: leave it out, or note why not."""
-    row, earlier = log.evals[step], evaluations(log, before=step)
+    row = log.evals[step]
     source = repeated(row, earlier)
     if source is None:
         return
-    stands_still = source is earlier[-1] and repeated(source[1], earlier[:-1]) is not None
-    if tells(log, row, source[1]) and not stands_still:
+    if tells(log, row, source[1]) and not may_stand_still(step, source, earlier):
         log.doubt(repeat_text(step, row, source), "not used")
         log.repeats.add(step)
         del log.evals[step]
@@ -76,10 +81,21 @@ def settle_last(log: Log, step: int) -> None:
         )
 
 
+def may_stand_still(step: int, source: Evaluation, earlier: Sequence[Evaluation]) -> bool:
+    """Whether the weights may be those of the evaluation just before, as at a learning rate of 0.
+
+    They may if that one repeats its predecessor too, or if the last step was due for an evaluation:
+    one of a checkpoint that is loaded at the end would stand beside the step's own.
+    """
+    if source is not earlier[-1]:
+        return False
+    steps = sorted({at for at, _ in earlier})
+    due = len(steps) > 1 and step - steps[-1] == steps[-1] - steps[-2]
+    return due or repeated(source[1], earlier[:-1]) is not None
+
+
 def keep_versions(log: Log, step: int, kept: list[Row]) -> None:
     """Make the eval row of a step from these evaluations alone: the last value of a key counts."""
-    if len(kept) == len(log.written[step]):
-        return
     row: Row = {}
     for version in kept:
         row |= version
@@ -89,14 +105,9 @@ def keep_versions(log: Log, step: int, kept: list[Row]) -> None:
         log.rewritten.discard(step)
 
 
-def evaluations(log: Log, before: float = math.inf) -> list[Evaluation]:
-    """Every evaluation of the log by step, also those that were logged again."""
-    return [
-        (step, row)
-        for step in sorted(log.evals)
-        if step < before
-        for row in log.written.get(step, [log.evals[step]])
-    ]
+def versions_at(log: Log, step: int) -> list[Row]:
+    """The evaluations of a step as they were logged."""
+    return log.written.get(step, [log.evals[step]])
 
 
 def repeated(row: Row, earlier: Sequence[Evaluation]) -> Evaluation | None:
@@ -109,16 +120,18 @@ def equal(first: Row, second: Row) -> bool:
 
     The second may be rounded.
     """
-    keys = figures(first, second)
-    return bool(keys) and all(
-        math.isfinite(first[key])
-        and (first[key] == second[key] or is_rounded(first[key], second[key]))
-        for key in keys
-    )
+    shared = False
+    for key, value in second.items():
+        if key not in first or not is_figure(key):
+            continue
+        shared = True
+        if not math.isfinite(value) or not (first[key] == value or is_rounded(first[key], value)):
+            return False
+    return shared
 
 
 def is_rounded(value: float, rounded: float) -> bool:
-    if abs(value - rounded) > MOST_ROUNDED:
+    if not abs(value - rounded) < MOST_ROUNDED:
         return False
     n = decimals(rounded)
     return n < decimals(value) and round(value, n) == rounded
@@ -130,7 +143,7 @@ def tells(log: Log, row: Row, other: Row) -> bool:
     For each figure: how many digits both have beyond the usual step between neighbouring
     evaluations. A figure that usually stays as it is says nothing.
     """
-    every = [values for _, values in evaluations(log)]
+    every = [version for at in sorted(log.evals) for version in versions_at(log, at)]
     digits = 0.0
     for key in figures(other, row):
         series = [values[key] for values in every if math.isfinite(values.get(key, math.nan))]
@@ -141,6 +154,7 @@ def tells(log: Log, row: Row, other: Row) -> bool:
     return digits >= TELLING_DIGITS
 
 
+@lru_cache(maxsize=10_000)
 def decimals(value: float) -> int:
     """Decimals of a number as it was written: TensorBoard and torch give float32 values."""
     with np.errstate(over="ignore"):
@@ -189,14 +203,16 @@ def of_two_runs(log: Log) -> bool:
     """Whether a pass through the steps begins anew after another one.
 
     A restart goes on from a checkpoint: it begins later. A run that was started anew after a false
-    start soon gets beyond it, so that nothing of the false start is left.
+    start soon gets beyond it, so that nothing of the false start is left. Two runs need not log at
+    the same steps, so the first row of the second may lie a little later.
     """
     for i in range(1, len(log.passes)):
         lowest, highest = log.passes[i]
         first = min(low for low, _ in log.passes[:i])
         reached = max(high for _, high in log.passes[:i])
         again = sum(lowest <= step <= highest for step in log.rewritten)
-        if again > 1 and lowest <= first and highest <= 2 * reached:
+        begins_anew = lowest <= max(first, EARLY * highest)
+        if begins_anew and again > 1 and highest <= 2 * reached:
             return True
     return False
 

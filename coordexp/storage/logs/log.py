@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -133,7 +134,12 @@ class Log:
 
 def figures(first: Row, second: Row) -> list[str]:
     """The keys that two rows share, without those that only tell how a row came about."""
-    return [key for key in first if key in second and not _BOOKKEEPING.search(key)]
+    return [key for key in first if key in second and is_figure(key)]
+
+
+@cache
+def is_figure(key: str) -> bool:
+    return not _BOOKKEEPING.search(key)
 
 
 def differ(first: float, second: float) -> bool:
