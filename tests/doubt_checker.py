@@ -137,7 +137,7 @@ def copied(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, str]
             name = f"{other['variant']} s{other['seed']}"
             if other["variant"] == run["variant"]:
                 return {
-                    f"it holds the values of {name}: they are one training, not two seeds": "caps"
+                    f"the log holds the values of {name}: they are one training, not two seeds": "caps"
                 }
-            return {f"it holds the values of {name}, as one log under two names": "note"}
+            return {f"the log holds the values of {name}, as one log under two names": "note"}
     return {}

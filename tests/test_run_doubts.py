@@ -145,7 +145,7 @@ def test_equal_values_as_two_seeds_cap_the_grade(form):
         changed = rows if form == "sorted keys" else [row | {"host": 1.0} for row in rows]
         write_rows("copy", [dict(sorted(row.items())) for row in changed])
     found, card = compared("a=log", "b=other", "a=copy")
-    text = "it holds the values of a s0: they are one training, not two seeds"
+    text = "the log holds the values of a s0: they are one training, not two seeds"
     assert f"- a s1: {text} (the grade is at most descriptive)" in card
     assert found["confidence"]["stage1_ranking"]["grade"] == "descriptive"
     assert read_json(Path("out/audit.json"))["runs"][2]["doubts"] == [
@@ -156,7 +156,7 @@ def test_equal_values_as_two_seeds_cap_the_grade(form):
 def test_one_log_under_two_names_is_a_note():
     write_rows("log", training())
     _, card = compared("a=log", "b=log")
-    assert "- b s0: it holds the values of a s0, as one log under two names\n" in card
+    assert "- b s0: the log holds the values of a s0, as one log under two names\n" in card
 
 
 def test_runs_of_other_seeds_are_no_copies():
@@ -227,10 +227,10 @@ def test_doubt_about_a_variant_that_may_hold_no_role_limits_nothing():
 def test_gravest_doubts_of_a_run_stand_on_the_card_and_the_rest_is_counted():
     doubts = [Doubt(f"note {i}", "note") for i in range(4)]
     doubts = [Doubt("two runs", "caps"), Doubt("a line", "not used"), *doubts]
-    line = doubt_caveat(["a s0", "a s1"], doubts, eligible=True).text
+    line = doubt_caveat(["a s0", "a s1"], doubts, limiting=True).text
     told = "two runs (the grade is at most descriptive); a line; note 0"
     assert line == f"a s0 and a s1: {told}; 3 more in the audit's part of the report"
-    line = doubt_caveat(["refused s0"], doubts[:1], eligible=False).text
+    line = doubt_caveat(["refused s0"], doubts[:1], limiting=False).text
     assert line == "refused s0: two runs"
 
 

@@ -68,9 +68,11 @@ def copies(run: RunData, runs: Sequence[RunData]) -> list[Doubt]:
         if not same_values(run.log, other.log):
             continue
         if other.variant == run.variant:
-            text = f"it holds the values of {other.name}: they are one training, not two seeds"
+            text = f"the log holds the values of {other.name}: they are one training, not two seeds"
             return [Doubt(text, "caps")]
-        return [Doubt(f"it holds the values of {other.name}, as one log under two names", "note")]
+        return [
+            Doubt(f"the log holds the values of {other.name}, as one log under two names", "note")
+        ]
     return []
 
 

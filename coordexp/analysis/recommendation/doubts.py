@@ -44,18 +44,19 @@ def doubt_caveats(audit: Audit, rows: Values) -> list[Statement]:
     for entry in audit.runs:
         if entry.doubts:
             ordered = tuple(sorted(entry.doubts, key=lambda doubt: WEIGHT[doubt.consequence]))
-            runs_with.setdefault((entry.variant in rows, ordered), []).append(entry.name)
+            limiting = ordered[0].consequence == "caps" and entry.variant in rows
+            runs_with.setdefault((limiting, ordered), []).append(entry.name)
     return [
-        doubt_caveat(names, doubts, eligible) for (eligible, doubts), names in runs_with.items()
+        doubt_caveat(names, doubts, limiting) for (limiting, doubts), names in runs_with.items()
     ]
 
 
-def doubt_caveat(names: Sequence[str], doubts: Sequence[Doubt], eligible: bool) -> Statement:
+def doubt_caveat(names: Sequence[str], doubts: Sequence[Doubt], limiting: bool) -> Statement:
     """The doubts of these runs in one line, those with the gravest consequence first."""
     shown, hidden = doubts[:MOST_SHOWN], doubts[MOST_SHOWN:]
     told, assertions = [], []
     for doubt in shown:
-        limits_grade = eligible and doubt.consequence == "caps"
+        limits_grade = limiting and doubt.consequence == "caps"
         told.append(f"{doubt.text} ({AT_MOST})" if limits_grade else doubt.text)
         for name in names:
             assertions.append(equals("doubt", doubt.text, name))
