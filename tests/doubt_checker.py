@@ -134,10 +134,8 @@ def copied(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, str]
     """The first of the earlier runs that has the same rows."""
     for other in earlier:
         if repr(other["rows"]) == repr(run["rows"]):
-            name = f"{other['variant']} s{other['seed']}"
+            held = f"the log holds the values of {other['variant']} s{other['seed']}"
             if other["variant"] == run["variant"]:
-                return {
-                    f"the log holds the values of {name}: they are one training, not two seeds": "caps"
-                }
-            return {f"the log holds the values of {name}, as one log under two names": "note"}
+                return {f"{held}: they are one training, not two seeds": "caps"}
+            return {f"{held}, as one log under two names": "note"}
     return {}

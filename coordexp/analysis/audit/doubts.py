@@ -67,12 +67,10 @@ def copies(run: RunData, runs: Sequence[RunData]) -> list[Doubt]:
             break
         if not same_values(run.log, other.log):
             continue
+        held = f"the log holds the values of {other.name}"
         if other.variant == run.variant:
-            text = f"the log holds the values of {other.name}: they are one training, not two seeds"
-            return [Doubt(text, "caps")]
-        return [
-            Doubt(f"the log holds the values of {other.name}, as one log under two names", "note")
-        ]
+            return [Doubt(f"{held}: they are one training, not two seeds", "caps")]
+        return [Doubt(f"{held}, as one log under two names", "note")]
     return []
 
 
