@@ -321,7 +321,7 @@ def test_case_of_a_reloaded_checkpoint_decides_as_without_it():
 
 @needs_cases
 def test_case_of_one_infinite_gradient_stays_eligible():
-    runs = (f"a={CASES}/pure_ce_mass.jsonl", f"b={CASES}/mixed_inf_gradnorm.jsonl")
+    runs = (f"a={CASES}/flip_a.jsonl", f"b={CASES}/mixed_inf_gradnorm.jsonl")
     found, card = compared(*runs)
     assert found["ineligible"] == []
     assert "b s0: grad_norm is infinite in 1 of 17 train rows: a skipped half-precision" in card

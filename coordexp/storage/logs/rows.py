@@ -144,7 +144,7 @@ def interpret(log: Log, dialect: Dialect, told: Told) -> None:
     mass = renamed.get(COORD_MASS)
     if mass and log.temperature != 1.0:
         log.doubt(
-            f"its coordinate mass is {EVAL}{mass}, which CoordExp computes at the temperature of "
+            f"the coordinate mass is {EVAL}{mass}, which CoordExp computes at the temperature of "
             "the loss, not at T = 1"
         )
     log.accumulation = told.accumulation
