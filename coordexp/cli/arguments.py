@@ -213,6 +213,20 @@ def add_compare(subparsers: Subparsers) -> None:
         metavar="[NAME=]SET",
         help="the evaluation set to read from logs with several; may be repeated",
     )
+    sub.add_argument(
+        "--rollouts",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="per-image predictions of NAME, which decide first: CoordExp's gt_vs_pred.jsonl, COCO "
+        "results, a probe; NAME@STEP=FILE says the checkpoint's step; may be repeated",
+    )
+    sub.add_argument(
+        "--ground-truth",
+        type=Path,
+        metavar="FILE",
+        help="COCO annotations or records, for rollouts that hold no ground truth",
+    )
 
 
 def add_probe(subparsers: Subparsers) -> None:

@@ -32,6 +32,8 @@ def compare(
     controls: Sequence[str] = (),
     temperatures: Sequence[str] = (),
     eval_sets: Sequence[str] = (),
+    rollouts: Mapping[str, str | Path] | Sequence[str] = (),
+    ground_truth: str | Path | None = None,
 ) -> Recommendation:
     """Audit and compare runs that exist already, and apply the decision rule. Trains nothing.
 
@@ -48,6 +50,9 @@ def compare(
         controls: names of runs that are measured to explain a lead; they may hold no role.
         temperatures: "NAME=T": the temperature of a log's `coord_diag/*`, where it does not say it.
         eval_sets: "NAME=SET", or "SET" for every log: which of several evaluation sets to read.
+        rollouts: files of per-image predictions by name of the run, or a sequence of "NAME=FILE";
+            a repeated name stands for its next seed. They decide before the metrics.
+        ground_truth: COCO annotations or records, for rollouts that hold no ground truth.
 
     Returns:
         The decision, as written to out/recommendation.json. Metrics are in the units of
@@ -59,12 +64,22 @@ def compare(
     """
     if isinstance(runs, Mapping):
         runs = [f"{name}={path}" for name, path in runs.items()]
+    if isinstance(rollouts, Mapping):
+        rollouts = [f"{name}={path}" for name, path in rollouts.items()]
     out = Path(out)
     sources = parse_sources(runs, temperatures, eval_sets)
-    decision_rule = default_rule(sources)
+    decision_rule = default_rule(sources, bool(rollouts))
     if rule:
         decision_rule = load_rule(Path(rule), decision_rule)
-    study = plan_comparison(sources, decision_rule, image_side, cell, controls)
+    study = plan_comparison(
+        sources,
+        decision_rule,
+        image_side,
+        cell,
+        controls,
+        rollouts,
+        Path(ground_truth) if ground_truth else None,
+    )
     is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not is_new and not (out / "preregistration.json").exists():
         raise UserError(f"{out}: exists and is not a study directory: choose another --out")

@@ -55,17 +55,22 @@ def compare_study(study: Path) -> None:
 
 
 def collect_probes(study: Path) -> None:
-    """Collect the Stage-2 probes of a study's runs (probe.json)."""
+    """Collect the probes of a study's runs, or the rollouts handed over (probe.json)."""
     from coordexp.analysis.comparison.findings import read_comparison
+    from coordexp.analysis.comparison.handed_over import handed_over_study
     from coordexp.analysis.comparison.probe_findings import write_study_probe
-    from coordexp.analysis.comparison.probes import probe_study, read_probes
+    from coordexp.analysis.comparison.probes import probe_directories, probe_study, read_probes
     from coordexp.study.inputs import candidates, load_runs
 
     step = read_comparison(study).decision_step
-    settings = read_preregistration(study).probe
+    plan = read_preregistration(study)
     runs = candidates(load_runs(study))
-    probes = read_probes(runs, step, settings)
-    write_study_probe(study, probe_study(runs, probes, step, settings))
+    if rollouts := plan.rollouts:
+        unused = list(probe_directories(runs, step, plan.probe))
+        found = handed_over_study(runs, rollouts, step, unused)
+    else:
+        found = probe_study(runs, read_probes(runs, step, plan.probe), step, plan.probe)
+    write_study_probe(study, found)
 
 
 def recommend_study(study: Path) -> None:

@@ -118,6 +118,8 @@ def compare_logs(args: argparse.Namespace) -> None:
         controls=args.control,
         temperatures=args.temperature,
         eval_sets=args.eval_set,
+        rollouts=args.rollouts,
+        ground_truth=args.ground_truth,
     )
     print((args.out / "recommendation.md").read_text(), end="")
 

@@ -16,6 +16,10 @@ from coordexp.errors import UserError
 
 NAMES = ("ap", "ap_50", "ap_75")  # mean over IoU .5 … .95, and at .5 and .75
 
+TrueBox = tuple[int, str, Box, bool]  # image, name, box, crowd
+RankedBox = tuple[int, str, Box, float]  # image, name, box, score
+Annotation = dict[str, Any]  # in COCO's form
+
 
 def object_scores(rollout: Rollout, parsed: Parsed) -> list[float]:
     """The geometric mean probability of the tokens of each valid object, in (0, 1].
@@ -65,61 +69,78 @@ def average_precision(rollouts: Sequence[Rollout], records: Sequence[Record]) ->
     Raises:
         UserError: a rollout made from other records, or whose tokens do not fit its text.
     """
-    truth: list[tuple[int, str, Box, float]] = []  # image_id, name, box, score
-    predicted: list[tuple[int, str, Box, float]] = []
+    truth: list[TrueBox] = []
+    predicted: list[RankedBox] = []
     for rollout in rollouts:
         image, parsed = rollout.image_id, parse_coordjson(rollout.text)
-        truth += [
-            (image, name.strip(), box, 1.0)
-            for name, box in named_boxes(record_of(rollout, records).coord_objects())
-        ]
+        objects = record_of(rollout, records).coord_objects()
+        truth += [(image, name, box, False) for name, box in named_boxes(objects)]
         named = zip(named_boxes(parsed.objects), object_scores(rollout, parsed), strict=True)
-        predicted += [(image, name.strip(), box, score) for (name, box), score in named]
-    categories = {
-        name: number
-        for number, name in enumerate(sorted({name for _, name, _, _ in truth}), start=1)
-    }
-    predicted = [p for p in predicted if p[1] in categories]
-    if not predicted:
+        predicted += [(image, name, box, score) for (name, box), score in named]
+    return coco_precision([rollout.image_id for rollout in rollouts], truth, predicted)
+
+
+def coco_precision(
+    images: Sequence[int], truth: Sequence[TrueBox], predicted: Sequence[RankedBox]
+) -> dict[str, float]:
+    """`ap`, `ap_50`, `ap_75` of boxes, as `average_precision` describes them.
+
+    What lies in a crowd counts neither as right nor as wrong.
+    """
+    names = sorted({name.strip() for _, name, _, _ in truth})
+    categories = {name: number for number, name in enumerate(names, start=1)}
+    true_boxes: list[Annotation] = []
+    ranked_boxes: list[Annotation] = []
+    for image, name, box, crowd in truth:
+        entry = _annotation(image, categories[name.strip()], box, len(true_boxes) + 1)
+        true_boxes.append(entry | {"iscrowd": int(crowd)})
+    for image, name, box, score in predicted:
+        if name.strip() in categories:
+            entry = _annotation(image, categories[name.strip()], box, len(ranked_boxes) + 1)
+            ranked_boxes.append(entry | {"iscrowd": 0, "score": score})
+    if not ranked_boxes:
         return dict.fromkeys(NAMES, 0.0)
-    return _evaluate([rollout.image_id for rollout in rollouts], categories, truth, predicted)
+    return _evaluate(images, categories, true_boxes, ranked_boxes)
+
+
+def _annotation(image: int, category: int, box: Box, number: int) -> Annotation:
+    """A box in COCO's form: x, y, width, height; numbers from 1, since 0 means unmatched."""
+    x1, y1, x2, y2 = box
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": (x2 - x1) * (y2 - y1),
+    }
 
 
 def _evaluate(
-    images: list[int], categories: dict[str, int], truth: list[Any], predicted: list[Any]
+    images: Sequence[int],
+    categories: dict[str, int],
+    truth: list[Annotation],
+    predicted: list[Annotation],
 ) -> dict[str, float]:
     from faster_coco_eval import COCO, COCOeval_faster  # a compiled library, used only here
-
-    def annotations(objects: list[Any]) -> list[dict[str, Any]]:
-        """COCO's form: x, y, width, height; ids from 1, since 0 means unmatched."""
-        return [
-            {
-                "id": i,
-                "image_id": image,
-                "category_id": categories[name],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": (x2 - x1) * (y2 - y1),
-                "iscrowd": 0,
-                "score": score,
-            }
-            for i, (image, name, (x1, y1, x2, y2), score) in enumerate(objects, start=1)
-        ]
 
     reference = COCO(
         {
             "images": [{"id": image} for image in images],
             "categories": [{"id": number, "name": name} for name, number in categories.items()],
-            "annotations": annotations(truth),
+            "annotations": truth,
         },
         print_function=_silent,
     )
     evaluation = COCOeval_faster(
-        reference, reference.loadRes(annotations(predicted)), iouType="bbox", print_function=_silent
+        reference, reference.loadRes(predicted), iouType="bbox", print_function=_silent
     )
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return {name: float(value) for name, value in zip(NAMES, evaluation.stats, strict=False)}
+    return {
+        name: max(0.0, float(value))  # -1 where all true boxes are crowds
+        for name, value in zip(NAMES, evaluation.stats, strict=False)
+    }
 
 
 def _silent(*_: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from coordexp.coords import CoordObject, Parsed, parse_coordjson
 from coordexp.data.records import Record
-from coordexp.detection.matching import THRESHOLDS, Box, score_image
+from coordexp.detection.matching import THRESHOLDS, Box, ImageScore, score_image
 from coordexp.detection.rollouts import Rollout, record_of
 from coordexp.resampling import weighted_sums
 
@@ -81,6 +81,14 @@ def _count(
         "unfinished": int(not rollout.finished),  # the token budget ran out
         "trailing": int(bool(parsed.trailing)),  # text follows the end of the list
         "dropped": parsed.dropped.total(),  # objects that broke the grammar
+        "n_tokens": rollout.n_tokens,
+        **matched_columns(score),
+    }
+
+
+def matched_columns(score: ImageScore) -> dict[str, int | float | tuple[int, ...]]:
+    """One image's value in each column that the matching gives."""
+    return {
         "n_predicted": score.n_predicted,
         "n_truth": score.n_truth,
         "tp_aware": score.true_positives_aware,  # [T]
@@ -89,7 +97,6 @@ def _count(
         "n_matched": score.n_matched,
         "duplicates": score.duplicates,
         "names_matched": score.names_matched,
-        "n_tokens": rollout.n_tokens,
     }
 
 

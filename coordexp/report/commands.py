@@ -107,6 +107,12 @@ def compare_command(preregistration: Preregistration, study_dir: Path) -> str:
             command += ["--temperature", f"{name}={of_log.temperature:g}"]
         if of_log.eval_set is not None:
             command += ["--eval-set", f"{name}={of_log.eval_set}"]
+    for file in sorted(preregistration.rollouts, key=lambda file: file.seed):
+        step = "" if file.step is None else f"@{file.step}"
+        command += ["--rollouts", f"{file.variant.replace('/', '-')}{step}={file.path}"]
+    truths = [file.ground_truth for file in preregistration.rollouts if file.ground_truth]
+    if truths:
+        command += ["--ground-truth", str(truths[0])]
     return shlex.join(command)
 
 

@@ -40,7 +40,7 @@ def draw(
         slices(comparison, looks),
         losses(runs, comparison.decision_step, looks),
     ]
-    if candidates:
+    if candidates and study.probe.handed_over is None:
         # Imported only here, because it imports slow modules that read images and match boxes.
         from coordexp.report.gallery import gallery
 

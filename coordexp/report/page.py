@@ -46,6 +46,7 @@ class Tables:
     drift: Table | None
     rankings: Table | None
     probe_metrics: Table | None
+    handed_over: Table | None
     pictures: Table | None
     fine_tune: Table | None
     votes: Table
@@ -146,7 +147,10 @@ def tables_of(
         temperatures=curve_tables.temperature_table(comparison),
         plateau=curve_tables.plateau_table(comparison.plateau, n_seeds),
         drift=curve_tables.drift_table(comparison.drift),
-        rankings=probe_tables.ranking_table(recommendation.probe),
+        rankings=probe_tables.ranking_table(
+            recommendation.probe, "rollouts" if study.probe.handed_over else "probe"
+        ),
+        handed_over=probe_tables.handed_over_table(study.probe),
         probe_metrics=probe_tables.metric_table(study.probe, study.stage1_primary),
         pictures=picture_tables.picture_table(study.probe),
         fine_tune=probe_tables.fine_tune_table(study.probe),

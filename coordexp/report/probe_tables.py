@@ -15,6 +15,7 @@ from coordexp.report.table import (
     Line,
     Table,
     cell,
+    code,
     column,
     empty,
     name,
@@ -31,14 +32,22 @@ ORIGINS = {
 }
 
 
-def ranking_table(finding: ProbeFinding | None) -> Table | None:
-    """The candidates ranked by Stage-1, and ranked by the probe's metric."""
+# What AP can make of the scores, in words.
+SCORES = {
+    "ranked": "rank the objects",
+    "constant": "all the same: AP is of one operating point",
+    "none": "none: no AP",
+}
+
+
+def ranking_table(finding: ProbeFinding | None, source: str = "probe") -> Table | None:
+    """The candidates ranked by Stage-1, and by their rollouts, which `source` names."""
     if finding is None:
         return None
     # A variant that is not eligible or was not probed is in only one of the rankings.
     rankings = {
         "Stage-1": finding.stage1_ranking,
-        f"probe, by {PROBE_METRICS[finding.signal].label}": finding.probe_ranking,
+        f"{source}, by {PROBE_METRICS[finding.signal].label}": finding.probe_ranking,
     }
     n_places = max(len(variants) for variants in rankings.values())
     table = Table("rankings", words("ranking", *map(str, range(1, n_places + 1))))
@@ -63,6 +72,8 @@ def metric_table(probe: StudyProbe, primary: str | None) -> Table | None:
     rivals = [variant for variant in probe.means if variant != primary] if by_metric else []
 
     caption = "Metrics of the probe of each candidate"
+    if probe.handed_over is not None:
+        caption = "Metrics of the rollouts handed over for each candidate"
     if by_metric:
         caption += (
             ", and the Stage-1 primary's lead over each other one with its 95 % interval "
@@ -80,6 +91,29 @@ def metric_table(probe: StudyProbe, primary: str | None) -> Table | None:
                 *metric_cells(probe.means, metric),
                 *[lead_cell(over.get(rival)) for rival in rivals],
             )
+    return table
+
+
+def handed_over_table(probe: StudyProbe) -> Table | None:
+    """The files of rollouts that were handed over; None where there are none."""
+    if probe.handed_over is None:
+        return None
+    caption = "Rollouts that were handed over, and what is known of them"
+    columns = [*words("run", "file", "format"), *numbers("step", "images", "not shared")]
+    columns += [*numbers("objects not taken"), *words("scores", "sha256")]
+    table = Table("handed-over", columns, caption=caption)
+    for file in probe.handed_over.files:
+        table.add(
+            cell(name(file.run)),
+            cell(code(file.path)),
+            cell(file.format),
+            cell(str(file.step)) if file.step is not None else cell("not known"),
+            cell(str(file.images)),
+            cell(str(file.left_out)),
+            cell(str(sum(file.dropped.values()))),
+            cell(SCORES[file.scores]),
+            cell(code(file.sha256[:12])),
+        )
     return table
 
 

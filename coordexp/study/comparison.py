@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import msgspec
 
@@ -16,6 +17,7 @@ from coordexp.metrics import log_key
 from coordexp.storage.files import read_json
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import load_source
+from coordexp.study.rollout_files import parse_rollouts
 from coordexp.study.sources import NO_LOG, Source
 from coordexp.study.study import COMPARE_LOGS, Study, Vision
 
@@ -26,19 +28,23 @@ def plan_comparison(
     side_px: int | None = None,
     cell_px: int | None = None,
     controls: Sequence[str] = (),
+    rollouts: Sequence[str] = (),
+    ground_truth: Path | None = None,
 ) -> Study:
     """The study of runs that exist already, under this rule.
 
-    The study's digest covers the bytes of the logs and what is told of them: if a log grows, or is
-    told to be at another temperature, it is another study.
+    The study's digest covers the bytes of logs and rollouts and what is told of the logs: if one
+    grows, or is told to be at another temperature, it is another study.
 
     Args:
         controls: names of sources that explain a lead and may hold no role; those that are
             controls of a study that was given are added.
+        rollouts: `NAME=FILE` each, see `parse_rollouts`.
+        ground_truth: what rollouts without ground truth of their own are scored against.
 
     Raises:
         UserError: a size is not positive, or a control is no source, or every source is a control,
-            or one training was given as two seeds.
+            or one training was given as two seeds, or a file of rollouts cannot be found or belongs to no source.
     """
     refuse_copies(sources)
     marked = [source.variant for source in sources if source.control]
@@ -48,6 +54,7 @@ def plan_comparison(
         if value is not None and not (isinstance(value, int) and value > 1):
             raise UserError(f"{name} {value}: must be a whole number of pixels above 1")
     probe = common_recipe(sources)
+    handed_over = parse_rollouts(rollouts, sources, controls, ground_truth)
     identity: dict[str, object] = {
         "logs": sorted([source.variant, source.seed, source.sha256] for source in sources),
         "rule": plain(rule),
@@ -58,6 +65,11 @@ def plan_comparison(
     told = [[s.variant, s.seed, asdict(s.told_of_log)] for s in sources if s.told_of_log]
     if told:
         identity["told"] = sorted(told, key=lambda entry: entry[:2])
+    if handed_over:
+        identity["rollouts"] = sorted(
+            [r.variant, r.seed, r.sha256, str(r.step), str(r.ground_truth_sha256)]
+            for r in handed_over
+        )
     variants = [source.variant for source in sources]
     return Study(
         name=COMPARE_LOGS,
@@ -69,6 +81,7 @@ def plan_comparison(
         vision=Vision(side_px, cell_px) if side_px else None,
         probe=probe,
         controls=controls,
+        rollouts=handed_over,
     )
 
 
@@ -99,21 +112,26 @@ def refuse_controls(controls: Sequence[str], sources: Sequence[Source]) -> None:
         raise UserError(f"control {', '.join(controls)}: no other run is left to compare")
 
 
-def default_rule(sources: Sequence[Source]) -> RuleConfig:
+def default_rule(sources: Sequence[Source], has_rollouts: bool = False) -> RuleConfig:
     """The rule of a comparison for which none is given.
 
     It is that of conf/study/note.yaml where a log has no MAE at a fitted temperature: such a log
-    holds at most the metrics of the note, at a temperature that it may not say.
+    holds at most the metrics of the note, at a temperature that it may not say. Rollouts that are
+    handed over decide first under either rule.
 
     Raises:
         UserError: a log cannot be read.
     """
-    fitted = log_key("expected_bin_mae", "fitted")
-    for source in sources:
-        evals = load_source(source).log.evals
-        if evals and not any(fitted in row for row in evals.values()):
-            return compose(["study=note"]).study.rule
-    return compose().study.rule
+    rule = compose(["study=note"] if any(map(lacks_fitted, sources)) else []).study.rule
+    if has_rollouts:
+        rule = replace(rule, probe=replace(rule.probe, may_change_roles=True))
+    return rule
+
+
+def lacks_fitted(source: Source) -> bool:
+    """Whether a log with evaluations has no MAE at a fitted temperature."""
+    fitted, evals = log_key("expected_bin_mae", "fitted"), load_source(source).log.evals
+    return bool(evals) and not any(fitted in row for row in evals.values())
 
 
 def common_recipe(sources: Sequence[Source]) -> ProbeConfig:

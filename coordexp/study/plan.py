@@ -35,7 +35,10 @@ EVERY_VARIANT = "all"
 # Settings that the rules of the workflow give to every training.
 SET_BY_RULES = ("runtime.wait", "runtime.diverged_ok")
 _OWN_KEYS = ("experiment", "study", "seeds", EVERY_VARIANT)
-_KEYS_WITH_LOGS = ("logs", "study", "image_side", "cell", "temperature", "eval_set")
+_KEYS_WITH_LOGS = (
+    *("logs", "study", "image_side", "cell", "temperature", "eval_set"),
+    *("rollouts", "ground_truth"),
+)
 # An example of a value with blanks: a YAML list for snakemake, quotes for Hydra.
 WITH_BLANKS = r"""'["data.annotations=\"/data/my file.json\""]'"""
 # Keys that a variant's overrides must not set, because they belong to the study.
@@ -114,11 +117,20 @@ def plan_from_settings(settings: Mapping[str, Any]) -> Study:
         words(settings, "temperature", "NAME=T …"),
         words(settings, "eval_set", "SET, or NAME=SET …"),
     )
+    rollouts = words(settings, "rollouts", "NAME=FILE …")
     if settings.get("study"):
         rule = compose([f"study={settings['study']}"]).study.rule
     else:
-        rule = default_rule(sources)
-    return plan_comparison(sources, rule, settings.get("image_side"), settings.get("cell"))
+        rule = default_rule(sources, bool(rollouts))
+    truth = settings.get("ground_truth")
+    return plan_comparison(
+        sources,
+        rule,
+        settings.get("image_side"),
+        settings.get("cell"),
+        rollouts=rollouts,
+        ground_truth=Path(str(truth)) if truth else None,
+    )
 
 
 def words(settings: Mapping[str, Any], key: str, form: str) -> list[str]:

@@ -18,10 +18,22 @@ from coordexp.storage.run_config import Settings
 from coordexp.storage.runs import RESULTS
 from coordexp.storage.typed import read_typed, write_typed
 from coordexp.study.locate import SourceKind
+from coordexp.study.rollout_files import RolloutFile
 from coordexp.study.sources import Source
 from coordexp.study.study import COMPARE_LOGS, PlannedRun, Study, Vision
 
 FILE = "preregistration.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredRollouts:
+    """Rollouts of a run that were handed over, see RolloutFile."""
+
+    path: str
+    sha256: str
+    step: int | None
+    ground_truth: str | None
+    ground_truth_sha256: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +53,7 @@ class RegisteredRun:
     processes: int | None = None  # that train it
     existing: bool  # it had results when the registration was written
     registered: bool = False  # an earlier registration had named it before it had results
+    rollouts: RegisteredRollouts | None = None  # that were handed over with it
 
     @property
     def name(self) -> str:
@@ -99,6 +112,25 @@ class Preregistration:
         """The run directories among the candidates."""
         return {run.directory for run in self.runs if run.directory and not run.control}
 
+    @property
+    def rollouts(self) -> list[RolloutFile]:
+        """The rollouts that were handed over, in the order of the runs."""
+        found = []
+        for run in self.runs:
+            if (given := run.rollouts) is not None:
+                truth = Path(given.ground_truth) if given.ground_truth else None
+                file = RolloutFile(
+                    run.variant,
+                    run.seed,
+                    Path(given.path),
+                    given.sha256,
+                    given.step,
+                    truth,
+                    given.ground_truth_sha256,
+                )
+                found.append(file)
+        return found
+
 
 def read_preregistration(study_dir: Path) -> Preregistration:
     """The registration of the study in this directory.
@@ -126,11 +158,13 @@ def preregister(study: Study, study_dir: Path | None = None) -> Path:
 
     earlier = [e for e in earlier_registrations() if e.hash8 != study.hash8]
     rule_sha256 = digest(plain(study.rule))
+    of_run = {(file.variant, file.seed): registered_rollouts(file) for file in study.rollouts}
     runs = []
     for run in [*map(planned, study.runs), *map(handed_over, study.sources)]:
         registered = any(registers(e, run, rule_sha256) for e in earlier)
         control = run.variant in study.controls
-        runs.append(replace(run, registered=registered, control=control))
+        rollouts = of_run.get((run.variant, run.seed))
+        runs.append(replace(run, registered=registered, control=control, rollouts=rollouts))
     registration = Preregistration(
         study=study.name,
         hash8=study.hash8,
@@ -170,6 +204,16 @@ def handed_over(source: Source) -> RegisteredRun:
         sha256=source.sha256,
         told=source.told_of_log,
         existing=True,
+    )
+
+
+def registered_rollouts(file: RolloutFile) -> RegisteredRollouts:
+    return RegisteredRollouts(
+        path=str(file.path),
+        sha256=file.sha256,
+        step=file.step,
+        ground_truth=str(file.ground_truth) if file.ground_truth else None,
+        ground_truth_sha256=file.ground_truth_sha256,
     )
 
 

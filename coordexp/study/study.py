@@ -9,6 +9,7 @@ from coordexp.config.digests import plain
 from coordexp.config.overrides import last_of_each_key
 from coordexp.config.schema import ProbeConfig, RuleConfig
 from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory, run_directory
+from coordexp.study.rollout_files import PROBE_FILE, RolloutFile
 from coordexp.study.sources import Source
 
 COMPARE_LOGS = "compare_logs"  # name of a study that compares runs and trains none
@@ -73,6 +74,7 @@ class Study:
     vision: Vision | None = None
     probe: ProbeConfig | None = None  # the recipe of the Stage-2 probe
     controls: tuple[str, ...] = ()  # variants that are no candidates
+    rollouts: tuple[RolloutFile, ...] = ()  # that were handed over with the sources
 
     @property
     def path(self) -> Path:
@@ -109,7 +111,9 @@ class Study:
 
     @property
     def probes(self) -> list[str]:
-        """The manifests of the candidates' Stage-2 probes."""
+        """The manifests of the candidates' probes, or the rollouts that were handed over."""
+        if self.rollouts:
+            return self.rollout_files
         step, recipe = self.decision_step, self.probe
         if step is None or recipe is None:
             return []
@@ -117,6 +121,13 @@ class Study:
             str(probe_directory(run.directory, step, recipe) / "probe.json")
             for run in self.candidates
         ]
+
+    @property
+    def rollout_files(self) -> list[str]:
+        """The files of the rollouts that were handed over, and of their ground truth."""
+        files = [r.path / PROBE_FILE if r.path.is_dir() else r.path for r in self.rollouts]
+        files += [r.ground_truth for r in self.rollouts if r.ground_truth is not None]
+        return list(dict.fromkeys(map(str, files)))
 
     def run(self, variant: str, seed: int | str, hash8: str) -> PlannedRun:
         """The run with these names; the Snakefile's wildcards are strings."""

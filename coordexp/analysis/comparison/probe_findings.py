@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from coordexp.analysis.comparison.blind import BlindProbe
 from coordexp.analysis.comparison.findings import Difference
@@ -81,6 +82,48 @@ class Aggregates:
 
 
 @dataclass(frozen=True)
+class HandedOverFile:
+    """Rollouts of one run that were handed over, as a file of another evaluator or of this one.
+
+    run: its name, such as `mixed s0`.
+    step: of the checkpoint; None where it is not known.
+    images: in the file; left_out: those of them that some other file does not have.
+    dropped: objects that could not be taken, by reason.
+    doubts: what else is odd about the file.
+    scores: whether AP could rank the predictions: by scores that differ, or that are all the same.
+    """
+
+    run: str
+    variant: str
+    seed: int
+    path: str
+    sha256: str
+    ground_truth: str | None
+    format: str
+    step: int | None
+    images: int
+    left_out: int
+    dropped: dict[str, int]
+    doubts: list[str]
+    scores: Literal["ranked", "constant", "none"]
+    knows_parsing: bool
+    knows_truncation: bool
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """Rollouts that were handed over; they are compared in place of the probes of the runs.
+
+    images: that every file has; on these alone the variants are compared.
+    unused_probes: names of runs that were probed too.
+    """
+
+    files: list[HandedOverFile]
+    images: int
+    unused_probes: list[str]
+
+
+@dataclass(frozen=True)
 class StudyProbe:
     """The content of probe.json; without candidates where nothing was probed.
 
@@ -94,6 +137,7 @@ class StudyProbe:
         paired over images; missing where no pictures could be exchanged.
     blind: what is reached without a picture on the same images; None if the probes do not share
         them.
+    handed_over: where the rollouts are not those of probes; then nothing was fine-tuned.
     """
 
     step: int | None
@@ -106,6 +150,7 @@ class StudyProbe:
     contributions: dict[str, Estimate] = field(default_factory=dict)
     blind: BlindProbe | None = None
     fine_tune_effects: list[FineTuneEffect] = field(default_factory=list)
+    handed_over: HandedOver | None = None
 
 
 def read_study_probe(study_dir: Path) -> StudyProbe:
@@ -113,7 +158,7 @@ def read_study_probe(study_dir: Path) -> StudyProbe:
     path = study_dir / "probe.json"
     probe = read_typed(path, StudyProbe)
     for variant, values in probe.means.items():
-        if "parse_rate" not in values:
+        if "parse_rate" not in values and probe.handed_over is None:
             raise UserError(f"{path}: means of {variant}: no parse_rate: {DAMAGED}")
     return probe
 

@@ -38,10 +38,10 @@ Probes = Mapping[str, "Probed"]  # by run name
 REPEATED = [name for name in PROBE_METRICS if f"{name}_after" in PROBE_METRICS]
 
 
-def read_probes(
+def probe_directories(
     runs: Sequence[RunData], step: int | None, settings: Settings | None
-) -> dict[str, Probed]:
-    """The finished probes of these runs at the decision step, by run name."""
+) -> dict[str, Path]:
+    """Where the probes of these runs at the decision step lie, by run name."""
     if step is None or settings is None:
         return {}
     directories = {}
@@ -50,6 +50,14 @@ def read_probes(
             directory = probe_directory(run.run, step, settings)
             if (directory / "probe.json").exists():
                 directories[run.name] = directory
+    return directories
+
+
+def read_probes(
+    runs: Sequence[RunData], step: int | None, settings: Settings | None
+) -> dict[str, Probed]:
+    """The finished probes of these runs at the decision step, by run name."""
+    directories = probe_directories(runs, step, settings)
     if not directories:
         return {}  # before the import below: reading probes imports matching and scipy.optimize
     from coordexp.detection.probes import read_probe
@@ -72,7 +80,7 @@ def probe_study(
         settings=settings,
         candidates=[candidate(run, probes[run.name]) for run in runs if run.name in probes],
         not_probed=[run.name for run in runs if run.name not in probes],
-        means=means(runs, probes),
+        means=mean_figures(runs, {name: metrics_of(probed) for name, probed in probes.items()}),
         differences=differences(runs, measured),
         contributions=contributions(runs, measured),
         blind=blind_baselines([probes[run.name] for run in runs if run.name in probes]),
@@ -109,13 +117,16 @@ def metrics_of(probed: Probed) -> dict[str, float]:
     return values
 
 
-def means(runs: Sequence[RunData], probes: Probes) -> dict[str, dict[str, float]]:
-    """Each variant's metrics, averaged over its probed seeds; a metric that a seed lacks is left
-    out.
+def mean_figures(
+    runs: Sequence[RunData], figures: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Each variant's metrics, averaged over its seeds that have some; `figures` is by run name.
+
+    A metric that one of these seeds lacks is left out.
     """
     found: dict[str, dict[str, float]] = {}
     for variant, of_variant in by_variant(runs).items():
-        seeds = [metrics_of(probes[run.name]) for run in of_variant if run.name in probes]
+        seeds = [figures[run.name] for run in of_variant if run.name in figures]
         if not seeds:
             continue
         found[variant] = {}

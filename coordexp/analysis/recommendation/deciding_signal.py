@@ -21,7 +21,8 @@ def deciding_signal(probe: StudyProbe, rule: RuleConfig) -> tuple[str, list[Stat
 
     The rule's metric decides, unless it is a rollout metric after the fine-tune and the fine-tune
     worsened the rollouts of a candidate: the interval of after minus before, over its seeds and
-    images, lies below 0. Then the same metric before the fine-tune decides.
+    images, lies below 0. Then the same metric before the fine-tune decides, and where the rollouts
+    were handed over, so that there was none.
 
     Returns:
         The metric, and the reason in a sentence; none where the rule's own metric decides.
@@ -30,6 +31,8 @@ def deciding_signal(probe: StudyProbe, rule: RuleConfig) -> tuple[str, list[Stat
     before = signal.removesuffix("_after")
     if before == signal or before not in PROBE_METRICS:
         return signal, []
+    if probe.handed_over is not None:
+        return before, []  # nothing was fine-tuned; `handed_over_caveats` says so
     worsened: list[str] = []
     assertions: list[Assertion] = []
     for effect in probe.fine_tune_effects:

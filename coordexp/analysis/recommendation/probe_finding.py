@@ -24,6 +24,7 @@ from coordexp.analysis.recommendation.findings import (
     ProbeFinding,
     Statement,
 )
+from coordexp.analysis.recommendation.handed_over import evaluation
 from coordexp.analysis.recommendation.rule import Values
 from coordexp.analysis.recommendation.statements import equals, label, of_lead
 from coordexp.config.schema import RuleConfig
@@ -51,8 +52,8 @@ def parse_failures(probe: StudyProbe, bar: float) -> dict[str, str]:
     """Variants whose rollouts parse too rarely, with the reason."""
     found = {}
     for variant, values in probe.means.items():
-        rate = values["parse_rate"]
-        if rate < bar:
+        rate = values.get("parse_rate")  # unknown of some rollouts that were handed over
+        if rate is not None and rate < bar:
             found[variant] = f"parse rate {rate:.2f} of its rollouts is below the bar {bar:g}"
     return found
 
@@ -146,11 +147,13 @@ def ranking_outcome(
     Overturned: a rival is ahead of it beyond the margin. Confirmed: it is ahead of every eligible
     rival beyond the margin. Intervals include the declared SD between seeds, as in the decision.
     """
-    start = "the probe {} the Stage-1 ranking: "
+    start = evaluation(probe) + " {} the Stage-1 ranking: "
     if not over:
-        text = f"no eligible rival of {stage1} was probed on the same images"
+        text = f"no eligible rival of {stage1} was rolled out on the same images"
         if stage1 not in probe.means:
             text = f"{stage1}, the choice of the metrics, was not probed"
+            if probe.handed_over is not None:
+                text = f"no rollouts of {stage1}, the choice of the metrics, were handed over"
         return "unresolved", Statement(
             "probe",
             start.format(SAYS["unresolved"]) + text,

@@ -35,6 +35,7 @@ from coordexp.analysis.recommendation.findings import (
     Statement,
     StudyName,
 )
+from coordexp.analysis.recommendation.handed_over import handed_over_caveats, step_confounds
 from coordexp.analysis.recommendation.preference import preferred
 from coordexp.analysis.recommendation.probe_finding import (
     names_decide,
@@ -93,7 +94,11 @@ def recommend(
     judged_by = replace(rule, probe=replace(rule.probe, signal=signal))
     plan = replace(study, runs=[run for run in study.runs if not run.control])
     found = of_candidates(plan, judged_by, candidates(runs), audit, comparison.of_candidates, probe)
-    explained = [*before_fine_tune, *control_statements(runs, audit, comparison, found, rule)]
+    explained = [
+        *before_fine_tune,
+        *handed_over_caveats(probe, rule, comparison.decision_step, signal),
+        *control_statements(runs, audit, comparison, found, rule),
+    ]
     return replace(
         found,
         caveats=[*found.caveats, *texts(explained)],
@@ -220,7 +225,7 @@ def written(
     named = [name for name in probe.not_probed if name.rpartition(" s")[0] in facts.rows]
     of_eligible = replace(probe, not_probed=named)  # a run that diverged is never probed
     warnings += sight_caveats(of_eligible, rule)
-    if finding is not None and not finding.confounds and probe.aggregates:
+    if finding is not None and probe.aggregates and own_rollouts(facts, probe):
         warnings += published_beside(probe.aggregates)
     blind = nobody_sees(of_eligible, rule)
     headline = [blind] if blind else []
@@ -274,7 +279,7 @@ def finding_of(
     facts: Facts, roles: Roles, stage_one: StageOne, probe: StudyProbe
 ) -> tuple[ProbeFinding | None, list[Statement]]:
     """What the probe, or published rollouts, say of the Stage-1 choice and of the final roles."""
-    if probe.aggregates and len(probed(facts.rows, probe, facts.rule)) < 2:
+    if probe.aggregates and not own_rollouts(facts, probe):
         found = aggregate_finding(stage_one.primary, facts.rows, probe.aggregates, facts.rule)
     else:
         found = probe_finding(stage_one.primary, facts.rows, probe, facts.rule)
@@ -288,7 +293,18 @@ def finding_of(
         statements = [*statements, smoothness]
     changed = first is not None and first != stage_one.primary
     told = smoothness.text if smoothness else None
-    return replace(finding, smoothness=told, changed_roles=changed), statements
+    confounds = [*finding.confounds]
+    if own_rollouts(facts, probe) or not probe.aggregates:
+        confounds += step_confounds(probe, facts.comparison.decision_step)
+    return (
+        replace(finding, smoothness=told, changed_roles=changed, confounds=confounds),
+        statements,
+    )
+
+
+def own_rollouts(facts: Facts, probe: StudyProbe) -> bool:
+    """Whether two variants or more have rollouts with a result per image."""
+    return len(probed(facts.rows, probe, facts.rule)) >= 2
 
 
 def write_recommendation(study_dir: Path, found: Recommendation) -> None:

@@ -22,7 +22,7 @@ def rehearsal(rule: RuleConfig, runs: Sequence[RunData], probe: StudyProbe) -> s
     reasons = []
     if absent := [name for name, bar in bars.items() if bar == 0]:
         reasons.append(f"the rule has no bar for {', '.join(absent)}")
-    rates = [values["parse_rate"] for values in probe.means.values()]
+    rates = [v["parse_rate"] for v in probe.means.values() if "parse_rate" in v]
     if rates and not any(rates):
         reasons.append("no rollout of any candidate parses")
     manifests = [run.manifest for run in runs if run.manifest]

@@ -108,8 +108,9 @@ def another_probe(
         return []
     lead = min(leads, key=lambda lead: lead.value)
     test = separation(lead, rule.margin, rule.seed_sd)
+    again = "another probe" if probe.handed_over is None else "other rollouts"
     text = (
-        f"another probe: its lead over {lead.second}{told} is "
+        f"{again}: its lead over {lead.second}{told} is "
         f"{label(rule.signal)} {lead.value:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
     )
     key = (facts.primary, lead.second, rule.signal)

@@ -42,7 +42,9 @@ def nobody_sees(probe: StudyProbe, rule: RuleConfig) -> Statement | None:
         most = max(gains, key=lambda variant: gains[variant])
         parts.append(f"largest visual contribution {contribution(most, probe)} ({most})")
         assertions += of_contribution(most, probe)
-    who = "probed candidates" if unprobed(probe) else "candidates"
+    who = "candidates"
+    if unprobed(probe):
+        who = "probed candidates" if probe.handed_over is None else "candidates with rollouts"
     text = f"None of the {who} detects: {'; '.join(parts)}: {WHAT_TO_DO}"
     return Statement("decision", text, assertions)
 
@@ -75,7 +77,10 @@ def sight_caveats(probe: StudyProbe, rule: RuleConfig) -> list[Statement]:
     """
     lines = []
     if left_out := unprobed(probe):
-        text = f"not probed, so without rollouts: {', '.join(left_out)}"
+        why = "not probed, so without rollouts"
+        if probe.handed_over is not None:
+            why = "no rollouts were handed over of"
+        text = f"{why}: {', '.join(left_out)}"
         lines.append(Statement("caveats", text, [equals("not probed", names_key(left_out))]))
     refused = blind_variants(probe, rule)
     for variant in probe.means:

@@ -1,0 +1,1 @@
+"""Predictions of other evaluators: read, checked against each other, and scored by one matcher."""

@@ -1,0 +1,104 @@
+"""COCO result files, one object an entry:
+
+[{"image_id": 1, "category_id": 3, "bbox": [x, y, width, height], "score": 0.9}, …]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+from coordexp.detection.predictions.boxes import MalformedError, Quad, of_size, quad_of
+from coordexp.detection.predictions.ground_truth import (
+    NEEDED,
+    Annotations,
+    is_records,
+    name_of,
+    read_annotations,
+)
+from coordexp.detection.predictions.gt_vs_pred import score_of
+from coordexp.detection.predictions.images import PredictedImage, PredictedObject, Predictions
+from coordexp.detection.predictions.units import (
+    SIZES,
+    Sample,
+    as_size,
+    beyond_images,
+    refuse_other_meaning,
+)
+from coordexp.errors import UserError
+
+FORMAT = "COCO results"
+FORM = '[{"image_id": …, "category_id": …, "bbox": [x, y, width, height], "score": …}, …]'
+FEW = 0.5  # of the images of the ground truth: with fewer, the others may not have been rolled out
+
+
+def read_coco_results(path: Path, content: list[Any], ground_truth: Path | None) -> Predictions:
+    """The predictions of every image of the ground truth; one without a usable box is counted.
+
+    An image without results counts as one without predictions, as in COCO's own evaluation.
+
+    Raises:
+        UserError: there is no ground truth, an entry has another form, its image is not in the
+            ground truth, or the boxes are not x, y, width, height in pixels.
+    """
+    if ground_truth is None:
+        raise UserError(f"{path}: COCO results hold no ground truth: {NEEDED}")
+    if is_records(ground_truth):
+        raise UserError(
+            f"{ground_truth}: records; COCO results name images and categories by the ids of a "
+            "COCO annotation file: give that one as --ground-truth"
+        )
+    truth = read_annotations(ground_truth)
+    dropped = Counter(truth.dropped)
+    found: dict[Any, list[PredictedObject]] = {image: [] for image in truth.images}
+    quads: dict[Any, list[Quad]] = {image: [] for image in truth.images}
+    mentioned = set()
+    for number, entry in enumerate(content):
+        image = _image_of(entry, number, path, ground_truth, truth)
+        mentioned.add(image)
+        try:
+            quad = quad_of(entry.get("bbox"))
+            quads[image].append(quad)
+            name = name_of(_hashable(entry.get("category_id")), truth.names)
+            found[image].append(PredictedObject(name, of_size(quad), score_of(entry)))
+        except MalformedError as reason:
+            dropped[str(reason)] += 1
+    samples = [
+        Sample(quads[key], [o.box for o in image.objects], image.frame)
+        for key, image in truth.images.items()
+    ]
+    refuse_other_meaning(samples, SIZES, path)
+    doubts = beyond_images(samples, as_size)
+    if len(mentioned) < FEW * len(truth.images):
+        doubts.append(
+            f"it holds results of {len(mentioned)} of the {len(truth.images)} images of the ground "
+            "truth; the others count as images without predictions"
+        )
+    images = [
+        PredictedImage(image.name, image.frame, image.objects, tuple(found[key]))
+        for key, image in truth.images.items()
+    ]
+    return Predictions(FORMAT, images, dropped, doubts)
+
+
+def _image_of(entry: Any, number: int, path: Path, ground_truth: Path, truth: Annotations) -> Any:
+    """The image of an entry.
+
+    Raises:
+        UserError: it names none, or one that the ground truth does not have.
+    """
+    image = entry.get("image_id") if isinstance(entry, dict) else None
+    if not isinstance(image, int | float | str) or isinstance(image, bool):
+        raise UserError(f"{path}: entry {number} has no image_id: the file must be {FORM}")
+    if image not in truth.images:
+        raise UserError(
+            f"{path}: entry {number} is of image {image!r}, which {ground_truth} does not have: "
+            "give the ground truth of these results"
+        )
+    return image
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, Hashable) else None
