@@ -219,6 +219,7 @@ PROBE_METRICS = {
         ProbeMetric("duplicate_rate", "duplicates", True),
         ProbeMetric("truncation_rate", "truncated", True),
         ProbeMetric("ap", "COCO AP", False, of_images=False),
+        ProbeMetric("ap_50", "COCO AP@.5", False, of_images=False),
         ProbeMetric("geo_loss_before", "geometric loss, start", True),
         ProbeMetric("geo_loss_after", "geometric loss, end", True),
         ProbeMetric("geo_loss_slope", "slope a step", None, of_images=False),

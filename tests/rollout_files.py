@@ -56,8 +56,8 @@ def write_lines(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def gt_vs_pred_line(scene: Scene, form: str = "pixel", whole_px: bool = False) -> dict[str, Any]:
-    """A line of gt_vs_pred.jsonl; `form` is pixel, norm1000 or tokens, as inference may write it."""
+def gt_vs_pred_line(scene: Scene, form: str = "pixel") -> dict[str, Any]:
+    """A line of gt_vs_pred.jsonl; `form` is pixel, norm1000 or tokens."""
 
     def points(box: Bins) -> list[Any]:
         if form == "tokens":

@@ -104,7 +104,11 @@ def _add_evidence(study: Path, evidence: Path) -> None:
             f"{evidence}: no figures of {', '.join(names)}, but of "
             f"{', '.join(published.variants)}: name them as in NAME=PATH"
         )
-    write_study_probe(study, replace(read_study_probe(study), aggregates=published))
+    probe = read_study_probe(study)
+    if probe.aggregates is not None:
+        note = f"figures of {probe.aggregates.source} in the logs stand aside for these"
+        published = replace(published, notes=[*published.notes, note])
+    write_study_probe(study, replace(probe, aggregates=published))
 
 
 def _empty(directory: Path) -> None:

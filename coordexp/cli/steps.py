@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from coordexp.errors import UserError
@@ -58,6 +59,7 @@ def collect_probes(study: Path) -> None:
     """Collect the probes of a study's runs, or the rollouts handed over (probe.json)."""
     from coordexp.analysis.comparison.findings import read_comparison
     from coordexp.analysis.comparison.handed_over import handed_over_study
+    from coordexp.analysis.comparison.log_aggregates import log_aggregates
     from coordexp.analysis.comparison.probe_findings import write_study_probe
     from coordexp.analysis.comparison.probes import probe_directories, probe_study, read_probes
     from coordexp.study.inputs import candidates, load_runs
@@ -70,7 +72,7 @@ def collect_probes(study: Path) -> None:
         found = handed_over_study(runs, rollouts, step, unused)
     else:
         found = probe_study(runs, read_probes(runs, step, plan.probe), step, plan.probe)
-    write_study_probe(study, found)
+    write_study_probe(study, replace(found, aggregates=log_aggregates(runs, step)))
 
 
 def recommend_study(study: Path) -> None:

@@ -241,8 +241,10 @@ def _parse_object(raw: Any, where: str) -> RecordObject:
     return RecordObject(raw["desc"], kind, clockwise(pixels) if kind == "poly" else pixels)
 
 
-def iter_records(path: Path) -> Iterator[Record]:
+def iter_records(path: Path, with_pictures: bool = True) -> Iterator[Record]:
     """The records of a file one by one; checks that the picture of each exists.
+
+    Without `with_pictures` it does not: then the pictures are not looked at.
 
     Raises:
         UserError: naming file and line of the first fault.
@@ -256,7 +258,9 @@ def iter_records(path: Path) -> Iterator[Record]:
                 if line.strip():
                     record = parse_record(line.decode("utf-8"), f"{path}:{n}")
                     picture = path.parent / record.image
-                    if not os.path.isfile(picture):  # also False for an impossible file name
+                    if with_pictures and not os.path.isfile(
+                        picture
+                    ):  # also False for an impossible file name
                         raise UserError(f"{path}:{n}: the picture {shown(str(picture))} is missing")
                     yield record
     except UnicodeDecodeError as error:
@@ -265,13 +269,13 @@ def iter_records(path: Path) -> Iterator[Record]:
         ) from error
 
 
-def read_records(path: Path) -> list[Record]:
-    """Every record of a file that holds at least one.
+def read_records(path: Path, with_pictures: bool = True) -> list[Record]:
+    """Every record of a file that holds at least one; see `iter_records`.
 
     Raises:
         UserError: naming file and line of the first fault.
     """
-    records = list(iter_records(path))
+    records = list(iter_records(path, with_pictures))
     if not records:
         raise UserError(f"{path}: holds no record")
     return records

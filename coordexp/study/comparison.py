@@ -44,7 +44,8 @@ def plan_comparison(
 
     Raises:
         UserError: a size is not positive, or a control is no source, or every source is a control,
-            or one training was given as two seeds, or a file of rollouts cannot be found or belongs to no source.
+            or one training was given as two seeds, or a file of rollouts cannot be found or belongs
+            to no source.
     """
     refuse_copies(sources)
     marked = [source.variant for source in sources if source.control]

@@ -18,7 +18,7 @@ _AGGREGATES_FORM = (
     'must be {"source": "…", "variants": {"pure_ce": {"f1_50": 0.564, "final_step": 1932}, …}}'
 )
 # By the first of these that every published variant has, they are ranked. Shares from 0 to 1.
-PUBLISHED_METRICS = ("f1_50", "ap")
+PUBLISHED_METRICS = ("f1_50", "f1_50_agnostic", "ap", "ap_50")
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,19 @@ class FineTuneEffect:
 
 @dataclass(frozen=True)
 class Aggregates:
-    """Rollout figures that were published elsewhere, without per-image data.
+    """Rollout figures without per-image data: published elsewhere, or of the logs.
 
     variants: the figures of each, by the name of the probe's metric, and its `final_step`.
     images: how many were rolled out, where the source says.
     notes: what else confounds them.
+    of_logs: the trainers wrote them into the logs that are compared.
     """
 
     source: str
     variants: dict[str, dict[str, int | float]]
     images: int | None = None
     notes: list[str] = field(default_factory=list)
+    of_logs: bool = False
 
 
 @dataclass(frozen=True)

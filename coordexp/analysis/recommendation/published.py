@@ -1,4 +1,4 @@
-"""Rollout figures that were published elsewhere, without a result per image.
+"""Rollout figures without a result per image: published elsewhere, or written into the logs.
 
 They never decide. If they contradict the rule's choice beyond the margin, there is no primary,
 unless the study rolled out both variants itself, with a result per image.
@@ -78,7 +78,8 @@ def published_beside(aggregates: Aggregates) -> list[Statement]:
     if name is None:
         return []
     _, shown, assertions = ranking(aggregates, name, aggregates.variants)
-    text = f"published elsewhere, without a result per image ({aggregates.source}): {shown}"
+    where = "in the logs" if aggregates.of_logs else "published elsewhere"
+    text = f"{where}, without a result per image ({aggregates.source}): {shown}"
     return [Statement("caveats", text, assertions)]
 
 

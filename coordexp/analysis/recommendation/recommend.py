@@ -203,7 +203,8 @@ def withheld_recommendation(
     found = written(replace(facts, primary=None), decision, roles, refused, stage_one, probe)
     settles = (
         f"rollouts of {first} and {second} on the same images, with a result per image: the "
-        "Stage-2 probe, or `coordexp evaluate` for checkpoints trained elsewhere"
+        "Stage-2 probe, `coordexp evaluate` for checkpoints trained elsewhere, or files of theirs "
+        "(`--rollouts`)"
     )
     return replace(found, withheld=why.text, would_overturn=[], would_take=[settles])
 

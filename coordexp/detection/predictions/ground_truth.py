@@ -87,7 +87,7 @@ def records_of(path: Path | None, what: Path) -> list[Record]:
     """
     if path is None:
         raise UserError(f"{what}: rollouts of this project hold no ground truth: {NEEDED}")
-    return read_records(path)
+    return read_records(path, with_pictures=False)
 
 
 def is_records(path: Path) -> bool:

@@ -82,6 +82,9 @@ class Log:
     path: Path
     train: dict[int, Row] = field(default_factory=dict)
     evals: dict[int, Row] = field(default_factory=dict)
+    rollouts: dict[int, Row] = field(
+        default_factory=dict
+    )  # figures of rollouts, see rollout_metric
     max_steps: int | None = None  # planned
     doubts: list[Doubt] = field(default_factory=list)  # one for each reason
     rows: int = 0  # lines that were read as rows

@@ -21,6 +21,7 @@ from coordexp.storage.logs.log import (
     Told,
 )
 from coordexp.storage.logs.resembling import doubt_resembling_keys
+from coordexp.storage.logs.rollout_figures import set_rollouts_aside
 
 LEFT_OUT = {
     "no step": "carries no step",
@@ -96,7 +97,9 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
         log.rows += 1
         log.add(step, train, evals)
     _doubt_left_out(log, left_out, no_numbers)
-    examine(log)  # before keys are renamed: it compares the evaluations as they were written
+    # Before keys are renamed: these look at the evaluations as they were written.
+    examine(log)
+    set_rollouts_aside(log)
     keys = {key for by_step in (log.train, log.evals) for row in by_step.values() for key in row}
     interpret(log, recognise(file_format, keys | step_keys), told)
     return log

@@ -1,0 +1,58 @@
+"""Figures of rollouts that a trainer writes into its log, without a result per image.
+
+CoordExp writes `eval_det_*` (its evaluator) and `eval/detection/*` (its Stage-2 trainer); other
+trainers write `eval_mAP`, `eval_map_50` and the like. They are no metrics of teacher forcing, so
+they are kept apart from the evaluations, by the names of the probe's metrics.
+"""
+
+from __future__ import annotations
+
+import re
+
+from coordexp.storage.logs.log import EVAL, Log
+
+# Keys in lower case, without `eval_` or `eval/`, and what they are. CoordExp's `detection/f1` is
+# not read: it matches by the IoU of masks, at a threshold that the log does not say.
+SPELLINGS = {
+    "ap": ("map", "bbox_ap", "bbox_map", "map_50_95", "map50_95", "coco/bbox_map"),
+    "ap_50": ("map_50", "map50", "ap50", "bbox_ap50", "bbox_ap_50", "bbox_map_50", "map_0_5"),
+    "f1_50": ("f1_50", "f1_0_5", "f1ish_0_50_f1_full_micro"),
+    "f1_50_agnostic": ("f1_50_agnostic", "f1ish_0_50_f1_loc_micro"),
+}
+METRIC_OF = {spelling: metric for metric, all_of in SPELLINGS.items() for spelling in all_of}
+_FAMILY = re.compile(r"^(det_|detection/)")
+# Families of CoordExp's evaluation by rollouts: a row of nothing else is no teacher-forced one.
+_OF_ROLLOUTS = re.compile(r"det_|(detection|parsing|description|config|runtime)/")
+_TIMING = {"runtime", "samples_per_second", "steps_per_second", "epoch"}
+
+
+def rollout_metric(key: str) -> str | None:
+    """The probe's metric that an eval key (without `eval_`) stands for; None for another key."""
+    spelt = _FAMILY.sub("", key.lower(), count=1)
+    return METRIC_OF.get(re.sub(r"[@.\-]+", "_", spelt))
+
+
+def set_rollouts_aside(log: Log) -> None:
+    """Move the figures of rollouts from the evaluations of a log to `log.rollouts`.
+
+    A step at which there was no other evaluation is none any more. A value that is no share from 0
+    to 1 becomes a doubt.
+    """
+    odd: dict[str, float] = {}
+    for step, row in list(log.evals.items()):
+        for key in list(row):
+            metric = rollout_metric(key)
+            if metric is None:
+                continue
+            value = row.pop(key)
+            if 0 <= value <= 1:
+                log.rollouts.setdefault(step, {})[metric] = value
+            else:
+                odd.setdefault(key, value)
+        if all(_OF_ROLLOUTS.match(key) or key in _TIMING for key in row) and (
+            step in log.rollouts or any(map(_OF_ROLLOUTS.match, row))
+        ):
+            del log.evals[step]
+    for key, value in odd.items():
+        text = f"{EVAL}{key} is {value:g} at a step, no share from 0 to 1: such values do not count"
+        log.doubt(text)
