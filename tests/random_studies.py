@@ -38,7 +38,13 @@ from coordexp.analysis.comparison.pairs import (
     value_estimate,
     variant_pairs,
 )
-from coordexp.analysis.comparison.probe_findings import Aggregates, Candidate, StudyProbe
+from coordexp.analysis.comparison.probe_findings import (
+    Aggregates,
+    Candidate,
+    HandedOver,
+    HandedOverFile,
+    StudyProbe,
+)
 from coordexp.analysis.comparison.probes import fine_tune_effects
 from coordexp.analysis.comparison.stability import window_summary
 from coordexp.analysis.recommendation.recommend import recommend
@@ -72,6 +78,10 @@ PROBE_SCALES = {
     "visual_contribution": (5.0, 5.0),
     "geo_loss_before": (0.4, 0.05),
     "geo_loss_after": (0.3, 0.05),
+}
+# Rollouts that were handed over are without a fine-tune, and no pictures were exchanged.
+HANDED_OVER_SCALES = {name: PROBE_SCALES[name] for name in ("f1_agnostic", "f1_50_agnostic")} | {
+    "f1": (0.45, 0.1)
 }
 
 
@@ -326,9 +336,10 @@ def moved(rng: np.random.Generator, rows: list[SnapshotRow]) -> list[SnapshotRow
 
 
 def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
-    """No probe, a probe of some or all variants, or figures that were published elsewhere."""
-    kind = rng.choice(["none", "probe", "published"], p=[0.3, 0.6, 0.1])
+    """No probe, a probe or rollouts of some or all variants, or figures published elsewhere."""
+    kind = rng.choice(["none", "probe", "published", "handed over"], p=[0.25, 0.5, 0.1, 0.15])
     nothing = StudyProbe(None, None, [], [], {}, [])
+    scales = PROBE_SCALES if kind == "probe" else HANDED_OVER_SCALES
     variants = list(by_variant(runs))
     if kind == "none" or not runs:
         return nothing
@@ -341,25 +352,29 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
         last = max(run.seed for run in runs)
         others = {"v0": range(3, last + 1), "v1": range(last - 2)}
         probed = [run for run in probed if run.seed not in others.get(run.variant, ())]
-    values = random_values(rng, probed, PROBE_SCALES)
-    if rng.random() < 0.05:
+    values = random_values(rng, probed, scales)
+    if kind == "probe" and rng.random() < 0.05:
         for found in values.values():
             found["f1_agnostic_after"] = np.zeros(N_IMAGES)
+    given = random_files(rng, probed) if kind == "handed over" else None
     means = {}
     for variant, group in by_variant(probed).items():
-        names = [n for n in PROBE_SCALES if all(n in values[run.name] for run in group)]
+        names = [n for n in scales if all(n in values[run.name] for run in group)]
         means[variant] = {
             n: math.fsum(float(values[run.name][n].mean()) for run in group) / len(group)
             for n in names
         }
         rates = rng.choice([0.5, 0.95, 0.99], size=2, p=[0.05, 0.45, 0.5]).tolist()
-        means[variant] |= {"parse_rate": rates[0], "parse_rate_after": rates[1]}
+        if given is None:
+            means[variant] |= {"parse_rate": rates[0], "parse_rate_after": rates[1]}
+        elif all(file.knows_parsing for file in given.files if file.variant == variant):
+            means[variant] |= {"parse_rate": rates[0]}
     differences = []
     of_run = {run.name: measured(values[run.name]) for run in probed}
     for pair in variant_pairs(by_variant(probed)):
         first = [of_run[run.name] for run in pair.first_runs]
         second = [of_run[run.name] for run in pair.second_runs]
-        for name, estimate in paired_estimates(first, second, PROBE_SCALES).items():
+        for name, estimate in paired_estimates(first, second, scales).items():
             differences.append(
                 Difference(pair.first, pair.second, name, None, estimate.difference, estimate, None)
             )
@@ -368,7 +383,7 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
         for run in probed
     ]
     contributions, blind = {}, None
-    if rng.random() < 0.7:
+    if kind == "probe" and rng.random() < 0.7:
         for variant, group in by_variant(probed).items():
             gain = value_estimate([of_run[run.name] for run in group], "visual_contribution")
             if gain is not None:
@@ -390,4 +405,33 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
         contributions=contributions,
         blind=blind,
         fine_tune_effects=fine_tune_effects(probed, of_run),
+        handed_over=given,
     )
+
+
+def random_files(rng: np.random.Generator, runs: list[RunData]) -> HandedOver:
+    """A file of rollouts of each run, of which more or less is known."""
+    all_known = rng.random() < 0.5
+    files = [
+        HandedOverFile(
+            run=run.name,
+            variant=run.variant,
+            seed=run.seed,
+            path=f"{run.variant}-{run.seed}.jsonl",
+            sha256="0" * 64,
+            ground_truth=None,
+            format="CoordExp gt_vs_pred",
+            step=160 if all_known else [None, 120, 160][rng.integers(3)],
+            images=N_IMAGES + (0 if all_known else int(rng.integers(2))),
+            left_out=0,
+            dropped={"inverted boxes": 2, "no coordinates": 1} if rng.random() < 0.2 else {},
+            doubts=["7% of the boxes end beyond their image"] if rng.random() < 0.2 else [],
+            scores="none",
+            knows_parsing=bool(all_known or rng.random() < 0.5),
+            knows_truncation=False,
+        )
+        for run in runs
+    ]
+    files = [replace(file, left_out=file.images - N_IMAGES) for file in files]
+    unused = [run.name for run in runs[:1]] if rng.random() < 0.2 else []
+    return HandedOver(files, N_IMAGES, unused)

@@ -62,9 +62,7 @@ def gt_vs_pred_line(scene: Scene, form: str = "pixel") -> dict[str, Any]:
     def points(box: Bins) -> list[Any]:
         if form == "tokens":
             return [f"<|coord_{k}|>" for k in box]
-        return (
-            list(box) if form == "norm1000" else [round(v) if whole_px else v for v in pixels(box)]
-        )
+        return list(box) if form == "norm1000" else pixels(box)
 
     return {
         "image": f"images/{scene.image}",

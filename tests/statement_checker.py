@@ -63,7 +63,8 @@ class Checker:
             effect["metric"] == "f1_agnostic" and effect["change"]["high"] < 0
             for effect in self.probe["fine_tune_effects"]
         )
-        return signal.removesuffix("_after") if damage else signal
+        handed_over = self.probe["handed_over"] is not None  # nothing was fine-tuned
+        return signal.removesuffix("_after") if damage or handed_over else signal
 
     # --- quantities ---
 
@@ -404,6 +405,42 @@ class Checker:
             case "published lead":
                 values = self.probe["aggregates"]["variants"]
                 return values[variant][metric] - values[rival][metric]
+            case _ if self.probe["handed_over"] is not None:
+                return self.of_handed_over(what, variant, metric)
+        raise AssertionError(f"unknown quantity {what}")
+
+    def of_handed_over(self, what: str, run: str | None, reason: str | None) -> Any:
+        """What is said of rollouts that were handed over; `run` is a name such as `v0 s0`."""
+        given = self.probe["handed_over"]
+        files, step = given["files"], self.comparison["decision_step"]
+        chosen = {
+            "handed over": files,
+            "parse rate unknown": [f for f in files if not f["knows_parsing"]],
+            "rollouts without a step": [f for f in files if f["step"] is None],
+            "rollouts of another step": [f for f in files if f["step"] not in (None, step)],
+        }
+        if what in chosen:
+            return ",".join(sorted(f"{f['variant']} s{f['seed']}" for f in chosen[what]))
+        match what:
+            case "shared images":
+                return given["images"]
+            case "decision step":
+                return step
+            case "bar of the parse rate":
+                return self.rule["eligible"]["min_parse_rate"]
+            case "unused probes":
+                return ",".join(sorted(given["unused_probes"]))
+        file = next(f for f in files if f"{f['variant']} s{f['seed']}" == run)
+        match what:
+            case "left out images":
+                return file["images"] - given["images"]
+            case "objects not taken":
+                return file["dropped"][reason] if reason else sum(file["dropped"].values())
+            case "step of rollouts":
+                return file["step"]
+            case "doubt of rollouts":
+                (doubt,) = file["doubts"]
+                return doubt
         raise AssertionError(f"unknown quantity {what}")
 
     def is_own(self, variant: str) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from coordexp.analysis.comparison.probe_findings import HandedOver, HandedOverFile, StudyProbe
-from coordexp.analysis.recommendation.findings import Assertion, Statement
+from coordexp.analysis.recommendation.findings import Statement
 from coordexp.analysis.recommendation.statements import equals, listed, names_key
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import PROBE_METRICS
@@ -45,19 +43,34 @@ def handed_over_caveats(
     if given is None:
         return []
     found = [compared_images(given, signal), not_known(given, rule)]
-    if confounds := step_confounds(probe, step):
-        text = f"checkpoints of the rollouts: {'; '.join(confounds)}"
-        unknown = names_key([file.run for file in given.files if file.step is None])
-        other = names_key([f.run for f in given.files if f.step not in (None, step)])
-        assertions = [equals("rollouts without a step", unknown)]
-        assertions.append(equals("rollouts of another step", other))
-        found.append(Statement("caveats", text, assertions))
+    found += other_checkpoints(probe, given, step)
     found += [line for file in given.files for line in odd(file)]
     if given.unused_probes:
         key, unused = names_key(given.unused_probes), listed(given.unused_probes)
         text = f"not used, because rollouts were handed over: the probes of {unused}"
         found.append(Statement("caveats", text, [equals("unused probes", key)]))
     return found
+
+
+def other_checkpoints(probe: StudyProbe, given: HandedOver, step: int | None) -> list[Statement]:
+    """Rollouts that may be of other checkpoints than the decision is about."""
+    confounds = step_confounds(probe, step)
+    if not confounds:
+        return []
+    other = [file for file in given.files if file.step not in (None, step)]
+    assertions = [
+        equals(
+            "rollouts without a step", names_key([f.run for f in given.files if f.step is None])
+        ),
+        equals("rollouts of another step", names_key([file.run for file in other])),
+    ]
+    assertions += [
+        equals("step of rollouts", float(f.step), f.run) for f in other if f.step is not None
+    ]
+    if other and step is not None:
+        assertions.append(equals("decision step", float(step)))
+    text = f"checkpoints of the rollouts: {'; '.join(confounds)}"
+    return [Statement("caveats", text, assertions)]
 
 
 def compared_images(given: HandedOver, signal: str) -> Statement:
@@ -105,8 +118,10 @@ def odd(file: HandedOverFile) -> list[Statement]:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(file.dropped.items()))
         n = sum(file.dropped.values())
         text = f"rollouts of {file.run}: {n} objects could not be taken ({reasons})"
-        assertions: Sequence[Assertion] = [equals("objects not taken", float(n), file.run)]
-        found.append(Statement("caveats", text, list(assertions)))
+        assertions = [equals("objects not taken", float(n), file.run)]
+        for reason, count in sorted(file.dropped.items()):
+            assertions.append(equals("objects not taken", float(count), file.run, metric=reason))
+        found.append(Statement("caveats", text, assertions))
     for doubt in file.doubts:
         key = equals("doubt of rollouts", doubt, file.run)
         found.append(Statement("caveats", f"rollouts of {file.run}: {doubt}", [key]))
