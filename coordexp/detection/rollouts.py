@@ -87,7 +87,7 @@ def parse_rollout(line: bytes, where: str) -> Rollout:
         raise UserError(f"{where}: not JSON ({error}): {_ADVICE}") from error
     try:
         rollout = msgspec.convert(content, Rollout)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # half a surrogate pair
         raise UserError(f"{where}: not a rollout ({error}): {_ADVICE}") from error
     ends, logprobs = rollout.token_ends, rollout.token_logprobs
     if len(ends) != len(logprobs) or not all(map(math.isfinite, logprobs)):

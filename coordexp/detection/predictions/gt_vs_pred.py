@@ -189,7 +189,8 @@ def _true_objects(
     found = []
     for entry in raw:
         try:
-            found.append(TrueObject(_name_of(entry), corners(_quad(entry, in_bins, frame))))
+            box = corners(_quad(entry, in_bins, frame))
+            found.append(TrueObject(_name_of(entry), box))
         except MalformedError as reason:
             dropped[f"{reason} in the ground truth"] += 1
     return found
