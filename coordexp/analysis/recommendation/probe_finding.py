@@ -267,6 +267,7 @@ def why_no_finding(probe: StudyProbe, name: str) -> str:
         return "no Stage-2 probe has been run: rollouts may rank the variants otherwise"
     if any(candidate.status == "complete" for candidate in probe.candidates):
         if not any(values.get(name) for values in probe.means.values()):
-            return f"{PROBE_METRICS[name].label} is 0 for every probed candidate: it ranks nothing"
-        return "no variant is primary: the probe has no ranking to confirm"
+            of_whom = "probed candidate" if probe.handed_over is None else "candidate with rollouts"
+            return f"{PROBE_METRICS[name].label} is 0 for every {of_whom}: it ranks nothing"
+        return f"no variant is primary: {evaluation(probe)} has no ranking to confirm"
     return "no probe came to its end"
