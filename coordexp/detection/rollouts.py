@@ -9,7 +9,6 @@ A rollout is what a checkpoint wrote for one image, one JSON line of a shard:
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 from coordexp.data.records import Record
 from coordexp.errors import UserError
 
+LARGEST, ROUNDING = 1e6, 1e-3  # nats: beyond them a token's log-probability is none
 _ADVICE = "remove the shard and roll out again"
 
 
@@ -90,9 +90,11 @@ def parse_rollout(line: bytes, where: str) -> Rollout:
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # half a surrogate pair
         raise UserError(f"{where}: not a rollout ({error}): {_ADVICE}") from error
     ends, logprobs = rollout.token_ends, rollout.token_logprobs
-    if len(ends) != len(logprobs) or not all(map(math.isfinite, logprobs)):
+    # False for NaN. A log-probability is 0 at most; rounding may put it a little above.
+    if len(ends) != len(logprobs) or not all(-LARGEST <= p <= ROUNDING for p in logprobs):
         raise UserError(
-            f"{where}: token_logprobs must be finite numbers, one for each of token_ends: {_ADVICE}"
+            f"{where}: token_logprobs must be finite numbers, one for each of token_ends, and "
+            f"at most 0: {_ADVICE}"
         )
     bounds = [0, *ends, len(rollout.text)]
     if bounds != sorted(bounds):
