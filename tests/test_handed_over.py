@@ -166,6 +166,13 @@ def test_objects_that_could_not_be_taken_are_on_the_card():
     assert line in found["caveats"]
 
 
+def test_same_file_for_two_runs_is_on_the_card():
+    path = write_gt_vs_pred(Path(KNOWN) / "gt_vs_pred.jsonl", scenes(20, 0.9))
+    logs = [equal_log(name) for name in ("a", "bb")]
+    found = compare(*logs, "--rollouts", f"a={path}", "--rollouts", f"bb={path}")
+    assert "rollouts of bb s0: they are byte for byte those of a s0" in found["caveats"]
+
+
 def test_second_file_belongs_to_the_second_run_of_its_name():
     logs = ["a=1.jsonl", "a=2.jsonl", "b=3.jsonl"]
     for log in logs:

@@ -98,6 +98,7 @@ def test_parse_rate_and_truncation_are_known_only_where_the_file_says_so():
     lines = [gt_vs_pred_line(scene) for scene in SCENES[:4]]
     lines[0] |= {"raw_output_json": None, "pred": [], "errors": ["empty_pred"]}
     lines[1] |= {"raw_ends_with_im_end": False}
+    lines[2] |= {"pred": [], "errors": ["empty_pred"]}  # a whole list without objects
     found = gt_vs_pred(lines)
     assert found.knows_parsing
     assert found.knows_truncation

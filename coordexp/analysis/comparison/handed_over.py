@@ -54,6 +54,8 @@ def handed_over_study(
     for name, file in of_run.items():
         refuse_changed(file)
         read[name] = read_predictions(file.path, file.ground_truth)
+    for name, file in of_run.items():
+        read[name].doubts.extend(same_bytes(name, file, of_run))
     shared = shared_images(read)
     measured: dict[str, Measured] = {}
     figures: dict[str, dict[str, float]] = {}
@@ -76,6 +78,16 @@ def handed_over_study(
         differences=differences(runs, measured),
         handed_over=HandedOver(described, n_images, list(probed)),
     )
+
+
+def same_bytes(name: str, file: RolloutFile, of_run: Mapping[str, RolloutFile]) -> list[str]:
+    """A doubt if an earlier run was given the same file."""
+    for other, earlier in of_run.items():
+        if other == name:
+            break
+        if earlier.sha256 == file.sha256:
+            return [f"they are byte for byte those of {other}"]
+    return []
 
 
 def unknown_of(found: Predictions) -> set[str]:

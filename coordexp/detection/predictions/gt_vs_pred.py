@@ -47,6 +47,7 @@ from coordexp.storage.files import read_bytes
 
 FORMAT = "CoordExp gt_vs_pred"
 TRUTH, PREDICTED = ("gt", "objects"), ("pred", "predictions")  # the first that a line has
+NO_OBJECTS = "empty_pred"  # CoordExp's error where a text holds no valid object
 # A line of matches.jsonl: pairs of indices, without most of the boxes.
 MATCHES_KEYS = {"matches", "unmatched_gt_indices"}
 
@@ -143,6 +144,10 @@ def _image(line: dict[str, Any], where: str, number: int, counts: _Counts) -> Pr
     counts.samples.append(Sample(quads, [found.box for found in truth], frame))
     errors = line.get("errors")
     counts.parsing.append("raw_output_json" in line and isinstance(errors, list))
+    # A list without objects is whole: an image may have none.
+    faults = errors
+    if isinstance(errors, list):
+        faults = [error for error in errors if error != NO_OBJECTS]
     ended = line.get("raw_ends_with_im_end")
     if isinstance(ended, bool):
         counts.ends.append(ended)
@@ -151,7 +156,7 @@ def _image(line: dict[str, Any], where: str, number: int, counts: _Counts) -> Pr
         frame=frame,
         truth=tuple(truth),
         predicted=tuple(predicted),
-        strict=line.get("raw_output_json") is not None and not errors,
+        strict=line.get("raw_output_json") is not None and not faults,
         truncated=ended is False,
     )
 
