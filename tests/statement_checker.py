@@ -415,13 +415,14 @@ class Checker:
         files, step = given["files"], self.comparison["decision_step"]
         chosen = {
             "handed over": files,
-            "parse rate unknown": [f for f in files if not f["knows_parsing"]],
             "rollouts without a step": [f for f in files if f["step"] is None],
             "rollouts of another step": [f for f in files if f["step"] not in (None, step)],
         }
         if what in chosen:
             return ",".join(sorted(f"{f['variant']} s{f['seed']}" for f in chosen[what]))
         match what:
+            case "parse rate unknown":
+                return ",".join(sorted({f["variant"] for f in files if not f["knows_parsing"]}))
             case "shared images":
                 return given["images"]
             case "decision step":

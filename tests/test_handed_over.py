@@ -143,7 +143,7 @@ def test_unknown_parse_rate_is_not_checked_and_a_low_one_refuses():
     found = compare(*logs, *arguments, "--ground-truth", str(truth))
     assert not found["ineligible"]
     assert any(
-        "parse rate of a s0 and bb s0: the bar 0.9 on it is not checked" in line
+        "parse rate of a and bb: the bar 0.9 on it is not checked" in line
         for line in found["caveats"]
     )
     Path("out").rename("first")
@@ -164,6 +164,16 @@ def test_objects_that_could_not_be_taken_are_on_the_card():
     found = compare(equal_log("a"), "--rollouts", f"a={path}")
     line = "rollouts of a s0: 1 objects could not be taken (coordinates that are not finite 1)"
     assert line in found["caveats"]
+
+
+def test_rule_that_judges_by_what_only_a_probe_measures():
+    Path("rule.yaml").write_text("probe: {signal: geo_loss_after}\n")
+    logs = [equal_log(name) for name in ("a", "bb")]
+    given = [*rollouts_of("a", 0.3), *rollouts_of("bb", 0.9)]
+    found = compare(*logs, *given, "--rule", "rule.yaml")
+    assert found["primary"]["variant"] == "a"
+    line = "they decide nothing: the rule judges by geometric loss, end, which only a probe"
+    assert any(line in caveat for caveat in found["caveats"])
 
 
 def test_same_file_for_two_runs_is_on_the_card():

@@ -42,7 +42,8 @@ def handed_over_caveats(
     given = probe.handed_over
     if given is None:
         return []
-    found = [compared_images(given, signal), not_known(given, rule)]
+    decides = any(signal in values for values in probe.means.values())
+    found = [compared_images(given, signal, decides), not_known(given, rule)]
     found += other_checkpoints(probe, given, step)
     found += [line for file in given.files for line in odd(file)]
     if given.unused_probes:
@@ -73,14 +74,23 @@ def other_checkpoints(probe: StudyProbe, given: HandedOver, step: int | None) ->
     return [Statement("caveats", text, assertions)]
 
 
-def compared_images(given: HandedOver, signal: str) -> Statement:
-    """On which images the rollouts are compared, and by what."""
+def compared_images(given: HandedOver, signal: str, decides: bool) -> Statement:
+    """On which images the rollouts are compared, and by what.
+
+    `decides` is False where the rule judges rollouts by what only a probe measures.
+    """
     runs = [file.run for file in given.files]
     text = (
         f"the rollouts of {listed(runs)} were handed over; they are compared by "
         f"{PROBE_METRICS[signal].label} on the {given.images} images that "
         f"{'all files have' if len(runs) > 1 else 'the file has'}, without a fine-tune"
     )
+    if not decides:
+        text = (
+            f"the rollouts of {listed(runs)} were handed over, {given.images} images; they decide "
+            f"nothing: the rule judges by {PROBE_METRICS[signal].label}, "
+            "which only a probe measures"
+        )
     assertions = [
         equals("handed over", names_key(runs)),
         equals("shared images", float(given.images)),
@@ -98,7 +108,7 @@ def not_known(given: HandedOver, rule: RuleConfig) -> Statement:
         "not known of the rollouts handed over: sampling temperature, token budget, prompt, and "
         "whether the checkpoints are those of the logs"
     )
-    unparsed = [file.run for file in given.files if not file.knows_parsing]
+    unparsed = list(dict.fromkeys(f.variant for f in given.files if not f.knows_parsing))
     if unparsed:
         text += (
             f"; parse rate of {listed(unparsed)}: the bar "
