@@ -27,6 +27,7 @@ from coordexp.cli.main import main
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
 from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.logs.rollout_figures import rollout_figures
 from coordexp.study.comparison import default_rule, plan_comparison
 from coordexp.study.plan import plan_study
 from coordexp.study.rollout_files import parse_rollouts, refuse_changed, step_of_path
@@ -332,7 +333,13 @@ def test_row_of_rollout_figures_alone_is_no_evaluation():
     ]
     log = read_log(write_log(Path("log"), rows))
     assert log.evals == {4: {"loss": 0.5}, 6: {"loss": 0.4}}
-    assert log.rollouts == {4: {"ap": 0.25}, 5: {"ap": 0.4}}
+    assert {step: rollout_figures(row) for step, row in log.rollouts.items()} == {
+        4: {"ap": 0.25},
+        5: {"ap": 0.4},
+        6: {},
+    }
+    # Nothing is lost: the import into MLflow shows every value.
+    assert log.rollouts[5] == {"detection/mAP": 0.4, "detection/f1": 0.6, "runtime/runtime_s": 9.0}
     (doubt,) = log.warnings
     assert doubt.startswith("eval_det_mAP is 41 at a step, no share from 0 to 1")
 

@@ -123,6 +123,7 @@ def log_points(log: Log) -> list[Point]:
     """Every number of a log, by step, at the time its row was written."""
     rows = [(step, "", row) for step, row in log.train.items()]
     rows += [(step, EVAL, row) for step, row in log.evals.items()]
+    rows += [(step, EVAL, row) for step, row in log.rollouts.items()]
     rows.sort(key=lambda row: row[:2])
     points = []
     for step, prefix, row in rows:

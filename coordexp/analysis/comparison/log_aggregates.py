@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from coordexp.analysis.comparison.probe_findings import PUBLISHED_METRICS, Aggregates
+from coordexp.storage.logs.rollout_figures import rollout_figures
 from coordexp.study.inputs import RunData, by_variant
 
 SOURCE = "the trainers' own evaluation"
@@ -20,7 +21,7 @@ def log_aggregates(runs: Sequence[RunData], step: int | None) -> Aggregates | No
     """
     variants: dict[str, dict[str, int | float]] = {}
     for variant, of_variant in by_variant(runs).items():
-        rows = [run.log.rollouts for run in of_variant]
+        rows = [figures_by_step(run) for run in of_variant]
         if not all(rows):
             continue
         steps = [step if step is not None and step in of_run else max(of_run) for of_run in rows]
@@ -35,3 +36,9 @@ def log_aggregates(runs: Sequence[RunData], step: int | None) -> Aggregates | No
     if len(variants) < 2:
         return None
     return Aggregates(SOURCE, variants, notes=[NOTE], of_logs=True)
+
+
+def figures_by_step(run: RunData) -> dict[int, dict[str, float]]:
+    """The figures of a run's rollouts at each step that has some."""
+    found = {step: rollout_figures(row) for step, row in run.log.rollouts.items()}
+    return {step: row for step, row in found.items() if row}

@@ -84,7 +84,7 @@ class Log:
     evals: dict[int, Row] = field(default_factory=dict)
     rollouts: dict[int, Row] = field(
         default_factory=dict
-    )  # figures of rollouts, see rollout_metric
+    )  # evaluations by rollouts, keys as in evals
     max_steps: int | None = None  # planned
     doubts: list[Doubt] = field(default_factory=list)  # one for each reason
     rows: int = 0  # lines that were read as rows

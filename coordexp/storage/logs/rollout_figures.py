@@ -2,14 +2,14 @@
 
 CoordExp writes `eval_det_*` (its evaluator) and `eval/detection/*` (its Stage-2 trainer); other
 trainers write `eval_mAP`, `eval_map_50` and the like. They are no metrics of teacher forcing, so
-they are kept apart from the evaluations, by the names of the probe's metrics.
+they are kept apart from the evaluations.
 """
 
 from __future__ import annotations
 
 import re
 
-from coordexp.storage.logs.log import EVAL, Log
+from coordexp.storage.logs.log import EVAL, Log, Row
 
 # Keys in lower case, without `eval_` or `eval/`, and what they are. CoordExp's `detection/f1` is
 # not read: it matches by the IoU of masks, at a threshold that the log does not say.
@@ -32,27 +32,44 @@ def rollout_metric(key: str) -> str | None:
     return METRIC_OF.get(re.sub(r"[@.\-]+", "_", spelt))
 
 
-def set_rollouts_aside(log: Log) -> None:
-    """Move the figures of rollouts from the evaluations of a log to `log.rollouts`.
+def rollout_figures(row: Row) -> Row:
+    """The figures of a row of `log.rollouts`, by the names of the probe's metrics.
 
-    A step at which there was no other evaluation is none any more. A value that is no share from 0
+    A value that is no share from 0 to 1 is left out.
+    """
+    found: Row = {}
+    for key, value in row.items():
+        metric = rollout_metric(key)
+        if metric is not None and 0 <= value <= 1:
+            found[metric] = value
+    return found
+
+
+def set_rollouts_aside(log: Log) -> None:
+    """Move the values of rollouts from the evaluations of a log to `log.rollouts`.
+
+    A step at which there was no other evaluation is none any more. A figure that is no share from 0
     to 1 becomes a doubt.
     """
     odd: dict[str, float] = {}
     for step, row in list(log.evals.items()):
-        for key in list(row):
-            metric = rollout_metric(key)
-            if metric is None:
-                continue
-            value = row.pop(key)
-            if 0 <= value <= 1:
-                log.rollouts.setdefault(step, {})[metric] = value
-            else:
-                odd.setdefault(key, value)
-        if all(_OF_ROLLOUTS.match(key) or key in _TIMING for key in row) and (
-            step in log.rollouts or any(map(_OF_ROLLOUTS.match, row))
-        ):
+        aside = {key: value for key, value in row.items() if is_of_rollouts(key)}
+        if not aside:
+            continue
+        rest = {key: value for key, value in row.items() if key not in aside}
+        log.rollouts[step] = aside
+        log.evals[step] = rest
+        if rest.keys() <= _TIMING:
+            log.rollouts[step] = row
             del log.evals[step]
+        for key, value in aside.items():
+            if rollout_metric(key) is not None and not 0 <= value <= 1:
+                odd.setdefault(key, value)
     for key, value in odd.items():
         text = f"{EVAL}{key} is {value:g} at a step, no share from 0 to 1: such values do not count"
         log.doubt(text)
+
+
+def is_of_rollouts(key: str) -> bool:
+    """Whether an eval key (without `eval_`) is of an evaluation by rollouts."""
+    return rollout_metric(key) is not None or _OF_ROLLOUTS.match(key) is not None
