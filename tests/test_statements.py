@@ -16,6 +16,7 @@ from coordexp.analysis.recommendation import (
     caveats,
     confidence,
     elimination,
+    handed_over,
     probe_finding,
     reasons,
     recommend,
@@ -247,6 +248,26 @@ def text_of_unknown_tokens_that_refuses(patch):
 
 def evaluations_that_are_silently_left_out(patch):
     patch.setattr(caveats, "later_evaluations", lambda *_: [])
+
+
+def every_image_of_the_first_file(patch):
+    """Rollouts that were handed over are said to be compared on images that only one file has."""
+
+    def of_first(given, *more):
+        return found(replace(given, images=given.files[0].images), *more)
+
+    found = handed_over.compared_images
+    patch.setattr(handed_over, "compared_images", of_first)
+
+
+def step_confound_left_out(patch):
+    """Rollouts of another step are said to be of an unknown one, or of none."""
+
+    def without_steps(probe, given, step):
+        return found(probe, replace(given, files=given.files[:1]), step)
+
+    found = handed_over.other_checkpoints
+    patch.setattr(handed_over, "other_checkpoints", without_steps)
 
 
 MUTATIONS = [value for value in list(globals().values()) if getattr(value, "__code__", None)]
