@@ -246,6 +246,7 @@ def test_every_name_of_a_dialect_stands_for_a_key_of_ours():
     [
         ("coord_diag/expected_bin_meanabs", "coord_diag/expected_bin_mae"),
         ("coord_diag/mae", "coord_diag/expected_bin_mae"),
+        ("expected_bin_mae", "coord_diag/expected_bin_mae"),
         ("coord_acc", "coord_token_acc"),
         ("coord_diag/p_gt", "coord_diag/p_gt_mean"),
         ("coordinate_token_acc", "coord_token_acc"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import pytest
@@ -10,9 +11,13 @@ from dialect_files import WRITERS, Rows, compared, ours, read, rows_of
 from note import VARIANTS
 from studies import eval_row
 
+from coordexp.cli.main import main
+from coordexp.report.commands import compare_command
 from coordexp.storage.files import read_json
 from coordexp.storage.logs.dialects import STEP_KEY
 from coordexp.storage.logs.eval_sets import eval_sets
+from coordexp.study.plan import plan_study
+from coordexp.study.preregistration import read_preregistration
 from coordexp.study.sources import parse_sources
 
 
@@ -111,6 +116,41 @@ def test_the_card_says_what_is_known_of_the_temperature(tmp_path):
     )
     assert f"T = 0.7 (--temperature) of {VARIANTS[2]}" in text
     assert text.endswith("a lead on them may be one of temperature alone")
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "words"),
+    [([], "T as logged"), (["a=1", "b=1"], "T = 1"), (["a=.7", "b=.7"], "T = 0.7")],
+)
+def test_rule_and_report_say_at_which_temperature_logs_were_read(tmp_path, temperatures, words):
+    logs = {v: ours(tmp_path / v, rows_of(tmp_path, "mixed")) for v in "ab"}
+    options = [word for told in temperatures for word in ("--temperature", told)]
+    compared(tmp_path, logs, *options)
+    rule = read_json(tmp_path / "study" / "recommendation.json")["rule"]["text"]
+    assert f", {words}. Eligible:" in rule
+    assert f"read at {words}</p>" in (tmp_path / "study" / "report.html").read_text()
+
+
+def test_the_command_in_the_report_tells_the_same(tmp_path):
+    logs = {v: ours(tmp_path / v, in_sets(rows_of(tmp_path, v), "x", "y")) for v in VARIANTS}
+    compared(tmp_path, logs, "--temperature", "mixed=0.7", "--eval-set", "x")
+    plan = read_preregistration(tmp_path / "study")
+    command = shlex.split(compare_command(plan, tmp_path / "again"))
+    main(command[1:])
+    assert read_preregistration(tmp_path / "again").hash8 == plan.hash8
+
+
+def test_the_workflow_has_the_same_keys(tmp_path, refused):
+    logs = [f"{v}={ours(tmp_path / v, rows_of(tmp_path, v))}" for v in VARIANTS]
+    settings = {"logs": logs, "temperature": "mixed=.7 pure_ce=1"}
+    told = {source.variant: source.told for source in plan_study(settings).sources}
+    assert (told["mixed"].temperature, told["pure_ce"].temperature) == (0.7, 1.0)
+    assert told["softce_w1_gate"].temperature is None
+    assert plan_study(settings).hash8 != plan_study({"logs": logs}).hash8
+    with refused("--config temperature=0.7: must be NAME=T"):
+        plan_study({"logs": logs, "temperature": 0.7})
+    with refused("no evaluations of the set coco"):
+        plan_study({"logs": logs, "eval_set": "coco"})
 
 
 def test_a_told_temperature_makes_another_study(tmp_path):

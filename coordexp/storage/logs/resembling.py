@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 from coordexp.metrics import METRICS, REGISTRY, log_key
 from coordexp.storage.logs.dialects import COORDEXP_NAMES, OTHER_VALUES
@@ -23,8 +24,7 @@ COMMON = {"coord", "diag", "token", "bin", "mean", "expected", "to", "err", "gt"
 def doubt_resembling_keys(log: Log) -> None:
     """One doubt for each metric that the log lacks and of which it may hold the value."""
     keys = {key for row in log.evals.values() for key in row}
-    known = {m.key for m in REGISTRY.values()} | COORDEXP_NAMES.keys() | OTHER_VALUES
-    known |= {log_key(name, "1") for name in REGISTRY}
+    known = {log_key(name, "1") for name in REGISTRY} | COORDEXP_NAMES.keys() | OTHER_VALUES
     unknown = sorted(key for key in keys - known if len(key) <= LONGEST_KEY)
     for name in WANTED:
         wanted = log_key(name, "1")
@@ -32,11 +32,8 @@ def doubt_resembling_keys(log: Log) -> None:
             continue
         near = [key for key in unknown if resembles(key, wanted)]
         if near:
-            verb = "resembles" if len(near) == 1 else "resemble"
-            log.doubt(
-                f"it holds no {EVAL}{wanted}; {_shown(near)} {verb} it and "
-                f"{'was' if len(near) == 1 else 'were'} not read as such"
-            )
+            verbs = "resembles it and was" if len(near) == 1 else "resemble it and were"
+            log.doubt(f"it holds no {EVAL}{wanted}; {_shown(near)} {verbs} not read as such")
 
 
 def resembles(key: str, wanted: str) -> bool:
@@ -45,9 +42,10 @@ def resembles(key: str, wanted: str) -> bool:
     Their names after the last slash are nearly the same text, or most of their words are, or the
     key is some telling words of `wanted`.
     """
-    names = SequenceMatcher(None, _name(key), _name(wanted))
-    # The first ratio is an upper bound of the second, and costs nothing.
-    if names.real_quick_ratio() >= SIMILAR and names.ratio() >= SIMILAR:
+    a, b = _name(key), _name(wanted)
+    # Two texts share at most the shorter one; logs with a key for each class have thousands.
+    possible = 2 * min(len(a), len(b)) >= SIMILAR * (len(a) + len(b))
+    if possible and SequenceMatcher(None, a, b).ratio() >= SIMILAR:
         return True
     own, of_wanted = _words(key), _words(wanted)
     if len(own & of_wanted) >= SHARED_WORDS * len(own | of_wanted):
@@ -59,8 +57,9 @@ def _name(key: str) -> str:
     return key.rpartition("/")[2].lower()
 
 
-def _words(key: str) -> set[str]:
-    return {word for word in re.split(r"[/_.\-\s]+", key.lower()) if word}
+@lru_cache(maxsize=4096)
+def _words(key: str) -> frozenset[str]:
+    return frozenset(word for word in re.split(r"[/_.\-\s]+", key.lower()) if word)
 
 
 def _shown(keys: Iterable[str]) -> str:
