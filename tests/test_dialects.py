@@ -97,7 +97,7 @@ def test_the_comparison_does_not_depend_on_the_dialects(tmp_path_factory, names,
     assert found["primary"]["metrics"] == pytest.approx(expected["primary"]["metrics"], rel=1e-6)
 
 
-def test_llama_factory_has_losses_only_and_its_trainer_state_is_preferred(tmp_path):
+def test_llama_factory_has_losses_only_a_trainer_state_more(tmp_path):
     rows = rows_of(tmp_path, "pure_ce")
     llama_factory(tmp_path, rows)
     log = read(tmp_path / "out")
@@ -119,7 +119,7 @@ def test_llama_factory_has_losses_only_and_its_trainer_state_is_preferred(tmp_pa
         ([{"loss": 24.0}], "ms-swift", None),
     ],
 )
-def test_only_this_projects_logs_are_known_to_be_at_temperature_1(
+def test_only_logs_of_this_project_are_at_temperature_1(
     tmp_path, rows, dialect, temperature
 ):
     lines = [{STEP_KEY: "40/80", **{f"eval_{k}": v for k, v in row.items()}} for row in rows]
@@ -146,7 +146,7 @@ def test_the_last_state_of_an_output_directory_counts(tmp_path):
     assert locate(out).path == own
 
 
-def test_a_trainer_state_under_another_name_and_json_lines_called_json(tmp_path):
+def test_a_trainer_state_is_told_from_lines_called_json(tmp_path):
     rows = rows_of(tmp_path, "pure_ce")
     state = trainer_state(tmp_path, rows) / "checkpoint-720" / "trainer_state.json"
     copy = tmp_path / "pure_ce.json"

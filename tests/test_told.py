@@ -122,7 +122,7 @@ def test_the_card_says_what_is_known_of_the_temperature(tmp_path):
     ("temperatures", "words"),
     [([], "T as logged"), (["a=1", "b=1"], "T = 1"), (["a=.7", "b=.7"], "T = 0.7")],
 )
-def test_rule_and_report_say_at_which_temperature_logs_were_read(tmp_path, temperatures, words):
+def test_rule_and_report_say_the_temperature_of_logs(tmp_path, temperatures, words):
     logs = {v: ours(tmp_path / v, rows_of(tmp_path, "mixed")) for v in "ab"}
     options = [word for told in temperatures for word in ("--temperature", told)]
     compared(tmp_path, logs, *options)
@@ -160,7 +160,7 @@ def test_a_told_temperature_makes_another_study(tmp_path):
         compared(tmp_path, logs, "--temperature", "mixed=0.7")
 
 
-def test_what_was_told_of_a_study_holds_when_the_study_is_compared_again(tmp_path):
+def test_what_was_told_holds_when_a_study_is_compared_again(tmp_path):
     rows = rows_of(tmp_path, "mixed")
     logs = {v: ours(tmp_path / v, in_sets(rows, "coco", "lvis")) for v in "ab"}
     compared(tmp_path, logs, "--temperature", "a=.7", "--eval-set", "coco")
@@ -181,7 +181,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", ["swift", "trainer_state", "events"])
-def test_settings_beside_a_log_tell_temperature_and_accumulation(tmp_path, name):
+def test_settings_beside_a_log_are_read(tmp_path, name):
     path = WRITERS[name](tmp_path, rows_of(tmp_path, "mixed"))
     place = {"swift": tmp_path, "trainer_state": tmp_path / "out", "events": tmp_path}[name]
     log = read(path)
