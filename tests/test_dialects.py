@@ -119,9 +119,7 @@ def test_llama_factory_has_losses_only_a_trainer_state_more(tmp_path):
         ([{"loss": 24.0}], "ms-swift", None),
     ],
 )
-def test_only_logs_of_this_project_are_at_temperature_1(
-    tmp_path, rows, dialect, temperature
-):
+def test_only_logs_of_this_project_are_at_temperature_1(tmp_path, rows, dialect, temperature):
     lines = [{STEP_KEY: "40/80", **{f"eval_{k}": v for k, v in row.items()}} for row in rows]
     for name in ("ours", "trainer_state"):
         log = read({"ours": ours, "trainer_state": trainer_state}[name](tmp_path / name, lines))

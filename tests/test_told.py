@@ -208,6 +208,7 @@ def test_settings_beside_a_log_are_read(tmp_path, name):
         '{"coord_soft_ce_w1": {"temperature": "hot"}}',
         '{"coord_soft_ce_w1": {"temperature": NaN}}',
         '{"gradient_accumulation_steps": true}',
+        '{"gradient_accumulation_steps": 1' + "0" * 400 + "}",
         "[" * 100_000,
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
@@ -26,6 +25,7 @@ ACCUMULATION = "gradient_accumulation_steps"
 OBJECTIVE = "coord_soft_ce_w1"
 LARGEST_FILE = 16 * 2**20  # bytes
 DEEPEST = 8  # groups within groups
+LARGEST = 1e100
 
 
 def settings_beside(path: Path) -> Told:
@@ -48,13 +48,10 @@ def settings_beside(path: Path) -> Told:
 
 
 def is_positive(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number above 0."""
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and value > 0
-        and math.isfinite(value)
-    )
+    """Whether a value is a number above 0, and not one that has overflowed."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value <= LARGEST
 
 
 def _files(path: Path) -> Iterator[Path]:
