@@ -87,11 +87,7 @@ def test_unknown_arguments_are_refused(arguments, capsys):
     assert "unrecognized arguments" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [(["audit"], "needs a study directory"), (["track-init", "study"], "takes no study")],
-)
-def test_step_refuses_a_missing_or_needless_study(arguments, reason):
+def test_step_refuses_a_missing_study():
     with pytest.raises(SystemExit) as ended:
-        main(["step", *arguments])
-    assert ended.value.code == f"coordexp: step {arguments[0]}: {reason}"
+        main(["step", "audit"])
+    assert ended.value.code == "coordexp: step audit: needs a study directory"

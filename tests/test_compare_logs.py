@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import composed
+from mlflow import MlflowClient
 from note import write_log
 from studies import NOTE_RULE, eval_row, write_run, write_study
 from workflows import copy_project, served, snakemake
@@ -259,3 +260,52 @@ def test_the_dag_goes_from_logs_to_mlflow_and_trains_nothing(logs, clone):
     assert not list(Path("results").glob("runs/*/*"))
     again = snakemake(clone, "compare_logs", "--config", given)
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def write_as_ms_swift(path: Path, variant: str) -> Path:
+    """The log with the extra keys of ms-swift, whose names MLflow refuses."""
+    rows = [json.loads(line) for line in write_log(path, variant).read_text().splitlines()]
+    for row in rows:
+        row |= {"memory(GiB)": 40.1, "train_speed(iter/s)": 0.25, "elapsed_time": "1h 2m"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.slow
+def test_the_dag_imports_every_metric_of_ms_swift(tmp_path, clone):
+    for variant in ("pure_ce", "mixed"):
+        write_as_ms_swift(tmp_path / f"swift_{variant}.jsonl", variant)
+    given = "logs=pure_ce=../swift_pure_ce.jsonl mixed=../swift_mixed.jsonl"
+    done = snakemake(clone, "compare_logs", "--config", given)
+    assert "# Start Stage-2 from " in done.stdout
+    for run_id in read_json(Path("results/compare_logs/latest/mlflow.json"))["runs"].values():
+        run = MlflowClient(f"sqlite:///{clone}/results/mlflow/mlflow.db").get_run(run_id)
+        assert run.data.metrics["memory_GiB"] == 40.1
+        assert run.data.metrics["train_speed_iter_per_s"] == 0.25
+        assert "eval_coord_diag/expected_bin_mae" in run.data.metrics
+        assert "`memory_GiB` is `memory(GiB)` of the log" in run.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.slow
+def test_a_failed_import_into_mlflow_stops_neither_card_nor_report(logs, clone):
+    database = Path("results/mlflow/mlflow.db")
+    database.parent.mkdir(parents=True)
+    database.write_text("not a database")
+    given = "logs=" + " ".join(entry.replace("=", "=../") for entry in logs)
+    done = snakemake(clone, "compare_logs", "--config", given, check=False)
+    assert done.returncode == 1
+    assert "# Start Stage-2 from " in done.stdout
+    assert "MLflow lacks this study: its import failed" in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("coordexp: ")]
+    assert len(said) == 1
+    assert "mlflow.db: not a database that MLflow can read" in said[0]
+    latest = Path("results/compare_logs/latest")
+    assert (latest / "report.html").exists()
+    assert not (latest / "mlflow.json").exists()
+
+    database.unlink()
+    again = snakemake(clone, "compare_logs", "--config", given)
+    assert "# Start Stage-2 from " in again.stdout
+    assert len(read_json(latest / "mlflow.json")["runs"]) == 3
+    back = snakemake(clone, "compare_logs", "--config", given)
+    assert "Nothing to be done" in back.stdout + back.stderr

@@ -274,5 +274,5 @@ def add_step(subparsers: Subparsers) -> None:
     sub.add_argument(
         "study",
         nargs="?",
-        help="a study directory; for preregister the --config as JSON; for track-init nothing",
+        help="a study directory; for preregister the --config as JSON",
     )

@@ -29,13 +29,6 @@ def preregister_study(settings: str) -> None:
     print(preregister(plan_study(config)))
 
 
-def create_tracking_database() -> None:
-    """Create the MLflow database and experiment, once, before parallel jobs write to it."""
-    from coordexp.tracking.mlflow_import import create_database
-
-    print(create_database())
-
-
 def audit_study(study: Path) -> None:
     """Collect the finished runs of a study (runs.json) and audit them (audit.json, audit.csv)."""
     from coordexp.analysis.audit.audit import audit
@@ -99,16 +92,14 @@ def report_study(study: Path) -> None:
 
 def track_study(study: Path) -> None:
     """Import a study's runs, comparison and recommended checkpoints into MLflow (mlflow.json)."""
-    from coordexp.tracking.mlflow_import import import_study
+    from coordexp.tracking.mlflow_import import create_database, import_study
 
+    create_database()
     print(import_study(study).ui_link)
 
 
 def publish_study(study: Path) -> None:
-    """Point results/<study>/latest at this study and the registry's aliases at its checkpoints."""
-    from coordexp.tracking.mlflow_import import import_study
-
-    import_study(study)
+    """Point results/<study>/latest at this study."""
     point_link(study.parent / "latest", study)
 
 
@@ -121,7 +112,7 @@ STUDY_STEPS: dict[str, Callable[[Path], None]] = {
     "track": track_study,
     "publish": publish_study,
 }
-STEP_NAMES = ("preregister", "track-init", *STUDY_STEPS)
+STEP_NAMES = ("preregister", *STUDY_STEPS)
 
 
 def run_step(name: str, argument: str) -> None:
@@ -129,11 +120,9 @@ def run_step(name: str, argument: str) -> None:
 
     Args:
         name: one of STEP_NAMES.
-        argument: the study directory; of `preregister` the settings as JSON; of `track-init` empty.
+        argument: the study directory; of `preregister` the settings as JSON.
     """
     if name == "preregister":
         preregister_study(argument)
-    elif name == "track-init":
-        create_tracking_database()
     else:
         STUDY_STEPS[name](Path(argument))

@@ -173,9 +173,6 @@ def refuse_unread(verb: str, overrides: Sequence[str], read: tuple[str, ...]) ->
 
 def step(args: argparse.Namespace) -> None:
     """One step of the workflow. Each reads the files of the step before it."""
-    takes_study = args.step != "track-init"
-    if takes_study and args.study is None:
+    if args.study is None:
         raise UserError(f"step {args.step}: needs a study directory")
-    if not takes_study and args.study is not None:
-        raise UserError(f"step {args.step}: takes no study")
-    run_step(args.step, args.study or "")
+    run_step(args.step, args.study)

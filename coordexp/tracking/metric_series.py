@@ -9,7 +9,7 @@ from pathlib import Path
 from coordexp.config.digests import RUN_IDENTITY
 from coordexp.config.package import VERSION
 from coordexp.storage.logs.jsonl import read_log_if_any
-from coordexp.storage.logs.log import EVAL, Log
+from coordexp.storage.logs.log import EVAL, Log, Row
 from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
@@ -127,15 +127,23 @@ def log_points(log: Log) -> list[Point]:
     rows.sort(key=lambda row: row[:2])
     points = []
     for step, prefix, row in rows:
-        # A row without a time gets its step as the time: MLflow would read 0 as the current time.
-        time_ms = int(1000 * row.get(TIME_KEY, 0)) or max(step, 1)
+        time_ms = row_time_ms(row, step)
         for key, value in row.items():
-            if key == TIME_KEY:
-                continue
-            # MLflow stores infinity as 1.8e308, which makes charts unreadable. A NaN leaves a gap.
-            shown = value if math.isfinite(value) else math.nan
-            points.append((prefix + key, shown, time_ms, step))
+            if key != TIME_KEY:
+                points.append((prefix + key, value, time_ms, step))
     return points
+
+
+def row_time_ms(row: Row, step: int) -> int:
+    """When a row was written, in ms since 1970.
+
+    A row without a possible time gets its step as the time: MLflow would read 0 as the current
+    time.
+    """
+    time_ms = 1000 * row.get(TIME_KEY, 0.0)
+    if math.isfinite(time_ms) and time_ms >= 1:
+        return int(time_ms)
+    return max(step, 1)
 
 
 def run_params(config: RunConfig) -> dict[str, str]:

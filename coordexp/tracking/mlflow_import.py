@@ -27,7 +27,7 @@ os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from coordexp.analysis.recommendation.findings import Role, read_recommendation
 from coordexp.errors import UserError
@@ -38,6 +38,7 @@ from coordexp.storage.typed import write_typed
 from coordexp.study.study_runs import read_study_runs
 from coordexp.study.tracked import TrackedStudy, write_tracked_study
 from coordexp.tracking.experiment import EXPERIMENT, ROOT, Experiment, ui_link
+from coordexp.tracking.legal import cut_note, legal_series
 from coordexp.tracking.metric_series import (
     NOTE_TAG,
     MetricSeries,
@@ -59,16 +60,12 @@ STUDY_FILES = (
 RUN_TAG = "coordexp.run"
 STUDY_TAG = "coordexp.study"
 STEP_TAG = "coordexp.imported_step"
+FAILURE_TAG = "coordexp.import_failed"  # of a run that the next import completes
 CONTROL_TAG = "coordexp.control_of"
-NOTE_CHARACTERS = 8000  # MLflow's maximum length
 
 
 def create_database() -> Path:
-    """Create database and experiment where they are missing; returns the path of experiment.json.
-
-    Several processes that write to an empty database at the same time crash. So a workflow calls
-    this before it starts parallel jobs.
-    """
+    """Create database and experiment where they are missing; returns experiment.json's path."""
     path = ROOT / "experiment.json"
     with mlflow_client() as (_, experiment_id):
         write_typed(path, Experiment(experiment_id, f"sqlite:///{ROOT}/mlflow.db", EXPERIMENT))
@@ -91,6 +88,7 @@ def import_series(series: MetricSeries) -> str:
 
     Returns the id of the MLflow run, or "" where the series has no points.
     """
+    series = legal_series(series)
     if not series.points:
         return ""
     points = [Metric(*point) for point in series.points]
@@ -101,25 +99,29 @@ def import_series(series: MetricSeries) -> str:
             # The run was trained again since the last import: do not mix the two curves.
             client.delete_run(run.info.run_id)
             run = None
-        if run and run.info.status != "RUNNING":
+        if run and run.info.status != "RUNNING" and FAILURE_TAG not in run.data.tags:
             return str(run.info.run_id)  # the status is written last, so the import is complete
         if run is None:
             tags = {RUN_TAG: series.key}
             run = client.create_run(experiment_id, started_ms, tags, run_name=series.name)
         run_id = str(run.info.run_id)
-
-        # Import the last imported step again: its eval row may have been written since.
-        imported_step = int(run.data.tags.get(STEP_TAG, 0))
-        new = [point for point in points if point.step >= imported_step]
-        params = [Param(key, value) for key, value in series.params.items()]
-        run_tags = [RunTag(key, value) for key, value in series.tags.items()]
-        client.log_batch(run_id, new, params, run_tags)
-        # Set the tag after the points: an import that is killed before this repeats them.
-        client.set_tag(run_id, STEP_TAG, points[-1].step)
-        for path in series.files:
-            client.log_artifact(run_id, str(path))
-        if series.status:
-            client.set_terminated(run_id, series.status, ended_ms)
+        with marking_failure(client, run_id):
+            # Import the last imported step again: its eval row may have been written since.
+            imported_step = int(run.data.tags.get(STEP_TAG, 0))
+            new = [point for point in points if point.step >= imported_step]
+            params = [Param(key, value) for key, value in series.params.items()]
+            run_tags = [RunTag(key, value) for key, value in series.tags.items()]
+            client.log_batch(run_id, new, params, run_tags)
+            # Set the tag after the points: an import that is killed before this repeats them.
+            client.set_tag(run_id, STEP_TAG, points[-1].step)
+            for path in series.files:
+                client.log_artifact(run_id, str(path))
+            if series.status:
+                client.set_terminated(run_id, series.status, ended_ms)
+            elif run.info.status != "RUNNING":  # an earlier import failed
+                client.update_run(run_id, "RUNNING")
+            if FAILURE_TAG in run.data.tags:
+                client.delete_tag(run_id, FAILURE_TAG)
     return run_id
 
 
@@ -200,7 +202,34 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
             )
         if experiment.lifecycle_stage == "deleted":  # by hand, in the UI
             client.restore_experiment(experiment.experiment_id)
-        yield client, experiment.experiment_id
+        with refusals_in_one_line():
+            yield client, experiment.experiment_id
+
+
+@contextmanager
+def refusals_in_one_line() -> Iterator[None]:
+    """Raises UserError: MLflow, its database or the disk refused what was to be written."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{ROOT}: the import into MLflow failed ({first}): results are not affected; "
+            f"mend it, or remove {ROOT}, which holds copies only, and import again"
+        ) from error
+
+
+@contextmanager
+def marking_failure(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """Import one run; if that fails, its status becomes FAILED and it is imported again later."""
+    imported = False
+    try:
+        yield
+        imported = True
+    finally:
+        if not imported:
+            client.set_tag(run_id, FAILURE_TAG, "the next import completes this run")
+            client.set_terminated(run_id, "FAILED")
 
 
 def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:
@@ -230,13 +259,17 @@ def import_comparison(
                 changed.append(Metric(key, value, now_ms, 0))
     card_text = study_dir / "recommendation.md"
     if card_text.exists():
-        tags[NOTE_TAG] = card_text.read_text()[:NOTE_CHARACTERS]
-    client.log_batch(run_id, changed, tags=[RunTag(key, value) for key, value in tags.items()])
-    for name in STUDY_FILES:
-        if (study_dir / name).exists():
-            client.log_artifact(run_id, str(study_dir / name))
-    if run.info.status == "RUNNING":
-        client.set_terminated(run_id)
+        tags[NOTE_TAG] = cut_note(card_text.read_text())
+    run_tags = [RunTag(key, value) for key, value in tags.items()]
+    with marking_failure(client, run_id):
+        client.log_batch(run_id, changed, tags=run_tags)
+        for name in STUDY_FILES:
+            if (study_dir / name).exists():
+                client.log_artifact(run_id, str(study_dir / name))
+        if run.info.status != "FINISHED":
+            client.set_terminated(run_id)
+        if FAILURE_TAG in run.data.tags:
+            client.delete_tag(run_id, FAILURE_TAG)
     return run_id
 
 

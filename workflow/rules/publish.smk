@@ -32,32 +32,33 @@ use rule audit as report with:
         "Draw the figures and write report.html."
 
 
-rule mlflow_database:
+use rule report as latest with:
+    input:
+        f"{STUDY.path}/report.html",
     output:
-        update("results/mlflow/experiment.json"),
+        directory(str(STUDY.latest)),
     log:
-        "results/logs/mlflow_database.log",
+        f"{LOGS}/latest.log",
     benchmark:
-        "results/benchmarks/mlflow_database.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=30,
+        f"{BENCHMARKS}/latest.tsv"
+    priority: 100
+    params:
+        step="publish",
+        study=subpath(input[0], parent=True),
     message:
-        "Create the MLflow database, once, before jobs write to it."
-    shell:
-        "python -m coordexp.cli step track-init > {log} 2>&1"
+        "Point results/{STUDY.name}/latest at this study."
 
 
+# MLflow comes after the report, and after the link, which has a priority: if it fails, the study is
+# decided, reported and linked. The second output is shared by all studies of a name: going back to
+# an older one imports it again, which moves the aliases to its checkpoints.
 rule mlflow_import:
     input:
-        ancient("results/mlflow/experiment.json"),
         f"{STUDY.path}/recommendation.json",
         f"{STUDY.path}/report.html",
     output:
         f"{STUDY.path}/mlflow.json",
+        touch(f"results/mlflow/{STUDY.name}.imported"),
     log:
         f"{LOGS}/mlflow.log",
     benchmark:
@@ -75,19 +76,3 @@ rule mlflow_import:
         "Import runs, comparison and recommended checkpoints into MLflow."
     shell:
         "python -m coordexp.cli step {params.step} {params.study} > {log} 2>&1"
-
-
-use rule mlflow_import as latest with:
-    input:
-        f"{STUDY.path}/mlflow.json",
-    output:
-        directory(str(STUDY.latest)),
-    log:
-        f"{LOGS}/latest.log",
-    benchmark:
-        f"{BENCHMARKS}/latest.tsv"
-    params:
-        step="publish",
-        study=subpath(input[0], parent=True),
-    message:
-        "Point results/{STUDY.name}/latest at this study."
