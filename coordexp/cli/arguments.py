@@ -266,6 +266,28 @@ def add_evaluate(subparsers: Subparsers) -> None:
         default=1.0,
         help="temperature of the coordinate logits in the training",
     )
+    sub.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="an adapter that peft saved; it is merged into the checkpoint",
+    )
+    sub.add_argument(
+        "--prompt",
+        metavar="TEXT|@FILE",
+        help="the user prompt of the training; default: this project's",
+    )
+    sub.add_argument(
+        "--system",
+        metavar="TEXT|@FILE",
+        help='the system prompt of the training, "" for none; default: that of args.json, if any',
+    )
+    sub.add_argument(
+        "--template",
+        type=Path,
+        metavar="FILE",
+        help="a chat template (Jinja); default: the checkpoint's own",
+    )
 
 
 def add_step(subparsers: Subparsers) -> None:

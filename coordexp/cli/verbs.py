@@ -145,19 +145,22 @@ def probe_run(args: argparse.Namespace) -> None:
 
 def evaluate_outside(args: argparse.Namespace) -> None:
     """Write token table and eval row of a checkpoint, and its Stage-2 probe where a train.jsonl
-    lies beside the records.
+    lies beside the records. The checkpoint's own chat template and prompt are used where it has
+    them.
 
-    Prints the directory that `coordexp compare` takes.
+    Prints which prompt was used, and the directory that `coordexp compare` takes.
     """
-    from coordexp.probe.outside import evaluate_checkpoint
+    from coordexp.models.foreign_prompt import GivenPrompt, given_text
+    from coordexp.probe.outside import Outside, evaluate_checkpoint
 
     refuse_unread("evaluate", args.overrides, READ_BY_EVALUATE)
     check_name(args.name, f"--name {args.name}")
     cfg = compose(args.overrides)
-    run = evaluate_checkpoint(
-        args.checkpoint, args.data, args.name, args.step, args.temperature, cfg
+    given = GivenPrompt(
+        given_text(args.prompt, "--prompt"), given_text(args.system, "--system"), args.template
     )
-    print(run.path)
+    outside = Outside(args.checkpoint, args.name, args.step, args.temperature, args.adapter, given)
+    print(evaluate_checkpoint(outside, args.data, cfg).path)
 
 
 def refuse_unread(verb: str, overrides: Sequence[str], read: tuple[str, ...]) -> None:

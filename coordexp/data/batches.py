@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nlargest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import ProcessorMixin
 
 from coordexp.coords import BOX_SLOTS, coord_token_ids, write_coordjson
+from coordexp.data.chat import ChatEncoder
 from coordexp.data.packing import cut_by_tokens, text_and_mrope
 from coordexp.data.patches import patches_of, pixel_value_table
 from coordexp.data.records import TOKEN_SPELT, Record, read_records
@@ -102,12 +103,14 @@ class Batch:
 class Dataset:
     """The records of one split, encoded on demand."""
 
-    def __init__(self, path: Path, processor: ProcessorMixin) -> None:
+    def __init__(self, path: Path, processor: Any) -> None:
+        """`processor`: an `ImageProcessor` (models/processor.py), which holds the prompt."""
         self.path, self.processor = path, processor
         self.records = read_records(path)
         ids = coord_token_ids(processor.tokenizer)
         self.bin_of = {token_id: k for k, token_id in enumerate(ids)}
         self._refuse_names_that_spell_tokens()
+        self.chat = ChatEncoder(processor.tokenizer, processor.chat_template, processor.prompt)
         self.encode = lru_cache(maxsize=50_000)(self._encode)
         self._pixel_values = pixel_value_table(processor.image_processor)
         self._kept: dict[int, Image.Image] = {}  # decoded pictures, in the order they were read
@@ -130,14 +133,7 @@ class Dataset:
 
     def _encode(self, index: int) -> Sample:
         record = self.records[index]
-        encoded = self.processor.tokenizer.apply_chat_template(
-            conversation(record),
-            chat_template=self.processor.chat_template,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+        ids, mask = self.chat.encode(write_coordjson(record.coord_objects()))
         # The chat template writes one image token. The model expects one for each cell of the
         # picture.
         image_at = ids.index(self.processor.image_token_id)
@@ -296,12 +292,6 @@ class Dataset:
     def answer_length(self, index: int) -> int:
         """Tokens of a record's answer, including the end token."""
         return int(self.encode(index).supervised.sum())
-
-
-def conversation(record: Record) -> list[dict]:
-    """The picture and the prompt from the user, CoordJSON from the assistant."""
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}
-    return [user, {"role": "assistant", "content": write_coordjson(record.coord_objects())}]
 
 
 def coord_tokens(record: Record, image_id: int):

@@ -34,6 +34,11 @@ from coordexp.models.base_manifest import BaseManifest, write_base_manifest
 from coordexp.models.checkpoints import save_pretrained
 from coordexp.models.embeddings import set_coordinate_rows, set_position_rows
 from coordexp.models.processor import ImageProcessor, build_processor, build_tokenizer
+from coordexp.models.weight_files import (
+    refuse_not_finite,
+    refuse_unknown_weights,
+    refuse_unusable_files,
+)
 from coordexp.storage.digest_store import known_sha256_directory
 from coordexp.storage.files import locked
 from coordexp.storage.runs import base_path
@@ -168,25 +173,38 @@ BROKEN_FILES = (
 )
 
 
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a directory or hub name; no code of it is run."""
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
 def load_whole(
     named: str, path: str, dtype: torch.dtype | str
 ) -> tuple[Qwen3VLForConditionalGeneration, Any]:
     """Model and tokenizer that another program wrote; error messages call them `named`.
 
+    No code of the directory is run, and no pickle is read.
+
     Raises:
-        UserError: there is no Qwen3-VL, or it is incomplete: transformers would initialise missing
-            weights at random.
+        UserError: there is no Qwen3-VL, or it is incomplete (transformers would initialise missing
+            weights at random), or its weights are not finite.
     """
     if is_missing_directory(path):
         raise UserError(f"{named}: no such directory")
     try:
-        kind = AutoConfig.from_pretrained(path).model_type
+        if Path(path).is_dir():
+            refuse_unusable_files(named, Path(path))
+        kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
         if kind != Qwen3VLConfig.model_type:
             raise UserError(f"{named}: a {kind}, not a {Qwen3VLConfig.model_type}")
         model, loading = Qwen3VLForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, output_loading_info=True
+            path,
+            dtype=dtype,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = load_tokenizer(path)
     except BROKEN_FILES as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, KeyError):
@@ -197,6 +215,8 @@ def load_whole(
     if missing := sorted(loading["missing_keys"]):
         told = f"{len(missing)} of its weights are not there, such as {missing[0]}"
         raise UserError(f"{named}: {told}: are its files complete?")
+    refuse_unknown_weights(named, loading["unexpected_keys"])
+    refuse_not_finite(named, model)
     if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != model.config.image_token_id:
         told = (
             f"its tokenizer does not have {IMAGE_TOKEN} as token {model.config.image_token_id}, "

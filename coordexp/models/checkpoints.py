@@ -114,8 +114,14 @@ def save_pretrained(
 ) -> None:
     """Write a complete Hugging Face directory, atomically."""
     with replacing_directory(path) as temporary:
-        model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
+        write_pretrained(model, processor, temporary)
+
+
+def write_pretrained(
+    model: Qwen3VLForConditionalGeneration, processor: ImageProcessor, path: Path
+) -> None:
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
 
 
 def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:

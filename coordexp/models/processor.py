@@ -11,6 +11,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from coordexp.coords import COORD_TOKENS, CoordObject, write_coordjson
 from coordexp.data.batches import PROMPT
+from coordexp.data.chat import Prompt
+from coordexp.data.prompt_file import read_prompt_file
 from coordexp.data.scenes import CATEGORIES
 
 SPECIAL_TOKENS = (
@@ -51,6 +53,8 @@ CHAT_TEMPLATE = (
 
 class ImageProcessor(Qwen3VLProcessor):
     """Qwen3-VL's processor without its video processor, which needs torchvision."""
+
+    prompt = Prompt(PROMPT)  # of a checkpoint that was trained elsewhere: of its prompt.json
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
         super().__init__(
@@ -103,7 +107,9 @@ def _corpus() -> Iterator[str]:
         yield f"user\n{PROMPT}\nassistant\n"
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast, patch_size: int) -> ImageProcessor:
+def build_processor(
+    tokenizer: PreTrainedTokenizerFast, patch_size: int, chat_template: str = CHAT_TEMPLATE
+) -> ImageProcessor:
     """This project's processor: images are not resized, pixel values are scaled to [-1, 1].
 
     `patch_size` is a patch's side in px; two by two patches become one token.
@@ -116,13 +122,16 @@ def build_processor(tokenizer: PreTrainedTokenizerFast, patch_size: int) -> Imag
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    return ImageProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
+    return ImageProcessor(images, tokenizer, chat_template=chat_template)
 
 
 def load_processor(path: Path) -> ImageProcessor:
     """The processor of a base model or checkpoint that this project wrote."""
-    return ImageProcessor(
+    processor = ImageProcessor(
         Qwen2VLImageProcessorPil.from_pretrained(path),
         PreTrainedTokenizerFast.from_pretrained(path),
         chat_template=(path / "chat_template.jinja").read_text(),
     )
+    if (recorded := read_prompt_file(path)) is not None:
+        processor.prompt = recorded.prompt
+    return processor

@@ -1,83 +1,140 @@
 """Evaluate a checkpoint that was trained elsewhere: token table, eval row, Stage-2 probe.
 
 results/evaluated/<name>-<hash8>/ is a run directory without train rows and without a manifest;
-`coordexp compare` accepts it. hash8 is a digest of the checkpoint's bytes, the records, the step
-and the temperature.
+`coordexp compare` accepts it. hash8 is a digest of the checkpoint's bytes, the records, the prompt,
+the step and the temperature.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.config.digests import digest
+from coordexp.config.digests import digest, plain
 from coordexp.config.schema import Config, TokenGroups, VariantConfig
-from coordexp.coords import coord_token_ids
+from coordexp.coords import COORD_TOKENS, coord_token_ids
 from coordexp.data.batches import Dataset
-from coordexp.data.records import read_records
+from coordexp.data.chat import ChatEncoder
+from coordexp.data.prompt_file import write_prompt_file
+from coordexp.data.token_records import read_pixel_records, written_in_pixels
 from coordexp.errors import UserError
-from coordexp.models.base import load_whole
-from coordexp.models.checkpoints import device_for, load_base, save_pretrained
+from coordexp.models.base import load_tokenizer, load_whole
+from coordexp.models.checkpoints import device_for, load_base, write_pretrained
+from coordexp.models.foreign_prompt import FoundPrompt, GivenPrompt, find_prompt
+from coordexp.models.merging import merge_adapter
 from coordexp.models.processor import ImageProcessor, build_processor
+from coordexp.models.weight_files import refuse_not_finite
 from coordexp.probe.run import run_probe
-from coordexp.storage.files import locked, sha256_directory, sha256_file, write_text
+from coordexp.storage.files import (
+    locked,
+    replacing_directory,
+    sha256_directory,
+    sha256_file,
+    write_text,
+)
 from coordexp.storage.logs.writer import LogWriter
 from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory
 from coordexp.training.evaluate import evaluate
 from coordexp.training.stage1_model import Stage1Model
 
 
-def evaluate_checkpoint(
-    checkpoint: Path, records: Path, name: str, step: int, temperature: float, cfg: Config
-) -> RunDirectory:
+@dataclass(frozen=True)
+class Outside:
+    """A checkpoint that was trained elsewhere, and how it was trained."""
+
+    checkpoint: Path
+    name: str  # in a comparison
+    step: int  # at which the training stopped
+    temperature: float  # of the coordinate logits; 1 for plain cross-entropy
+    adapter: Path | None = None  # of peft, merged into the checkpoint
+    given: GivenPrompt = field(default_factory=GivenPrompt)
+
+    @property
+    def directories(self) -> list[Path]:
+        """Where tokenizer and prompt are looked for, in this order."""
+        return [self.adapter, self.checkpoint] if self.adapter else [self.checkpoint]
+
+
+def evaluate_checkpoint(outside: Outside, records: Path, cfg: Config) -> RunDirectory:
     """Evaluate a checkpoint on a validation file, and probe it if training records exist.
 
-    It is probed if the file is named val.jsonl and a train.jsonl is in the same directory.
-    `temperature` is the one at which the checkpoint was trained (1 for plain cross-entropy).
-    Finished parts are not repeated.
+    It is probed if the file is named val.jsonl and a train.jsonl is in the same directory. It is
+    asked with its own chat template and prompt where it has them. Coordinates of the records may be
+    pixels or coordinate tokens. Finished parts are not repeated.
 
     Raises:
         UserError: the directory holds no Qwen3-VL with coordinate tokens, or the records are
             broken.
     """
-    if not (records.is_file() and (checkpoint / "config.json").is_file()):
-        raise UserError(
-            f"{checkpoint if records.is_file() else records}: no such "
-            f"{'checkpoint' if records.is_file() else 'file'}"
-        )
-    read_records(records)  # a broken line is told before a model of gigabytes is loaded
-    identity = [sha256_directory(checkpoint), sha256_file(records), step, temperature]
-    run = RunDirectory(RESULTS / "evaluated" / f"{name}-{digest(identity)[:8]}")
+    step, checkpoint = outside.step, outside.checkpoint
+    refuse_no_checkpoint(checkpoint)
+    found = find_prompt(outside.directories, outside.given)
+    print(f"{checkpoint}: {found}")
+    # A broken line is told before a model of gigabytes is loaded.
+    data = [read_pixel_records(path) for path in with_training_records(records)]
+    identity = [
+        *map(sha256_directory, outside.directories),
+        *(sha256_file(split.path) for split in data),
+        step,
+        outside.temperature,
+        found.template,
+        plain(found.recorded),
+    ]
+    run = RunDirectory(RESULTS / "evaluated" / f"{outside.name}-{digest(identity)[:8]}")
     torch.set_num_threads(cfg.runtime.threads)
     with locked(run.lock, "being evaluated", wait=True):
+        paths = [written_in_pixels(split, run.path / "data") for split in data]
         if not run.checkpoint(step).exists():
-            save_pretrained(*load_outside(checkpoint), run.checkpoint(step))
+            model, processor = load_outside(outside, found)
+            with replacing_directory(run.checkpoint(step)) as temporary:
+                write_pretrained(model, processor, temporary)
+                write_prompt_file(temporary, found.recorded)
+            del model
         log = LogWriter(run.log, step)
         if not (log.has_eval(step) and run.table(step).exists()):
-            row = judge(
-                run,
-                records,
-                VariantConfig(name, TokenGroups.joint, temperature=temperature),
-                step,
-                cfg,
+            variant = VariantConfig(
+                outside.name, TokenGroups.joint, temperature=outside.temperature
             )
+            row = judge(run, paths[0], variant, step, cfg)
             settings = {
-                "variant": {"name": name, "temperature": temperature},
+                "variant": {"name": outside.name, "temperature": outside.temperature},
                 "seed": 0,
                 "checkpoint": str(checkpoint),
+                "adapter": str(outside.adapter) if outside.adapter else None,
+                "prompt": plain(found.recorded),
+                "records": str(records),
             }
-            groups = {"records": str(records), "model": {}, "data": {}, "optim": {}, "train": {}}
-            write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(settings | groups)))
+            settings |= {group: {} for group in ("model", "data", "optim", "train")}
+            write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(settings)))
             log.append("eval", step, row | {"time_unix_s": time.time()})
-    if records.name == "val.jsonl" and records.with_name("train.jsonl").exists():
+    if len(paths) > 1:
         out = probe_directory(run, step, cfg.probe)
-        run_probe(run.checkpoint(step), records.parent, out, cfg.probe, device_for(cfg.runtime))
+        run_probe(run.checkpoint(step), paths[0].parent, out, cfg.probe, device_for(cfg.runtime))
     return run
+
+
+def refuse_no_checkpoint(checkpoint: Path) -> None:
+    if (checkpoint / "config.json").is_file():
+        return
+    if (checkpoint / "adapter_config.json").is_file():
+        raise UserError(
+            f"{checkpoint}: an adapter without its base model: "
+            f"evaluate the base model with --adapter {checkpoint}"
+        )
+    raise UserError(f"{checkpoint}: no such checkpoint")
+
+
+def with_training_records(records: Path) -> list[Path]:
+    """The validation file, and the file of training records beside it if there is one."""
+    train = records.with_name("train.jsonl")
+    return [records, train] if records.name == "val.jsonl" and train.exists() else [records]
 
 
 def judge(
@@ -97,14 +154,48 @@ def judge(
     return row
 
 
-def load_outside(checkpoint: Path) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """Model and processor of a directory that plain transformers wrote.
-
-    Weights and tokens are those of the directory; the chat template is this project's.
+def load_outside(
+    outside: Outside, found: FoundPrompt
+) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """Model and processor of a directory that another program wrote, its adapter merged.
 
     Raises:
-        UserError: it is not a complete Qwen3-VL, or has no coordinate tokens.
+        UserError: it is not a complete Qwen3-VL, has no coordinate tokens, or its chat template
+            cannot be used.
     """
-    model, tokenizer = load_whole(str(checkpoint), str(checkpoint), torch.float32)
-    coord_token_ids(tokenizer)
-    return model, build_processor(tokenizer, model.config.vision_config.patch_size)
+    named = str(outside.checkpoint)
+    model, tokenizer = load_whole(named, named, torch.float32)
+    if outside.adapter is not None:
+        merge_adapter(model, outside.adapter)
+        refuse_not_finite(f"--adapter {outside.adapter}", model)
+        if (outside.adapter / "tokenizer_config.json").exists():
+            tokenizer = load_tokenizer(str(outside.adapter))
+    refuse_unusable_tokenizer(named, model, tokenizer)
+    template_named = f"{named}: the chat template of {found.recorded.template_source}"
+    ChatEncoder(tokenizer, found.template, found.recorded.prompt, template_named)
+    tokenizer.chat_template = found.template
+    patch_size = model.config.vision_config.patch_size
+    return model, build_processor(tokenizer, patch_size, found.template)
+
+
+def refuse_unusable_tokenizer(
+    named: str, model: Qwen3VLForConditionalGeneration, tokenizer: Any
+) -> None:
+    """Raises UserError: a token has no embedding, or a coordinate is not one token."""
+    rows, last = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
+    if last >= rows:
+        raise UserError(
+            f"{named}: its tokenizer has tokens up to {last}, its embedding {rows} rows: "
+            "the tokenizer is of another training, or an adapter lacks (--adapter)"
+        )
+    try:
+        ids = coord_token_ids(tokenizer)
+    except UserError as error:
+        raise UserError(
+            f"{named}: its tokenizer lacks some of <|coord_0|> … <|coord_999|>: "
+            "only a checkpoint that writes coordinate tokens can be evaluated"
+        ) from error
+    if tokenizer("".join(COORD_TOKENS), add_special_tokens=False)["input_ids"] != ids:
+        raise UserError(
+            f"{named}: its tokenizer does not read each of <|coord_0|> … <|coord_999|> as one token"
+        )

@@ -1,0 +1,130 @@
+"""What is wrong with the weight files of a checkpoint, found before the model is loaded.
+
+transformers would give weights that it does not find random values, and only warn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from coordexp.errors import UserError
+from coordexp.storage.files import read_json
+
+INDEX = "model.safetensors.index.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# Parts of the names that peft gives to the weights of adapters and of the layers they wrap.
+ADAPTER_MARKS = (
+    "lora_",
+    ".base_layer.",
+    "trainable_tokens_",
+    "modules_to_save.",
+    "base_model.model.",
+)
+HEAD, EMBEDDING = "lm_head.weight", "language_model.embed_tokens.weight"
+# Weights of these parts cannot be superfluous: the configuration describes another model.
+MODEL_PARTS = ("model.", "lm_head.", "visual.", "language_model.")
+
+
+def refuse_unusable_files(named: str, path: Path) -> None:
+    """Check the weight files of a local directory by their headers.
+
+    Raises:
+        UserError: it holds an adapter without its base model, weights of adapters that were not
+            merged, quantised weights, or a shard is missing.
+        SafetensorError: a file is damaged.
+    """
+    shards = sorted(path.glob("model*.safetensors"))
+    if not shards and (path / ADAPTER_WEIGHTS).exists():
+        raise UserError(
+            f"{named}: an adapter without its base model: merge it, "
+            f"or evaluate the base model with --adapter {path}"
+        )
+    if (path / INDEX).exists():
+        refuse_missing_shards(named, path)
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    if isinstance(config, dict) and config.get("quantization_config"):
+        raise UserError(f"{named}: its weights are quantised: save them in bfloat16 or float32")
+    names = [name for shard in shards for name in tensor_names(shard)]
+    if marked := [name for name in names if any(mark in name for mark in ADAPTER_MARKS)]:
+        raise UserError(
+            f"{named}: {len(marked)} of its weights belong to adapters that were not merged, "
+            f"such as {marked[0]}: merge them (peft's merge_and_unload) and save it again"
+        )
+    if isinstance(config, dict) and config.get("tie_word_embeddings"):
+        refuse_other_head(named, shards)
+
+
+def refuse_missing_shards(named: str, path: Path) -> None:
+    index = read_json(path / INDEX)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict):
+        raise UserError(f"{named}: {INDEX} has no weight_map: are its files complete?")
+    missing = sorted({str(s) for s in weight_map.values() if not (path / str(s)).is_file()})
+    if missing:
+        raise UserError(
+            f"{named}: {len(missing)} of its weight files are missing, such as {missing[0]}: "
+            f"{INDEX} names them"
+        )
+
+
+def tensor_names(shard: Path) -> list[str]:
+    with safe_open(shard, framework="pt") as file:
+        return list(file.keys())
+
+
+def refuse_other_head(named: str, shards: list[Path]) -> None:
+    """A tied head is not loaded: refuse one that is stored, and differs from the embedding."""
+    stored = {}
+    for shard in shards:
+        with safe_open(shard, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # it is no dict
+                if name == HEAD or name.endswith(EMBEDDING):
+                    stored[name == HEAD] = file.get_tensor(name)
+    if len(stored) == 2 and not torch.equal(stored[True], stored[False]):
+        raise UserError(
+            f"{named}: {HEAD} differs from the embedding, but config.json ties them "
+            "(tie_word_embeddings): one of the two files is not of this training"
+        )
+
+
+def refuse_unknown_weights(named: str, unexpected: list[str]) -> None:
+    """`unexpected`: weights in the files that the model of config.json does not have."""
+    unknown = sorted(
+        name
+        for name in unexpected
+        if name.startswith(MODEL_PARTS) and not name.endswith((".inv_freq", HEAD))
+    )
+    if unknown:
+        raise UserError(
+            f"{named}: {len(unknown)} of its weights have no place in the model of config.json, "
+            f"such as {unknown[0]}: are its files of one model?"
+        )
+
+
+def refuse_not_finite(named: str, model: torch.nn.Module) -> None:
+    broken = [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{named}: {len(broken)} of its weights hold NaN or infinity, such as {broken[0]}: "
+            "its training diverged, or the file is damaged"
+        )
+
+
+def rows_of_embedding(adapter: Path) -> int | None:
+    """Rows of the embedding that an adapter stores whole; None if it stores none."""
+    with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            if "embed_tokens" in name and name.endswith("weight"):
+                rows: int = file.get_slice(name).get_shape()[0]
+                if "lora_" not in name and "trainable_tokens" not in name:
+                    return rows
+    return None
+
+
+def refuse_no_adapter(named: str, adapter: Path) -> None:
+    for name in ("adapter_config.json", ADAPTER_WEIGHTS):
+        if not (adapter / name).is_file():
+            raise UserError(f"{named}: holds no {name}: give a directory that peft saved")
