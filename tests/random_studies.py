@@ -52,6 +52,7 @@ from coordexp.config.digests import plain
 from coordexp.config.schema import RuleConfig
 from coordexp.resampling import image_weights
 from coordexp.storage.logs.log import Log
+from coordexp.storage.run_config import RunConfig
 from coordexp.study.inputs import RunData, by_variant
 
 N_IMAGES = 12
@@ -102,7 +103,7 @@ def random_study(seed: int) -> Facts:
     rng = np.random.default_rng(seed)
     rule = composed().study.rule if rng.random() < 0.7 else NOTE_RULE
     rule = replace(rule, temperature=str(rng.choice(["1", "fitted"])))
-    runs = random_runs(rng)
+    runs = asked_elsewhere(np.random.default_rng([seed, 1]), random_runs(rng))
     doubtful = rng.random() < 0.25
     rows = random_logs(rng, runs, doubtful)
     runs = [replace(run, log=read_rows(run.log.path, rows[run.name])) for run in runs]
@@ -126,6 +127,7 @@ def random_study(seed: int) -> Facts:
                 "has_manifest": run.manifest is not None,
                 "rows": rows[run.name],
                 "planned": LAST,
+                "prompt": run.config.prompt if run.config else None,
                 "train_cpu_s": run.manifest.train_cpu_s if run.manifest else None,
                 "train_wall_s": run.manifest.train_wall_s if run.manifest else None,
                 "eval_wall_s": run.manifest.eval_wall_s if run.manifest else None,
@@ -191,6 +193,26 @@ def audited(run: RunData, runs: list[RunData]) -> RunAudit:
         doubts=[*run_doubts(run), *copies(run, runs)],
         passed=not run.diverged,
     )
+
+
+def asked_elsewhere(rng: np.random.Generator, runs: list[RunData]) -> list[RunData]:
+    """In some studies v0 was trained elsewhere, and each of its runs has a prompt of its own."""
+    if rng.random() > 0.1:
+        return runs
+    asked = []
+    for run in runs:
+        if run.variant == "v0":
+            system = str(rng.choice(["args.json", "--system", "none"]))
+            prompt = {
+                "user": "Find everything.",
+                "system": None if system == "none" else "Write JSON.",
+                "user_source": str(rng.choice(["--prompt", "this project"])),
+                "system_source": None if system == "none" else system,
+                "template_source": str(rng.choice(["chat_template.jinja", "this project"])),
+            }
+            run = replace(run, config=RunConfig({"name": "v0"}, run.seed, prompt=prompt))
+        asked.append(run)
+    return asked
 
 
 def planned(rng: np.random.Generator, runs: list[RunData]) -> list[dict[str, Any]]:

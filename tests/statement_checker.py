@@ -321,6 +321,14 @@ class Checker:
                 return len(self.ending_at_decision())
             case "number of runs that go on":
                 return len(self.last_evaluations()) - len(self.ending_at_decision())
+            case "prompt of run":
+                (run,) = (r for r in self.runs if f"{r['variant']} s{r['seed']}" == variant)
+                of = {part: run["prompt"][f"{part}_source"] for part in ("template", "system")}
+                template = f"the chat template of {of['template']}, "
+                system = "no system prompt"
+                if run["prompt"]["system"] is not None:
+                    system = f"the system prompt of {of['system']}"
+                return f"{template}{system} and the user prompt of {run['prompt']['user_source']}"
             case "slope of run":
                 return next(
                     p["slope_percent_per_100_steps"]

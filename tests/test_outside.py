@@ -52,9 +52,17 @@ def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, capsys):
     shutil.copytree(scenes.path, in_tmp / "records")
     trained = ("--data", "records/val.jsonl", "--step", "500", "--temperature", "0.7")
     runs = []
-    for i, checkpoint in enumerate(theirs):
-        main(["evaluate", str(checkpoint), *trained, "--name", f"m{i}", *SMALL])
+    for i, (checkpoint, prompt) in enumerate(zip(theirs, ([], ["--prompt", "Find."]), strict=True)):
+        main(["evaluate", str(checkpoint), *trained, "--name", f"m{i}", *prompt, *SMALL])
         runs.append(Path(capsys.readouterr().out.strip().splitlines()[-1]))
+    (probed,) = runs[1].rglob("probe.json")
+    assert read_json(probed)["prompt"] == {
+        "user": "Find.",
+        "system": None,
+        "user_source": "--prompt",
+        "system_source": None,
+        "template_source": "this project",
+    }
     (row,) = read_log(runs[0] / "logging.jsonl").evals.values()
     assert row["coord_diag_own_t/temperature"] == 0.7
     assert (runs[0] / "eval" / "step-000500.parquet").exists()
@@ -70,6 +78,12 @@ def test_from_plain_checkpoints_to_a_card(theirs, scenes, in_tmp, capsys):
     found = read_json(Path("card/recommendation.json"))
     assert set(found["audit"]["verdicts"].values()) == {"not identifiable"}
     assert found["ineligible"] == []
+    words = "the chat template of this project, no system prompt and the user prompt of "
+    asked = {c for c in found["caveats"] if c.startswith("trained elsewhere and asked with ")}
+    assert asked == {
+        f"trained elsewhere and asked with {words}{source}: {name}"
+        for source, name in (("this project", "a s0"), ("--prompt", "b s0"))
+    }
     assert found["confidence"]["stage1_ranking"]["grade"] in ("provisional", "descriptive")
     probe = read_json(Path("card/probe.json"))
     assert {c["variant"] for c in probe["candidates"]} == {"a", "b"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from coordexp.data.prompt_file import PromptFile
 from coordexp.storage.typed import read_typed
 
 PROBE_FILE = "probe.json"
@@ -66,7 +67,11 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class ProbeManifest:
-    """probe.json of a finished probe: the fields of its inputs, of its result, and of the job."""
+    """probe.json of a finished probe: the fields of its inputs, of its result, and of the job.
+
+    prompt: of a checkpoint that was trained elsewhere; None if it was asked this project's own.
+        It is a file of the checkpoint, so checkpoint_sha256 covers it.
+    """
 
     checkpoint: str
     records: str  # file of the validation records
@@ -91,6 +96,7 @@ class ProbeManifest:
     finished_at: str  # UTC, ISO 8601
     versions: dict[str, str]
     artifacts: dict[str, str]  # file below the probe's directory -> sha256
+    prompt: PromptFile | None = None
 
     @property
     def inputs(self) -> ProbeInputs:

@@ -30,6 +30,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from coordexp.config.digests import plain
 from coordexp.config.schema import ProbeConfig
 from coordexp.data.batches import Dataset
+from coordexp.data.prompt_file import read_prompt_file
 from coordexp.detection.exchange import exchanged_pictures
 from coordexp.detection.probe_manifest import (
     PROBE_FILE,
@@ -115,6 +116,7 @@ def run_probe(
             finished_at=utc_now(),
             versions=installed_versions(),
             artifacts=artifacts(out),
+            prompt=read_prompt_file(checkpoint),
         )
         write_typed(manifest, finished)
     return manifest

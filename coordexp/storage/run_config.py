@@ -33,6 +33,7 @@ class RunConfig:
     optim: Settings = field(default_factory=dict)
     train: Settings = field(default_factory=dict)
     probe: Settings = field(default_factory=dict)
+    prompt: Settings = field(default_factory=dict)  # if trained elsewhere: prompt.json's content
 
     @property
     def variant_name(self) -> str:

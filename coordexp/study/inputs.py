@@ -78,6 +78,9 @@ def study_run(run: RegisteredRun) -> StudyRun:
         raise UserError(
             f"{run.directory}: not finished: run `snakemake --cores all stage1_ablation`"
         )
+    if run.directory:
+        config = read_run_config(RunDirectory(Path(run.directory)))
+        return replace(entry, prompt=config.prompt or None)
     return entry
 
 

@@ -73,6 +73,7 @@ def caveats(facts: Facts) -> list[Statement]:
         assertions = [equals("seeds of variant", float(n), v) for v, n in seeds.items()]
         text = f"unequal seeds ({counts}): {leads_of_unequal_seeds(facts)}"
         lines.append(Statement("caveats", text, assertions))
+    lines += prompts(facts)
     lines += [*missing_metrics(facts), *logged_temperatures(facts)]
     m = METRICS["expected_bin_mae"]
     moving = [p for p in facts.comparison.plateau if p.metric == m.name and not p.flat]
@@ -84,6 +85,29 @@ def caveats(facts: Facts) -> list[Statement]:
         assertions = [equals("slope of run", p.slope_percent_per_100_steps, p.run) for p in moving]
         lines.append(Statement("caveats", text, assertions))
     return lines
+
+
+def prompts(facts: Facts) -> list[Statement]:
+    """Which prompt each checkpoint was given that was trained elsewhere, and where it is from."""
+    asked: dict[str, list[str]] = {}  # runs by prompt
+    for run in facts.runs:
+        if run.variant in facts.rows and run.config and run.config.prompt:
+            sources = run.config.prompt
+            system = sources["system_source"]
+            words = (
+                f"the chat template of {sources['template_source']}, "
+                f"{f'the system prompt of {system}' if system else 'no system prompt'} "
+                f"and the user prompt of {sources['user_source']}"
+            )
+            asked.setdefault(words, []).append(run.name)
+    return [
+        Statement(
+            "caveats",
+            f"trained elsewhere and asked with {words}: {', '.join(names)}",
+            [equals("prompt of run", words, name) for name in names],
+        )
+        for words, names in asked.items()
+    ]
 
 
 def leads_of_unequal_seeds(facts: Facts) -> str:
