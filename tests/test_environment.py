@@ -189,7 +189,8 @@ def test_manifest_digests_every_module_that_trains():
             seen.add(file)
             ahead += imported(file)
     found = {file.relative_to(ROOT / "coordexp").as_posix() for file in seen}
-    read_by_training = {f"data/{name}.py" for name in ("batches", "packing", "patches", "records")}
+    names = ("batches", "chat", "packing", "patches", "records")
+    read_by_training = {f"data/{name}.py" for name in names}
     makes_data = {name for name in found if name.startswith("data/")} - read_by_training
     assert set(TRAINING_MODULES) == found - BOOKKEEPING - makes_data
 

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def test_prompt_of_a_checkpoint_that_names_none_is_this_projects(checkpoint):
     assert found.recorded == PromptFile(PROMPT, None, OWN, None, OWN)
     assert str(found) == (
         "chat template of this project, no system prompt, "
-        'user prompt of this project ("Detect every object.")'
+        'user prompt of this project ("Detect every object."), because the checkpoint names none: '
+        "--prompt gives the one of its training"
     )
 
 
@@ -195,9 +197,7 @@ def test_prompt_with_a_picture_of_its_own_is_refused(tiny, refused):
 
 
 @pytest.mark.slow
-def test_evaluation_uses_the_checkpoints_prompt_and_another_prompt_is_another_directory(
-    checkpoint, scenes, in_tmp, capsys
-):
+def test_another_prompt_is_another_evaluation(checkpoint, scenes, in_tmp, capsys):
     (checkpoint / "chat_template.jinja").write_text(FOREIGN_TEMPLATE)
     (checkpoint / "args.json").write_text('{"system": "Write CoordJSON."}')
     shutil.copy(scenes.path / "val.jsonl", in_tmp / "v.jsonl")
@@ -305,12 +305,16 @@ def test_tokenizer_without_all_coordinate_tokens_is_refused(checkpoint, refused)
         load(checkpoint)
 
 
-def test_coordinate_tokens_may_have_any_ids(checkpoint):
+def exchange_tokens(checkpoint: Path) -> None:
     path = checkpoint / "tokenizer.json"
     text = path.read_text()
     for old, new in (("3|>", "swap|>"), ("700|>", "3|>"), ("swap|>", "700|>")):
         text = text.replace(f"<|coord_{old}", f"<|coord_{new}")
     path.write_text(text)
+
+
+def test_coordinate_tokens_may_have_any_ids(checkpoint):
+    exchange_tokens(checkpoint)
     _, processor = load(checkpoint)
     ids = processor.tokenizer.convert_tokens_to_ids(list(COORD_TOKENS))
     assert ids != sorted(ids)
@@ -336,6 +340,31 @@ def test_quantised_weights_are_refused(checkpoint, refused):
     (checkpoint / "config.json").write_text(json.dumps(config))
     with refused("its weights are quantised"):
         load(checkpoint)
+
+
+@pytest.mark.slow
+def test_tokens_and_their_rows_in_another_order_are_the_same_model(
+    checkpoint, scenes, in_tmp, capsys
+):
+    """Bins 3 and 700 exchange their ids, and the embedding exchanges their rows."""
+    other = Path(shutil.copytree(checkpoint, in_tmp / "other"))
+    exchange_tokens(other)
+    ids = load(checkpoint)[1].tokenizer.convert_tokens_to_ids(["<|coord_3|>", "<|coord_700|>"])
+
+    def exchange_rows(weights: dict) -> None:
+        rows = next(w for n, w in weights.items() if n.endswith("embed_tokens.weight"))
+        rows[ids] = rows[ids[::-1]].clone()
+
+    change_weights(other, exchange_rows)
+    shutil.copy(scenes.path / "val.jsonl", in_tmp / "v.jsonl")
+    (in_tmp / "images").symlink_to(scenes.path / "images")
+    rows = []
+    for path in (checkpoint, other):
+        main(["evaluate", str(path), "--data", "v.jsonl", "--name", "m"])
+        run = Path(capsys.readouterr().out.strip().splitlines()[-1])
+        rows.append(read_log(run / "logging.jsonl").evals[1])
+    for key in ("loss", "coord_diag/expected_bin_mae", "coord_token_acc", "coord_diag/crps"):
+        assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-5)
 
 
 # ---- adapters ----
@@ -443,18 +472,21 @@ def in_tokens(record: Any) -> dict:
     return {"images": [record.image], **sides, "objects": objects}
 
 
-def test_records_in_tokens_have_the_bins_of_the_same_records_in_pixels(scenes, in_tmp):
+def test_records_in_tokens_have_the_bins_of_those_in_pixels(scenes, in_tmp):
     records = read_records(scenes.path / "val.jsonl")
     (in_tmp / "images").symlink_to(scenes.path / "images")
     path = write_lines(in_tmp / "val.jsonl", [in_tokens(record) for record in records])
     split = read_pixel_records(path)
-    written = read_records(written_in_pixels(split, in_tmp / "results" / "data"))
+    (in_pixels,) = written_in_pixels([split], in_tmp / "results" / "data")
+    written = read_records(in_pixels)
     for original, read in zip(records, written, strict=True):
         expected = sorted((o.desc, o.kind, o.bins) for o in original.coord_objects())
         assert sorted((o.desc, o.kind, o.bins) for o in read.coord_objects()) == expected
-    assert written_in_pixels(read_pixel_records(scenes.path / "val.jsonl"), in_tmp) == (
-        scenes.path / "val.jsonl"
-    )
+    plain = read_pixel_records(scenes.path / "val.jsonl")
+    assert written_in_pixels([plain], in_tmp) == [plain.path]
+    both = written_in_pixels([plain, replace(split, path=in_tmp / "train.jsonl")], in_tmp / "both")
+    assert both == [in_tmp / "both" / "val.jsonl", in_tmp / "both" / "train.jsonl"]
+    assert read_records(both[0])[0].objects == records[0].objects
 
 
 @pytest.mark.parametrize("box", [(0, 5, 0, 9), (999, 5, 999, 9), (7, 500, 9, 500), (3, 3, 3, 3)])

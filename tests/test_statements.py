@@ -270,6 +270,29 @@ def step_confound_left_out(patch):
     patch.setattr(handed_over, "other_checkpoints", without_steps)
 
 
+def prompt_of_nobody(patch):
+    """The caveat names this project's prompt, whatever a checkpoint was asked with."""
+
+    def own_prompt(facts):
+        return [
+            replace(
+                s,
+                assertions=[
+                    replace(
+                        a,
+                        value="the chat template of this project, no system "
+                        "prompt and the user prompt of this project",
+                    )
+                    for a in s.assertions
+                ],
+            )
+            for s in found(facts)
+        ]
+
+    found = caveats.prompts
+    patch.setattr(caveats, "prompts", own_prompt)
+
+
 MUTATIONS = [value for value in list(globals().values()) if getattr(value, "__code__", None)]
 MUTATIONS = [f for f in MUTATIONS if f.__code__.co_varnames[:1] == ("patch",)]
 

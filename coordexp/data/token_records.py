@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,21 @@ def read_pixel_records(path: Path) -> PixelRecords:
     return PixelRecords(path, records, in_tokens=True)
 
 
-def written_in_pixels(split: PixelRecords, directory: Path) -> Path:
-    """A file of these records in pixels: the one they were read from, or one in `directory`."""
-    if not split.in_tokens:
-        return split.path
-    out = directory / split.path.name
-    pictures = os.path.relpath(split.path.parent.resolve(), directory.resolve())
-    records = [replace(r, image=f"{pictures}/{r.image}") for r in split.records]
-    write_records(out, records)
-    return out
+def written_in_pixels(splits: Sequence[PixelRecords], directory: Path) -> list[Path]:
+    """Files of these records in pixels, in one directory.
+
+    They are the files that the records were read from, or copies in `directory` if one of them is
+    written in tokens.
+    """
+    if not any(split.in_tokens for split in splits):
+        return [split.path for split in splits]
+    written = []
+    for split in splits:
+        pictures = os.path.relpath(split.path.parent.resolve(), directory.resolve())
+        records = [replace(r, image=f"{pictures}/{r.image}") for r in split.records]
+        write_records(directory / split.path.name, records)
+        written.append(directory / split.path.name)
+    return written
 
 
 def iter_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from msgspec import UNSET, UnsetType
+
 from coordexp.data.prompt_file import PromptFile
 from coordexp.storage.typed import read_typed
 
@@ -69,7 +71,7 @@ class ProbeResult:
 class ProbeManifest:
     """probe.json of a finished probe: the fields of its inputs, of its result, and of the job.
 
-    prompt: of a checkpoint that was trained elsewhere; None if it was asked this project's own.
+    prompt: of a checkpoint that was trained elsewhere; left out if it was asked this project's own.
         It is a file of the checkpoint, so checkpoint_sha256 covers it.
     """
 
@@ -96,7 +98,7 @@ class ProbeManifest:
     finished_at: str  # UTC, ISO 8601
     versions: dict[str, str]
     artifacts: dict[str, str]  # file below the probe's directory -> sha256
-    prompt: PromptFile | None = None
+    prompt: PromptFile | UnsetType = UNSET
 
     @property
     def inputs(self) -> ProbeInputs:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +80,26 @@ def add_adapters(
         for _, layer in adapted_layers(vlm):
             magnitude = layer.lora_magnitude_vector[ADAPTER_NAME].weight
             magnitude.data = layer.get_base_layer().weight.data.to(magnitude.dtype).norm(dim=1)
+
+
+def merge_saved_adapter(vlm: Qwen3VLForConditionalGeneration, directory: Path) -> list[str]:
+    """Merge an adapter that peft saved, of any kind, into the weights of `vlm`, in place.
+
+    Returns:
+        Names of weights of the adapter that `vlm` has no place for, or that are missing; if there
+        are some, nothing is merged.
+    """
+    from peft import PeftConfig, PeftModel
+
+    adapted = PeftModel(vlm, PeftConfig.from_pretrained(str(directory)), ADAPTER_NAME)
+    loading = adapted.load_adapter(
+        str(directory), ADAPTER_NAME, torch_device="cpu", use_safetensors=True
+    )
+    missing = [name for name in loading.missing_keys if ADAPTER_NAME in name.split(".")]
+    unfit = sorted([*loading.unexpected_keys, *missing])
+    if not unfit:
+        adapted.merge_and_unload()
+    return unfit
 
 
 def is_adapted(vlm: nn.Module) -> bool:

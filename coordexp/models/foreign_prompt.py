@@ -44,6 +44,8 @@ class FoundPrompt:
         found = self.recorded
         system = f"system prompt of {found.system_source}" if found.system else "no system prompt"
         user = f"user prompt of {found.user_source} ({_shortened(found.user)})"
+        if found.user_source == OWN:
+            user += ", because the checkpoint names none: --prompt gives the one of its training"
         return f"chat template of {found.template_source}, {system}, {user}"
 
 

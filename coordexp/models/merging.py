@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.errors import UserError
 from coordexp.models.adapters import ADAPTER_NAME, adapted_layers
-from coordexp.models.weight_files import refuse_no_adapter, rows_of_embedding
 
 _EMBEDDING = "model.language_model.embed_tokens"
 _HEAD = "lm_head"
@@ -79,44 +76,6 @@ def fold_in(vlm: Qwen3VLForConditionalGeneration) -> None:
         plain.weight.copy_(merged_rows(wrapper))
         vlm.set_submodule(name, plain)
     del vlm.peft_config
-
-
-@torch.no_grad()
-def merge_adapter(model: Qwen3VLForConditionalGeneration, adapter: Path) -> None:
-    """Merge the adapter that peft saved in a directory into the weights of `model`, in place.
-
-    An embedding that the adapter stores whole may have more rows than the base model's, which then
-    grows.
-
-    Raises:
-        UserError: the directory holds no adapter, or one of another model.
-    """
-    from peft import PeftConfig, PeftModel
-
-    named = f"--adapter {adapter}"
-    refuse_no_adapter(named, adapter)
-    rows = rows_of_embedding(adapter)
-    if rows and rows != model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(rows, mean_resizing=False)
-    try:
-        adapted = PeftModel(model, PeftConfig.from_pretrained(str(adapter)), ADAPTER_NAME)
-        loading = adapted.load_adapter(
-            str(adapter), ADAPTER_NAME, torch_device="cpu", use_safetensors=True
-        )
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{named}: not an adapter of this model ({first})") from error
-    missing = [name for name in loading.missing_keys if ADAPTER_NAME in name.split(".")]
-    if unfit := sorted([*loading.unexpected_keys, *missing]):
-        raise UserError(
-            f"{named}: not an adapter of this model: {len(unfit)} of the weights do not fit, "
-            f"such as {unfit[0]}"
-        )
-    adapted.merge_and_unload()
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    if embedding is not head and not torch.equal(embedding, head):
-        # The adapter trained one of two tied matrices, or both apart: keep both.
-        model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
 
 
 def save_adapted(vlm: Qwen3VLForConditionalGeneration, path: Path) -> None:

@@ -111,20 +111,3 @@ def refuse_not_finite(named: str, model: torch.nn.Module) -> None:
             f"{named}: {len(broken)} of its weights hold NaN or infinity, such as {broken[0]}: "
             "its training diverged, or the file is damaged"
         )
-
-
-def rows_of_embedding(adapter: Path) -> int | None:
-    """Rows of the embedding that an adapter stores whole; None if it stores none."""
-    with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            if "embed_tokens" in name and name.endswith("weight"):
-                rows: int = file.get_slice(name).get_shape()[0]
-                if "lora_" not in name and "trainable_tokens" not in name:
-                    return rows
-    return None
-
-
-def refuse_no_adapter(named: str, adapter: Path) -> None:
-    for name in ("adapter_config.json", ADAPTER_WEIGHTS):
-        if not (adapter / name).is_file():
-            raise UserError(f"{named}: holds no {name}: give a directory that peft saved")

@@ -27,10 +27,9 @@ from coordexp.data.token_records import read_pixel_records, written_in_pixels
 from coordexp.errors import UserError
 from coordexp.models.base import load_tokenizer, load_whole
 from coordexp.models.checkpoints import device_for, load_base, write_pretrained
+from coordexp.models.foreign_adapter import merge_adapter
 from coordexp.models.foreign_prompt import FoundPrompt, GivenPrompt, find_prompt
-from coordexp.models.merging import merge_adapter
 from coordexp.models.processor import ImageProcessor, build_processor
-from coordexp.models.weight_files import refuse_not_finite
 from coordexp.probe.run import run_probe
 from coordexp.storage.files import (
     locked,
@@ -90,7 +89,7 @@ def evaluate_checkpoint(outside: Outside, records: Path, cfg: Config) -> RunDire
     run = RunDirectory(RESULTS / "evaluated" / f"{outside.name}-{digest(identity)[:8]}")
     torch.set_num_threads(cfg.runtime.threads)
     with locked(run.lock, "being evaluated", wait=True):
-        paths = [written_in_pixels(split, run.path / "data") for split in data]
+        paths = written_in_pixels(data, run.path / "data")
         if not run.checkpoint(step).exists():
             model, processor = load_outside(outside, found)
             with replacing_directory(run.checkpoint(step)) as temporary:
@@ -167,7 +166,6 @@ def load_outside(
     model, tokenizer = load_whole(named, named, torch.float32)
     if outside.adapter is not None:
         merge_adapter(model, outside.adapter)
-        refuse_not_finite(f"--adapter {outside.adapter}", model)
         if (outside.adapter / "tokenizer_config.json").exists():
             tokenizer = load_tokenizer(str(outside.adapter))
     refuse_unusable_tokenizer(named, model, tokenizer)

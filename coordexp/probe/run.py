@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from msgspec import UNSET
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -116,7 +117,7 @@ def run_probe(
             finished_at=utc_now(),
             versions=installed_versions(),
             artifacts=artifacts(out),
-            prompt=read_prompt_file(checkpoint),
+            prompt=read_prompt_file(checkpoint) or UNSET,
         )
         write_typed(manifest, finished)
     return manifest

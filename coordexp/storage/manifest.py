@@ -52,6 +52,7 @@ TRAINING_MODULES = (
     "losses/reference.py",
     "losses/diagnostics.py",
     "data/batches.py",
+    "data/chat.py",
     "data/packing.py",
     "data/patches.py",
     "data/records.py",

@@ -47,13 +47,14 @@ def read_typed(path: Path, kind: type[T], advice: str = DAMAGED) -> T:
 
 
 def write_typed(path: Path, value: DataclassInstance) -> None:
-    """Write a dataclass as sealed JSON, atomically.
+    """Write a dataclass as sealed JSON, atomically. A field that is UNSET is left out.
 
     A NaN is a bug of the caller: it raises ValueError.
     """
     # `to_builtins` would leave out fields of a decoded value that still have the class's default;
     # `asdict` reads every field.
-    write_sealed(path, msgspec.to_builtins(asdict(value)))
+    fields = {name: found for name, found in asdict(value).items() if found is not msgspec.UNSET}
+    write_sealed(path, msgspec.to_builtins(fields))
 
 
 def write_sealed(path: Path, fields: Mapping[str, object]) -> None:
