@@ -4,6 +4,7 @@
     results/mlflow/artifacts/        copies of small files, by run
     results/mlflow/experiment.json   id and URI, written by `create_database`
     results/mlflow/.lock             held by the one importer
+    results/mlflow/<study>.imported  written by the workflow when a study of that name was imported
 
 Importing twice adds nothing. A run is looked up by a tag, a checkpoint by its sha256; a point with
 the same step, time (taken from the log) and value is not added again. If the database was removed,
