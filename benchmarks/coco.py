@@ -141,7 +141,7 @@ def settings_of(geometry: str) -> CocoConfig:
     overrides = [
         "data=coco",
         "data.annotations=-",
-        "data.render_missing=true",
+        "data.missing=draw",
         "data.max_objects=1000",
     ]
     return compose([*overrides, f"data.geometry={geometry}"]).data  # type: ignore[return-value]

@@ -2,7 +2,7 @@
 
     python benchmarks/real_model.py --release /tmp/release experiment=lvis_4b
     model.path=/tmp/release \\
-        data.annotations=lvis_val.json data.render_missing=true train.max_steps=20
+        data.annotations=lvis_val.json data.missing=draw train.max_steps=20
         train.images_per_step=32
 
 Takes the overrides of `coordexp-train`, prepares data and base where they are missing, and steps

@@ -23,7 +23,7 @@ def settings(*overrides: str, **values: Any) -> CocoConfig:
     """The default settings of real data with these overrides; what is not said is a rehearsal of
     `coco.json`.
     """
-    given = ["data.annotations=coco.json", "data.render_missing=true"]
+    given = ["data.annotations=coco.json", "data.missing=draw"]
     cfg = composed("data=coco", *given, *overrides).data
     return dataclasses.replace(cfg, **values)
 

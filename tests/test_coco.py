@@ -222,7 +222,7 @@ ENDS = [
     (("images", 0), {"id": 1, "width": 64, "height": 64}, "neither file_name nor coco_url"),
     *(
         (("images", 0, "file_name"), name, "image 1")
-        for name in ("/a.jpg", "../1.jpg", "a/../../1.jpg", "a\0b", ".", "\ud800")
+        for name in ("/", "..", "a/..", "a\0b", ".", "\ud800")
     ),
     *((("images", 0, "file_name"), name, "not a COCO") for name in (5, ["1.jpg"])),
     (("images", 0, "file_name"), 5, "image 1: file_name must be text, not 5"),

@@ -32,6 +32,7 @@ from pycocotools import mask as coco_mask
 from test_pictures import png_header
 
 from coordexp.config.compose import compose
+from coordexp.config.schema import MissingPictures
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.coco.conversion_stats import ConversionStats
 from coordexp.data.coco.images import colour_of
@@ -363,7 +364,7 @@ def test_pictures_are_resized_and_their_boxes_with_them():
         Path("coco.json"), images, [annotation(1, 1, (64, 42.7, 320, 213.5)), annotation(2, 2)]
     )
     found, stats_by_split = convert(
-        val_fraction=0.5, images="pictures", render_missing=False, pixel_budget=65536
+        val_fraction=0.5, images="pictures", missing=MissingPictures.refuse, pixel_budget=65536
     )
     row = {row["metadata"]["image_id"]: row for split in SPLITS for row in found[split]}
     split = {row["metadata"]["image_id"]: split for split in SPLITS for row in found[split]}
@@ -385,9 +386,9 @@ def test_missing_pictures_end_it_with_one_line_before_any_work(refused):
         "data.images=pictures",
         "4 annotated pictures are missing",
         ".jpg",
-        "data.render_missing=true",
+        "data.missing=draw",
     ):
-        convert(images="pictures", render_missing=False)
+        convert(images="pictures", missing=MissingPictures.refuse)
     assert not Path("out/images").exists()
 
 
@@ -414,7 +415,9 @@ def test_pictures_that_cannot_be_used_are_left_out_counted_and_named():
     Path("pictures/1.jpg").write_bytes(Path("pictures/1.jpg").read_bytes()[:-200])
     Path("pictures/2.jpg").write_bytes(png_header(10_000, 5_000))
     picture(Path("pictures/3.jpg"), (64, 32))
-    found, stats_by_split = convert(images="pictures", render_missing=False, val_fraction=0.4)
+    found, stats_by_split = convert(
+        images="pictures", missing=MissingPictures.refuse, val_fraction=0.4
+    )
     assert sorted(i for ids in images_of(found).values() for i in ids) == [0, 4, 5, 6, 7]
     assert total(stats_by_split, "left_out") == {
         "picture not readable": 1,
@@ -511,7 +514,7 @@ def test_a_killed_conversion_leaves_no_workers_and_goes_on(tmp_path):
     program = (
         "from pathlib import Path; from coordexp.config.compose import compose\n"
         "from coordexp.data.coco.conversion import convert_annotations\n"
-        "cfg = compose(['data=coco', 'data.annotations=coco.json', 'data.render_missing=true'])\n"
+        "cfg = compose(['data=coco', 'data.annotations=coco.json', 'data.missing=draw'])\n"
         "convert_annotations(cfg.data, Path('out'), 2)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -544,7 +547,7 @@ def test_a_killed_conversion_leaves_no_workers_and_goes_on(tmp_path):
 
 def test_prepare_writes_records_and_prints_conversion_stats(capsys):
     many(Path("coco.json"), 20, objects=3)
-    cfg = compose(["data=lvis", "data.annotations=coco.json", "data.render_missing=true"])
+    cfg = compose(["data=lvis", "data.annotations=coco.json", "data.missing=draw"])
     manifest = prepare_data(cfg)
     out = manifest.parent
     assert read_json(manifest)["train"]["images"] == len(read_records(out / "train.jsonl")) == 16
@@ -567,7 +570,7 @@ def test_prepare_writes_records_and_prints_conversion_stats(capsys):
 def test_pictures_of_any_shape_are_in_the_figure(size):
     many(Path("coco.json"), 4, size)
     manifest = prepare_data(
-        compose(["data=coco", "data.annotations=coco.json", "data.render_missing=true"])
+        compose(["data=coco", "data.annotations=coco.json", "data.missing=draw"])
     )
     with Image.open(manifest.parent / "samples.png") as figure:
         assert min(figure.size) > 300

@@ -13,6 +13,7 @@ import pytest
 from coco_files import annotation, image, picture, rows, settings, write_coco
 from PIL import Image
 
+from coordexp.config.schema import MissingPictures
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.storage.files import sha256_directory
 
@@ -47,7 +48,7 @@ def with_pictures(path: Path, names: list[str], root: str = "pictures") -> dict:
     )
 
 
-REAL = {"images": "pictures", "render_missing": False}
+REAL = {"images": "pictures", "missing": MissingPictures.refuse}
 
 
 # --- nothing is lost --------------------------------------------------------------------------
@@ -129,7 +130,7 @@ def test_a_picture_under_two_names_in_train_and_val_is_noticed(refused):
     }
     for val_images, shared in ((None, 4), (1, 1)):
         with refused("lvis_v1_val.json", f"{shared} of its pictures are in train as well", ".jpg"):
-            convert(**own, images="coco", render_missing=False, val_images=val_images)
+            convert(**own, images="coco", missing=MissingPictures.refuse, val_images=val_images)
     assert not Path("out").exists()
 
 
@@ -195,7 +196,7 @@ def test_names_as_long_as_they_may_be_are_written(drawn):
     with_pictures(Path("coco.json"), names)
     if drawn:
         shutil.rmtree("pictures")
-    convert(**(REAL | {"render_missing": drawn}))
+    convert(**(REAL | {"missing": MissingPictures.draw if drawn else MissingPictures.refuse}))
     found = written()
     assert len(set(found.values())) == 4
     for name in found.values():

@@ -43,13 +43,17 @@ def test_annotations_are_one_file_or_one_each(refused, sources):
         compose(["data=coco", "data.images=pictures", *sources])
 
 
-def test_pictures_lie_somewhere_or_may_be_drawn(refused):
-    with refused("data.images", "data.render_missing=true"):
-        compose(["data=coco", "data.annotations=a.json"])
-    assert (
-        compose(["data=coco", "data.annotations=a.json", "data.render_missing=true"]).data.images
-        is None
-    )
+def test_one_annotation_file_has_one_directory_of_pictures(refused):
+    with refused("data.annotations", "data.images", "data.train_pictures"):
+        compose(["data=coco", "data.annotations=a.json", "data.train_pictures=pictures"])
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_the_setting_of_earlier_versions_is_refused_with_its_new_name(refused, value):
+    with refused("data.render_missing", "data.missing=draw"):
+        compose(["data=coco", "data.annotations=a.json", f"data.render_missing={value}"])
+    with refused("data.missing"):
+        compose(["data=coco", "data.annotations=a.json", "data.missing=maybe"])
 
 
 @pytest.mark.usefixtures("in_tmp")
@@ -101,7 +105,7 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
                 "data",
                 "data=coco",
                 "data.annotations=coco.json",
-                "data.render_missing=true",
+                "data.missing=draw",
             ]
         )
     assert left.value.code == 130

@@ -139,7 +139,7 @@ def test_equal_spellings_are_one_run(spellings):
     [
         ("model=qwen3vl model.path", ["models/4B", "models/4B/", "./models//4B"]),
         (
-            "data=lvis data.render_missing=true data.annotations",
+            "data=lvis data.missing=draw data.annotations",
             ["/data/a.json", "/data//a.json", "/data/./a.json"],
         ),
         (

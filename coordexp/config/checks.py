@@ -142,7 +142,7 @@ def check_rule(rule: RuleConfig) -> None:
 def check_sources(data: CocoConfig) -> None:
     """Annotations must be one file to split, or one file per split.
 
-    Images must have a directory, unless missing ones are drawn.
+    Only two files may have a directory of pictures each.
     """
     both = bool(data.train_annotations) + bool(data.val_annotations)
     if (data.annotations and both) or not (data.annotations or both == 2):
@@ -150,10 +150,10 @@ def check_sources(data: CocoConfig) -> None:
             "configuration: data.annotations: give either data.annotations=FILE, which is split, "
             "or both data.train_annotations=FILE and data.val_annotations=FILE"
         )
-    if not (data.images or data.render_missing):
+    if data.annotations and (data.train_pictures or data.val_pictures):
         raise UserError(
-            "configuration: data.images has no value: set the directory of the images, "
-            "or data.render_missing=true to rehearse without them"
+            "configuration: data.annotations is one file for both splits, so its pictures have "
+            "one directory: set data.images instead of data.train_pictures and data.val_pictures"
         )
 
 

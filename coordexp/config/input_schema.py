@@ -99,6 +99,14 @@ class ObjectOrder(Enum):
     random = "random"  # shuffled once, from the data's seed and the image's id
 
 
+class MissingPictures(Enum):
+    """What happens where the file of an annotated image is not found."""
+
+    refuse = "refuse"  # nothing is converted
+    skip = "skip"  # the image is left out, counted and named
+    draw = "draw"  # its annotated shapes are drawn, to rehearse before the download
+
+
 @dataclass(frozen=True)
 class CocoConfig(DataConfig):
     """COCO or LVIS annotations and their images (docs/data.md)."""
@@ -108,8 +116,10 @@ class CocoConfig(DataConfig):
     train_annotations: OptionalPath
     val_annotations: OptionalPath
     val_fraction: Annotated[float, INNER_FRACTION]
-    images: OptionalPath  # directory of the images
-    render_missing: bool  # draw the annotated shapes of an image that is missing
+    images: OptionalPath  # directory of the images; null: beside their annotation file
+    train_pictures: OptionalPath  # directory of one split's images, instead of `images`
+    val_pictures: OptionalPath
+    missing: MissingPictures
     train_images: Annotated[int | None, at_least(1)]  # at most; null: all
     val_images: Annotated[int | None, at_least(1)]
     geometry: Geometry

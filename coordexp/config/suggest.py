@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
+# Keys of earlier versions, and what to write instead.
+RENAMED = {
+    "data.render_missing": "write data.missing=draw for true, data.missing=refuse for false",
+}
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`: did you mean smoke?`, or a list of the known names if none is similar."""
     names = list(known)
@@ -29,6 +35,8 @@ def about_unknown_key(key: str, composed: DictConfig) -> str:
 
     Suggestions are keys of the chosen model and data; `composed` gives that choice.
     """
+    if key in RENAMED:
+        return f"unknown key {key}: it was renamed: {RENAMED[key]}"
     keys = list(known_keys(Config, composed))
     near = get_close_matches(key, [*keys, "experiment"], n=1, cutoff=0.8)
     if near:

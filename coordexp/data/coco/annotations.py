@@ -13,11 +13,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from coordexp.data.coco.instances import DroppedError, Frame, convert_instance
+from coordexp.data.coco.picture_paths import is_text, lies_below, paths_of
 from coordexp.data.records import (
     TOKEN_SPELT,
     Record,
@@ -135,11 +136,6 @@ def _names(categories: list[RawEntry], path: Path) -> dict[Any, str]:
     return names
 
 
-def is_text(value: str) -> bool:
-    """Whether UTF-8 can encode the text; it cannot encode half of a surrogate pair."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)
-
-
 def _images(raw: list[RawEntry], names: Mapping[Any, str], path: Path) -> dict[Any, CocoImage]:
     """Pictures by id.
 
@@ -156,7 +152,8 @@ def _images(raw: list[RawEntry], names: Mapping[Any, str], path: Path) -> dict[A
         images[entry["id"]] = image = _image(entry, names, f"{path}: image {entry['id']!r}")
         if (other := of_path.setdefault(image.paths[0], image.id)) != image.id:
             raise UserError(
-                f"{path}: images {other!r} and {image.id!r} are the same picture {image.paths[0]!r}"
+                f"{path}: images {other!r} and {image.id!r} are the same picture "
+                f"{image.paths[0]!r} below the pictures' directory"
             )
     n_claims: Counter[str] = Counter()
     for image in images.values():
@@ -191,8 +188,8 @@ def _paths(image: RawEntry, where: str) -> tuple[str, ...]:
     """Paths below the pictures' directory under which the picture may lie, likeliest first.
 
     COCO has `file_name`, relative to that directory. LVIS has a `coco_url` that ends in
-    val2017/000000397133.jpg. The candidates are both paths, and the last part of each for data sets
-    with all pictures in one directory.
+    val2017/000000397133.jpg. The candidates are both paths, and the last parts of each
+    (picture_paths.py).
     """
     for key in ("file_name", "coco_url"):
         if not isinstance(image.get(key), str | None):
@@ -200,13 +197,15 @@ def _paths(image: RawEntry, where: str) -> tuple[str, ...]:
     given = {"file_name": image.get("file_name"), "coco_url": _end_of_url(image)}
     if not any(given.values()):
         raise UserError(f"{where}: has neither file_name nor coco_url that names a picture")
-    for key, path in given.items():
-        if path and not _lies_below(path):
-            raise UserError(
-                f"{where}: {key} {image[key]!r} does not lie below the pictures' directory"
-            )
-    paths = [str(PurePosixPath(path)) for path in given.values() if path]  # ./1.jpg is 1.jpg
-    return tuple(dict.fromkeys([*paths, *(PurePosixPath(path).name for path in paths)]))
+    if given["coco_url"] and not lies_below(given["coco_url"]):
+        raise UserError(
+            f"{where}: coco_url {image['coco_url']!r} does not lie below the pictures' directory"
+        )
+    own = paths_of(given["file_name"] or "")
+    if given["file_name"] and not own:
+        raise UserError(f"{where}: file_name {image['file_name']!r} names no file")
+    other = paths_of(given["coco_url"] or "")
+    return tuple(dict.fromkeys([*own[:1], *other[:1], *own[1:], *other[1:]]))
 
 
 def _end_of_url(image: Mapping[str, Any]) -> str:
@@ -218,17 +217,6 @@ def _end_of_url(image: Mapping[str, Any]) -> str:
             f"image {image['id']!r}: coco_url {expected('a URL', image['coco_url'])}"
         ) from error
     return "/".join([part for part in path.split("/") if part][-2:])
-
-
-def _lies_below(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return (
-        bool(parts)
-        and not path.startswith("/")
-        and ".." not in parts
-        and "\0" not in path
-        and is_text(path)
-    )
 
 
 def _distribute(annotations: list[RawEntry], images: Mapping[Any, CocoImage]) -> list[RawEntry]:

@@ -77,6 +77,9 @@ def convert_annotations(
         if not split.images:
             raise nothing_left(name, split)
     files = find_image_files(splits, settings)
+    for name, split in splits.items():
+        if not split.images:  # every picture is missing
+            raise nothing_left(name, split)
     # The new annotations and their pictures are valid. Only now remove an earlier conversion.
     keep_pictures_of(digests, out)
     for name, split in splits.items():

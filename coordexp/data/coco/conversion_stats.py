@@ -16,6 +16,7 @@ from coordexp.data.records import RENDERED, Record
 
 SIDE_EDGES_BINS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 MAX_FAULTS = 100  # pictures that are named one by one
+BY_END = "found under the last parts of their name"
 
 
 @dataclass
@@ -27,7 +28,8 @@ class ConversionStats:
     # Instances that were kept: box, polygon, clipped, polygon simplified.
     objects: Counter[str] = field(default_factory=Counter)
     boxes_instead: Counter[str] = field(default_factory=Counter)  # of polygons, by reason
-    # Pictures that were kept; how many of these were resized or rendered.
+    # Pictures that were kept; how many of these were resized or rendered. Pictures to convert that
+    # were found under the last parts of their name (image_files.py).
     pictures: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)  # pictures, by reason
     faults: list[str] = field(default_factory=list)  # which pictures could not be used, and why
@@ -55,7 +57,7 @@ class ConversionStats:
         """Count a picture as left out, and its remaining instances as dropped for that reason."""
         self.left_out[reason] += 1
         self.drop(reason, n_instances)
-        if fault:
+        if fault and len(self.faults) < MAX_FAULTS:
             self.faults.append(fault)
 
     def drop(self, reason: str, n_instances: int = 1) -> None:
@@ -158,6 +160,8 @@ def summary(split: str, stats: ConversionStats) -> str:
         f"  instances dropped: {listed(report['instances']['dropped'])}",
         f"  pictures left out: {listed(report['pictures']['left out'])}",
     ]
+    if stats.pictures[BY_END]:
+        lines.append(f"  pictures {BY_END}: {stats.pictures[BY_END]}")
     if stats.boxes_instead:
         lines.append(f"  boxes instead of polygons: {listed(stats.boxes_instead)}")
     lines += [f"  {fault}" for fault in stats.faults]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordexp.config.schema import CocoConfig
+from coordexp.config.schema import CocoConfig, MissingPictures
 from coordexp.data.coco.annotations import CocoImage
+from coordexp.data.coco.conversion_stats import BY_END
+from coordexp.data.coco.picture_directories import PictureDirectory, directory_of
 from coordexp.data.coco.splits import Split
 from coordexp.errors import UserError
 
@@ -22,32 +24,57 @@ LONGEST_NAME_BYTES = 1024  # of a relative path; leaves room for the directory i
 
 @dataclass(frozen=True)
 class ImageFile:
-    source: Path | None  # None: it is drawn
+    source: Path | None  # None: it is missing, and may be drawn
     written: str  # below images/<split>/
+    by_end: bool = False  # found under the last parts of its name only
 
 
 def find_image_files(
     splits: Mapping[str, Split], settings: CocoConfig
 ) -> dict[str, list[ImageFile]]:
-    """The file of each image of each split.
+    """The file of each image of each split, as `data.missing` has it where one is missing.
+
+    With `skip` the image is taken out of its split and counted there.
 
     Raises:
-        UserError: pictures are missing and may not be drawn, two images have the same source file,
-            or two images would be written to the same file.
+        UserError: pictures are missing and must not be, two images have the same source file, or
+            two images would be written to the same file.
     """
+    directories = {name: directory_of(name, split, settings) for name, split in splits.items()}
     files = {}
     for name, split in splits.items():
-        files[name] = [image_file_of(image, settings) for image in split.images]
-    if not settings.render_missing:
-        refuse_missing(splits, files, settings)
+        files[name] = [image_file_of(image, directories[name].path) for image in split.images]
+    if settings.missing is MissingPictures.refuse:
+        refuse_missing(splits, files, directories)
+    if settings.missing is MissingPictures.skip:
+        for name, split in splits.items():
+            files[name] = leave_out_missing(split, files[name])
     refuse_one_file_for_two(splits, files)
     refuse_one_name_for_two(splits, files)
+    for name, split in splits.items():
+        if n_by_end := sum(file.by_end for file in files[name]):
+            split.stats.pictures[BY_END] += n_by_end
     return files
 
 
-def image_file_of(image: CocoImage, settings: CocoConfig) -> ImageFile:
-    source = image.find(Path(settings.images)) if settings.images else None
-    return ImageFile(source, written_name(image.paths[0], source is not None))
+def image_file_of(image: CocoImage, root: Path) -> ImageFile:
+    source = image.find(root)
+    by_end = source is not None and source != root / image.paths[0]
+    return ImageFile(source, written_name(image.paths[0], source is not None), by_end)
+
+
+def leave_out_missing(split: Split, files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Take the images without a file out of the split; returns the files of the others."""
+    images, found = [], []
+    for image, file in zip(split.images, files, strict=True):
+        if file.source is None:
+            fault = f"{image.paths[0]}: no such picture"
+            split.stats.leave_out("picture missing", len(image.annotations), fault)
+        else:
+            images.append(image)
+            found.append(file)
+    split.images[:] = images
+    return found
 
 
 def written_name(name: str, is_there: bool) -> str:
@@ -70,21 +97,30 @@ def written_name(name: str, is_there: bool) -> str:
 
 
 def refuse_missing(
-    splits: Mapping[str, Split], files: Mapping[str, list[ImageFile]], settings: CocoConfig
+    splits: Mapping[str, Split],
+    files: Mapping[str, list[ImageFile]],
+    directories: Mapping[str, PictureDirectory],
 ) -> None:
-    root = Path(settings.images or "")
-    if not root.is_dir():
-        problem = "not a" if root.exists() else "no such"
-        raise UserError(f"data.images={root}: {problem} directory")
-    missing = []
+    """Refuse missing pictures; those of splits that share a directory are counted together."""
+    missing: dict[str, list[str]] = {}
     for name, split in splits.items():
-        for image, file in zip(split.images, files[name], strict=True):
-            if file.source is None:
-                missing.append(image.paths[0])
-    if missing:
+        where = directories[name].setting or f"{split.coco.path}: data.images is not set, and"
+        names = [
+            image.paths[0]
+            for image, file in zip(split.images, files[name], strict=True)
+            if file.source is None
+        ]
+        if names:
+            missing.setdefault(where, []).extend(names)
+    for where, names in missing.items():
+        n_missing = f"{len(names)} annotated pictures are missing"
+        if where.startswith("data."):
+            found, advice = f"{where}: {n_missing}", "complete them"
+        else:
+            found, advice = f"{where} {n_missing} beside it", "set data.images=DIRECTORY"
         raise UserError(
-            f"data.images={settings.images}: {len(missing)} annotated pictures are missing, "
-            f"such as {missing[0]!r}: complete them, or rehearse with data.render_missing=true"
+            f"{found}, such as {names[0]!r}: {advice}, leave them out with data.missing=skip, "
+            "or rehearse with data.missing=draw"
         )
 
 

@@ -57,7 +57,7 @@ def read_splits(settings: CocoConfig) -> dict[str, Split]:
         val = read_coco(Path(settings.val_annotations or ""))
     train_paths = {image.paths[0] for image in train.images}
     both = train_paths.intersection(image.paths[0] for image in val.images)
-    if both:
+    if both and picture_directory(settings, "train") == picture_directory(settings, "val"):
         raise UserError(
             f"{val.path}: {len(both)} of its pictures are in train as well, such as {min(both)}"
         )
@@ -65,6 +65,17 @@ def read_splits(settings: CocoConfig) -> dict[str, Split]:
         "train": sampled(train, settings.train_images, settings.seed),
         "val": sampled(val, settings.val_images, settings.seed),
     }
+
+
+def picture_directory(settings: CocoConfig, split: str) -> Path:
+    """The directory to which the names of a split's pictures are relative, as far as settings tell.
+
+    Where none is set, the pictures lie around their annotation file (picture_directories.py).
+    """
+    own = getattr(settings, f"{split}_pictures") or settings.images
+    if own:
+        return Path(own)
+    return Path(settings.annotations or getattr(settings, f"{split}_annotations") or "").parent
 
 
 def split_file(whole: CocoFile, val_fraction: float, seed: int) -> tuple[CocoFile, CocoFile]:
