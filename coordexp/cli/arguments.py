@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         add_show,
         add_ui,
         add_prepare,
+        add_convert,
         add_validate,
         add_verify,
         add_compare,
@@ -137,6 +138,31 @@ def add_prepare(subparsers: Subparsers) -> None:
     sub = add_verb(subparsers, "prepare", verbs.prepare, help_text)
     add_overrides(sub, "a Hydra override, as for coordexp-train")
     sub.add_argument("--only", choices=("data", "base"), help="make only one of the two")
+
+
+def add_convert(subparsers: Subparsers) -> None:
+    help_text = "turn annotations of another format (VOC, YOLO, CVAT …) into COCO"
+    sub = add_verb(subparsers, "convert", verbs.convert_annotations, help_text)
+    sub.add_argument("source", type=Path, help="an annotation file, or a directory of them")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the COCO file")
+    sub.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="directory below which the pictures lie; default: that of the annotations",
+    )
+    sub.add_argument(
+        "--coordinates",
+        choices=("pixels", "bins1000", "fractions"),
+        help="what the numbers of grounding conversations are, where the file does not say it",
+    )
+    sub.add_argument(
+        "--first-pixel",
+        type=int,
+        choices=(0, 1),
+        help="number of the first pixel in VOC and TensorFlow files; default: 1, or 0 if one is 0",
+    )
+    sub.add_argument("--label", metavar="NAME", help="the attribute that is the name, in VIA files")
 
 
 def add_validate(subparsers: Subparsers) -> None:

@@ -63,6 +63,21 @@ def prepare(args: argparse.Namespace) -> None:
         print(prepare_data(cfg))
 
 
+def convert_annotations(args: argparse.Namespace) -> None:
+    """Turn annotations of another format into COCO.
+
+    Reads Pascal VOC, YOLO, CVAT, LabelMe, VIA, Label Studio, CreateML, TensorFlow and Open Images
+    CSV, and grounding conversations of Qwen and ms-swift. Prints what was dropped, and the command
+    that comes next.
+    """
+    from coordexp.data.formats.convert import convert
+    from coordexp.data.formats.dataset import Coordinates
+
+    coordinates = Coordinates(args.coordinates) if args.coordinates else None
+    lines = convert(args.source, args.out, args.images, coordinates, args.first_pixel, args.label)
+    print("\n".join(lines))
+
+
 def validate_records(args: argparse.Namespace) -> None:
     """Print every problem of a record file with its line, then what the file holds.
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from coordexp.data.coco.instances import DroppedError, Frame, convert_instance
 from coordexp.data.coco.picture_paths import is_text, lies_below, paths_of
+from coordexp.data.formats.recognise import what_instead
 from coordexp.data.records import (
     TOKEN_SPELT,
     Record,
@@ -75,8 +76,18 @@ def read_coco(path: Path) -> CocoFile:
     """Read and check an annotation file.
 
     Raises:
-        UserError: this is no COCO or LVIS annotation file, or it contradicts itself.
+        UserError: this is no COCO or LVIS annotation file (one of another format is named, with
+            the command that converts it), or it contradicts itself.
     """
+    try:
+        return _read(path)
+    except UserError as error:
+        if told := what_instead(path):
+            raise UserError(told) from error
+        raise
+
+
+def _read(path: Path) -> CocoFile:
     try:
         raw = read_json(path, "mend it, or export it again")
         refuse_other_forms(raw)

@@ -13,8 +13,10 @@ import numpy as np
 from coordexp.config.schema import CocoConfig
 from coordexp.data.coco.annotations import CocoFile, CocoImage, read_coco
 from coordexp.data.coco.conversion_stats import ConversionStats
+from coordexp.data.formats.recognise import what_instead
 from coordexp.errors import UserError
 from coordexp.storage.files import sha256_file
+from coordexp.study.plan import annotations_of
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,7 @@ class Split:
 
 
 def annotation_files(settings: CocoConfig) -> list[Path]:
-    given = (settings.annotations, settings.train_annotations, settings.val_annotations)
-    return [Path(path) for path in given if path]
+    return [Path(path) for path in annotations_of(settings)]
 
 
 def source_digests(settings: CocoConfig) -> dict[str, str]:
@@ -38,6 +39,9 @@ def source_digests(settings: CocoConfig) -> dict[str, str]:
         UserError: there is no such file.
     """
     for path in annotation_files(settings):
+        if path.is_dir():
+            nothing = f"{path}: a directory, and of no format known here: name the annotation file"
+            raise UserError(what_instead(path) or nothing)
         if not path.is_file():
             raise UserError(f"{path}: no such annotation file")
     return {str(path): sha256_file(path) for path in annotation_files(settings)}
