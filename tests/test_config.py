@@ -25,6 +25,7 @@ NEEDED = {
     "model=qwen3vl": ["model.path=/models/Qwen3-VL"],
     "data=coco": ["data.annotations=instances.json", "data.images=/pictures"],
     "data=lvis": ["data.annotations=lvis.json", "data.images=/pictures"],
+    "data=records": ["data.records=a.jsonl"],
     "experiment=lvis_rehearsal": ["data.annotations=lvis.json"],
     "experiment=lvis_4b": [
         "model.path=/models/Qwen3-VL",

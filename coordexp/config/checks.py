@@ -12,6 +12,7 @@ from coordexp.config.schema import (
     Config,
     OptimConfig,
     ProbeConfig,
+    RecordsConfig,
     RuleConfig,
     ScenesConfig,
     StudyConfig,
@@ -38,6 +39,8 @@ def check(cfg: Config) -> None:
     check_rule(cfg.study.rule)
     if isinstance(cfg.data, CocoConfig):
         check_sources(cfg.data)
+    if isinstance(cfg.data, RecordsConfig):
+        check_record_files(cfg.data)
     if isinstance(cfg.data, ScenesConfig):
         check_scenes(cfg.data)
 
@@ -154,6 +157,16 @@ def check_sources(data: CocoConfig) -> None:
         raise UserError(
             "configuration: data.annotations is one file for both splits, so its pictures have "
             "one directory: set data.images instead of data.train_pictures and data.val_pictures"
+        )
+
+
+def check_record_files(data: RecordsConfig) -> None:
+    """Records must be one file to split, or one file per split."""
+    both = bool(data.train_records) + bool(data.val_records)
+    if (data.records and both) or not (data.records or both == 2):
+        raise UserError(
+            "configuration: data.records: give either data.records=FILE, which is split, "
+            "or both data.train_records=FILE and data.val_records=FILE"
         )
 
 

@@ -29,6 +29,7 @@ from coordexp.config.schema import (
     CocoConfig,
     Config,
     PretrainedQwen3VLConfig,
+    RecordsConfig,
     ScenesConfig,
     TinyQwen3VLConfig,
 )
@@ -151,6 +152,7 @@ def register_schema() -> None:
     )
     store.store(group="data", name="scenes_schema", node=schema_node(ScenesConfig))
     store.store(group="data", name="coco_schema", node=schema_node(CocoConfig))
+    store.store(group="data", name="records_schema", node=schema_node(RecordsConfig))
 
 
 register_schema()

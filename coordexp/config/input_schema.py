@@ -128,3 +128,16 @@ class CocoConfig(DataConfig):
     max_objects: Count  # an image with more is left out
     order: ObjectOrder
     pixel_budget: Annotated[int, at_least(1024, "a cell of 32 x 32")]  # px of an image
+
+
+@dataclass(frozen=True)
+class RecordsConfig(DataConfig):
+    """Record files and their images, as `coordexp validate` passes them (docs/data.md)."""
+
+    seed: Seed  # of the split and the samples
+    records: OptionalPath  # one file, split by val_fraction; or one file per split:
+    train_records: OptionalPath
+    val_records: OptionalPath
+    val_fraction: Annotated[float, INNER_FRACTION]
+    train_images: Annotated[int | None, at_least(1)]  # at most; null: all
+    val_images: Annotated[int | None, at_least(1)]

@@ -24,6 +24,7 @@ from coordexp.config.input_schema import (
     ModelConfig,
     ObjectOrder,
     PretrainedQwen3VLConfig,
+    RecordsConfig,
     ScenesConfig,
     TinyQwen3VLConfig,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "PretrainedQwen3VLConfig",
     "ProbeConfig",
     "ProbeRuleConfig",
+    "RecordsConfig",
     "RuleConfig",
     "RuntimeConfig",
     "ScenesConfig",

@@ -4,23 +4,32 @@ data.json.
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from coordexp.config.digests import group_hash, plain
-from coordexp.config.schema import CocoConfig, Config, ScenesConfig
+from coordexp.config.schema import CocoConfig, Config, DataConfig, RecordsConfig, ScenesConfig
 from coordexp.data.coco.annotations import coco_records
-from coordexp.data.coco.conversion import convert_annotations
+from coordexp.data.coco.conversion import (
+    NothingLeftError,
+    Plan,
+    convert_planned,
+    planned_conversion,
+)
 from coordexp.data.coco.conversion_stats import summary
 from coordexp.data.coco.samples import draw_samples
-from coordexp.data.coco.splits import annotation_files
+from coordexp.data.own_records import RecordPlan, copy_records, planned_records
 from coordexp.data.records import iter_records, write_records
 from coordexp.data.scenes import make_scenes
 from coordexp.storage.digest_store import known_sha256, known_sha256_directory, require_sha256
 from coordexp.storage.files import locked, write_json
 from coordexp.storage.runs import data_directory
 from coordexp.storage.typed import read_typed, write_typed
+from coordexp.study.plan import annotations_of
 
 
 @dataclass(frozen=True)
@@ -50,21 +59,26 @@ def data_path(cfg: Config) -> Path:
 def prepare_data(cfg: Config) -> Path:
     """Make the records of `cfg.data`; returns the manifest's path.
 
+    Sources are read and checked before the directory is made, so a refusal leaves nothing behind.
+
     Raises:
-        UserError: pictures or annotations break the contract.
+        UserError: pictures, annotations or records break the contract.
     """
     out = data_path(cfg)
     settings = cfg.data
+    gone = [path for path in map(Path, annotations_of(settings)) if not path.exists()]
+    if gone and (out / "data.json").exists():
+        print(f"{gone[0]} is gone: the records made from it stay as they are", file=sys.stderr)
+        return out / "data.json"
+    write = planned(settings)
     with locked(out / ".lock", "being prepared", wait=True):
-        if isinstance(settings, ScenesConfig):
-            draw_records(settings, out)
-        if isinstance(settings, CocoConfig):
-            gone = [path for path in annotation_files(settings) if not path.exists()]
-            if gone and (out / "data.json").exists():
-                told = f"{gone[0]} is gone: the records made from it stay as they are"
-                print(told, file=sys.stderr)
-                return out / "data.json"
-            convert_records(settings, out)
+        is_new = {file.name for file in out.iterdir()} == {".lock"}
+        try:
+            write(out)
+        except NothingLeftError:
+            if is_new:
+                shutil.rmtree(out)
+            raise
         write_typed(
             out / "data.json",
             DataManifest(
@@ -74,15 +88,40 @@ def prepare_data(cfg: Config) -> Path:
     return out / "data.json"
 
 
+def planned(settings: DataConfig) -> Callable[[Path], None]:
+    """Read and check the sources of the data; returns what writes the records to a directory.
+
+    Raises:
+        UserError: the sources cannot be used.
+    """
+    if isinstance(settings, CocoConfig):
+        return partial(convert_records, settings, planned_conversion(settings))
+    if isinstance(settings, RecordsConfig):
+        return partial(write_own_records, planned_records(settings))
+    assert isinstance(settings, ScenesConfig)
+    return partial(draw_records, settings)
+
+
 def draw_records(scenes: ScenesConfig, out: Path) -> None:
     for split, n_images in (("train", scenes.train_images), ("val", scenes.val_images)):
         annotations = make_scenes(scenes, out, split, n_images)
         write_records(out / f"{split}.jsonl", coco_records(annotations, out))
 
 
-def convert_records(settings: CocoConfig, out: Path) -> None:
+def write_own_records(plan: RecordPlan, out: Path) -> None:
+    """Copy records and pictures; conversion.json and samples.png as for annotations."""
+    copy_records(plan, out)
+    write_json(out / "conversion.json", {split: dict(c) for split, c in plan.counts.items()})
+    draw_samples(out / "val.jsonl", out / "samples.png")
+    for split, entries in plan.splits.items():
+        told = f"{split}: {len(entries)} records"
+        dropped = [f"{n} {reason}" for reason, n in plan.counts[split].items() if n]
+        print(told + (f"; left out: {', '.join(dropped)}" if dropped else ""), file=sys.stderr)
+
+
+def convert_records(settings: CocoConfig, plan: Plan, out: Path) -> None:
     """Write records and pictures, conversion.json (counts by split) and samples.png (a preview)."""
-    stats_by_split = convert_annotations(settings, out)
+    stats_by_split = convert_planned(settings, plan, out)
     write_json(
         out / "conversion.json", {split: stats.report() for split, stats in stats_by_split.items()}
     )

@@ -206,28 +206,46 @@ def point_link(link: Path, target: Path) -> None:
 def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`. The kernel releases the lock whenever the process ends.
 
-    `lockf` takes the lock: worker processes would inherit a lock of `flock`. The file is never
-    unlinked. With `wait`, wait until another holder releases the lock.
+    `lockf` takes the lock: worker processes would inherit a lock of `flock`. Only the holder may
+    unlink the file. With `wait`, wait until another holder releases the lock.
 
     Raises:
         UserError: another process holds it (unless `wait`), naming its pid.
     """
-    with naming_full_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: after a write fails on a full disk, close() would try to write a buffer again.
-        handle = open(path, "a+b", buffering=0)  # noqa: SIM115
+    handle = acquired(path, what, wait)
+    while not is_same_file(handle, path):  # the holder before has removed it with its directory
+        handle.close()
+        handle = acquired(path, what, wait)
     with handle:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            pid = handle.read().decode().strip() or "unknown"
-            busy = f"{path.parent}: {what} by process {pid} already"
-            if not wait:
-                raise UserError(f"{busy}: wait for it, or stop it, and start again") from error
-            print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
-            fcntl.lockf(handle, fcntl.LOCK_EX)
         with naming_full_disk(path):
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n".encode())
         yield
+
+
+def acquired(path: Path, what: str, wait: bool) -> io.FileIO:
+    """The opened lock file, locked."""
+    with naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered: after a write fails on a full disk, close() would try to write a buffer again.
+        handle = io.FileIO(path, "a+")
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.seek(0)
+        pid = handle.read().decode().strip() or "unknown"
+        busy = f"{path.parent}: {what} by process {pid} already"
+        if not wait:
+            handle.close()
+            raise UserError(f"{busy}: wait for it, or stop it, and start again") from error
+        print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
+        fcntl.lockf(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def is_same_file(handle: io.FileIO, path: Path) -> bool:
+    """Whether the opened file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -8,6 +8,7 @@ one variant (`pure_ce="optim.lr=5e-4 train.max_steps=400"`) or for every variant
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from coordexp.config.schema import (
     Config,
     DataConfig,
     PretrainedQwen3VLConfig,
+    RecordsConfig,
     StudyConfig,
 )
 from coordexp.config.suggest import did_you_mean
@@ -190,10 +192,13 @@ def _is_of_the_study(override: str, key: str) -> bool:
 
 
 def annotations_of(data: DataConfig) -> tuple[str, ...]:
-    """The annotation files that the records are made from; none if the images are generated."""
-    if not isinstance(data, CocoConfig):
+    """The annotation or record files that the data are made from; none for generated images."""
+    if isinstance(data, CocoConfig):
+        files = (data.annotations, data.train_annotations, data.val_annotations)
+    elif isinstance(data, RecordsConfig):
+        files = (data.records, data.train_records, data.val_records)
+    else:
         return ()
-    files = (data.annotations, data.train_annotations, data.val_annotations)
     return tuple(file for file in files if file)
 
 
@@ -205,9 +210,15 @@ def planned_run(cfg: Config, seed: int, overrides: tuple[str, ...]) -> PlannedRu
     """
     data = data_directory(cfg.data.name, group_hash(cfg.data))
     annotations = annotations_of(cfg.data)
+    kind = "record" if isinstance(cfg.data, RecordsConfig) else "annotation"
     for file in annotations:
+        if Path(file).is_dir():
+            raise UserError(
+                f"{file}: a directory, not one {kind} file: `coordexp convert "
+                f"{shlex.quote(file)} --out coco.json` makes one of it, or says which to name"
+            )
         if not Path(file).exists() and not (data / "data.json").exists():
-            raise UserError(f"{file}: no such annotation file")
+            raise UserError(f"{file}: no such {kind} file")
     if isinstance(cfg.model, PretrainedQwen3VLConfig):
         prepared = (base_path(cfg) / "base.json").exists()
         if is_missing_directory(cfg.model.path) and not prepared:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from coordexp.config.schema import CocoConfig, Geometry, ObjectOrder
 from coordexp.data.coco.annotations import CocoImage
 from coordexp.data.coco.conversion_stats import ConversionStats, listed
-from coordexp.data.coco.image_files import find_image_files
+from coordexp.data.coco.image_files import ImageFile, find_image_files
 from coordexp.data.coco.images import (
     LeftOutError,
     fitted_size,
@@ -62,6 +62,19 @@ class Kept:
     annotation: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion reads, known and checked before anything is written."""
+
+    digests: dict[str, str]  # of the annotation files
+    splits: dict[str, Split]
+    files: dict[str, list[ImageFile]]
+
+
+class NothingLeftError(UserError):
+    """A split has no picture that could be converted."""
+
+
 def convert_annotations(
     settings: CocoConfig, out: Path, workers: int | None = None
 ) -> dict[str, ConversionStats]:
@@ -70,6 +83,15 @@ def convert_annotations(
     Raises:
         UserError: a file is not a COCO annotation file, pictures are missing, or a split has no
             record.
+    """
+    return convert_planned(settings, planned_conversion(settings), out, workers)
+
+
+def planned_conversion(settings: CocoConfig) -> Plan:
+    """Read and check the annotations, and find the pictures.
+
+    Raises:
+        UserError: a file is not a COCO annotation file, or pictures are missing.
     """
     digests = source_digests(settings)
     splits = read_splits(settings)
@@ -80,12 +102,23 @@ def convert_annotations(
     for name, split in splits.items():
         if not split.images:  # every picture is missing
             raise nothing_left(name, split)
+    return Plan(digests, splits, files)
+
+
+def convert_planned(
+    settings: CocoConfig, plan: Plan, out: Path, workers: int | None = None
+) -> dict[str, ConversionStats]:
+    """Write records and pictures.
+
+    Raises:
+        NothingLeftError: no picture of a split could be used.
+    """
     # The new annotations and their pictures are valid. Only now remove an earlier conversion.
-    keep_pictures_of(digests, out)
-    for name, split in splits.items():
+    keep_pictures_of(plan.digests, out)
+    for name, split in plan.splits.items():
         tasks = (
             Task(image, names_in(image, split.coco.names), file.source, file.written)
-            for image, file in zip(split.images, files[name], strict=True)
+            for image, file in zip(split.images, plan.files[name], strict=True)
         )
         convert = partial(convert_image, settings, out, name)
         results = in_parallel(convert, tasks, workers or n_cores())
@@ -94,12 +127,12 @@ def convert_annotations(
         write_records(out / f"{name}.jsonl", added_up(bar, split.stats))
         if not split.stats.pictures["kept"]:
             raise nothing_left(name, split)
-    return {name: split.stats for name, split in splits.items()}
+    return {name: split.stats for name, split in plan.splits.items()}
 
 
-def nothing_left(name: str, split: Split) -> UserError:
+def nothing_left(name: str, split: Split) -> NothingLeftError:
     pictures, instances = listed(split.stats.left_out), listed(split.stats.dropped)
-    return UserError(
+    return NothingLeftError(
         f"{split.coco.path}: no picture is left for {name} "
         f"(pictures: {pictures}; instances: {instances})"
     )
