@@ -122,10 +122,10 @@ def test_from_a_folder_to_records_by_the_commands_of_the_messages(writer, capsys
 
 @pytest.mark.parametrize("writer", [roboflow_coco, cvat_coco, label_studio_coco])
 def test_a_directory_of_coco_files_is_answered_with_its_settings(writer, capsys):
-    source = writer(Path("set"), SCENE)
-    code, told = prepare(capsys, "data=coco", f"data.annotations={source}")
+    source = writer(Path("my set"), SCENE)
+    code, told = prepare(capsys, "data=coco", f'data.annotations="{source}"')
     assert code == 1
-    overrides = re.findall(r"data\.\w+=\S+", told)
+    overrides = shlex.split(told.rpartition(": set ")[2])
     assert len(overrides) == (2 if writer is roboflow_coco else 1)
     code, told = prepare(capsys, "data=coco", *overrides)
     assert code == 0, told

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coordexp.data.formats.commands import next_command
 from coordexp.data.formats.dataset import Coordinates, Dataset, Picture, Shape, Source
 from coordexp.data.formats.picture_files import PictureFiles
 from coordexp.data.formats.recognise import COCO, recognise, what_instead
@@ -20,7 +19,6 @@ from coordexp.storage.files import write_text
 ANNOTATION_DIRECTORIES = ("annotations", "labels")
 MAX_NOTES = 20
 DECIMALS = 4  # of a pixel
-PLAIN = re.compile(r"[\w./~@+-]+")
 
 
 def convert(
@@ -173,27 +171,3 @@ def summary(
 
 def listed(dataset: Dataset) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in dataset.dropped.most_common() if n)
-
-
-def next_command(files: dict[str, Path], root: Path) -> str:
-    """The workflow on these annotations, as a rehearsal of a minute or two."""
-    if "train" in files:
-        given = {"train_annotations": files["train"], "val_annotations": files["val"]}
-    else:
-        given = {"annotations": files[""]}
-    words = [override(f"data.{key}", path) for key, path in (given | {"images": root}).items()]
-    plain = all('"' not in word for word in words)
-    every = " ".join(words) if plain else json.dumps(words, ensure_ascii=False)
-    overrides = f'"{every}"' if plain else shlex.quote(every)
-    return (
-        f"snakemake --cores all stage1_ablation --config experiment=lvis_rehearsal all={overrides}"
-    )
-
-
-def override(key: str, path: Path) -> str:
-    """A Hydra override; a value with blanks or signs in it is quoted."""
-    text = str(path)
-    if PLAIN.fullmatch(text):
-        return f"{key}={text}"
-    escaped = text.replace('"', '\\"')
-    return f'{key}="{escaped}"'

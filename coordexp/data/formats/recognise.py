@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from coordexp.data.formats.commands import override
 from coordexp.data.formats.createml import is_createml, read_createml
 from coordexp.data.formats.csv_file import csv_header
 from coordexp.data.formats.cvat import read_cvat
@@ -91,7 +92,7 @@ def what_instead(path: Path) -> str | None:
     if found is None or (found.format is COCO and not path.is_dir()):
         return None
     if found.format is COCO:
-        return f"{path}: a directory; its annotations are {coco_settings(found.files)}"
+        return f"{path}: a directory of COCO annotations: set {coco_settings(found.files)}"
     if found.format.read is None:
         file = found.files[0] if found.format is RECORDS else ""
         return f"{path}: {found.format.name}, not COCO annotations: {found.format.instead}{file}"
@@ -107,9 +108,10 @@ def coco_settings(files: tuple[Path, ...]) -> str:
         split = next((split_named(word) for word in words if split_named(word)), "")
         splits.setdefault(split, file)
     if {"train", "val"} <= splits.keys():
-        train, val = splits["train"], splits["val"]
-        return f"data.train_annotations={train} data.val_annotations={val}"
-    return f"data.annotations={files[0]}"
+        given = {"train_annotations": splits["train"], "val_annotations": splits["val"]}
+    else:
+        given = {"annotations": files[0]}
+    return " ".join(shlex.quote(override(f"data.{key}", file)) for key, file in given.items())
 
 
 def format_of_file(path: Path) -> Format | None:

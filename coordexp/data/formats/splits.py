@@ -34,7 +34,7 @@ def by_split(pictures: list[Picture]) -> dict[str, list[Picture]]:
         split = picture.split or split_of_path(picture.file_name)
         splits.setdefault(split, []).append(replace(picture, split=split))
     if {"train", "val"} <= splits.keys() <= {"train", "val", "test"}:
-        return splits
+        return {split: splits[split] for split in ("train", "val", "test") if split in splits}
     return {"": pictures}
 
 
