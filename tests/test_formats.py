@@ -5,8 +5,11 @@ the messages name.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,7 @@ from coordexp.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 
+ROOT = Path(__file__).resolve().parents[1]
 SCENE = scene()
 Boxes = dict[str, list[tuple[str, tuple[float, ...]]]]  # by the last part of the picture's name
 
@@ -118,6 +122,22 @@ def test_from_a_folder_to_records_by_the_commands_of_the_messages(writer, capsys
         assert [name for name, _ in records[entry.name]] == [name for name, _ in expected]
         for (_, box), (_, pixels) in zip(records[entry.name], expected, strict=True):
             assert box == pytest.approx(pixels, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_first_training_step_follows(capsys):
+    source = WRITERS["voc"](Path("VOC2007"), SCENE)
+    code, told = told_by(capsys, "convert", str(source), "--out", "coco.json")
+    assert code == 0
+    overrides = ["experiment=lvis_rehearsal", *overrides_in(told.rpartition("next: ")[2].strip())]
+    overrides += ["train.max_steps=1", "train.images_per_step=4", "train.micro_batch=2"]
+    overrides += ["train.eval_steps=1", "train.checkpoint_steps=1", "train.audit_images=4"]
+    assert told_by(capsys, "prepare", *overrides)[0] == 0
+    command = [sys.executable, "-m", "coordexp.training.train", "variant=pure_ce", *overrides]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(Path().glob("results/runs/pure_ce/*/run.json"))) == 1
 
 
 @pytest.mark.parametrize("writer", [roboflow_coco, cvat_coco, label_studio_coco])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,8 @@ def summary(
         lines.append(f"{file}: {len(splits[split])} pictures, {n_shapes} objects ({format_name})")
     if dropped := listed(dataset):
         lines.append(f"  dropped: {dropped}")
-    missing = [p.file_name for p in dataset.pictures if not (root / p.file_name).is_file()]
+    names = [picture.file_name for picture in dataset.pictures]
+    missing = [name for name in names if not os.path.isfile(root / name)]
     if missing:
         lines.append(f"  not found below {root}: {len(missing)} pictures, such as {missing[0]!r}")
     notes = list(dict.fromkeys(dataset.notes))

@@ -59,14 +59,16 @@ def picture_name(data: Any, where: str) -> str:
 def results_of(task: dict[str, Any], dataset: Dataset) -> list[dict[str, Any]]:
     """The regions of a task: those of its first annotation, or the list itself in JSON-MIN."""
     annotations = task.get("annotations", task.get("completions"))
-    if annotations is None:
+    if not isinstance(annotations, list):
         lists = [value for value in task.values() if isinstance(value, list)]
         return [r for results in lists for r in results if isinstance(r, dict)]
-    valid = [a for a in annotations or () if isinstance(a, dict) and not a.get("was_cancelled")]
+    valid = [a for a in annotations if isinstance(a, dict) and not a.get("was_cancelled")]
     if len(valid) > 1:
         dataset.dropped["further annotation of a task"] += len(valid) - 1
     results = valid[0].get("result") if valid else []
-    return [result for result in results or () if isinstance(result, dict)]
+    if not isinstance(results, list):
+        return []
+    return [result for result in results if isinstance(result, dict)]
 
 
 def stated_size(results: list[dict[str, Any]]) -> tuple[Any, Any]:

@@ -103,7 +103,7 @@ def places_of(split: str, entry: Any, base: Any, file: Path) -> Iterator[Path]:
             below = below.partition("/")[2]
         around = [file.parent / str(base or ""), file.parent]
         found = [root / name for root in around for name in (word, below)]
-        found = [path for path in found if path.exists()]
+        found = [path for path in found if os.path.exists(path)]
         if found:
             yield found[0]
         elif split != "test":
