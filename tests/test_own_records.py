@@ -126,7 +126,7 @@ def test_a_problem_that_validate_finds_is_the_answer(refused, capsys):
     assert not Path("results").exists()
 
 
-def test_pictures_outside_the_directory_of_the_records_keep_their_last_parts(refused):
+def test_pictures_beside_the_records_keep_their_last_parts(refused):
     Path("sets").mkdir()
     record_file("sets/a.jsonl", ["../pictures/1.jpg", "../pictures/2.jpg"])
     out = prepared("data.records=sets/a.jsonl")

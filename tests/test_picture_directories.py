@@ -102,7 +102,7 @@ def test_the_directories_of_exporters_are_known(annotations, root):
             assert found.size == source.size
 
 
-def test_without_a_setting_the_message_says_where_pictures_were_missed(refused):
+def test_without_a_setting_the_message_names_it(refused):
     coco(Path("set/coco.json"), ["1.jpg", "2.jpg"])
     with refused(
         "set/coco.json", "2 annotated pictures are missing", "data.images=", "data.missing=draw"

@@ -141,3 +141,14 @@ class RecordsConfig(DataConfig):
     val_fraction: Annotated[float, INNER_FRACTION]
     train_images: Annotated[int | None, at_least(1)]  # at most; null: all
     val_images: Annotated[int | None, at_least(1)]
+
+
+def source_files(data: DataConfig) -> tuple[str, ...]:
+    """The annotation or record files that the data are made from; none for generated images."""
+    if isinstance(data, CocoConfig):
+        files = (data.annotations, data.train_annotations, data.val_annotations)
+    elif isinstance(data, RecordsConfig):
+        files = (data.records, data.train_records, data.val_records)
+    else:
+        return ()
+    return tuple(file for file in files if file)

@@ -27,6 +27,7 @@ from coordexp.config.input_schema import (
     RecordsConfig,
     ScenesConfig,
     TinyQwen3VLConfig,
+    source_files,
 )
 from coordexp.config.limits import (
     NOT_EMPTY,
@@ -85,6 +86,7 @@ __all__ = [
     "TokenGroups",
     "TrainConfig",
     "VariantConfig",
+    "source_files",
 ]
 
 # At run time this is a plain string, because OmegaConf 2.3 has no Literal and an Enum cannot have a

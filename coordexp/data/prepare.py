@@ -12,7 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from coordexp.config.digests import group_hash, plain
-from coordexp.config.schema import CocoConfig, Config, DataConfig, RecordsConfig, ScenesConfig
+from coordexp.config.schema import (
+    CocoConfig,
+    Config,
+    DataConfig,
+    RecordsConfig,
+    ScenesConfig,
+    source_files,
+)
 from coordexp.data.coco.annotations import coco_records
 from coordexp.data.coco.conversion import (
     NothingLeftError,
@@ -29,7 +36,6 @@ from coordexp.storage.digest_store import known_sha256, known_sha256_directory, 
 from coordexp.storage.files import locked, write_json
 from coordexp.storage.runs import data_directory
 from coordexp.storage.typed import read_typed, write_typed
-from coordexp.study.plan import annotations_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def prepare_data(cfg: Config) -> Path:
     """
     out = data_path(cfg)
     settings = cfg.data
-    gone = [path for path in map(Path, annotations_of(settings)) if not path.exists()]
+    gone = [path for path in map(Path, source_files(settings)) if not path.exists()]
     if gone and (out / "data.json").exists():
         print(f"{gone[0]} is gone: the records made from it stay as they are", file=sys.stderr)
         return out / "data.json"

@@ -19,12 +19,11 @@ from coordexp.config.digests import digest, group_hash, plain, run_hash
 from coordexp.config.overrides import key_of, last_of_each_key, refuse_repeated
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
-    CocoConfig,
     Config,
-    DataConfig,
     PretrainedQwen3VLConfig,
     RecordsConfig,
     StudyConfig,
+    source_files,
 )
 from coordexp.config.suggest import did_you_mean
 from coordexp.errors import UserError
@@ -191,17 +190,6 @@ def _is_of_the_study(override: str, key: str) -> bool:
     return key != EVERY_VARIANT and target.partition(".")[0] == "probe"
 
 
-def annotations_of(data: DataConfig) -> tuple[str, ...]:
-    """The annotation or record files that the data are made from; none for generated images."""
-    if isinstance(data, CocoConfig):
-        files = (data.annotations, data.train_annotations, data.val_annotations)
-    elif isinstance(data, RecordsConfig):
-        files = (data.records, data.train_records, data.val_records)
-    else:
-        return ()
-    return tuple(file for file in files if file)
-
-
 def planned_run(cfg: Config, seed: int, overrides: tuple[str, ...]) -> PlannedRun:
     """The run of a configuration and a seed.
 
@@ -209,7 +197,7 @@ def planned_run(cfg: Config, seed: int, overrides: tuple[str, ...]) -> PlannedRu
         UserError: annotations or a base model are missing.
     """
     data = data_directory(cfg.data.name, group_hash(cfg.data))
-    annotations = annotations_of(cfg.data)
+    annotations = source_files(cfg.data)
     kind = "record" if isinstance(cfg.data, RecordsConfig) else "annotation"
     for file in annotations:
         if Path(file).is_dir():

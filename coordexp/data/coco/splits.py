@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from coordexp.config.schema import CocoConfig
+from coordexp.config.schema import CocoConfig, source_files
 from coordexp.data.coco.annotations import CocoFile, CocoImage, read_coco
 from coordexp.data.coco.conversion_stats import ConversionStats
 from coordexp.data.formats.recognise import what_instead
 from coordexp.errors import UserError
 from coordexp.storage.files import sha256_file
-from coordexp.study.plan import annotations_of
 
 
 @dataclass(frozen=True)
@@ -28,23 +27,19 @@ class Split:
     stats: ConversionStats
 
 
-def annotation_files(settings: CocoConfig) -> list[Path]:
-    return [Path(path) for path in annotations_of(settings)]
-
-
 def source_digests(settings: CocoConfig) -> dict[str, str]:
     """sha256 of each annotation file, by its path.
 
     Raises:
         UserError: there is no such file.
     """
-    for path in annotation_files(settings):
+    for path in map(Path, source_files(settings)):
         if path.is_dir():
             nothing = f"{path}: a directory, and of no format known here: name the annotation file"
             raise UserError(what_instead(path) or nothing)
         if not path.is_file():
             raise UserError(f"{path}: no such annotation file")
-    return {str(path): sha256_file(path) for path in annotation_files(settings)}
+    return {str(path): sha256_file(path) for path in map(Path, source_files(settings))}
 
 
 def read_splits(settings: CocoConfig) -> dict[str, Split]:

@@ -1,1 +1,1 @@
-"""Annotations in the formats of other tools, read and written as COCO; one file a format."""
+"""Annotations of other tools to COCO: a reader for each format."""

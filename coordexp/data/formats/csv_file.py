@@ -11,15 +11,17 @@ from coordexp.errors import UserError
 from coordexp.storage.files import read_bytes
 
 
-def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(path: Path, columns: set[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a CSV file with a header, each with its line; a missing value is empty.
 
     Raises:
-        UserError: not UTF-8, or not CSV.
+        UserError: not UTF-8, not CSV, or without one of the `columns`.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig")
         rows = csv.DictReader(io.StringIO(text, newline=""))
+        if missing := columns.difference(rows.fieldnames or ()):
+            raise UserError(f"{path}: has no column {min(missing)}: export it again")
         for row in rows:
             yield rows.line_num, {key: row[key] or "" for key in row if key}
     except (UnicodeDecodeError, csv.Error) as error:

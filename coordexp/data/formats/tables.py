@@ -29,7 +29,7 @@ def read_tensorflow(source: Source) -> Dataset:
     dataset = Dataset()
     for file in source.files:
         pictures: dict[str, Picture | None] = {}
-        for _, row in read_csv(file):
+        for _, row in read_csv(file, TENSORFLOW_COLUMNS):
             name = row["filename"]
             if name not in pictures:
                 sides = (row["width"], row["height"])
@@ -59,7 +59,7 @@ def read_open_images(source: Source) -> Dataset:
     for file in source.files:
         names = class_names(file)
         pictures: dict[str, Picture | None] = {}
-        for _, row in read_csv(file):
+        for _, row in read_csv(file, OPEN_IMAGES_COLUMNS):
             name = row["ImageID"]
             if name not in pictures:
                 found = picture_of(source, dataset, name, file)

@@ -5,7 +5,6 @@ A region has attributes; one of them is the name. Sizes of pictures are not in t
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +62,9 @@ def entries_of(file: Path) -> Iterator[tuple[str, list[Region]]]:
         expect(entry, dict, f"{file}: {key}")
         name = expect(entry.get("filename"), str, f"{file}: {key}: filename")
         regions = entry.get("regions") or []
-        listed = list(regions.values()) if isinstance(regions, dict) else regions
+        if isinstance(regions, dict):  # version 1 numbers them
+            regions = list(regions.values())
+        listed = expect(regions, list, f"{file}: {key}: regions")
         where = f"{file}: {key}: a region"
         yield name, [region_of(expect(region, dict, where), where) for region in listed]
 
@@ -75,11 +76,11 @@ def region_of(region: dict[str, Any], where: str) -> Region:
 
 def csv_entries(file: Path) -> Iterator[tuple[str, list[Region]]]:
     regions: dict[str, list[Region]] = {}
-    for n, row in read_csv(file):
+    for n, row in read_csv(file, CSV_COLUMNS):
         try:
             shape = json.loads(row["region_shape_attributes"] or "{}")
             attributes = json.loads(row["region_attributes"] or "{}")
-        except (ValueError, RecursionError, csv.Error) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file}:{n}: not VIA's CSV ({error})") from error
         of_picture = regions.setdefault(row["filename"], [])
         if shape:  # a picture without regions has a row without a shape
