@@ -232,6 +232,46 @@ def test_yolo_outlines_and_rows_that_are_none():
         assert f"1 {reason}" in told
 
 
+@pytest.mark.parametrize("writer", ["yolo", "yolo_roboflow", "darknet"])
+def test_yolo_labels_without_their_pictures_meet_them_elsewhere(writer):
+    """CVAT and others export labels alone; --images names the pictures."""
+    source = WRITERS[writer](Path("set"), SCENE)
+    Path("pictures").mkdir()
+    for found in list(source.rglob("*.jpg")):
+        found.rename(Path("pictures") / found.name)
+    convert(source, Path("coco.json"), images=Path("pictures"))
+    files = sorted(Path().glob("coco*.json"))
+    assert len(files) == (1 if writer == "darknet" else 2)
+    assert_is_scene(boxes_of(*files))
+
+
+def test_a_background_does_not_take_the_labels_of_a_namesake():
+    source = yolo(Path("set"), SCENE)
+    picture(Path("set/images/val/p05.jpg"))
+    told = "\n".join(convert(source, Path("coco.json"), images=source.absolute()))
+    assert_is_scene(boxes_of(Path("coco_val.json")), SCENE[:3])
+    assert "1 picture without a label file" in told
+
+
+def test_yolo_takes_lists_of_pictures_and_refuses_lost_directories(refused):
+    """CVAT's Ultralytics export lists pictures by the paths they had elsewhere."""
+    source = yolo(Path("set"), SCENE)
+    good = Path("set/data.yaml").read_text()
+    listed = good.replace("train: images/train", "train: train.txt")
+    write(Path("set/data.yaml"), listed)
+    lines = [f"data/images/train/{entry.name}" for entry in SCENE[3:]]
+    write(Path("set/train.txt"), "\n".join([*lines, "data/images/train/lost.jpg"]))
+    told = "\n".join(convert(source, Path("coco.json")))
+    assert "1 picture of train.txt that is missing" in told
+    assert_is_scene(boxes_of(Path("coco_train.json")), SCENE[3:])
+    write(Path("set/data.yaml"), good.replace("val: images/val", "val: images/lost"))
+    with refused("data.yaml", "val: there is no 'images/lost'"):
+        convert(source, Path("other.json"))
+    write(Path("set/data.yaml"), good.replace("names:", "kpt_shape: [2, x]\nnames:"))
+    with refused("data.yaml", "kpt_shape"):
+        convert(source, Path("other.json"))
+
+
 def test_cvat_keeps_rotation_and_outlines_and_counts_the_rest():
     picture(Path("set/1.jpg"))
     shapes = (
@@ -457,6 +497,16 @@ def test_damaged_files_end_in_one_line_or_are_counted(writer):
             for path in Path().glob("coco*.json"):
                 boxes_of(path)  # what is written is COCO
                 path.unlink()
+
+
+@pytest.mark.parametrize("writer", [roboflow_coco, cvat_coco])
+def test_coco_is_not_converted_again(refused, writer):
+    source = writer(Path("set"), SCENE)
+    with refused("set: a directory of COCO annotations", "annotations=set"):
+        convert(source, Path("coco.json"))
+    (file, *_) = sorted(source.rglob("*.json"))
+    with refused(f"{file}: COCO annotations already", f"data.annotations={file}"):
+        convert(file, Path("coco.json"))
 
 
 def test_all_names_are_written():

@@ -33,7 +33,8 @@ from coordexp.data.formats.tables import (
 )
 from coordexp.data.formats.via import CSV_COLUMNS, is_via, read_via
 from coordexp.data.formats.voc import read_voc
-from coordexp.data.formats.yolo import NAME_FILES, is_label_file, read_yolo
+from coordexp.data.formats.yolo import is_label_file, read_yolo
+from coordexp.data.formats.yolo_files import NAME_FILES
 
 MOST_FILES = 1_000_000  # of a directory that are looked at
 TRIED = 20  # files of one kind that are opened to recognise a directory

@@ -1,13 +1,11 @@
 """YOLO: a text file a picture, a line an object: class and box (or outline) as fractions.
 
-Class names and directories are in `data.yaml` (Ultralytics, Roboflow), or names alone in
-`classes.txt` or `obj.names` (Darknet, CVAT, Label Studio). Labels lie beside their pictures, or in
-`labels/` where the pictures are in `images/`.
+Class names are in `data.yaml` (Ultralytics, Roboflow), or in `classes.txt` or `obj.names` (Darknet,
+CVAT, Label Studio). Which file belongs to which picture is in yolo_files.py.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,40 +23,41 @@ from coordexp.data.formats.dataset import (
     outlined,
 )
 from coordexp.data.formats.picture_files import is_picture
+from coordexp.data.formats.splits import split_of_path
+from coordexp.data.formats.yolo_files import NAME_FILES, LabelFiles, listed_pictures
 from coordexp.errors import UserError
 from coordexp.storage.files import read_bytes
-
-NAME_FILES = ("classes.txt", "obj.names")
-SPLITS = ("train", "val", "test")
 
 
 def read_yolo(source: Source) -> Dataset:
     """Raises UserError: there are no class names, or the directories of `data.yaml` are missing."""
     (file,) = source.files
-    names, n_keypoints, places = described(file)
+    names, n_keypoints, entries = described(file)
     dataset = Dataset()
-    for split, place in places or [("", source.pictures.root)]:
-        for path in pictures_in(source, place, dataset):
-            rows = label_rows(source.pictures.root / path, dataset)
-            if rows is None:
-                continue
-            size = source.pictures.size(path)
-            if size is None:
-                dataset.dropped["picture not readable"] += 1
-                dataset.notes.append(f"{path}: not a readable picture")
-                continue
-            shapes = list(shapes_of(rows, names, size, n_keypoints, dataset))
-            dataset.pictures.append(Picture(path, *size, shapes, split))
+    labels = LabelFiles(file.parent)
+    for split, path in listed_pictures(source, entries, dataset):
+        label = labels.of(source.pictures.root / path)
+        if label is None:
+            dataset.dropped["picture without a label file"] += 1
+            continue
+        size = source.pictures.size(path)
+        if size is None:
+            dataset.dropped["picture not readable"] += 1
+            dataset.notes.append(f"{path}: not a readable picture")
+            continue
+        shapes = list(shapes_of(rows_of(label), names, size, n_keypoints, dataset))
+        split = split or split_of_path(label.relative_to(labels.root).as_posix())
+        dataset.pictures.append(Picture(path, *size, shapes, split))
     if not dataset.pictures:
         raise UserError(f"{source.path}: no picture with a label file was found: name --images")
     return dataset
 
 
-def described(file: Path) -> tuple[dict[int, str], int, list[tuple[str, Path]]]:
-    """Class names, numbers of a row that are keypoints, and the places of each split."""
+def described(file: Path) -> tuple[dict[int, str], int, dict[str, Any]]:
+    """Class names, numbers of a row that are keypoints, and what `data.yaml` holds."""
     text = read_bytes(file).decode("utf-8", errors="replace")
     if file.name in NAME_FILES:
-        return dict(enumerate(line.strip() for line in text.splitlines() if line.strip())), 0, []
+        return dict(enumerate(line.strip() for line in text.splitlines() if line.strip())), 0, {}
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
@@ -71,13 +70,8 @@ def described(file: Path) -> tuple[dict[int, str], int, list[tuple[str, Path]]]:
         raise UserError(f"{file}: names must be a list, or an object with a name for each number")
     if not all(isinstance(name, str | int | float) for name in names.values()):
         raise UserError(f"{file}: names must hold text: correct it")
-    places = [
-        (split, place)
-        for split in SPLITS
-        for place in places_of(split, content.get(split), content.get("path"), file)
-    ]
     n_keypoints = keypoint_numbers(content.get("kpt_shape"), file)
-    return {k: str(name) for k, name in names.items()}, n_keypoints, places
+    return {k: str(name) for k, name in names.items()}, n_keypoints, content
 
 
 def keypoint_numbers(shape: Any, file: Path) -> int:
@@ -89,67 +83,9 @@ def keypoint_numbers(shape: Any, file: Path) -> int:
     return shape[0] * shape[1]
 
 
-def places_of(split: str, entry: Any, base: Any, file: Path) -> Iterator[Path]:
-    """The directories of a split's pictures, or the files that list them.
-
-    Roboflow writes `../train/images` for `train/images`, and names a test split that it may not
-    have exported.
-    """
-    for word in entry if isinstance(entry, list) else [entry]:
-        if not isinstance(word, str):
-            continue
-        below = word
-        while below.startswith(("../", "./")):
-            below = below.partition("/")[2]
-        around = [file.parent / str(base or ""), file.parent]
-        found = [root / name for root in around for name in (word, below)]
-        found = [path for path in found if os.path.exists(path)]
-        if found:
-            yield found[0]
-        elif split != "test":
-            raise UserError(f"{file}: {split}: there is no {word!r} beside it: correct the path")
-
-
-def pictures_in(source: Source, place: Path, dataset: Dataset) -> list[str]:
-    """The pictures of a directory or a list, relative to the root of all pictures.
-
-    Raises:
-        UserError: the directory lies elsewhere.
-    """
-    if place.is_file():
-        lines = read_bytes(place).decode("utf-8", errors="replace").splitlines()
-        found = [source.pictures.find(line.strip(), place) for line in lines if line.strip()]
-        dataset.dropped[f"picture of {place.name} that is missing"] += found.count(None)
-        return [path for path in found if path is not None]
-    relative = os.path.relpath(os.path.realpath(place), os.path.realpath(source.pictures.root))
-    if relative.startswith(".."):
-        raise UserError(
-            f"{place}: lies outside {source.pictures.root}: name a directory that holds all "
-            "pictures with --images"
-        )
-    if relative == ".":
-        return source.pictures.paths
-    return [path for path in source.pictures.paths if path.startswith(f"{relative}/")]
-
-
-def label_rows(picture: Path, dataset: Dataset) -> list[list[str]] | None:
-    """The rows of a picture's label file. None where there is none: YOLO then has a background."""
-    for path in label_paths(picture):
-        if path.is_file():
-            text = read_bytes(path).decode("utf-8", errors="replace")
-            return [line.split() for line in text.splitlines() if line.strip()]
-    dataset.dropped["picture without a label file"] += 1
-    return None
-
-
-def label_paths(picture: Path) -> Iterator[Path]:
-    """Where the label file may be: in `labels/` for the last `images/`, or beside the picture."""
-    parts = list(picture.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            yield Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
-            break
-    yield picture.with_suffix(".txt")
+def rows_of(label: Path) -> list[list[str]]:
+    text = read_bytes(label).decode("utf-8", errors="replace")
+    return [line.split() for line in text.splitlines() if line.strip()]
 
 
 def shapes_of(
