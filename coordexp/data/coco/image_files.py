@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +41,14 @@ def find_image_files(
         UserError: pictures are missing and must not be, two images have the same source file, or
             two images would be written to the same file.
     """
-    directories = {name: directory_of(name, split, settings) for name, split in splits.items()}
+    directories = {}
     files = {}
     for name, split in splits.items():
+        directories[name] = directory_of(name, split.coco.path, split.coco.images, settings)
         files[name] = [image_file_of(image, directories[name].path) for image in split.images]
+        if not directories[name].setting and any(file.source for file in files[name]):
+            where = f"{directories[name].path}, beside {split.coco.path}"
+            print(f"{name}: the pictures are those in {where}", file=sys.stderr)
     if settings.missing is MissingPictures.refuse:
         refuse_missing(splits, files, directories)
     if settings.missing is MissingPictures.skip:

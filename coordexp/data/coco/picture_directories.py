@@ -8,14 +8,12 @@ pictures in `train/` (Roboflow), `result.json` with `images/` (Label Studio),
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordexp.config.schema import CocoConfig, MissingPictures
 from coordexp.data.coco.annotations import CocoImage
-from coordexp.data.coco.splits import Split
 from coordexp.errors import UserError
 
 ANNOTATION_DIRECTORIES = ("annotations", "labels")
@@ -27,36 +25,49 @@ class PictureDirectory:
     setting: str  # how the message calls it: `data.images=pictures`; empty where none is set
 
 
-def directory_of(name: str, split: Split, settings: CocoConfig) -> PictureDirectory:
-    """Where the pictures of a split are looked for.
+def directory_of(
+    split: str, annotations: Path, images: Sequence[CocoImage], settings: CocoConfig
+) -> PictureDirectory:
+    """Where the pictures of a split are looked for. `images` are those of its annotation file.
 
     Raises:
         UserError: the directory that is set does not exist, and missing pictures are refused.
     """
-    key = f"{name}_pictures"
-    own = getattr(settings, key)
-    path, setting = (own, f"data.{key}") if own else (settings.images, "data.images")
+    key, path = set_directory(split, settings)
     if not path:
-        return beside(name, split)
+        return PictureDirectory(beside(annotations, images), "")
     root = Path(path)
     if settings.missing is not MissingPictures.draw and not root.is_dir():
         problem = "not a" if root.exists() else "no such"
-        raise UserError(f"{setting}={root}: {problem} directory")
-    return PictureDirectory(root, f"{setting}={root}")
+        raise UserError(f"{key}={root}: {problem} directory")
+    return PictureDirectory(root, f"{key}={root}")
 
 
-def beside(name: str, split: Split) -> PictureDirectory:
-    """The directory around the annotation file that holds most of the pictures; it is told."""
-    best, most = split.coco.path.parent, 0
-    for root in directories_around(split.coco.path):
-        n_found = count_found(split.images, root)
+def set_directory(split: str, settings: CocoConfig) -> tuple[str, str | None]:
+    """The setting that names the directory of a split's pictures, and its value."""
+    own = settings.train_pictures if split == "train" else settings.val_pictures
+    return (f"data.{split}_pictures", own) if own else ("data.images", settings.images)
+
+
+def share_directory(settings: CocoConfig, train: Path, val: Path) -> bool:
+    """Whether names in the annotation files of train and val are relative to one directory.
+
+    Where none is set, the pictures lie around each annotation file.
+    """
+    roots = [set_directory(split, settings)[1] for split in ("train", "val")]
+    if not any(roots):
+        return train.parent == val.parent
+    return roots[0] == roots[1]
+
+
+def beside(annotations: Path, images: Sequence[CocoImage]) -> Path:
+    """The directory around the annotation file that holds most of the pictures."""
+    best, most = annotations.parent, 0
+    for root in directories_around(annotations):
+        n_found = count_found(images, root)
         if n_found > most:
             best, most = root, n_found
-    if most:
-        print(
-            f"{name}: the pictures are those in {best}, beside {split.coco.path}", file=sys.stderr
-        )
-    return PictureDirectory(best, "")
+    return best
 
 
 def directories_around(annotations: Path) -> list[Path]:

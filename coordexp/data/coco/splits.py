@@ -13,6 +13,7 @@ import numpy as np
 from coordexp.config.schema import CocoConfig, source_files
 from coordexp.data.coco.annotations import CocoFile, CocoImage, read_coco
 from coordexp.data.coco.conversion_stats import ConversionStats
+from coordexp.data.coco.picture_directories import share_directory
 from coordexp.data.formats.recognise import what_instead
 from coordexp.errors import UserError
 from coordexp.storage.files import sha256_file
@@ -56,7 +57,7 @@ def read_splits(settings: CocoConfig) -> dict[str, Split]:
         val = read_coco(Path(settings.val_annotations or ""))
     train_paths = {image.paths[0] for image in train.images}
     both = train_paths.intersection(image.paths[0] for image in val.images)
-    if both and picture_directory(settings, "train") == picture_directory(settings, "val"):
+    if both and share_directory(settings, train.path, val.path):
         raise UserError(
             f"{val.path}: {len(both)} of its pictures are in train as well, such as {min(both)}"
         )
@@ -64,17 +65,6 @@ def read_splits(settings: CocoConfig) -> dict[str, Split]:
         "train": sampled(train, settings.train_images, settings.seed),
         "val": sampled(val, settings.val_images, settings.seed),
     }
-
-
-def picture_directory(settings: CocoConfig, split: str) -> Path:
-    """The directory to which the names of a split's pictures are relative, as far as settings tell.
-
-    Where none is set, the pictures lie around their annotation file (picture_directories.py).
-    """
-    own = getattr(settings, f"{split}_pictures") or settings.images
-    if own:
-        return Path(own)
-    return Path(settings.annotations or getattr(settings, f"{split}_annotations") or "").parent
 
 
 def split_file(whole: CocoFile, val_fraction: float, seed: int) -> tuple[CocoFile, CocoFile]:
