@@ -346,7 +346,7 @@ def test_label_studio_turns_rectangles_around_their_corner():
     brush = {"type": "brushlabels", "value": {"brushlabels": ["cup"], "format": "rle"}}
     first = {"result": [{"type": "rectanglelabels", "value": value}, brush]}
     cancelled = {"was_cancelled": True, "result": [{"type": "rectanglelabels", "value": value}]}
-    task = {"data": {"image": "/data/upload/3/1.jpg"}, "annotations": [cancelled, first, first]}
+    task = {"data": {"image": "/data/upload/3/0a1b2c3d-1.jpg"}, "annotations": [cancelled, first, first]}
     source = write(Path("export.json"), json.dumps([task]))
     told = "\n".join(convert(source, Path("coco.json")))
     (only,) = json.loads(Path("coco.json").read_text())["annotations"]
@@ -354,6 +354,7 @@ def test_label_studio_turns_rectangles_around_their_corner():
     assert only["bbox"] == pytest.approx([48, 16, 16, 32])
     assert "1 brushlabels" in told
     assert "1 further annotation of a task" in told
+    assert set(boxes_of(Path("coco.json"))) == {"1.jpg"}, "found without the prefix of an upload"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ corners. Of several annotations of a task the first that was not cancelled is ta
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from coordexp.data.formats.dataset import (
@@ -26,6 +27,8 @@ from coordexp.data.formats.picture_files import is_picture
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
 
+# What an upload puts before the name of the file: /data/upload/3/ab12cd34-cat.jpg.
+UPLOADED = re.compile(r"^.*/[0-9a-f]{8}-")
 PICTURE_KEYS = ("image", "img", "photo", "picture")
 LABELS = ("rectanglelabels", "polygonlabels", "labels")  # the key that holds the names
 NOT_SHAPES = ("choices", "textarea", "rating", "taxonomy", "number", "relation")
@@ -40,6 +43,8 @@ def read_label_studio(source: Source) -> Dataset:
             expect(task, dict, where)
             name = picture_name(task.get("data", task), where)
             results = results_of(task, dataset)
+            if source.pictures.find(name, file) is None:
+                name = UPLOADED.sub("", name)
             sides = stated_size(results)
             if picture := picture_of(source, dataset, name, file, sides):
                 size = picture[1], picture[2]
