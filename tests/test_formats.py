@@ -346,7 +346,8 @@ def test_label_studio_turns_rectangles_around_their_corner():
     brush = {"type": "brushlabels", "value": {"brushlabels": ["cup"], "format": "rle"}}
     first = {"result": [{"type": "rectanglelabels", "value": value}, brush]}
     cancelled = {"was_cancelled": True, "result": [{"type": "rectanglelabels", "value": value}]}
-    task = {"data": {"image": "/data/upload/3/0a1b2c3d-1.jpg"}, "annotations": [cancelled, first, first]}
+    data = {"image": "/data/upload/3/0a1b2c3d-1.jpg"}
+    task = {"data": data, "annotations": [cancelled, first, first]}
     source = write(Path("export.json"), json.dumps([task]))
     told = "\n".join(convert(source, Path("coco.json")))
     (only,) = json.loads(Path("coco.json").read_text())["annotations"]
