@@ -107,6 +107,35 @@ class MissingPictures(Enum):
     draw = "draw"  # its annotated shapes are drawn, to rehearse before the download
 
 
+class BoxFormat(Enum):
+    """What the four numbers of a `bbox` are: their layout, and their unit if it is not px.
+
+    cxcywh is centre and size; bins are 0 … 999, thousandths 0 … 1000 of the picture's side
+    (coordexp/data/coordinate_forms.py).
+    """
+
+    xywh = "xywh"
+    xyxy = "xyxy"
+    yxyx = "yxyx"
+    cxcywh = "cxcywh"
+    xywh_fraction = "xywh_fraction"
+    xyxy_fraction = "xyxy_fraction"
+    yxyx_fraction = "yxyx_fraction"
+    cxcywh_fraction = "cxcywh_fraction"
+    xywh_percent = "xywh_percent"
+    xyxy_percent = "xyxy_percent"
+    yxyx_percent = "yxyx_percent"
+    cxcywh_percent = "cxcywh_percent"
+    xywh_bins = "xywh_bins"
+    xyxy_bins = "xyxy_bins"
+    yxyx_bins = "yxyx_bins"
+    cxcywh_bins = "cxcywh_bins"
+    xywh_thousandths = "xywh_thousandths"
+    xyxy_thousandths = "xyxy_thousandths"
+    yxyx_thousandths = "yxyx_thousandths"
+    cxcywh_thousandths = "cxcywh_thousandths"
+
+
 @dataclass(frozen=True)
 class CocoConfig(DataConfig):
     """COCO or LVIS annotations and their images (docs/data.md)."""
@@ -122,6 +151,9 @@ class CocoConfig(DataConfig):
     missing: MissingPictures
     train_images: Annotated[int | None, at_least(1)]  # at most; null: all
     val_images: Annotated[int | None, at_least(1)]
+    box_format: BoxFormat
+    check_boxes: bool  # refuse boxes that look like another format
+    allow_shared_pictures: bool  # between train and val: the same, nearly the same, or augmented
     geometry: Geometry
     max_vertices: Annotated[int, at_least(3)]  # of a polygon, after simplification
     min_polygon_iou: Annotated[float, POSITIVE_FRACTION]  # simplified against annotated polygon

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from coordexp.config.input_schema import (
+    BoxFormat,
     CocoConfig,
     CoordInit,
     DataConfig,
@@ -62,6 +63,7 @@ from coordexp.config.training_schema import (
 __all__ = [
     "SPELLED_ONE_WAY",
     "AdapterConfig",
+    "BoxFormat",
     "CocoConfig",
     "Config",
     "CoordInit",

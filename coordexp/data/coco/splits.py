@@ -12,6 +12,7 @@ import numpy as np
 
 from coordexp.config.schema import CocoConfig, source_files
 from coordexp.data.coco.annotations import CocoFile, CocoImage, read_coco
+from coordexp.data.coco.box_formats import in_coco_form
 from coordexp.data.coco.conversion_stats import ConversionStats
 from coordexp.data.coco.picture_directories import share_directory
 from coordexp.data.formats.recognise import what_instead
@@ -47,14 +48,17 @@ def read_splits(settings: CocoConfig) -> dict[str, Split]:
     """Train and val, from one annotation file that is split, or from one file each.
 
     Raises:
-        UserError: not annotation files, fewer than two pictures to split, or a picture in both.
+        UserError: not annotation files, boxes of another format, fewer than two pictures to split,
+            or a picture in both.
     """
     if settings.annotations:
-        whole = read_coco(Path(settings.annotations))
+        whole = in_coco_form(read_coco(Path(settings.annotations)), settings)
         train, val = split_file(whole, settings.val_fraction, settings.seed)
     else:
-        train = read_coco(Path(settings.train_annotations or ""))
-        val = read_coco(Path(settings.val_annotations or ""))
+        train, val = (
+            in_coco_form(read_coco(Path(path or "")), settings)
+            for path in (settings.train_annotations, settings.val_annotations)
+        )
     train_paths = {image.paths[0] for image in train.images}
     both = train_paths.intersection(image.paths[0] for image in val.images)
     if both and share_directory(settings, train.path, val.path):
