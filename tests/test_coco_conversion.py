@@ -403,7 +403,7 @@ def test_only_missing_pictures_are_drawn():
     with Image.open(Path("out") / drawn[2]["images"][0]) as opened:
         assert opened.getpixel((16, 16)) == colour_of("cup")
     assert total(stats_by_split, "pictures") == {"kept": 2, "rendered": 1}
-    picture(Path("pictures/2.jpg"))  # and once it is there, it is taken
+    picture(Path("pictures/2.jpg"), seed=2)  # and once it is there, it is taken
     found, _ = convert(val_fraction=0.5, images="pictures")
     assert not any("rendered" in row["metadata"] for split in SPLITS for row in found[split])
 
@@ -411,7 +411,7 @@ def test_only_missing_pictures_are_drawn():
 def test_pictures_that_cannot_be_used_are_left_out_counted_and_named():
     many(Path("coco.json"), 8)
     for i in range(8):
-        picture(Path(f"pictures/{i}.jpg"))
+        picture(Path(f"pictures/{i}.jpg"), seed=i)
     Path("pictures/1.jpg").write_bytes(Path("pictures/1.jpg").read_bytes()[:-200])
     Path("pictures/2.jpg").write_bytes(png_header(10_000, 5_000))
     picture(Path("pictures/3.jpg"), (64, 32))

@@ -41,7 +41,7 @@ LARGEST = {FRACTION: 1.0, PERCENT: 100.0, BINS: float(LAST_BIN), THOUSANDTHS: 10
 SLACK_PX, SLACK_SHARE = 2.0, 0.02
 # In a set of few boxes one inaccurate box is a large share: only coordinates far outside count.
 FEW, SLACK_SHARE_OF_FEW = 10, 0.1
-MISFITS, MISFITS_OF_FEW = 0.1, 0.3  # share of boxes that contradict a form that is not meant
+MISFITS, MISFITS_OF_FEW = 0.1, 0.51  # share of boxes that contradict a form that is not meant
 BROKEN = 0.02  # share of boxes that may contradict the form that is meant
 AREA_MARGIN = 1.25  # a mask is no larger than its box, but for how its border is counted
 MATCHING_AREA, MATCHING_SIDE = 1e-3, 0.02  # relative; beside the rounding of the file's numbers
@@ -109,7 +109,9 @@ class Misread:
         return self.forms[0].unit
 
     def __str__(self) -> str:
-        return " or ".join(str(form) for form in self.forms)
+        layouts = " or ".join(LAYOUTS[form.layout] for form in self.forms if form.unit == self.unit)
+        others = [str(form) for form in self.forms if form.unit != self.unit]
+        return " or ".join([f"{layouts} in {UNITS[self.unit]}", *others])
 
 
 def to_pixels(values: Floats, sizes: Floats, form: Form) -> Floats:

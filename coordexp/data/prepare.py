@@ -28,6 +28,7 @@ from coordexp.data.coco.conversion import (
     planned_conversion,
 )
 from coordexp.data.coco.conversion_stats import summary
+from coordexp.data.coco.parallel import n_cores
 from coordexp.data.coco.samples import draw_samples
 from coordexp.data.own_records import RecordPlan, copy_records, planned_records
 from coordexp.data.records import iter_records, write_records
@@ -101,7 +102,7 @@ def planned(settings: DataConfig) -> Callable[[Path], None]:
         UserError: the sources cannot be used.
     """
     if isinstance(settings, CocoConfig):
-        return partial(convert_records, settings, planned_conversion(settings))
+        return partial(convert_records, settings, planned_conversion(settings, n_cores()))
     if isinstance(settings, RecordsConfig):
         return partial(write_own_records, planned_records(settings))
     assert isinstance(settings, ScenesConfig)
@@ -127,7 +128,7 @@ def write_own_records(plan: RecordPlan, out: Path) -> None:
 
 def convert_records(settings: CocoConfig, plan: Plan, out: Path) -> None:
     """Write records and pictures, conversion.json (counts by split) and samples.png (a preview)."""
-    stats_by_split = convert_planned(settings, plan, out)
+    stats_by_split = convert_planned(settings, plan, out, n_cores())
     write_json(
         out / "conversion.json", {split: stats.report() for split, stats in stats_by_split.items()}
     )

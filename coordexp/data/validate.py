@@ -22,10 +22,12 @@ from coordexp.coords import COORD_TOKEN, LAST_BIN
 from coordexp.data.coco.annotations import is_text
 from coordexp.data.coco.images import CELL_PX, LeftOutError, opened
 from coordexp.data.coco.parallel import in_parallel
+from coordexp.data.record_forms import about_misread, misread_records
 from coordexp.data.records import (
     KINDS,
     TOKEN_SPELT,
     RecordObject,
+    all_finite,
     clockwise,
     frame_problems,
     geometry_problem,
@@ -34,6 +36,7 @@ from coordexp.data.records import (
 )
 from coordexp.errors import UserError, require_regular
 
+WHOLE_TO_LAST_BIN = "in whole numbers that bins could be"  # objects in pictures of 1000 px or more
 NO_OBJECT = "no record holds an object: there is nothing to train on or to evaluate"
 
 Size = tuple[int, int]  # width, height in px
@@ -68,9 +71,13 @@ def validate(
         return
     line_of: dict[str, int] = {}  # by picture
     try:
+        other = misread_records(parsed_lines(path))
+        if other is not None:
+            counts["problems"] += 1
+            yield f"{path}: {about_misread(other)}"
         with open(path, "rb") as file:
             lines = ((n, line) for n, line in enumerate(file, start=1) if line.strip())
-            check = partial(check_line, path.parent if pictures else None)
+            check = partial(check_line, path.parent if pictures else None, other is None)
             for line in in_parallel(check, lines, workers):
                 problems = line.problems
                 if line.picture is not None:
@@ -90,12 +97,22 @@ def validate(
         yield f"{path}: {NO_OBJECT if counts['records'] else 'holds no record'}"
 
 
-def check_line(root: Path | None, numbered: tuple[int, bytes]) -> Line:
-    """Check one line by itself; its picture is checked if `root` is given."""
+def parsed_lines(path: Path) -> Iterator[Any]:
+    """The lines of a file that are JSON."""
+    with open(path, "rb") as file:
+        for line in file:
+            yield parse_line(line)[0]
+
+
+def check_line(root: Path | None, in_px: bool, numbered: tuple[int, bytes]) -> Line:
+    """Check one line by itself; its picture is checked if `root` is given.
+
+    Numbers that are not pixels (`in_px` is false) are not compared with the picture's size.
+    """
     n, line = numbered
     counts = Counter({"records": 1})
     raw, problems = parse_line(line)
-    problems += record_problems(raw, root, counts)
+    problems += record_problems(raw, root, in_px, counts)
     return Line(n, picture_of(raw), problems, counts)
 
 
@@ -120,7 +137,9 @@ def picture_of(raw: Any) -> str | None:
     return None
 
 
-def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterator[str]:
+def record_problems(
+    raw: Any, root: Path | None, in_px: bool, counts: Counter[str]
+) -> Iterator[str]:
     """Problems of the picture (checked if `root` is given), of the objects and of their order."""
     if not isinstance(raw, dict):
         return
@@ -139,7 +158,10 @@ def record_problems(raw: Any, root: Path | None, counts: Counter[str]) -> Iterat
     corners = []
     for i, entry in enumerate(objects):
         counts["objects"] += 1
-        yield from (f"object {i}: {problem}" for problem in problems_of_object(entry, size, counts))
+        if size and min(size) > LAST_BIN:
+            counts[WHOLE_TO_LAST_BIN] += may_be_bins(entry)
+        problems = problems_of_object(entry, size if in_px else None, counts)
+        yield from (f"object {i}: {problem}" for problem in problems)
         if (obj := sound_object(entry)) is not None:
             corners.append((i, (obj.box[1], obj.box[0])))
             if (first := first_of.setdefault(obj, i)) != i:
@@ -187,6 +209,14 @@ def problems_of_object(raw: Any, size: Size | None, counts: Counter[str]) -> Ite
             counts[kind] += 1
             counts["with tokens"] += any(isinstance(value, str) for value in raw[kind])
             yield from geometry_problems(kind, raw[kind], size)
+
+
+def may_be_bins(raw: Any) -> bool:
+    """Whether the coordinates of an object are whole numbers, none larger than the last bin."""
+    values = [raw[kind] for kind in KINDS if isinstance(raw, dict) and kind in raw]
+    if not values or not isinstance(values[0], list) or not all_finite(values[0]):
+        return False
+    return all(value == int(value) and 0 <= value <= LAST_BIN for value in values[0])
 
 
 def name_problems(name: str) -> Iterator[str]:
@@ -258,4 +288,9 @@ def summary(counts: Counter[str]) -> str:
     if counts["with tokens"]:
         kinds += f", {counts['with tokens']} in coordinate tokens"
     found = f"{counts['problems']} problems in {counts['lines with problems']} lines"
+    if counts["objects"] and counts[WHOLE_TO_LAST_BIN] == counts["objects"]:
+        found += (
+            f"; every coordinate is a whole number up to {LAST_BIN}, in pictures of more px: "
+            "if these are bins, write them as tokens"
+        )
     return f"{counts['records']} records, {counts['objects']} objects ({kinds}): {found}"

@@ -24,18 +24,22 @@ from coordexp.data.coco.image_files import ImageFile, find_image_files
 from coordexp.data.coco.images import (
     LeftOutError,
     fitted_size,
+    orientation_note,
     read_picture,
     rendered,
     resized,
     save_picture,
 )
 from coordexp.data.coco.instances import (
+    ROTATED,
     DroppedError,
     Frame,
     Instance,
     convert_instance,
     drawn_outlines,
+    is_rotated,
 )
+from coordexp.data.coco.leaks import check_leaks
 from coordexp.data.coco.parallel import in_parallel, n_cores
 from coordexp.data.coco.polygons import PolygonLimits
 from coordexp.data.coco.splits import Split, read_splits, source_digests
@@ -81,20 +85,22 @@ def convert_annotations(
     """Write `out`/{train,val}.jsonl and the pictures they name; returns the stats of each split.
 
     Raises:
-        UserError: a file is not a COCO annotation file, pictures are missing, or a split has no
-            record.
+        UserError: a file is not a COCO annotation file, its boxes have another format, pictures
+            are missing or in both splits, or a split has no record.
     """
-    return convert_planned(settings, planned_conversion(settings), out, workers)
+    workers = workers or n_cores()
+    return convert_planned(settings, planned_conversion(settings, workers), out, workers)
 
 
-def planned_conversion(settings: CocoConfig) -> Plan:
+def planned_conversion(settings: CocoConfig, workers: int) -> Plan:
     """Read and check the annotations, and find the pictures.
 
     Raises:
-        UserError: a file is not a COCO annotation file, or pictures are missing.
+        UserError: a file is not a COCO annotation file, its boxes have another format, or pictures
+            are missing or in both splits.
     """
     digests = source_digests(settings)
-    splits = read_splits(settings)
+    splits = read_splits(settings, workers)
     for name, split in splits.items():
         if not split.images:
             raise nothing_left(name, split)
@@ -102,11 +108,12 @@ def planned_conversion(settings: CocoConfig) -> Plan:
     for name, split in splits.items():
         if not split.images:  # every picture is missing
             raise nothing_left(name, split)
+    check_leaks(splits, files, settings, workers)
     return Plan(digests, splits, files)
 
 
 def convert_planned(
-    settings: CocoConfig, plan: Plan, out: Path, workers: int | None = None
+    settings: CocoConfig, plan: Plan, out: Path, workers: int
 ) -> dict[str, ConversionStats]:
     """Write records and pictures.
 
@@ -121,7 +128,7 @@ def convert_planned(
             for image, file in zip(split.images, plan.files[name], strict=True)
         )
         convert = partial(convert_image, settings, out, name)
-        results = in_parallel(convert, tasks, workers or n_cores())
+        results = in_parallel(convert, tasks, workers)
         label = f"{settings.name} {name}"
         bar = tqdm(results, total=len(split.images), desc=label, unit="img", mininterval=1.0)
         write_records(out / f"{name}.jsonl", added_up(bar, split.stats))
@@ -182,6 +189,10 @@ def convert_image(
         fault = f"{image.paths[0]}: {reason.found}" if reason.found else ""
         stats.leave_out(reason.reason, len(kept), fault)
         return None, stats
+    if source is not None and (note := orientation_note(source, frame.annotated)):
+        stats.noted[note] += 1
+    if n_rotated := sum(is_rotated(k.annotation) for k in kept):
+        stats.noted[ROTATED] += n_rotated
     written = str(path.relative_to(out))
     record = record_of(image, written, frame, kept, settings, is_drawn=source is None)
     stats.keep(record, [k.instance for k in kept], resized=frame.annotated != frame.record)

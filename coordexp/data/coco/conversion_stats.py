@@ -40,6 +40,8 @@ class ConversionStats:
     characters: Counter[int] = field(default_factory=Counter)
     coord_tokens: Counter[int] = field(default_factory=Counter)
     names: Counter[str] = field(default_factory=Counter)
+    # What to know about pictures and boxes, by sentence: not errors, nothing is dropped for it.
+    noted: Counter[str] = field(default_factory=Counter)
 
     @property
     def kept(self) -> int:
@@ -116,6 +118,7 @@ class ConversionStats:
                 "left out": _by_count(self.left_out),
                 "faults": self.faults,
             },
+            "noted": _by_count(self.noted),
             "names": len(self.names),
             "objects_per_picture": _spread(self.per_picture),
             "box_sides_bins": _histogram(self.sides_bins),
@@ -164,6 +167,7 @@ def summary(split: str, stats: ConversionStats) -> str:
         lines.append(f"  pictures {BY_END}: {stats.pictures[BY_END]}")
     if stats.boxes_instead:
         lines.append(f"  boxes instead of polygons: {listed(stats.boxes_instead)}")
+    lines += [f"  {n} {what}" for what, n in stats.noted.items()]
     lines += [f"  {fault}" for fault in stats.faults]
     for key, what in (
         ("objects_per_picture", "objects"),

@@ -29,6 +29,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "TIFF", "GIF", "BMP", "PPM
 # The exceptions that decoders of these formats raise on broken files.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, RuntimeError)
 
+# What is told of pictures with an Exif orientation other than upright.
+TURNED = "pictures turned as Exif says, because the annotated size is the displayed one"
+NOT_TURNED = "pictures not turned as Exif says, because the annotated size is the stored one"
+UNDECIDED = (
+    "pictures that Exif mirrors or turns without another size, used as stored: look at them, "
+    "their boxes may be as displayed"
+)
+
 
 class LeftOutError(Exception):
     """A picture does not become a record. It holds the reason that is counted, and the details."""
@@ -109,9 +117,30 @@ def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
         picture = stored if stored.size == size else ImageOps.exif_transpose(stored)
         if picture.size != size:  # a TIFF: Pillow rotates it by itself
             raise of_another_size(picture, size)
-        if picture.mode.startswith("I;16"):  # convert() would keep the lower byte
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        return picture.convert("RGB")
+        return eight_bit(picture).convert("RGB")
+
+
+def eight_bit(picture: Image.Image) -> Image.Image:
+    """A 16-bit picture with 8 bits; any other as it is."""
+    if picture.mode.startswith("I;16"):  # convert() would keep the lower byte
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return picture
+
+
+def orientation_note(path: Path, size: tuple[int, int]) -> str | None:
+    """What to know of a picture that an Exif orientation mirrors or turns; None without one.
+
+    Args:
+        size: as annotated.
+    """
+    with opened(path) as stored:
+        orientation = stored.getexif().get(ORIENTATION, 1)
+        if orientation not in range(2, 9):
+            return None
+        if stored.format == "TIFF" or stored.size != size:
+            return TURNED
+        turns = orientation in (5, 6, 7, 8)
+        return NOT_TURNED if turns and size[0] != size[1] else UNDECIDED
 
 
 def of_another_size(picture: Image.Image, size: tuple[int, int]) -> LeftOutError:

@@ -17,6 +17,7 @@ from coordexp.data.coco.polygons import PolygonLimits, Ring, Simplified, simplif
 from coordexp.data.records import RecordObject, all_finite
 
 DECIMALS = 4  # of a pixel, in records
+ROTATED = "boxes with attributes.rotation, written as if upright: they are not the objects' extents"
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
@@ -79,6 +80,13 @@ def convert_instance(
     except BoxInsteadError as reason:
         return Instance(RecordObject(name, "bbox_2d", pixels), clipped, box_because=str(reason))
     return Instance(RecordObject(name, "poly", outline.pixels), clipped, outline.simplified)
+
+
+def is_rotated(annotation: Mapping[str, Any]) -> bool:
+    """Whether CVAT turned the box: then it is not the extent of the object."""
+    attributes = annotation.get("attributes")
+    rotation: Any = attributes.get("rotation") if isinstance(attributes, Mapping) else None
+    return all_finite([rotation]) and rotation % 360 != 0
 
 
 def refuse_crowd(iscrowd: Any) -> None:

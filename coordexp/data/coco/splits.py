@@ -5,8 +5,10 @@ The choice is a function of the annotation files and the seed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,8 @@ from coordexp.config.schema import CocoConfig, source_files
 from coordexp.data.coco.annotations import CocoFile, CocoImage, read_coco
 from coordexp.data.coco.box_formats import in_coco_form
 from coordexp.data.coco.conversion_stats import ConversionStats
-from coordexp.data.coco.picture_directories import share_directory
+from coordexp.data.coco.picture_directories import directory_of, share_directory
+from coordexp.data.coco.shared_pictures import Link, fingerprints, groups, links
 from coordexp.data.formats.recognise import what_instead
 from coordexp.errors import UserError
 from coordexp.storage.files import sha256_file
@@ -44,8 +47,11 @@ def source_digests(settings: CocoConfig) -> dict[str, str]:
     return {str(path): sha256_file(path) for path in map(Path, source_files(settings))}
 
 
-def read_splits(settings: CocoConfig) -> dict[str, Split]:
+def read_splits(settings: CocoConfig, workers: int = 1) -> dict[str, Split]:
     """Train and val, from one annotation file that is split, or from one file each.
+
+    All copies of a picture come to one side of a file that is split, unless
+    `data.allow_shared_pictures` is set.
 
     Raises:
         UserError: not annotation files, boxes of another format, fewer than two pictures to split,
@@ -53,37 +59,82 @@ def read_splits(settings: CocoConfig) -> dict[str, Split]:
     """
     if settings.annotations:
         whole = in_coco_form(read_coco(Path(settings.annotations)), settings)
-        train, val = split_file(whole, settings.val_fraction, settings.seed)
+        copies = [] if settings.allow_shared_pictures else copies_in(whole, settings, workers)
+        train, val = split_file(whole, copies, settings.val_fraction, settings.seed)
     else:
         train, val = (
             in_coco_form(read_coco(Path(path or "")), settings)
             for path in (settings.train_annotations, settings.val_annotations)
         )
+        copies = []
     train_paths = {image.paths[0] for image in train.images}
     both = train_paths.intersection(image.paths[0] for image in val.images)
     if both and share_directory(settings, train.path, val.path):
         raise UserError(
             f"{val.path}: {len(both)} of its pictures are in train as well, such as {min(both)}"
         )
-    return {
+    splits = {
         "train": sampled(train, settings.train_images, settings.seed),
         "val": sampled(val, settings.val_images, settings.seed),
     }
+    if copies:
+        note_copies(splits, whole, copies)
+    return splits
 
 
-def split_file(whole: CocoFile, val_fraction: float, seed: int) -> tuple[CocoFile, CocoFile]:
+def copies_in(whole: CocoFile, settings: CocoConfig, workers: int) -> list[Link]:
+    """The pairs of pictures of a file that are one, by their files or names."""
+    root = directory_of("train", whole.path, whole.images, settings).path
+    sources = [image.find(root) for image in whole.images]
+    names = [image.paths[0] for image in whole.images]
+    return list(links(names, fingerprints(sources, workers, settings.name)))
+
+
+def note_copies(splits: Mapping[str, Split], whole: CocoFile, copies: list[Link]) -> None:
+    kinds: dict[Any, str] = {}  # by image id
+    for link in copies:
+        for i in (link.first, link.second):
+            kinds.setdefault(whole.images[i].id, link.kind)
+    for split in splits.values():
+        for image in split.images:
+            if image.id in kinds:
+                split.stats.noted[f"pictures kept on one side of the split: {kinds[image.id]}"] += 1
+
+
+def split_file(
+    whole: CocoFile, copies: list[Link], val_fraction: float, seed: int
+) -> tuple[CocoFile, CocoFile]:
     """Train and val; annotations of unknown pictures are counted with train."""
     n = len(whole.images)
     if n < 2:
         raise UserError(f"{whole.path}: a file of {n} pictures cannot be split into train and val")
     n_val = min(n - 1, max(1, round(val_fraction * n)))
-    in_val = set(np.random.default_rng([seed, 0]).permutation(n)[:n_val].tolist())
+    group_of = groups(n, copies)
+    if len(set(group_of)) < 2:
+        raise UserError(
+            f"{whole.path}: its {n} pictures are copies of one, which cannot be in train and val: "
+            "give a file for each split, or set data.allow_shared_pictures=true"
+        )
+    in_val = chosen_for_val(group_of, n_val, np.random.default_rng([seed, 0]).permutation(n))
     train_images: list[CocoImage] = []
     val_images: list[CocoImage] = []
     for i, image in enumerate(whole.images):
         (val_images if i in in_val else train_images).append(image)
     train = CocoFile(whole.path, whole.names, train_images, whole.astray)
     return train, CocoFile(whole.path, whole.names, val_images, [])
+
+
+def chosen_for_val(group_of: Sequence[int], n_val: int, order: Iterable[int]) -> set[int]:
+    """About n_val pictures, groups of copies whole; without copies the first n_val of the order."""
+    members: dict[int, set[int]] = {}
+    for i in order:
+        members.setdefault(group_of[i], set()).add(int(i))
+    chosen: set[int] = set()
+    for group in members.values():
+        if len(chosen) + len(group) <= n_val:
+            chosen.update(group)
+    # Where every group is larger than the validation set, the smallest is it.
+    return chosen or sorted(members.values(), key=len)[0]
 
 
 def sampled(coco: CocoFile, at_most: int | None, seed: int) -> Split:
