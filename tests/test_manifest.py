@@ -59,11 +59,13 @@ def test_manifest_of_an_older_run_gets_defaults(run):
         "cell_px",
         "val_sides_px",
         "val_images_rendered",
+        "data_notes",
     ):
         del content[key]
     write_sealed(run.manifest, content)
     manifest = read_manifest(run)
     assert (manifest.processes, manifest.cell_px, manifest.val_images_rendered) == (1, None, 0)
+    assert manifest.data_notes == []
     assert (manifest.preflight.cut, manifest.preflight.reference) == (None, None)
     assert asdict(manifest.preflight) | losses == asdict(manifest.preflight)
 

@@ -461,3 +461,15 @@ def test_earlier_registrations_and_another_rule_are_shown() -> None:
     ]
     (warning,) = [node.text for node in section.all("span") if "bad" in node.classes]
     assert warning == "is not the rule that was written down (cccccccccccc)"
+
+
+def test_notes_of_the_data_are_listed_once() -> None:
+    study = study_files()
+    note = "val: 3 pictures that train holds as well <b>"
+
+    def noted(content: Any) -> None:
+        for run in content["runs"]:
+            run["data_notes"] = [note]
+
+    assert note not in bullets_of(page(study).root)
+    assert bullets_of(page(change(study, "runs", noted)).root).count(note) == 1

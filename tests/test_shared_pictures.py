@@ -11,8 +11,10 @@ import pytest
 from coco_files import LVIS, annotation, image, picture, rows, settings, write_coco
 from PIL import Image
 
+from coordexp.config.compose import compose
 from coordexp.data.coco.annotations import read_coco
 from coordexp.data.coco.conversion import convert_annotations
+from coordexp.data.coco.conversion_stats import conversion_notes
 from coordexp.data.coco.shared_pictures import (
     AUGMENTED,
     MAX_BITS,
@@ -28,6 +30,7 @@ from coordexp.data.coco.shared_pictures import (
     near_pairs,
 )
 from coordexp.data.coco.splits import chosen_for_val, split_file
+from coordexp.data.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 
@@ -301,6 +304,22 @@ def test_different_real_pictures_are_not_copies(name, n):
     # Two photographs of one blood smear differ in focus alone.
     pairs = {(paths[link.first].stem, paths[link.second].stem) for link in found}
     assert pairs == {("BloodImage_00037", "BloodImage_00038")} if n else not pairs
+
+
+def test_what_is_noted_is_in_conversion_json_summary_and_manifest(capsys):
+    names = [f"p{i // 2}_jpg.rf.{i:032d}.jpg" for i in range(10)]
+    entries = [image(i) | {"file_name": name} for i, name in enumerate(names)]
+    write_coco(Path("coco.json"), entries, [annotation(i, i) for i in range(10)])
+    given = ["data=coco", "data.annotations=coco.json", "data.render_missing=true"]
+    directory = prepare_data(compose(given)).parent
+    notes = [
+        f"{split}: {n} pictures kept on one side of the split: {AUGMENTED}"
+        for split, n in (("train", 8), ("val", 2))
+    ]
+    assert conversion_notes(directory) == notes
+    told = capsys.readouterr().err
+    assert all(note.partition(": ")[2] in told for note in notes)
+    assert conversion_notes(Path("elsewhere")) == []
 
 
 def test_boxes_that_cvat_turned_are_counted():

@@ -8,8 +8,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
-from coco_files import many, picture, settings
+from coco_files import LVIS, many, picture, settings
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,7 +20,7 @@ from coordexp.cli.main import main
 from coordexp.coords import COORD_TOKENS
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.records import clockwise, read_records
-from coordexp.data.validate import validate
+from coordexp.data.validate import summary, validate
 from coordexp.errors import UserError
 
 CUP = {"desc": "cup", "bbox_2d": [1, 2, 3, 4]}
@@ -357,3 +358,66 @@ def test_no_json_makes_it_raise(tmp_path_factory, value):
             read_records(path)
         except UserError:
             assert told, "what reading refuses is a problem"
+
+
+# --- numbers that are no pixels ---------------------------------------------------------------
+
+
+def boxes_in(unit: str, size: tuple[int, int], n: int = 40) -> list[dict]:
+    """Records of `n` random boxes in pictures of this size, in px or another unit."""
+    rng = np.random.default_rng(n)
+    lines = []
+    for i in range(n):
+        x1, y1 = rng.uniform(0, 0.6, 2)
+        x2, y2 = np.array((x1, y1)) + rng.uniform(0.05, 0.39, 2)
+        per_side = {"px": (*size, *size), "fractions": (1,) * 4, "per cent": (100,) * 4,
+                    "bins": (999,) * 4}[unit]  # fmt: skip
+        box = [float(v * side) for v, side in zip((x1, y1, x2, y2), per_side, strict=True)]
+        box = [round(v) if unit in ("px", "bins") else round(v, 4) for v in box]
+        lines.append({"images": [f"{i}.png"], "width": size[0], "height": size[1],
+                      "objects": [{"desc": "cup", "bbox_2d": box}]})  # fmt: skip
+    return lines
+
+
+@pytest.mark.parametrize("unit", ["fractions", "per cent", "bins"])
+@pytest.mark.parametrize("size", [(640, 480), (1920, 1088), (512, 320)])
+def test_numbers_that_are_no_pixels_are_one_problem(tmp_path, unit, size):
+    (problem,) = problems(tmp_path / "a.jsonl", *boxes_in(unit, size))
+    assert "40 of 40 objects look like x1, y1, x2, y2" in problem
+    assert f"in {unit}" in problem
+    assert ('"<|coord_12|>"' in problem) == (unit == "bins")
+    assert "clip" not in problem
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1920, 1088), (1024, 1024), (1000, 1000)])
+def test_pixels_are_no_problem(tmp_path, size):
+    found = problems(tmp_path / "a.jsonl", *boxes_in("px", size))
+    assert all("multiples of 32" in problem for problem in found)
+
+
+def test_a_box_beyond_its_picture_is_still_told_to_be_clipped(tmp_path):
+    lines = boxes_in("px", (640, 480))
+    lines[7]["objects"][0]["bbox_2d"][2] = 700
+    (problem,) = problems(tmp_path / "a.jsonl", *lines)
+    assert problem.startswith(":8: ")
+    assert "clip it" in problem
+
+
+def test_whole_numbers_that_may_be_bins_are_noted_in_the_summary(tmp_path):
+    for largest, told in ((999, True), (1000, False)):
+        line = with_objects({"desc": "cup", "bbox_2d": [98, 195, 391, largest]})
+        counts: Counter[str] = Counter()
+        (tmp_path / "a.jsonl").write_text(json.dumps(line | {"width": 1024, "height": 1024}))
+        assert list(validate(tmp_path / "a.jsonl", counts, pictures=False)) == []
+        assert ("if these are bins, write them as tokens" in summary(counts)) == told
+
+
+@pytest.mark.parametrize("name", ["bins_written_as_integers", "norm_eval/bins.norm"])
+def test_cases_of_bins_without_tokens(name):
+    path = LVIS.parents[1] / "cases" / "records" / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"needs {path}")
+    counts: Counter[str] = Counter()
+    found = list(validate(path, counts, pictures=False))
+    assert "bins" in "\n".join([*found, summary(counts)])
+    assert not any("clip" in problem for problem in found)

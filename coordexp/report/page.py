@@ -84,6 +84,7 @@ class Page:
     disagreements: list[str]
     decode_temperatures: list[str]
     versions: list[str]
+    data_notes: list[str]
     study_command: str
     run_commands: list[str]
     compare_command: str
@@ -118,6 +119,7 @@ def page_of(
         disagreements=curve_tables.temperature_disagreements(comparison),
         decode_temperatures=probe_tables.temperatures(study.probe),
         versions=run_tables.versions(study.runs),
+        data_notes=run_tables.data_notes(study.runs),
         study_command=commands.study_command(study.preregistration),
         run_commands=commands.run_commands(study.preregistration),
         compare_command=commands.compare_command(study.preregistration, study_dir),

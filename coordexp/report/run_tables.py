@@ -93,6 +93,11 @@ def log_table(runs: Sequence[StudyRun]) -> Table | None:
     return table
 
 
+def data_notes(runs: Sequence[StudyRun]) -> list[str]:
+    """What the conversion of the runs' data noted, each line once."""
+    return list(dict.fromkeys(line for run in runs for line in run.data_notes or ()))
+
+
 def versions(runs: Sequence[StudyRun]) -> list[str]:
     """Each distinct set of versions that the runs were trained with."""
     lines: dict[str, None] = {}  # as an ordered set

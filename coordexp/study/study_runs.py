@@ -45,6 +45,7 @@ class StudyRun:
     val_images: int | None = None
     val_images_rendered: int | None = None
     val_sides_px: ImageSides | None = None
+    data_notes: list[str] | None = None
     checkpoints: list[int] | None = None
     token_tables: list[int] | None = None
     versions: dict[str, str] | None = None
@@ -72,6 +73,7 @@ class StudyRun:
             val_images=manifest.val_images,
             val_images_rendered=manifest.val_images_rendered,
             val_sides_px=manifest.val_sides_px,
+            data_notes=manifest.data_notes,
             checkpoints=manifest.checkpoints,
             token_tables=manifest.token_tables,
             versions=manifest.versions,

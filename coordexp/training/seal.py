@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 
 from coordexp.config.digests import run_hash
+from coordexp.data.coco.conversion_stats import conversion_notes
+from coordexp.data.prepare import data_path
 from coordexp.data.records import RENDERED
 from coordexp.storage.manifest import (
     ImageSides,
@@ -55,6 +57,7 @@ def manifest_of(t: Training, status: Status, reason: str | None) -> RunManifest:
         val_sides_px=ImageSides(
             width=spread([r.width for r in records]), height=spread([r.height for r in records])
         ),
+        data_notes=conversion_notes(data_path(t.cfg)),
         checkpoints=t.run.checkpoint_steps(),
         token_tables=t.run.table_steps(),
         versions=installed_versions(),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from coordexp.coords import COORD_TOKENS, write_coordjson
 from coordexp.data.coco.instances import Instance
 from coordexp.data.records import RENDERED, Record
+from coordexp.storage.files import read_json
 
 SIDE_EDGES_BINS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 MAX_FAULTS = 100  # pictures that are named one by one
@@ -179,6 +181,21 @@ def summary(split: str, stats: ConversionStats) -> str:
             f"at most {spread['max']}"
         )
     return "\n".join(lines)
+
+
+def conversion_notes(directory: Path) -> list[str]:
+    """What conversion.json of a data directory notes; empty for data that were not converted.
+
+    Raises:
+        UserError: the file is not valid JSON.
+    """
+    path = directory / "conversion.json"
+    if not path.exists():
+        return []
+    notes = []
+    for split, report in read_json(path).items():
+        notes += [f"{split}: {n} {what}" for what, n in report.get("noted", {}).items()]
+    return notes
 
 
 def listed(counts: Mapping[str, Any]) -> str:
