@@ -14,7 +14,8 @@ from coordexp.config.schema import BoxFormat
 from coordexp.data.coco.annotations import read_coco
 from coordexp.data.coco.box_formats import box_set, in_coco_form
 from coordexp.data.coco.conversion import convert_annotations
-from coordexp.data.coordinate_forms import FORMS, LARGEST, BoxSet, Form, form_named, misread
+from coordexp.data.coordinate_forms import FORMS, LARGEST, BoxSet, Form, form_named
+from coordexp.data.misread_boxes import misread
 
 COCO = Form("xywh")
 OTHERS = [form for form in FORMS if form != COCO]

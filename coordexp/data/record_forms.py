@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from coordexp.coords import COORD_TOKENS
-from coordexp.data.coordinate_forms import BINS, THOUSANDTHS, BoxSet, Form, Misread, misread
+from coordexp.data.coordinate_forms import BINS, THOUSANDTHS, BoxSet, Form
+from coordexp.data.misread_boxes import Misread, misread
 from coordexp.data.records import all_finite
 
 RECORD_FORM = Form("xyxy")

@@ -18,10 +18,10 @@ from coordexp.data.coordinate_forms import (
     Floats,
     Form,
     form_named,
-    misread,
     overlap,
     to_pixels,
 )
+from coordexp.data.misread_boxes import misread
 from coordexp.data.records import all_finite
 from coordexp.errors import UserError
 
