@@ -126,11 +126,12 @@ def test_right_boxes_of_any_set_are_left_alone(seed):
 
 
 @pytest.mark.parametrize("form", OTHERS, ids=lambda form: form.name)
-def test_a_few_broken_boxes_change_nothing(form):
-    right = with_area(scene(200))
+@pytest.mark.parametrize("known", [lambda boxes: boxes, with_area, with_outline])
+def test_a_few_broken_boxes_change_nothing(form, known):
+    right = known(scene(200))
     wrong = written(right, form)
     for boxes, is_misread in ((right, False), (wrong, True)):
-        boxes.values[::67] = [5e5, -3e4, 7, 0]
+        boxes.values[::67] = [5e5, -3e4, 7.5, 0]
         assert (misread(boxes, COCO) is not None) == is_misread
 
 

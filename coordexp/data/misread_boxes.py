@@ -43,6 +43,7 @@ AREA_MARGIN = 1.25  # a mask is no larger than its box, but for how its border i
 MATCHING_AREA, MATCHING_SIDE = 1e-3, 0.02  # relative; beside the rounding of the file's numbers
 IMPROBABLE = 0.01  # of a coincidence, after all forms were tried
 NEAR_END, NEAR_START = 0.8, 0.2  # of a unit's range: boxes in it come this near to its ends
+MATCHING_RANGE = 1.005  # of a unit's range: rounding
 MIN_SIDE_FOR_PERCENT = 200  # px
 MIN_BOXES_IN_RANGE = 5
 MIN_NEAR_START = 3  # boxes, of which the mirror images would leave the range
@@ -80,8 +81,8 @@ def misread(boxes: BoxSet, declared: Form) -> Misread | None:
     """The form that these boxes seem to have, where it is not the declared one.
 
     None where the declared form fits, and where the boxes do not tell. Three kinds of evidence, in
-    this order: areas and outlines that are those of another form; values that end where the range
-    of a unit ends; boxes that leave the picture, but in no other form.
+    this order: values that end where the range of a unit ends; areas and outlines that are those of
+    another form; boxes that leave the picture, but not in another form.
     """
     if not len(boxes.values):
         return None
@@ -155,32 +156,37 @@ def _by_range(boxes: BoxSet, fits: dict[Form, Fit], declared: Form) -> list[Form
     """Forms of the unit whose range the values fill; empty where they are pixels as well."""
     if declared.unit != PIXELS:
         return []
-    if boxes.values.max() <= 1 and not _is_whole(boxes.values):
+    if largest_value(boxes) <= 1 and not _is_whole(boxes.values):
         return _best(fits, [Form(layout, FRACTION) for layout in LAYOUTS])
     for unit in (PERCENT, bins_or_thousandths(boxes)):
         forms = [Form(layout, unit) for layout in LAYOUTS]
-        found = [form for form in _best(fits, forms) if _fills(boxes, form)]
+        found = [form for form in _best(fits, forms) if _fills(boxes, form, fits[form])]
         if found and all(improbable_in_pixels(boxes, form) for form in found):
             return found
     return []
 
 
+def largest_value(boxes: BoxSet) -> float:
+    """The largest number of the boxes, without those of a few broken ones."""
+    return float(np.quantile(boxes.values.max(1), 1 - BROKEN, method="lower"))
+
+
 def bins_or_thousandths(boxes: BoxSet) -> str:
-    return BINS if boxes.values.max() <= LAST_BIN else THOUSANDTHS
+    return BINS if largest_value(boxes) <= LAST_BIN else THOUSANDTHS
 
 
-def _fills(boxes: BoxSet, form: Form) -> bool:
-    """Whether the boxes stay in the range of the form's unit, and come near to its ends."""
-    if len(boxes.values) < MIN_BOXES_IN_RANGE:
+def _fills(boxes: BoxSet, form: Form, fit: Fit) -> bool:
+    """Whether the boxes that fit a form come near to the ends of its unit's range."""
+    values, largest = boxes.values[fit.explained], LARGEST[form.unit]
+    if len(values) < MIN_BOXES_IN_RANGE:
         return False
-    if form.unit in (BINS, THOUSANDTHS) and not _is_whole(2 * boxes.values):  # a centre may be half
+    if form.unit in (BINS, THOUSANDTHS) and not _is_whole(2 * values):  # a centre may be half
         return False
-    corners, largest = corners_of(boxes.values, form.layout), LARGEST[form.unit]
-    stays = corners.min() >= -1 and corners.max() <= largest + 1
+    corners = corners_of(values, form.layout)
+    stays = (corners <= MATCHING_RANGE * largest).all(1).mean() >= 1 - BROKEN
     low, high = corners[:, :2].min(0), corners[:, 2:].max(0)
-    return bool(
-        stays and (high >= NEAR_END * largest).all() and (low <= NEAR_START * largest).all()
-    )
+    reaches = (low <= NEAR_START * largest).all() and (high >= NEAR_END * largest).all()
+    return bool(stays and reaches)
 
 
 def improbable_in_pixels(boxes: BoxSet, form: Form) -> bool:
@@ -238,7 +244,7 @@ def _by_picture(boxes: BoxSet, fits: dict[Form, Fit], declared: Form) -> list[Fo
     rivals = {form: fit for form, fit in fits.items() if fit.confirmed.sum() >= confirmed}
     for units in ((PIXELS,), (FRACTION, PERCENT, bins_or_thousandths(boxes))):
         forms = [form for form in rivals if form.unit in units]
-        forms = [form for form in forms if form.unit == PIXELS or _fills(boxes, form)]
+        forms = [form for form in forms if form.unit == PIXELS or _fills(boxes, form, fits[form])]
         if found := _best(fits, forms):
             return found
     return []
