@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from coordexp.analysis.audit.findings import Audit
 from coordexp.analysis.recommendation.findings import Assertion, Statement
 from coordexp.config.schema import RuleConfig
-from coordexp.metrics import METRICS, REGISTRY, TEMPERATURE_PREFIX, Metric, best, metric
+from coordexp.metrics import METRICS, REGISTRY, Metric, best, metric
+from coordexp.storage.logs.dialects import OWN
 from coordexp.study.inputs import RunData, by_variant
 
 Values = Mapping[str, Mapping[str, float]]  # variant -> its metrics at the decision step
@@ -72,21 +73,18 @@ def below_bars(variant: str, runs: Sequence[RunData], rows: Values, rule: RuleCo
     """The bars that a variant fails.
 
     The text accuracy of another trainer's log is not judged: it may count coordinate tokens
-    (`doubts.py`). A coordinate mass is one whatever program computes it; the reason says whose.
+    (`doubts.py`). A coordinate mass is judged whoever computed it.
     """
     if variant not in rows:
         return [f"{variant} has no metric that is compared at the decision step"]
-    row, own = rows[variant], own_definitions(runs)
+    row = rows[variant]
     bars = {"coord_mass": rule.eligible.min_coord_mass}
-    if own:
+    if own_definitions(runs):
         bars["text_token_acc"] = rule.eligible.min_text_token_acc
     reasons = []
     for name, bar in bars.items():
         if name in row and row[name] < bar:
-            whose = "" if own else ", as another trainer's log has it"
-            reasons.append(
-                f"{REGISTRY[name].label} {row[name]:.3f} is below the bar {bar:g}{whose}"
-            )
+            reasons.append(f"{REGISTRY[name].label} {row[name]:.3f} is below the bar {bar:g}")
     return reasons
 
 
@@ -96,11 +94,7 @@ def own_definitions(runs: Sequence[RunData]) -> bool:
     Other trainers write a text accuracy that counts every token where they do not find out which
     are coordinates.
     """
-    key = f"{TEMPERATURE_PREFIX['fitted']}/temperature"
-    return all(
-        run.manifest is not None or any(key in row for row in run.log.evals.values())
-        for run in runs
-    )
+    return all(run.manifest is not None or run.log.dialect == OWN.name for run in runs)
 
 
 def shared_metrics(rows: Values, names: Sequence[str]) -> list[Metric]:
