@@ -256,7 +256,7 @@ def test_workflow_takes_the_same_rollouts():
     truth = write_json(Path("gt.json"), coco_truth(scenes(5, 0.5)))
     with_truth = plan_study({"logs": logs, "rollouts": given, "ground_truth": str(truth)})
     assert with_truth.probes[-1] == str(truth)
-    with pytest.raises(UserError, match="--config rollouts=7: must be NAME=PATH"):
+    with pytest.raises(UserError, match="--config rollouts=7: must be NAME=FILE"):
         plan_study({"logs": logs, "rollouts": 7})
     with pytest.raises(UserError, match="rollout=…: means nothing beside logs=…: did you mean"):
         plan_study({"logs": logs, "rollout": given})

@@ -82,9 +82,7 @@ class Log:
     path: Path
     train: dict[int, Row] = field(default_factory=dict)
     evals: dict[int, Row] = field(default_factory=dict)
-    rollouts: dict[int, Row] = field(
-        default_factory=dict
-    )  # evaluations by rollouts, keys as in evals
+    rollouts: dict[int, Row] = field(default_factory=dict)  # see rollout_figures.py
     max_steps: int | None = None  # planned
     doubts: list[Doubt] = field(default_factory=list)  # one for each reason
     rows: int = 0  # lines that were read as rows

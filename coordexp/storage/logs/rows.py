@@ -65,9 +65,8 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
     to it) beyond the planned number, or neither a numeric loss nor an evaluation's value: it is
     counted in `dropped`, and each reason gives one doubt. The summary rows at the end of a log are
     counted only. If rows repeat a step, the last value of each key counts, but for what `examine`
-    leaves out. Numbers written as text
-    ("0.53") are numbers; other values ("1h 2m", "25%", null) are left out, with a doubt if variants
-    are compared on them.
+    leaves out. Numbers written as text ("0.53") are numbers; other values ("1h 2m", "25%", null)
+    are left out, with a doubt if variants are compared on them.
 
     Raises:
         UserError: the log holds several evaluation sets and none is chosen, or not the chosen one,
