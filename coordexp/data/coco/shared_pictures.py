@@ -70,17 +70,15 @@ def fingerprints(
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    try:
-        sha256 = sha256_file(path)
-    except OSError:  # the conversion counts it
-        return Fingerprint(None)
+    """Of a picture; without values where the conversion will leave it out as not readable."""
     try:
         with opened(path) as picture:
             # JPEG is decoded at a part of its size where that is enough.
             picture.draft("L", (2 * READ_SIDE_PX, 2 * READ_SIDE_PX))
             small = reduced(eight_bit(picture).convert("L"), READ_SIDE_PX)
-    except LeftOutError:  # the conversion counts it
-        return Fingerprint(sha256)
+    except LeftOutError:
+        return Fingerprint(None)
+    sha256 = sha256_file(path)
     if np.ptp(np.asarray(small)) < MIN_CONTRAST:
         return Fingerprint(sha256)
     bits = imagehash.phash(small, HASH_SIDE, READ_SIDE_PX // HASH_SIDE).hash
