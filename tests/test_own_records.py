@@ -191,7 +191,7 @@ def test_a_conversion_without_a_usable_picture_leaves_no_directory(refused):
         coco()
     assert not list(Path("results/data").iterdir())
     for i in range(4):
-        picture(Path(f"{i}.jpg"))
+        picture(Path(f"{i}.jpg"), seed=i)
     out = coco()
     before = sorted(path for path in out.rglob("*"))
     for i in range(4):

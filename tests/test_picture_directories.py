@@ -41,9 +41,9 @@ def coco(path: Path, names: list[str], first_id: int = 0) -> Path:
     return write_coco(path, images, [annotation(i, i) for i in ids])
 
 
-def pictures(root: str, names: list[str]) -> None:
+def pictures(root: str, names: list[str], first: int = 0) -> None:
     for i, name in enumerate(names):
-        picture(Path(root) / name, seed=i)
+        picture(Path(root) / name, seed=first + i)
 
 
 TWO_FILES = {
@@ -55,9 +55,9 @@ TWO_FILES = {
 
 def test_each_split_has_its_own_directory_and_names_may_repeat(refused):
     names = ["1.jpg", "2.jpg"]
-    for split in ("train", "valid"):
+    for first, split in ((0, "train"), (10, "valid")):
         coco(Path(f"{split}/_annotations.coco.json"), names)
-        pictures(f"of_{split}", names)
+        pictures(f"of_{split}", names, first)
     own = TWO_FILES | {"train_pictures": "of_train", "val_pictures": "of_valid"}
     convert(**own)
     assert len(list(Path("out/images/train").iterdir())) == 2
@@ -74,7 +74,7 @@ def test_each_split_has_its_own_directory_and_names_may_repeat(refused):
 def test_pictures_beside_their_annotation_file_are_found_and_told(capsys):
     for first, split in ((0, "train"), (10, "valid")):
         coco(Path(f"{split}/_annotations.coco.json"), ["1.jpg", "2.jpg"], first)
-        pictures(split, ["1.jpg", "2.jpg"])
+        pictures(split, ["1.jpg", "2.jpg"], first)
     convert(**TWO_FILES)
     assert len(written()) == 4
     told = capsys.readouterr().err
