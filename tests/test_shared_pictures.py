@@ -12,6 +12,7 @@ from coco_files import LVIS, annotation, image, picture, rows, settings, write_c
 from PIL import Image
 
 from coordexp.config.compose import compose
+from coordexp.config.schema import MissingPictures
 from coordexp.data.coco.annotations import read_coco
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.coco.conversion_stats import conversion_notes
@@ -199,7 +200,7 @@ def test_near_copies_stay_on_one_side():
         changed(Path(f"pictures/{i}.jpg"), Path(f"pictures/copy {i}.png"), "brighter")
         shutil.copy(f"pictures/{i}.jpg", f"pictures/{i}_b.jpg")
     names = [name for i in range(10) for name in (f"{i}.jpg", f"copy {i}.png", f"{i}_b.jpg")]
-    found, noted = split_of(names, render_missing=False)
+    found, noted = split_of(names, missing=MissingPictures.refuse)
     for i in range(10):
         copies = {f"{i}.jpg", f"copy {i}.png", f"{i}_b.jpg"}
         assert copies <= found["train"] or copies <= found["val"]
@@ -249,7 +250,7 @@ def test_copies_in_two_files_are_refused_or_counted(refused, how):
         shutil.copy("pictures/tr2.jpg", "pictures/va3.jpg")
     if how == "recompressed":
         changed(Path("pictures/tr2.jpg"), Path("pictures/va3.jpg"), how)
-    given = {"images": "pictures", "render_missing": False, **two_files(train, val)}
+    given = {"images": "pictures", "missing": MissingPictures.refuse, **two_files(train, val)}
     with refused(
         f"va.json: 1 of its pictures are copies of training pictures (1 {kind}), "
         f"such as {val[3]!r} of {train[2]!r}",
@@ -284,7 +285,7 @@ def test_cases(refused):
         "train_annotations": str(CASES / "dup_tr.json"),
         "val_annotations": str(CASES / "dup_va.json"),
         "images": str(CASES / "pics_dup"),
-        "render_missing": False,
+        "missing": MissingPictures.refuse,
     }
     with refused("dup_va.json: 10 of its pictures are copies", "(10 the same file)"):
         convert_annotations(settings(**given), Path("out"), 1)
@@ -311,7 +312,7 @@ def test_what_is_noted_is_in_conversion_json_summary_and_manifest(capsys):
     names = [f"p{i // 2}_jpg.rf.{i:032d}.jpg" for i in range(10)]
     entries = [image(i) | {"file_name": name} for i, name in enumerate(names)]
     write_coco(Path("coco.json"), entries, [annotation(i, i) for i in range(10)])
-    given = ["data=coco", "data.annotations=coco.json", "data.render_missing=true"]
+    given = ["data=coco", "data.annotations=coco.json", "data.missing=draw"]
     directory = prepare_data(compose(given)).parent
     notes = [
         f"{split}: {n} pictures kept on one side of the split: {AUGMENTED}"
