@@ -36,7 +36,7 @@ from coordexp.config.schema import MissingPictures
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.coco.conversion_stats import ConversionStats
 from coordexp.data.coco.images import colour_of
-from coordexp.data.coco.parallel import CHUNK, CHUNKS_PER_WORKER, in_parallel
+from coordexp.data.parallel import CHUNK, CHUNKS_PER_WORKER, in_parallel
 from coordexp.data.prepare import prepare_data
 from coordexp.data.records import read_records
 from coordexp.errors import UserError

@@ -14,7 +14,7 @@ from PIL import Image
 from coordexp.config.schema import MissingPictures
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.coco.conversion_stats import BY_END, summary
-from coordexp.data.coco.picture_paths import MOST_PARTS, lies_below, paths_of
+from coordexp.data.picture_paths import MOST_PARTS, lies_below, paths_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 

@@ -14,9 +14,6 @@ from PIL import Image
 
 from coordexp.data.coco.images import (
     CELL_PX,
-    MAX_SOURCE_PX,
-    ORIENTATION,
-    LeftOutError,
     colour_of,
     fitted_size,
     read_picture,
@@ -24,6 +21,7 @@ from coordexp.data.coco.images import (
     resized,
     save_picture,
 )
+from coordexp.data.pictures import MAX_SOURCE_PX, ORIENTATION, LeftOutError
 
 BUDGET = 768 * 32 * 32
 

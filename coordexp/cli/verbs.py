@@ -83,7 +83,7 @@ def validate_records(args: argparse.Namespace) -> None:
 
     The exit code is 1 if there is a problem.
     """
-    from coordexp.data.coco.parallel import n_cores
+    from coordexp.data.parallel import n_cores
     from coordexp.data.validate import summary, validate
 
     counts: Counter[str] = Counter()

@@ -21,8 +21,8 @@ import numpy as np
 from coordexp.config.schema import RecordsConfig
 from coordexp.coords import to_pixels
 from coordexp.data.coco.conversion import keep_pictures_of
-from coordexp.data.coco.parallel import n_cores
-from coordexp.data.coco.picture_paths import paths_of
+from coordexp.data.parallel import n_cores
+from coordexp.data.picture_paths import paths_of
 from coordexp.data.records import (
     KINDS,
     ORDER,

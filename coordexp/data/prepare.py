@@ -28,9 +28,9 @@ from coordexp.data.coco.conversion import (
     planned_conversion,
 )
 from coordexp.data.coco.conversion_stats import summary
-from coordexp.data.coco.parallel import n_cores
 from coordexp.data.coco.samples import draw_samples
 from coordexp.data.own_records import RecordPlan, copy_records, planned_records
+from coordexp.data.parallel import n_cores
 from coordexp.data.records import iter_records, write_records
 from coordexp.data.scenes import make_scenes
 from coordexp.storage.digest_store import known_sha256, known_sha256_directory, require_sha256

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.coords import COORD_TOKEN, LAST_BIN
-from coordexp.data.coco.annotations import is_text
-from coordexp.data.coco.images import CELL_PX, LeftOutError, opened
-from coordexp.data.coco.parallel import in_parallel
+from coordexp.data.coco.images import CELL_PX
+from coordexp.data.parallel import in_parallel
+from coordexp.data.picture_paths import is_text
+from coordexp.data.pictures import LeftOutError, opened
 from coordexp.data.record_forms import about_misread, misread_records
 from coordexp.data.records import (
     KINDS,

@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coordexp.data.coco.instances import DroppedError, Frame, convert_instance
-from coordexp.data.coco.picture_paths import is_text, lies_below, paths_of
 from coordexp.data.formats.recognise import what_instead
+from coordexp.data.picture_paths import is_text, lies_below, paths_of
 from coordexp.data.records import (
     TOKEN_SPELT,
     Record,

@@ -22,7 +22,6 @@ from coordexp.data.coco.annotations import CocoImage
 from coordexp.data.coco.conversion_stats import ConversionStats, listed
 from coordexp.data.coco.image_files import ImageFile, find_image_files
 from coordexp.data.coco.images import (
-    LeftOutError,
     fitted_size,
     orientation_note,
     read_picture,
@@ -40,9 +39,10 @@ from coordexp.data.coco.instances import (
     is_rotated,
 )
 from coordexp.data.coco.leaks import check_leaks
-from coordexp.data.coco.parallel import in_parallel, n_cores
 from coordexp.data.coco.polygons import PolygonLimits
 from coordexp.data.coco.splits import Split, read_splits, source_digests
+from coordexp.data.parallel import in_parallel, n_cores
+from coordexp.data.pictures import LeftOutError
 from coordexp.data.records import ORDER, RENDERED, Record, in_order, reading_order, write_records
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json, write_json

@@ -5,29 +5,18 @@ from __future__ import annotations
 import colorsys
 import math
 import os
-import struct
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps
 
 from coordexp.data.coco.polygons import Ring
+from coordexp.data.pictures import ORIENTATION, TURNING, LeftOutError, eight_bit, opened
 from coordexp.storage.files import naming_full_disk
 
 CELL_PX = 32  # what one visual token covers: a patch of 16 px, merged 2 x 2
-MAX_SOURCE_PX = 40_000_000  # a picture whose header claims more is not decoded
 JPEG_QUALITY = 95
-ORIENTATION = 0x0112  # the Exif tag
-
-# The formats of pictures in data sets (JPEG covers MPO). Pillow knows forty others: one of them
-# runs Ghostscript, and some raise unpredictable errors on damaged files.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "TIFF", "GIF", "BMP", "PPM")
-# The exceptions that decoders of these formats raise on broken files.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, RuntimeError)
 
 # What is told of pictures with an Exif orientation other than upright.
 TURNED = "pictures turned as Exif says, because the annotated size is the displayed one"
@@ -36,14 +25,6 @@ UNDECIDED = (
     "pictures that Exif mirrors or turns without another size, used as stored: look at them, "
     "their boxes may be as displayed"
 )
-
-
-class LeftOutError(Exception):
-    """A picture does not become a record. It holds the reason that is counted, and the details."""
-
-    def __init__(self, reason: str, found: str = "") -> None:
-        super().__init__(reason, found)
-        self.reason, self.found = reason, found
 
 
 def fitted_size(width: int, height: int, pixel_budget: int) -> tuple[int, int]:
@@ -71,36 +52,6 @@ def fitted_size(width: int, height: int, pixel_budget: int) -> tuple[int, int]:
     return columns * CELL_PX, rows * CELL_PX
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture: the header is read, the pixels are decoded inside the `with` block.
-
-    Raises:
-        LeftOutError: the picture is too large (by its header, before decoding), or the header or
-            the pixels are not readable.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Ignore Pillow's warnings about metadata and about sizes; sizes are checked below.
-            warnings.simplefilter("ignore")
-            # Give Pillow a file, not a name: a named TIFF is memory-mapped with the size it has
-            # after its rotation.
-            with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_SOURCE_PX:
-                    limit = f"more than {MAX_SOURCE_PX // 10**6} megapixels"
-                    found = f"{picture.width} x {picture.height} px, {limit}"
-                    raise LeftOutError("picture too large", found)
-                yield picture
-    except Image.DecompressionBombError as error:
-        raise LeftOutError("picture too large", str(error)) from error
-    except UnidentifiedImageError as error:
-        raise LeftOutError(
-            "picture not readable", f"none of {', '.join(FORMATS)}, or its header is broken"
-        ) from error
-    except UNREADABLE as error:
-        raise LeftOutError("picture not readable", str(error)) from error
-
-
 def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
     """The picture in RGB as it was annotated, at `size`.
 
@@ -111,20 +62,13 @@ def read_picture(path: Path, size: tuple[int, int]) -> Image.Image:
         LeftOutError: too large, not readable, or of another size.
     """
     with opened(path) as stored:
-        turned = stored.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+        turned = stored.getexif().get(ORIENTATION) in TURNING
         if stored.size != size and not (turned and stored.size[::-1] == size):
             raise of_another_size(stored, size)
         picture = stored if stored.size == size else ImageOps.exif_transpose(stored)
         if picture.size != size:  # a TIFF: Pillow rotates it by itself
             raise of_another_size(picture, size)
         return eight_bit(picture).convert("RGB")
-
-
-def eight_bit(picture: Image.Image) -> Image.Image:
-    """A 16-bit picture with 8 bits; any other as it is."""
-    if picture.mode.startswith("I;16"):  # convert() would keep the lower byte
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture
 
 
 def orientation_note(path: Path, size: tuple[int, int]) -> str | None:
@@ -139,8 +83,7 @@ def orientation_note(path: Path, size: tuple[int, int]) -> str | None:
             return None
         if stored.format == "TIFF" or stored.size != size:
             return TURNED
-        turns = orientation in (5, 6, 7, 8)
-        return NOT_TURNED if turns and size[0] != size[1] else UNDECIDED
+        return NOT_TURNED if orientation in TURNING and size[0] != size[1] else UNDECIDED
 
 
 def of_another_size(picture: Image.Image, size: tuple[int, int]) -> LeftOutError:

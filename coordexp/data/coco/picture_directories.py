@@ -14,9 +14,8 @@ from pathlib import Path
 
 from coordexp.config.schema import CocoConfig, MissingPictures
 from coordexp.data.coco.annotations import CocoImage
+from coordexp.data.picture_paths import ANNOTATION_DIRECTORIES
 from coordexp.errors import UserError
-
-ANNOTATION_DIRECTORIES = ("annotations", "labels")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from coordexp.data.coco.images import LeftOutError, eight_bit, opened
-from coordexp.data.coco.parallel import in_parallel
+from coordexp.data.parallel import in_parallel
+from coordexp.data.pictures import LeftOutError, eight_bit, opened
 from coordexp.storage.files import sha256_file
 
 # Two pictures are nearly the same if their perceptual hashes (the signs of the 8 x 8 lowest

@@ -13,11 +13,11 @@ from coordexp.data.formats.dataset import Coordinates, Dataset, Picture, Shape, 
 from coordexp.data.formats.picture_files import PictureFiles
 from coordexp.data.formats.recognise import COCO, recognise, what_instead
 from coordexp.data.formats.splits import by_split
+from coordexp.data.picture_paths import ANNOTATION_DIRECTORIES
 from coordexp.data.records import twice_area
 from coordexp.errors import UserError
 from coordexp.storage.files import write_text
 
-ANNOTATION_DIRECTORIES = ("annotations", "labels")
 MAX_NOTES = 20
 DECIMALS = 4  # of a pixel
 

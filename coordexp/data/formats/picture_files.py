@@ -7,14 +7,13 @@ from collections import defaultdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from coordexp.data.coco.images import ORIENTATION, LeftOutError, opened
-from coordexp.data.coco.picture_paths import paths_of
+from coordexp.data.picture_paths import paths_of
+from coordexp.data.pictures import ORIENTATION, TURNING, LeftOutError, opened
 from coordexp.errors import UserError
 
 JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe")
 OTHER_ENDINGS = (".png", ".webp", ".avif", ".jp2", ".tif", ".tiff", ".gif", ".bmp", ".ppm")
 PICTURE_ENDINGS = frozenset(JPEG_ENDINGS + OTHER_ENDINGS)
-TURNED = (5, 6, 7, 8)  # Exif orientations that swap width and height
 
 
 class PictureFiles:
@@ -78,7 +77,7 @@ class PictureFiles:
         """
         try:
             with opened(self.root / path) as picture:
-                turned = picture.getexif().get(ORIENTATION) in TURNED
+                turned = picture.getexif().get(ORIENTATION) in TURNING
                 return (picture.height, picture.width) if turned else picture.size
         except LeftOutError:
             return None

@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 MOST_PARTS = 8
 DRIVE = re.compile(r"^[A-Za-z]:(?=[/\\])")
 LOCAL_FILE = "?d="  # how Label Studio names a file of its own machine
+# Directories of annotation files: the pictures are around the directory above.
+ANNOTATION_DIRECTORIES = ("annotations", "labels")
 
 
 def lies_below(path: str) -> bool:
