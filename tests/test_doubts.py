@@ -55,7 +55,7 @@ def again(row: dict[str, Any], step: int, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("as_events", [False, True])
 @pytest.mark.parametrize("best", [40, 200, 320])
-def test_evaluation_of_the_best_checkpoint_is_not_that_of_the_last_step(tmp_path, best, as_events):
+def test_evaluation_of_the_best_checkpoint_is_not_the_last_steps(tmp_path, best, as_events):
     """Rows of another key, or lacking one, do not hide it; the step keeps its own values."""
     rows = training()
     repeat = again(rows[best // 20 - 1], 360, eval_jit_compilation_time=1.0)
@@ -77,7 +77,7 @@ def test_evaluation_of_the_best_checkpoint_is_not_that_of_the_last_step(tmp_path
 
 
 @pytest.mark.parametrize("decimals", [4, 8, 16])
-def test_only_evaluation_of_the_last_step_may_be_that_of_the_best_checkpoint(tmp_path, decimals):
+def test_last_steps_only_evaluation_may_be_the_best_checkpoints(tmp_path, decimals):
     rows = training(last=370, decimals=decimals)
     log = written(tmp_path / "log", [*rows, again(rows[7], 370)])
     assert max(log.evals) == 360

@@ -147,6 +147,8 @@ BOOKKEEPING = {
     "storage/digest_store.py",
     "storage/files.py",
     "storage/logs/dialects.py",
+    "storage/logs/doubts.py",
+    "storage/logs/rollout_figures.py",
     "storage/logs/eval_sets.py",
     "storage/logs/jsonl.py",
     "storage/logs/log.py",

@@ -262,7 +262,7 @@ def test_workflow_takes_the_same_rollouts():
         plan_study({"logs": logs, "rollout": given})
 
 
-def test_probe_of_this_project_is_taken_and_stands_in_for_the_runs_own():
+def test_probe_of_this_project_stands_in_for_the_runs_own():
     runs = {v: write_run(v, LOGGED) for v in ("pure_ce", "mixed")}
     directories = {}
     for variant, share in (("pure_ce", 0.3), ("mixed", 0.9)):

@@ -94,7 +94,7 @@ def test_polygon_counts_as_its_bounding_box():
     assert figures_of(gt_vs_pred([line]))["f1"] == 1.0
 
 
-def test_parse_rate_and_truncation_are_known_only_where_the_file_says_so():
+def test_parse_rate_and_truncation_are_as_the_file_says():
     lines = [gt_vs_pred_line(scene) for scene in SCENES[:4]]
     lines[0] |= {"raw_output_json": None, "pred": [], "errors": ["empty_pred"]}
     lines[1] |= {"raw_ends_with_im_end": False}
@@ -113,7 +113,7 @@ def test_parse_rate_and_truncation_are_known_only_where_the_file_says_so():
     assert not coco(coco_results(SCENES)).knows_parsing
 
 
-def test_image_of_the_truth_without_results_counts_as_one_without_predictions():
+def test_image_without_results_is_one_without_predictions():
     few = [r for r in coco_results(SCENES) if r["image_id"] <= 5]
     found = coco(few)
     assert len(found.images) == len(SCENES)

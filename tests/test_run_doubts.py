@@ -224,7 +224,7 @@ def test_doubt_about_a_variant_that_may_hold_no_role_limits_nothing():
     assert grade(replace(found, audit=Audit(entries, [], [])))[0] == "conclusive"
 
 
-def test_gravest_doubts_of_a_run_stand_on_the_card_and_the_rest_is_counted():
+def test_gravest_doubts_stand_on_the_card_and_the_rest_is_counted():
     doubts = [Doubt(f"note {i}", "note") for i in range(4)]
     doubts = [Doubt("two runs", "caps"), Doubt("a line", "not used"), *doubts]
     line = doubt_caveat(["a s0", "a s1"], doubts, limiting=True).text
@@ -241,7 +241,7 @@ def with_text_accuracy(rows: list[dict[str, Any]], value: float) -> list[dict[st
     return [row | {"eval_text_token_acc": value} if "eval_loss" in row else row for row in rows]
 
 
-def test_text_accuracy_that_may_count_coordinates_refuses_nobody_and_is_named():
+def test_text_accuracy_that_may_count_coordinates_refuses_nobody():
     write_rows("a", with_text_accuracy(training(), 0.82))
     write_rows("b", with_text_accuracy(training(seed=1), 0.95))
     found, card = compared("a=a", "b=b")
@@ -283,7 +283,7 @@ def aggregated(step: int, mae: float, p_gt: float, last: int) -> list[dict[str, 
     return rows
 
 
-def test_token_metrics_that_nearly_tie_name_no_primary_against_published_rollouts():
+def test_tied_metrics_name_no_primary_against_published_rollouts():
     write_rows("ce", aggregated(900, 20.91, 0.12, last=1300))
     write_rows("soft", aggregated(900, 20.88, 0.07, last=1200))
     write_rows("mixed", aggregated(900, 21.35, 0.09, last=900))
