@@ -96,7 +96,7 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("coordexp.data.coco.conversion.convert_image", interrupted)
-    monkeypatch.setattr("coordexp.data.coco.conversion.n_cores", lambda: 1)
+    monkeypatch.setattr("coordexp.data.prepare.n_cores", lambda: 1)
     with pytest.raises(SystemExit) as left:
         main(
             [
