@@ -5,11 +5,8 @@ the messages name.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,9 +30,9 @@ from coordexp.data.formats.convert import convert
 from coordexp.data.formats.dataset import Coordinates
 from coordexp.errors import UserError
 
+pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.usefixtures("in_tmp")
 
-ROOT = Path(__file__).resolve().parents[1]
 SCENE = scene()
 Boxes = dict[str, list[tuple[str, tuple[float, ...]]]]  # by the last part of the picture's name
 
@@ -125,18 +122,15 @@ def test_from_a_folder_to_records_by_the_commands_of_the_messages(writer, capsys
 
 
 @pytest.mark.slow
-def test_the_first_training_step_follows(capsys):
+def test_the_first_training_step_follows(fork_server):
     source = WRITERS["voc"](Path("VOC2007"), SCENE)
-    code, told = told_by(capsys, "convert", str(source), "--out", "coco.json")
-    assert code == 0
-    overrides = ["experiment=lvis_rehearsal", *overrides_in(told.rpartition("next: ")[2].strip())]
+    told = convert(source, Path("coco.json"))
+    overrides = ["experiment=lvis_rehearsal", *overrides_in(told[-1].removeprefix("next: "))]
     overrides += ["train.max_steps=1", "train.images_per_step=4", "train.micro_batch=2"]
     overrides += ["train.eval_steps=1", "train.checkpoint_steps=1", "train.audit_images=4"]
-    assert told_by(capsys, "prepare", *overrides)[0] == 0
-    command = [sys.executable, "-m", "coordexp.training.train", "variant=pure_ce", *overrides]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for entry, arguments in (("cli", ["prepare"]), ("train", ["variant=pure_ce"])):
+        done = fork_server.run(Path.cwd(), *arguments, *overrides, entry=entry)
+        assert done.returncode == 0, done.stderr
     assert len(list(Path().glob("results/runs/pure_ce/*/run.json"))) == 1
 
 

@@ -27,7 +27,7 @@ from coordexp.cli.main import main
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
 from coordexp.storage.logs.jsonl import read_log
-from coordexp.storage.logs.rollout_figures import rollout_figures
+from coordexp.storage.logs.rollout_figures import rollout_figures, rollout_metric
 from coordexp.study.comparison import default_rule, plan_comparison
 from coordexp.study.plan import plan_study
 from coordexp.study.rollout_files import parse_rollouts, refuse_changed, step_of_path
@@ -198,22 +198,23 @@ def test_second_file_belongs_to_the_second_run_of_its_name():
         parse_rollouts([f"a={file}" for file in files], parse_sources(logs))
 
 
-def test_wrong_arguments_end_in_one_line():
-    log, path = equal_log("pure_ce"), write_gt_vs_pred(Path("x.jsonl"), scenes(5, 0.5))
-    other = equal_log("ce_split")
-    for arguments, what in (
-        ([f"pur_ce={path}"], "no run has the name pur_ce: did you mean pure_ce?"),
-        ([f"{path}"], "must be NAME=FILE"),
-        (["pure_ce=none.jsonl"], "none.jsonl: no such file"),
-        (["pure_ce=."], "a directory that holds no gt_vs_pred*.jsonl and no probe.json"),
-        (["pure_ce=pure_ce.jsonl"], "a log, not predictions"),
-        ([f"pure_ce=two\nlines{path}"], "must be NAME=FILE"),
+def test_wrong_arguments_end_in_one_line(refused):
+    write_gt_vs_pred(Path("x.jsonl"), scenes(5, 0.5))
+    sources = parse_sources([equal_log("pure_ce"), equal_log("ce_split")])
+    for argument, what in (
+        ("pur_ce=x.jsonl", "no run has the name pur_ce: did you mean pure_ce?"),
+        ("x.jsonl", "must be NAME=FILE"),
+        ("pure_ce=none.jsonl", "none.jsonl: no such file"),
+        ("pure_ce=.", "a directory that holds no gt_vs_pred*.jsonl and no probe.json"),
+        ("pure_ce=two\nlines/x.jsonl", "must be NAME=FILE"),
+        ("ce_split=x.jsonl", "ce_split is a control"),
     ):
-        assert what in refusal(log, "--rollouts", *arguments)
-    assert "ce_split is a control" in refusal(
-        log, other, "--control", "ce_split", "--rollouts", f"ce_split={path}"
-    )
-    assert "there are no --rollouts to score" in refusal(log, "--ground-truth", str(path))
+        with refused(what):
+            parse_rollouts([argument], sources, controls=["ce_split"])
+    with refused("there are no --rollouts to score"):
+        parse_rollouts([], sources, ground_truth=Path("x.jsonl"))
+    log = equal_log("pure_ce")
+    assert "a log, not predictions" in refusal(log, "--rollouts", "pure_ce=pure_ce.jsonl")
 
 
 def test_rollouts_are_part_of_the_study_and_of_its_registration():
@@ -293,14 +294,23 @@ def test_comparison_without_rollouts_imports_no_matching():
 @pytest.mark.parametrize(
     ("key", "metric"),
     [
-        ("eval_det_bbox_AP", "COCO AP"),
-        ("eval_det_mAP", "COCO AP"),
-        ("eval/detection/mAP", "COCO AP"),
-        ("eval_mAP", "COCO AP"),
-        ("eval_map_50", "COCO AP@.5"),
-        ("eval_det_f1ish@0.50_f1_full_micro", "F1@.5"),
-        ("eval_det_f1ish@0.50_f1_loc_micro", "F1@.5, class-agnostic"),
+        ("det_bbox_AP", "ap"),
+        ("det_mAP", "ap"),
+        ("detection/mAP", "ap"),
+        ("mAP", "ap"),
+        ("map_50", "ap_50"),
+        ("det_f1ish@0.50_f1_full_micro", "f1_50"),
+        ("det_f1ish@0.50_f1_loc_micro", "f1_50_agnostic"),
+        ("detection/f1", None),
+        ("loss", None),
     ],
+)
+def test_spellings_of_rollout_figures(key, metric):
+    assert rollout_metric(key) == metric
+
+
+@pytest.mark.parametrize(
+    ("key", "metric"), [("eval/detection/mAP", "COCO AP"), ("eval_map_50", "COCO AP@.5")]
 )
 def test_rollout_figures_of_the_logs_contradict_and_never_decide(key, metric):
     logs = [equal_log("a", {key: 0.3}), equal_log("bb", {key: 0.5})]
