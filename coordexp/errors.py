@@ -75,6 +75,11 @@ def one_line(message: object) -> str:
     return " ".join(map(_shortened, text.split(" ")))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _shortened(word: str) -> str:
     if len(word) <= LONGEST_WORD:
         return word

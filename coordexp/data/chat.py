@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from coordexp.errors import UserError
+from coordexp.errors import UserError, first_line
 
 IMAGE_TOKEN = "<|image_pad|>"
 END_TOKEN = "<|im_end|>"  # of an answer
@@ -81,8 +81,7 @@ class ChatEncoder:
         try:
             before, whole = self._rendered(None), self._rendered(_TRIAL_ANSWER)
         except (TemplateError, TypeError, ValueError) as error:
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            return f"cannot be rendered ({first})"
+            return f"cannot be rendered ({first_line(error)})"
         if before.count(IMAGE_TOKEN) != 1:
             return f"and the prompt write {before.count(IMAGE_TOKEN)} pictures instead of one"
         for what, text in (("system", self.prompt.system), ("user", self.prompt.user)):

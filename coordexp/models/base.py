@@ -29,7 +29,7 @@ from coordexp.config.schema import (
     TinyQwen3VLConfig,
 )
 from coordexp.coords import COORD_TOKENS, coord_token_ids
-from coordexp.errors import UserError
+from coordexp.errors import UserError, first_line
 from coordexp.models.base_manifest import BaseManifest, write_base_manifest
 from coordexp.models.checkpoints import save_pretrained
 from coordexp.models.embeddings import set_coordinate_rows, set_position_rows
@@ -206,11 +206,11 @@ def load_whole(
         )
         tokenizer = load_tokenizer(path)
     except BROKEN_FILES as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, KeyError):
-            first = f"a file lacks the key {first}"
+            reason = f"a file lacks the key {reason}"
         raise UserError(
-            f"{named}: no Qwen3-VL could be loaded ({first}): give a local directory"
+            f"{named}: no Qwen3-VL could be loaded ({reason}): give a local directory"
         ) from error
     if missing := sorted(loading["missing_keys"]):
         told = f"{len(missing)} of its weights are not there, such as {missing[0]}"

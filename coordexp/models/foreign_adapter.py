@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import Qwen3VLForConditionalGeneration
 
-from coordexp.errors import UserError
+from coordexp.errors import UserError, first_line
 from coordexp.models.adapters import merge_saved_adapter
 from coordexp.models.weight_files import ADAPTER_WEIGHTS, refuse_not_finite
 
@@ -36,8 +36,7 @@ def merge_adapter(model: Qwen3VLForConditionalGeneration, adapter: Path) -> None
             model.resize_token_embeddings(rows, mean_resizing=False)
         unfit = merge_saved_adapter(model, adapter)
     except UNFIT as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{named}: not an adapter of this model ({first})") from error
+        raise UserError(f"{named}: not an adapter of this model ({first_line(error)})") from error
     if unfit:
         raise UserError(
             f"{named}: not an adapter of this model: {len(unfit)} of the weights do not fit, "

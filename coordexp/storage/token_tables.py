@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from coordexp.errors import UserError, require_regular
+from coordexp.errors import UserError, first_line, require_regular
 from coordexp.metrics import TEMPERATURE_LABEL, Metric
 from coordexp.storage.files import replacing
 
@@ -100,8 +100,9 @@ def read_fitted_temperature(path: Path) -> float:
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable parquet file ({first_line}): {_ADVICE}") from error
+        raise UserError(
+            f"{path}: not a readable parquet file ({first_line(error)}): {_ADVICE}"
+        ) from error
     if b"fitted_temperature" not in metadata:
         raise UserError(f"{path}: names no fitted temperature: {_ADVICE}")
     return float(metadata[b"fitted_temperature"])
@@ -185,8 +186,9 @@ def read_columns(
                 )
             table = file.read(columns=list(names), use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable parquet file ({first_line}): {_ADVICE}") from error
+        raise UserError(
+            f"{path}: not a readable parquet file ({first_line(error)}): {_ADVICE}"
+        ) from error
     for name in names:
         if not _is_complete(table[name]):
             raise UserError(f"{path}: column {name} holds empty or non-finite values: {_ADVICE}")

@@ -31,7 +31,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from coordexp.analysis.recommendation.findings import Role, read_recommendation
-from coordexp.errors import UserError
+from coordexp.errors import UserError, first_line
 from coordexp.storage.digest_store import require_sha256
 from coordexp.storage.files import locked
 from coordexp.storage.runs import RunDirectory
@@ -213,10 +213,9 @@ def refusals_in_one_line() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{ROOT}: the import into MLflow failed ({first}): results are not affected; "
-            f"mend it, or remove {ROOT}, which holds copies only, and import again"
+            f"{ROOT}: the import into MLflow failed ({first_line(error)}): results are not "
+            f"affected; mend it, or remove {ROOT}, which holds copies only, and import again"
         ) from error
 
 
