@@ -295,9 +295,9 @@ def corners_given_as_size() -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("results", "meaning"),
     [
-        (other_unit((999 / 639, 999 / 479)), "bins 0 - 999,"),
-        (other_unit((1 / 639, 1 / 479)), "fractions of the image,"),
-        (corners_given_as_size(), "x1, y1, x2, y2,"),
+        (other_unit((999 / 639, 999 / 479)), "x, y, width, height in bins 0 … 999,"),
+        (other_unit((1 / 639, 1 / 479)), "x, y, width, height in fractions of the picture,"),
+        (corners_given_as_size(), "x1, y1, x2, y2 in px,"),
     ],
 )
 def test_results_of_another_meaning_are_refused(results, meaning):
@@ -306,7 +306,8 @@ def test_results_of_another_meaning_are_refused(results, meaning):
 
 
 @pytest.mark.parametrize(
-    ("form", "meaning"), [("bins", "bins 0 - 999,"), ("size", "x, y, width, height,")]
+    ("form", "meaning"),
+    [("bins", "x1, y1, x2, y2 in bins 0 … 999,"), ("size", "x, y, width, height in px,")],
 )
 def test_lines_whose_predictions_have_another_meaning_are_refused(form, meaning):
     lines = []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
-from coordexp.coords import COORD_TOKEN, bin_to_pixel
+from coordexp.coords import COORD_TOKEN
 from coordexp.detection.matching import Box
-from coordexp.detection.predictions.images import Frame
 
 # Larger than any picture: products of such sides still have no rounding error that matters.
 LARGEST = 1e9
@@ -30,7 +28,7 @@ def numbers_of(values: Any) -> list[float]:
         raise MalformedError("no coordinates")
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
         raise MalformedError("coordinates that are no numbers")
-    if not all(abs(value) <= LARGEST for value in values):  # False for NaN
+    if not all(map(is_finite, values)):
         raise MalformedError("coordinates that are not finite")
     return [float(value) for value in values]
 
@@ -96,16 +94,7 @@ def bins_of_tokens(values: Any) -> list[float] | None:
     return [float(match[1]) for match in matches if match]
 
 
-def to_pixels(bins: Sequence[float], frame: Frame) -> list[float]:
-    """Pixel positions of alternating x, y bins; `frame` is width - 1 and height - 1."""
-    return [bin_to_pixel(k, round(frame[i % 2]) + 1) for i, k in enumerate(bins)]
-
-
 def is_finite(value: Any) -> TypeGuard[int | float]:
-    """Whether a JSON value is a finite number."""
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) <= LARGEST
-        and math.isfinite(value)
-    )
+    """Whether a JSON value is a number, and one that is not out of any range."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= LARGEST  # False for NaN

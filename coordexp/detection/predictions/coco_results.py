@@ -23,7 +23,6 @@ from coordexp.detection.predictions.images import PredictedImage, PredictedObjec
 from coordexp.detection.predictions.units import (
     SIZES,
     Sample,
-    as_size,
     beyond_images,
     refuse_other_meaning,
 )
@@ -70,7 +69,7 @@ def read_coco_results(path: Path, content: list[Any], ground_truth: Path | None)
         for key, image in truth.images.items()
     ]
     refuse_other_meaning(samples, SIZES, path)
-    doubts = beyond_images(samples, as_size)
+    doubts = beyond_images(samples, SIZES[0])
     if len(mentioned) < FEW * len(truth.images):
         doubts.append(
             f"it holds results of {len(mentioned)} of the {len(truth.images)} images of the ground "

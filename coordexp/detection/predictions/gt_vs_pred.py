@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coordexp.coords import bin_to_pixel
 from coordexp.detection.predictions.boxes import (
     MalformedError,
     Quad,
@@ -26,7 +27,6 @@ from coordexp.detection.predictions.boxes import (
     is_finite,
     numbers_of,
     quad_of,
-    to_pixels,
 )
 from coordexp.detection.predictions.images import (
     Frame,
@@ -38,7 +38,6 @@ from coordexp.detection.predictions.images import (
 from coordexp.detection.predictions.units import (
     CORNERS,
     Sample,
-    as_corners,
     beyond_images,
     refuse_other_meaning,
 )
@@ -90,7 +89,7 @@ def read_gt_vs_pred(path: Path) -> Predictions:
     if not images:
         raise UserError(f"{path}: holds no image")
     refuse_other_meaning(counts.samples, CORNERS, path)
-    doubts = beyond_images(counts.samples, as_corners)
+    doubts = beyond_images(counts.samples, CORNERS[0])
     if counts.torn:
         doubts.append("the last line is torn (no line end) and was left out")
     # An engine that strips special tokens never shows the end token: then nothing is known.
@@ -244,5 +243,5 @@ def _quad(entry: Any, in_bins: bool, frame: Frame | None) -> Quad:
     if tokens is not None or in_bins:
         if frame is None:
             raise MalformedError("bins in an image without a size")
-        numbers = to_pixels(numbers, frame)
+        numbers = [bin_to_pixel(k, round(frame[i % 2]) + 1) for i, k in enumerate(numbers)]
     return around(numbers) if kind == "poly" else quad_of(numbers)
