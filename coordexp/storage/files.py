@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,11 @@ def read_with_checksum(path: Path, advice: str) -> bytes:
 def sha256_file(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_files(files: Iterable[Path]) -> str:
+    """One digest over the contents of files, in this order."""
+    return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
 
 
 def sha256_directory(path: Path) -> str:

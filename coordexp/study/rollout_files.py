@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from coordexp.config.suggest import did_you_mean
 from coordexp.errors import UserError, require_regular
-from coordexp.storage.files import read_json, sha256_file
+from coordexp.storage.files import read_json, sha256_file, sha256_files
 from coordexp.study.locate import naming_unreadable
 from coordexp.study.sources import Source
 
@@ -139,8 +138,7 @@ def rollouts_sha256(path: Path) -> str:
     records = manifest.get("records") if isinstance(manifest, dict) else None
     if isinstance(records, str) and Path(records).is_file():
         files.append(Path(records))
-    digests = [sha256_file(file) for file in files]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return sha256_files(files)
 
 
 def step_of_path(path: Path) -> int | None:

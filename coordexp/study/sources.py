@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from coordexp.errors import UserError
-from coordexp.storage.files import sha256_file
+from coordexp.storage.files import sha256_file, sha256_files
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import UNTOLD, Log, Told
 from coordexp.storage.logs.tensorboard import event_files, read_events
@@ -147,8 +147,7 @@ def source_sha256(path: Path, kind: SourceKind) -> str:
         log = RunDirectory(path).log
         return sha256_file(log) if log.is_file() else NO_LOG
     if kind == TENSORBOARD:
-        digests = [sha256_file(file) for file in event_files(path)]
-        return hashlib.sha256("".join(digests).encode()).hexdigest()
+        return sha256_files(event_files(path))
     return sha256_file(path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from coordexp.metrics import TEMPERATURE_PREFIX
+from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, log_key
 
 Format = Literal["JSON lines", "trainer state", "TensorBoard", "W&B CSV"]
 JSON_LINES: Final = "JSON lines"
@@ -35,6 +35,11 @@ COORDEXP_NAMES: Mapping[str, str] = {
     "gate/coord_slot_coord_mass_mean": COORD_MASS,
     "coord_monitor/coord_vocab_mass_at_gt_coord": COORD_MASS,
 }
+
+# The keys of an eval row, ours and theirs, whose values are compared between variants.
+COMPARED_KEYS = frozenset(COORDEXP_NAMES).union(
+    log_key(name, temperature) for name in (*METRICS, *BESIDE) for temperature in TEMPERATURE_PREFIX
+)
 
 # Keys of eval rows that resemble a metric and are something else: they are no misspelt metrics.
 OTHER_VALUES = frozenset(

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 
 from coordexp.errors import UserError
-from coordexp.metrics import BESIDE, METRICS, REGISTRY, TEMPERATURE_PREFIX, log_key
-from coordexp.storage.logs.dialects import COORDEXP_NAMES
+from coordexp.metrics import REGISTRY
+from coordexp.storage.logs.dialects import COMPARED_KEYS
 from coordexp.storage.logs.log import Log
 
 # What every evaluation of a Trainer holds beside its metrics.
@@ -27,7 +27,7 @@ def keep_one_eval_set(log: Log, chosen: str | None) -> None:
     """
     keys = {key for row in log.evals.values() for key in row}
     sets = eval_sets(keys)
-    if chosen is None and (not sets or keys & compared_keys()):
+    if chosen is None and (not sets or keys & COMPARED_KEYS):
         for name in sets:
             log.doubt(f"its evaluations of the set {name} are not read (--eval-set {name})")
         return
@@ -69,17 +69,10 @@ def eval_sets(keys: Iterable[str]) -> list[str]:
 
 
 @cache
-def compared_keys() -> frozenset[str]:
-    """The keys, ours and others', of values that are compared between variants."""
-    ours = {log_key(name, t) for name in (*METRICS, *BESIDE) for t in TEMPERATURE_PREFIX}
-    return frozenset(ours | COORDEXP_NAMES.keys())
-
-
-@cache
 def known_keys() -> frozenset[str]:
     """Keys of an eval row whose meaning is known."""
     shown = {"coord_diag/enabled", "coord_diag/loss", "coord_diag/acc_top5"}
-    return frozenset(compared_keys() | {m.key for m in REGISTRY.values()} | TIMING | shown)
+    return frozenset(COMPARED_KEYS | {m.key for m in REGISTRY.values()} | TIMING | shown)
 
 
 def listed(names: list[str]) -> str:

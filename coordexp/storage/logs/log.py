@@ -27,6 +27,7 @@ SUMMARY_KEYS = {
 }
 
 Row = dict[str, float]
+LARGEST = 1e100  # a number beyond it has overflowed: such values have no sum
 
 # Keys that tell how a row came about, such as its speed. They differ between two rows of the same
 # weights; all other values are figures of the run.

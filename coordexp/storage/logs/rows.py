@@ -8,18 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from coordexp.errors import UserError
-from coordexp.metrics import BESIDE, METRICS, TEMPERATURE_PREFIX, log_key
-from coordexp.storage.logs.dialects import COORD_MASS, COORDEXP_NAMES, Dialect, Format, recognise
+from coordexp.storage.logs.dialects import COMPARED_KEYS, COORD_MASS, Dialect, Format, recognise
 from coordexp.storage.logs.doubts import examine
 from coordexp.storage.logs.eval_sets import keep_one_eval_set
-from coordexp.storage.logs.log import (
-    BY_USER,
-    EVAL,
-    SUMMARY_KEYS,
-    Log,
-    Row,
-    Told,
-)
+from coordexp.storage.logs.log import BY_USER, EVAL, LARGEST, SUMMARY_KEYS, Log, Row, Told
 from coordexp.storage.logs.resembling import doubt_resembling_keys
 from coordexp.storage.logs.rollout_figures import set_rollouts_aside
 
@@ -29,13 +21,8 @@ LEFT_OUT = {
     "no values": "carries neither a numeric loss nor eval_ values",
     "beyond the plan": "carries a step beyond the planned number",
 }
-# Values that variants are compared on: one that is not a number is worth a warning.
-COMPARED_KEYS = {
-    EVAL + log_key(m.name, temperature)
-    for m in (*METRICS.values(), *BESIDE.values())
-    for temperature in TEMPERATURE_PREFIX
-} | {EVAL + theirs for theirs in COORDEXP_NAMES}
-LARGEST = 1e100
+# Values that variants are compared on: one that is not a number is worth a doubt.
+COMPARED = {EVAL + key for key in COMPARED_KEYS}
 
 _STEP = re.compile(r"\s*(\d{1,15})\s*(?:/\s*(-?\d{1,15})\s*)?", re.ASCII)
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?|NaN|nan|-?(Infinity|inf)", re.ASCII)
@@ -80,7 +67,7 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
     plan_holds = 2 * n_beyond < len(rows)
     for raw in rows:
         values = flat_keys(raw.values)
-        for key in COMPARED_KEYS & values.keys():
+        for key in COMPARED & values.keys():
             if number_of(values[key]) is None:
                 no_numbers.setdefault(key, []).append(raw.line)
         train, evals = _split(values)
@@ -172,7 +159,7 @@ def flat_keys(values: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def number_of(value: object) -> float | None:
-    """A number of a row, or None. One above LARGEST has overflowed: such values have no sum."""
+    """A number of a row, or None; one beyond LARGEST is infinite."""
     if isinstance(value, str):
         value = float(value) if _NUMBER.fullmatch(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):

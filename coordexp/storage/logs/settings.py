@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from coordexp.storage.files import read_bytes
-from coordexp.storage.logs.log import Told
+from coordexp.storage.logs.log import LARGEST, Told
 
 # ms-swift and LLaMA-Factory write args.json and training_args.json, CoordExp the rest.
 FILES = (
@@ -25,7 +25,6 @@ ACCUMULATION = "gradient_accumulation_steps"
 OBJECTIVE = "coord_soft_ce_w1"
 LARGEST_FILE = 16 * 2**20  # bytes
 DEEPEST = 8  # groups within groups
-LARGEST = 1e100
 
 
 def settings_beside(path: Path) -> Told:
