@@ -519,6 +519,16 @@ def test_bins_as_whole_numbers_are_refused(in_tmp, refused, side):
         read_pixel_records(path)
 
 
+def test_sizes_in_place_of_corners_are_refused_as_validate_does(in_tmp, refused):
+    rows = []
+    for i in range(20):
+        row = {"images": [f"{i}.png"], "width": 640, "height": 480}
+        row["objects"] = [{"desc": "a", "bbox_2d": [300.5 + i, 200.5 + i, 90.25, 40.25]}]
+        rows.append(row)
+    with refused("v.jsonl: 20 of 20 objects look like x, y, width, height or", "write x1, y1"):
+        read_pixel_records(write_lines(in_tmp / "v.jsonl", rows))
+
+
 @pytest.mark.parametrize(
     ("side", "box"),
     [(640, [100, 200, 600, 639]), (1024, [100, 200, 700, 1010]), (1024, [100.0, 200, 700, 990])],

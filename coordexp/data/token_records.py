@@ -1,7 +1,7 @@
 """Records whose coordinates are tokens: the same records in pixels.
 
-Public CoordExp files hold `"<|coord_12|>"` where this project's hold pixels. Bins that are written
-as whole numbers look like pixels; they are refused.
+Public CoordExp files hold `"<|coord_12|>"` where this project's hold pixels. Numbers that are no
+pixels, such as bins without tokens, are refused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.coords import COORD_TOKEN, LAST_BIN, bin_to_pixel
+from coordexp.data.record_forms import about_misread, misread_records
 from coordexp.data.records import (
     KINDS,
     Record,
@@ -23,6 +24,7 @@ from coordexp.data.records import (
     shown,
     write_records,
 )
+from coordexp.data.validate import as_numbers, parse_line
 from coordexp.errors import UserError, require_regular
 
 # A box without width or height in bins becomes this wide, in bins: it keeps its bins, and an area.
@@ -43,9 +45,10 @@ def read_pixel_records(path: Path) -> PixelRecords:
     """The records of a file whose coordinates are pixels, or all tokens.
 
     Raises:
-        UserError: naming file and line of the first fault; or the coordinates look like bins.
+        UserError: naming file and line of the first fault; or the numbers are no pixels.
     """
     if not any(tokens_of(raw) for _, raw in iter_objects(path)):
+        refuse_misread(path)
         refuse_bins(path)
         return PixelRecords(path, read_records(path), in_tokens=False)
     records = []
@@ -128,7 +131,7 @@ def in_pixels(raw: Any, where: str) -> Any:
                 f"{where}, object {i}: holds something else than the coordinate tokens "
                 f"<|coord_0|> … <|coord_{LAST_BIN}|> that the file is written in"
             )
-        bins = [float(str(value).removeprefix("<|coord_").removesuffix("|>")) for value in values]
+        bins = as_numbers(values)
         if values:
             kind = next(kind for kind in KINDS if kind in entry)
             if kind == "bbox_2d" and len(bins) == 4:
@@ -150,8 +153,20 @@ def with_area(box: list[float]) -> list[float]:
     return wider
 
 
+def refuse_misread(path: Path) -> None:
+    """Refuse numbers that look like another form, as `coordexp validate` does.
+
+    Raises:
+        UserError: they do.
+    """
+    other = misread_records(parse_line(line)[0] for _, line in iter_lines(path))
+    if other is not None:
+        raise UserError(f"{path}: {about_misread(other)}")
+
+
 def refuse_bins(path: Path) -> None:
-    """Refuse coordinates that look like bins: whole numbers, none above the last bin.
+    """Refuse the coordinates of a few objects, too few for `refuse_misread`, that look like bins:
+    whole numbers, none above the last bin.
 
     They look like bins if they reach beyond many pictures, or if all pictures are larger than the
     bins go. Pixels with a decimal point are taken as pixels.
