@@ -6,11 +6,11 @@ What a verb does is in verbs.py.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from coordexp.cli import verbs
+from coordexp.cli.completion import PrintCompletion
 from coordexp.cli.steps import STEP_NAMES
 from coordexp.config.package import VERSION
 from coordexp.errors import UserError
@@ -52,29 +52,6 @@ def refuse_unprintable(args: argparse.Namespace) -> None:
             raise UserError(f"{str(value)!a}: holds characters that cannot be printed")
 
 
-class PrintCompletion(argparse.Action):
-    """Print the completion script of a shell, and exit."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
-        import shtab  # takes longer to import than a short verb may take
-
-        _, shell, *_ = args
-        for action in path_arguments(parser):
-            action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab looks for it
-        print(shtab.complete(parser, shell))
-        parser.exit()
-
-
-def path_arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """The arguments of a parser, and of its verbs, that are paths."""
-    for action in parser._actions:
-        if action.type is Path:
-            yield action
-        if isinstance(action, argparse._SubParsersAction):
-            for sub in action.choices.values():
-                yield from path_arguments(sub)
-
-
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="coordexp", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"coordexp {VERSION}")
@@ -114,6 +91,13 @@ def add_verb(
 
 def add_overrides(sub: argparse.ArgumentParser, help_text: str) -> None:
     sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=help_text)
+
+
+def add_repeated(sub: argparse.ArgumentParser, option: str, metavar: str, help_text: str) -> None:
+    """An option that may be given several times; its value is a list."""
+    sub.add_argument(
+        option, action="append", default=[], metavar=metavar, help=f"{help_text}; may be repeated"
+    )
 
 
 def add_show(subparsers: Subparsers) -> None:
@@ -217,35 +201,31 @@ def add_compare(subparsers: Subparsers) -> None:
         metavar="FILE",
         help="published rollout metrics (JSON), shown beside the comparison with their confounds",
     )
-    sub.add_argument(
-        "--control",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a NAME that explains a lead and may hold no role, such as ce_split; may be repeated",
-    )
-    sub.add_argument(
+    help_text = "a NAME that explains a lead and may hold no role, such as ce_split"
+    add_repeated(sub, "--control", "NAME", help_text)
+    add_what_logs_do_not_say(sub)
+    add_rollouts(sub)
+
+
+def add_what_logs_do_not_say(sub: argparse.ArgumentParser) -> None:
+    add_repeated(
+        sub,
         "--temperature",
-        action="append",
-        default=[],
-        metavar="NAME=T",
-        help="the softmax temperature at which a log's coord_diag/ values were computed, where the "
-        "log does not say it; may be repeated",
+        "NAME=T",
+        "the softmax temperature at which a log's coord_diag/ values were computed, where the log "
+        "does not say it",
     )
-    sub.add_argument(
-        "--eval-set",
-        action="append",
-        default=[],
-        metavar="[NAME=]SET",
-        help="the evaluation set to read from logs with several; may be repeated",
-    )
-    sub.add_argument(
+    help_text = "the evaluation set to read from logs with several"
+    add_repeated(sub, "--eval-set", "[NAME=]SET", help_text)
+
+
+def add_rollouts(sub: argparse.ArgumentParser) -> None:
+    add_repeated(
+        sub,
         "--rollouts",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="per-image predictions of NAME, which decide first: CoordExp's gt_vs_pred.jsonl, COCO "
-        "results, a probe; NAME@STEP=FILE says the checkpoint's step; may be repeated",
+        "NAME=FILE",
+        "per-image predictions of NAME, which decide first: CoordExp's gt_vs_pred.jsonl, COCO "
+        "results, a probe; NAME@STEP=FILE says the checkpoint's step",
     )
     sub.add_argument(
         "--ground-truth",
@@ -292,6 +272,10 @@ def add_evaluate(subparsers: Subparsers) -> None:
         default=1.0,
         help="temperature of the coordinate logits in the training",
     )
+    add_how_it_was_trained(sub)
+
+
+def add_how_it_was_trained(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--adapter",
         type=Path,
