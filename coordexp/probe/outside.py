@@ -102,21 +102,26 @@ def evaluate_checkpoint(outside: Outside, records: Path, cfg: Config) -> RunDire
                 outside.name, TokenGroups.joint, temperature=outside.temperature
             )
             row = judge(run, paths[0], variant, step, cfg)
-            settings = {
-                "variant": {"name": outside.name, "temperature": outside.temperature},
-                "seed": 0,
-                "checkpoint": str(checkpoint),
-                "adapter": str(outside.adapter) if outside.adapter else None,
-                "prompt": plain(found.recorded),
-                "records": str(records),
-            }
-            settings |= {group: {} for group in ("model", "data", "optim", "train")}
+            settings = run_settings(outside, records, found)
             write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(settings)))
             log.append("eval", step, row | {"time_unix_s": time.time()})
     if len(paths) > 1:
         out = probe_directory(run, step, cfg.probe)
         run_probe(run.checkpoint(step), paths[0].parent, out, cfg.probe, device_for(cfg.runtime))
     return run
+
+
+def run_settings(outside: Outside, records: Path, found: FoundPrompt) -> dict[str, Any]:
+    """config.yaml of the run directory: what is known of a checkpoint's training and evaluation."""
+    return {
+        "variant": {"name": outside.name, "temperature": outside.temperature},
+        "seed": 0,
+        "checkpoint": str(outside.checkpoint),
+        "adapter": str(outside.adapter) if outside.adapter else None,
+        "prompt": plain(found.recorded),
+        "records": str(records),
+        **{group: {} for group in ("model", "data", "optim", "train")},
+    }
 
 
 def refuse_no_checkpoint(checkpoint: Path) -> None:

@@ -17,7 +17,7 @@ from coordexp.metrics import log_key
 from coordexp.storage.files import read_json
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import load_source
-from coordexp.study.rollout_files import parse_rollouts
+from coordexp.study.rollout_files import RolloutFile, parse_rollouts
 from coordexp.study.sources import NO_LOG, Source
 from coordexp.study.study import COMPARE_LOGS, Study, Vision
 
@@ -57,20 +57,12 @@ def plan_comparison(
     probe = common_recipe(sources)
     handed_over = parse_rollouts(rollouts, sources, controls, ground_truth)
     identity: dict[str, object] = {
-        "logs": sorted([source.variant, source.seed, source.sha256] for source in sources),
         "rule": plain(rule),
         "vision": [side_px, cell_px],
         "probe": plain(probe),
         "controls": sorted(controls),
+        **what_was_given(sources, handed_over),
     }
-    told = [[s.variant, s.seed, asdict(s.told_of_log)] for s in sources if s.told_of_log]
-    if told:
-        identity["told"] = sorted(told, key=lambda entry: entry[:2])
-    if handed_over:
-        identity["rollouts"] = sorted(
-            [r.variant, r.seed, r.sha256, str(r.step), str(r.ground_truth_sha256)]
-            for r in handed_over
-        )
     variants = [source.variant for source in sources]
     return Study(
         name=COMPARE_LOGS,
@@ -84,6 +76,22 @@ def plan_comparison(
         controls=controls,
         rollouts=handed_over,
     )
+
+
+def what_was_given(sources: Sequence[Source], rollouts: Sequence[RolloutFile]) -> dict[str, object]:
+    """What a study's digest covers of its runs: the bytes of logs and rollouts, and what is told.
+
+    A study without rollouts, or of which nothing is told, has no entry for these.
+    """
+    given: dict[str, object] = {"logs": sorted([s.variant, s.seed, s.sha256] for s in sources)}
+    told = [[s.variant, s.seed, asdict(s.told_of_log)] for s in sources if s.told_of_log]
+    if told:
+        given["told"] = sorted(told, key=lambda entry: entry[:2])
+    if rollouts:
+        given["rollouts"] = sorted(
+            [r.variant, r.seed, r.sha256, str(r.step), str(r.ground_truth_sha256)] for r in rollouts
+        )
+    return given
 
 
 def refuse_copies(sources: Sequence[Source]) -> None:

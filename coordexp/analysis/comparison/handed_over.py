@@ -45,24 +45,18 @@ def handed_over_study(
             have other ground truth for an image.
     """
     # Imported here, because it imports matching and scipy.optimize.
-    from coordexp.detection.predictions.read import read_predictions
     from coordexp.detection.predictions.score import precision_of, score_predictions
     from coordexp.detection.predictions.shared import shared_images
 
-    read: dict[str, Predictions] = {}
     of_run = {f"{file.variant} s{file.seed}": file for file in files}
-    for name, file in of_run.items():
-        refuse_changed(file)
-        read[name] = read_predictions(file.path, file.ground_truth)
-    for name, file in of_run.items():
-        read[name].doubts.extend(same_bytes(name, file, of_run))
+    read = read_files(of_run)
     shared = shared_images(read)
     measured: dict[str, Measured] = {}
     figures: dict[str, dict[str, float]] = {}
     for name, images in shared.items():
         measured[name] = measure(score_predictions(images), unknown_of(read[name]))
-        figures[name] = {**measured[name].values, **precision_of(images)}
-        figures[name] = {key: value for key, value in figures[name].items() if key in PROBE_METRICS}
+        every = {**measured[name].values, **precision_of(images)}
+        figures[name] = {key: value for key, value in every.items() if key in PROBE_METRICS}
     n_images = len(next(iter(shared.values())))
     described = [described_file(name, of_run[name], read[name], n_images) for name in read]
     with_rollouts = [run for run in runs if run.name in measured]
@@ -78,6 +72,22 @@ def handed_over_study(
         differences=differences(runs, measured),
         handed_over=HandedOver(described, n_images, list(probed)),
     )
+
+
+def read_files(of_run: Mapping[str, RolloutFile]) -> dict[str, Predictions]:
+    """The predictions of each run.
+
+    Raises:
+        UserError: a file has changed or cannot be read.
+    """
+    from coordexp.detection.predictions.read import read_predictions
+
+    read: dict[str, Predictions] = {}
+    for name, file in of_run.items():
+        refuse_changed(file)
+        read[name] = read_predictions(file.path, file.ground_truth)
+        read[name].doubts.extend(same_bytes(name, file, of_run))
+    return read
 
 
 def same_bytes(name: str, file: RolloutFile, of_run: Mapping[str, RolloutFile]) -> list[str]:
