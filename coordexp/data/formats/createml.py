@@ -30,10 +30,8 @@ def read_createml(source: Source) -> Dataset:
             found = picture_of(source, dataset, name, file)
             shapes = []
             for annotation in expect(entry.get("annotations"), list, f"{where}: annotations"):
-                try:
+                with dataset.counting_dropped():
                     shapes.append(shape_of(annotation))
-                except DroppedShapeError as reason:
-                    dataset.dropped[str(reason)] += 1
             if found:
                 dataset.pictures.append(Picture(*found, shapes))
     return dataset

@@ -54,10 +54,8 @@ def shapes_of(image: Element, dataset: Dataset) -> list[Shape]:
     for entry in image:
         if entry.tag in NO_SHAPES:
             continue
-        try:
+        with dataset.counting_dropped():
             shapes.append(shape_of(entry))
-        except DroppedShapeError as reason:
-            dataset.dropped[str(reason)] += 1
     return shapes
 
 

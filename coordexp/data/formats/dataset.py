@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -64,6 +65,14 @@ class Dataset:
     dropped: Counter[str] = field(default_factory=Counter)  # shapes or pictures, by reason
     notes: list[str] = field(default_factory=list)  # what the user should know, a line each
 
+    @contextmanager
+    def counting_dropped(self) -> Iterator[None]:
+        """Count a shape that gives no object, by its reason."""
+        try:
+            yield
+        except DroppedShapeError as reason:
+            self.dropped[str(reason)] += 1
+
 
 class DroppedShapeError(Exception):
     """A shape gives no object; the message is the counted reason."""
@@ -114,6 +123,17 @@ def box_of(x1: float, y1: float, x2: float, y2: float) -> Box:
     if box[0] == box[2] or box[1] == box[3]:
         raise DroppedShapeError("no area")
     return box
+
+
+def upright(x1: float, y1: float, x2: float, y2: float) -> Box:
+    """The box as it is, which may be flat: the corners are those of whole pixels (pixels.py).
+
+    Raises:
+        DroppedShapeError: the second corner lies before the first.
+    """
+    if x1 > x2 or y1 > y2:
+        raise DroppedShapeError("inverted box")
+    return x1, y1, x2, y2
 
 
 def outlined(name: str, rings: Sequence[Sequence[float]], attributes: Mapping[str, Any]) -> Shape:

@@ -16,7 +16,6 @@ from typing import Any
 from coordexp.data.formats.dataset import (
     Coordinates,
     Dataset,
-    DroppedShapeError,
     Picture,
     Shape,
     Source,
@@ -185,14 +184,12 @@ def shapes_of(
     unit = {Coordinates.bins1000: 1000.0, Coordinates.fractions: 1.0}
     shapes = []
     for name, values in boxes:
-        try:
+        with dataset.counting_dropped():
             x1, y1, x2, y2 = numbers(values, 4)
             if coordinates in unit:
                 sx, sy = size[0] / unit[coordinates], size[1] / unit[coordinates]
                 x1, y1, x2, y2 = x1 * sx, y1 * sy, x2 * sx, y2 * sy
             shapes.append(Shape(named(name), box_of(x1, y1, x2, y2)))
-        except DroppedShapeError as reason:
-            dataset.dropped[str(reason)] += 1
     return shapes
 
 

@@ -90,10 +90,8 @@ def shapes_of(
     for result in results:
         if result.get("type") in NOT_SHAPES:
             continue
-        try:
+        with dataset.counting_dropped():
             shapes.append(shape_of(result, size))
-        except DroppedShapeError as reason:
-            dataset.dropped[str(reason)] += 1
     return shapes
 
 

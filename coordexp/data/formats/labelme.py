@@ -49,15 +49,12 @@ def shapes_of(entries: list[Any], file: Path, dataset: Dataset) -> list[Shape]:
     grouped: dict[tuple[str, Any], list[list[float]]] = {}  # parts of each object
     for i, entry in enumerate(entries):
         expect(entry, dict, f"{file}: shapes[{i}]")
-        try:
+        with dataset.counting_dropped():
             shape, group = shape_of(entry), entry.get("group_id")
-        except DroppedShapeError as reason:
-            dataset.dropped[str(reason)] += 1
-            continue
-        if shape.rings and isinstance(group, int | str):
-            grouped.setdefault((shape.name, group), []).append(list(shape.rings[0]))
-        else:
-            shapes.append(shape)
+            if shape.rings and isinstance(group, int | str):
+                grouped.setdefault((shape.name, group), []).append(list(shape.rings[0]))
+            else:
+                shapes.append(shape)
     return shapes + [outlined(name, rings, {}) for (name, _), rings in grouped.items()]
 
 

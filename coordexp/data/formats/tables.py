@@ -7,7 +7,6 @@ from pathlib import Path
 from coordexp.data.formats.csv_file import read_csv
 from coordexp.data.formats.dataset import (
     Dataset,
-    DroppedShapeError,
     Picture,
     Shape,
     Source,
@@ -15,6 +14,7 @@ from coordexp.data.formats.dataset import (
     named,
     number,
     picture_of,
+    upright,
 )
 from coordexp.data.formats.pixels import with_edges
 
@@ -44,13 +44,9 @@ def add_row(picture: Picture | None, row: dict[str, str], dataset: Dataset) -> N
     if picture is None:
         dataset.dropped["object of a missing picture"] += 1
         return
-    try:
-        x1, y1, x2, y2 = (number(row[key]) for key in ("xmin", "ymin", "xmax", "ymax"))
-        if x1 > x2 or y1 > y2:
-            raise DroppedShapeError("inverted box")
-        picture.shapes.append(Shape(named(row["class"]), (x1, y1, x2, y2)))
-    except DroppedShapeError as reason:
-        dataset.dropped[str(reason)] += 1
+    with dataset.counting_dropped():
+        box = upright(*(number(row[key]) for key in ("xmin", "ymin", "xmax", "ymax")))
+        picture.shapes.append(Shape(named(row["class"]), box))
 
 
 def read_open_images(source: Source) -> Dataset:
@@ -68,10 +64,8 @@ def read_open_images(source: Source) -> Dataset:
             if picture is None:
                 dataset.dropped["object of a missing picture"] += 1
                 continue
-            try:
+            with dataset.counting_dropped():
                 picture.shapes.append(open_images_shape(row, names, picture))
-            except DroppedShapeError as reason:
-                dataset.dropped[str(reason)] += 1
         dataset.pictures += [picture for picture in pictures.values() if picture]
     return dataset
 

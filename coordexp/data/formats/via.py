@@ -109,10 +109,8 @@ def name_attribute(file: Path, regions: list[Region]) -> str:
 def shapes_of(regions: list[Region], key: str, dataset: Dataset) -> list[Shape]:
     shapes = []
     for shape, attributes in regions:
-        try:
+        with dataset.counting_dropped():
             shapes.append(shape_of(shape, attributes.get(key)))
-        except DroppedShapeError as reason:
-            dataset.dropped[str(reason)] += 1
     return shapes
 
 

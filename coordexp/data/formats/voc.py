@@ -17,6 +17,7 @@ from coordexp.data.formats.dataset import (
     named,
     number,
     picture_of,
+    upright,
 )
 from coordexp.data.formats.pixels import with_edges
 from coordexp.data.formats.xml_file import read_xml
@@ -65,10 +66,8 @@ def shapes_of(root: Element, dataset: Dataset) -> list[Shape]:
         dataset.dropped["part of an object"] += len(entry.findall("part"))
         if entry.find("polygon") is not None:
             dataset.dropped["outline (its box is kept)"] += 1
-        try:
+        with dataset.counting_dropped():
             shapes.append(shape_of(entry))
-        except DroppedShapeError as reason:
-            dataset.dropped[str(reason)] += 1
     return shapes
 
 
@@ -78,8 +77,6 @@ def shape_of(entry: Element) -> Shape:
     box = entry.find("bndbox")
     if box is None:
         raise DroppedShapeError("rotated box" if entry.find("robndbox") is not None else "no box")
-    x1, y1, x2, y2 = (number(box.findtext(corner)) for corner in CORNERS)
-    if x1 > x2 or y1 > y2:
-        raise DroppedShapeError("inverted box")
+    corners = upright(*(number(box.findtext(corner)) for corner in CORNERS))
     attributes = {flag: True for flag in FLAGS if (entry.findtext(flag) or "").strip() == "1"}
-    return Shape(name, (x1, y1, x2, y2), attributes=attributes)
+    return Shape(name, corners, attributes=attributes)

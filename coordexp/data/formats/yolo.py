@@ -6,7 +6,6 @@ CVAT, Label Studio). Which file belongs to which picture is in yolo_files.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def read_yolo(source: Source) -> Dataset:
             dataset.dropped["picture not readable"] += 1
             dataset.notes.append(f"{path}: not a readable picture")
             continue
-        shapes = list(shapes_of(rows_of(label), names, size, n_keypoints, dataset))
+        shapes = shapes_of(rows_of(label), names, size, n_keypoints, dataset)
         split = split or split_of_path(label.relative_to(labels.root).as_posix())
         dataset.pictures.append(Picture(path, *size, shapes, split))
     if not dataset.pictures:
@@ -94,14 +93,14 @@ def shapes_of(
     size: tuple[int, int],
     n_keypoints: int,
     dataset: Dataset,
-) -> Iterator[Shape]:
+) -> list[Shape]:
+    shapes = []
     for row in rows:
-        try:
-            yield shape_of(row, names, size, n_keypoints)
-        except DroppedShapeError as reason:
-            dataset.dropped[str(reason)] += 1
+        with dataset.counting_dropped():
+            shapes.append(shape_of(row, names, size, n_keypoints))
     if n_keypoints:
         dataset.dropped["keypoints of an object (its box is kept)"] += len(rows)
+    return shapes
 
 
 def shape_of(
