@@ -102,12 +102,11 @@ def test_the_directories_of_exporters_are_known(annotations, root):
             assert found.size == source.size
 
 
-def test_without_a_setting_the_message_names_it(refused):
-    coco(Path("set/coco.json"), ["1.jpg", "2.jpg"])
-    with refused(
-        "set/coco.json", "2 annotated pictures are missing", "data.images=", "data.missing=draw"
-    ):
-        convert(annotations="set/coco.json")
+@pytest.mark.parametrize("path", ["set/coco.json", "data.json"])
+def test_without_a_setting_the_message_names_it(refused, path):
+    coco(Path(path), ["1.jpg", "2.jpg"])
+    with refused(f"{path}: data.images is not set, and 2 annotated pictures are missing beside it"):
+        convert(annotations=path)
     assert not Path("out").exists()
 
 

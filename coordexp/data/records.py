@@ -242,9 +242,7 @@ def _parse_object(raw: Any, where: str) -> RecordObject:
 
 
 def iter_records(path: Path, with_pictures: bool = True) -> Iterator[Record]:
-    """The records of a file one by one; checks that the picture of each exists.
-
-    Without `with_pictures` it does not: then the pictures are not looked at.
+    """The records of a file one by one; with `with_pictures`, the picture of each must exist.
 
     Raises:
         UserError: naming file and line of the first fault.
@@ -258,9 +256,8 @@ def iter_records(path: Path, with_pictures: bool = True) -> Iterator[Record]:
                 if line.strip():
                     record = parse_record(line.decode("utf-8"), f"{path}:{n}")
                     picture = path.parent / record.image
-                    if with_pictures and not os.path.isfile(
-                        picture
-                    ):  # also False for an impossible file name
+                    # `isfile` is also False for an impossible file name.
+                    if with_pictures and not os.path.isfile(picture):
                         raise UserError(f"{path}:{n}: the picture {shown(str(picture))} is missing")
                     yield record
     except UnicodeDecodeError as error:

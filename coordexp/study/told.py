@@ -13,6 +13,7 @@ from coordexp.storage.logs.settings import is_positive, settings_beside
 
 # The temperature of `coord_diag/*` in a run directory of this project.
 OWN = Told(temperature=1.0)
+EXAMPLES = {"--temperature": "pure_ce=0.7", "--eval-set": "pure_ce=coco"}
 
 
 def told_of(
@@ -86,9 +87,6 @@ def _by_name(option: str, arguments: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{option} {argument}: {name} is told twice")
         found[name] = value
     return found
-
-
-EXAMPLES = {"--temperature": "pure_ce=0.7", "--eval-set": "pure_ce=coco"}
 
 
 def _named(option: str, name: str, variants: Sequence[str]) -> list[str]:

@@ -192,11 +192,6 @@ def seeds_shared_with(facts: Facts) -> dict[str, int]:
     return {v: len(of_primary & mine) for v, mine in seeds.items() if v != facts.primary}
 
 
-def shared_seeds(facts: Facts) -> int:
-    """The fewest seeds that the primary shares with a rival; 0 without a primary."""
-    return min(seeds_shared_with(facts).values(), default=0)
-
-
 def caps(facts: Facts) -> list[str]:
     """Reasons that limit the grade to provisional, however narrow the intervals are."""
     found = []

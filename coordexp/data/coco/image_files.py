@@ -107,9 +107,10 @@ def refuse_missing(
     directories: Mapping[str, PictureDirectory],
 ) -> None:
     """Refuse missing pictures; those of splits that share a directory are counted together."""
-    missing: dict[str, list[str]] = {}
+    missing: dict[tuple[str, Path], list[str]] = {}  # by setting, and directory or annotation file
     for name, split in splits.items():
-        where = directories[name].setting or f"{split.coco.path}: data.images is not set, and"
+        setting = directories[name].setting
+        where = (setting, directories[name].path if setting else split.coco.path)
         names = [
             image.paths[0]
             for image, file in zip(split.images, files[name], strict=True)
@@ -117,12 +118,13 @@ def refuse_missing(
         ]
         if names:
             missing.setdefault(where, []).extend(names)
-    for where, names in missing.items():
+    for (setting, path), names in missing.items():
         n_missing = f"{len(names)} annotated pictures are missing"
-        if where.startswith("data."):
-            found, advice = f"{where}: {n_missing}", "complete them"
+        if setting:
+            found, advice = f"{setting}: {n_missing}", "complete them"
         else:
-            found, advice = f"{where} {n_missing} beside it", "set data.images=DIRECTORY"
+            found = f"{path}: data.images is not set, and {n_missing} beside it"
+            advice = "set data.images=DIRECTORY"
         raise UserError(
             f"{found}, such as {names[0]!r}: {advice}, leave them out with data.missing=skip, "
             "or rehearse with data.missing=draw"

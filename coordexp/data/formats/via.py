@@ -28,14 +28,8 @@ from coordexp.errors import UserError
 from coordexp.storage.files import read_json
 
 CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
-NAMES = (
-    "label",
-    "name",
-    "class",
-    "category",
-    "type",
-    "object",
-)  # of the attribute, likeliest first
+# What the attribute with the name may be called, likeliest first.
+NAMES = ("label", "name", "class", "category", "type", "object")
 
 Region = tuple[dict[str, Any], dict[str, Any]]  # shape_attributes, region_attributes
 

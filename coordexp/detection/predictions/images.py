@@ -15,11 +15,11 @@ Frame = tuple[float, float]  # the largest x and y of an image, in the unit of i
 
 @dataclass(frozen=True)
 class TrueObject:
+    """crowd: COCO's `iscrowd`. Average precision ignores such an object; the matching leaves it out."""
+
     name: str
     box: Box
-    crowd: bool = (
-        False  # COCO's `iscrowd`: average precision ignores it, the matching leaves it out
-    )
+    crowd: bool = False
 
 
 @dataclass(frozen=True)

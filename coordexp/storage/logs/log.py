@@ -87,7 +87,7 @@ class Log:
     max_steps: int | None = None  # planned
     doubts: list[Doubt] = field(default_factory=list)  # one for each reason
     rows: int = 0  # lines that were read as rows
-    # Lines left out, by reason: a key of the reader's LEFT_OUT, or "summary".
+    # Lines left out, by a reason of the reader: "no step", "summary" (of the run), …
     dropped: dict[str, int] = field(default_factory=dict)
     dialect: str = ""  # see dialects.DIALECTS
     temperature: float | None = None  # of `coord_diag/*`; None: unknown
