@@ -15,7 +15,10 @@ Frame = tuple[float, float]  # the largest x and y of an image, in the unit of i
 
 @dataclass(frozen=True)
 class TrueObject:
-    """crowd: COCO's `iscrowd`. Average precision ignores such an object; the matching leaves it out."""
+    """An object that is there.
+
+    crowd: COCO's `iscrowd`; average precision ignores it, and the matching leaves it out.
+    """
 
     name: str
     box: Box
