@@ -128,7 +128,13 @@ def add_convert(subparsers: Subparsers) -> None:
     help_text = "turn annotations of another format (VOC, YOLO, CVAT …) into COCO"
     sub = add_verb(subparsers, "convert", verbs.convert_annotations, help_text)
     sub.add_argument("source", type=Path, help="an annotation file, or a directory of them")
-    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the COCO file")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the COCO file; one for each split, such as FILE_train, where the source has train and val",
+    )
     sub.add_argument(
         "--images",
         type=Path,
