@@ -133,7 +133,7 @@ def add_convert(subparsers: Subparsers) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="the COCO file; one for each split, such as FILE_train, where the source has train and val",
+        help="the COCO file; where the source has train and val, one for each (FILE_train …)",
     )
     sub.add_argument(
         "--images",
