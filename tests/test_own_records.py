@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -17,6 +18,8 @@ from coco_files import annotation, image, many, picture, rows, write_coco
 from coordexp.cli.main import main
 from coordexp.config.compose import compose
 from coordexp.coords import to_pixels
+from coordexp.data.coco.conversion_stats import conversion_notes
+from coordexp.data.coco.shared_pictures import AUGMENTED, SAME_BYTES
 from coordexp.data.prepare import prepare_data, read_data_manifest
 from coordexp.data.records import read_records
 from coordexp.storage.files import locked
@@ -82,8 +85,8 @@ def test_tokens_become_pixels_and_flat_boxes_are_dropped_and_counted():
     def token(k: int) -> str:
         return f"<|coord_{k}|>"
 
-    for name in ("1.jpg", "2.jpg", "3.jpg"):
-        picture(Path(name), (64, 96))
+    for seed, name in enumerate(("1.jpg", "2.jpg", "3.jpg")):
+        picture(Path(name), (64, 96), seed=seed)
     flat = [token(k) for k in (5, 5, 5, 90)]
     box = [token(k) for k in (100, 200, 500, 999)]
     lines = [
@@ -144,6 +147,52 @@ def test_a_picture_in_both_splits_is_refused(refused):
     Path("val").symlink_to("train")
     with refused("val/a.jsonl", "6 of its pictures are in train as well"):
         prepared(*TWO)
+
+
+@pytest.mark.parametrize("how", ["bytes", "names", "drawn"])
+def test_copies_of_a_picture_in_both_splits_are_refused_or_counted(refused, how):
+    names = [f"p_jpg.rf.{i:032x}.jpg" for i in range(2)] if how == "names" else ["4.jpg", "5.jpg"]
+    train = record_file("train/a.jsonl", ["1.jpg", "2.jpg", names[0]])
+    val = record_file("val/a.jsonl", ["3.jpg", names[1]])
+    if how != "names":
+        shutil.copy(Path("train") / names[0], Path("val") / names[1])
+    if how == "drawn":  # shapes of one kind look alike
+        for file in (train, val):
+            lines = [json.dumps(row | {"metadata": {"rendered": True}}) for row in rows(file)]
+            file.write_text("\n".join(lines))
+        assert len(read_records(prepared(*TWO) / "val.jsonl")) == 2
+        return
+    kind = SAME_BYTES if how == "bytes" else AUGMENTED
+    with refused(
+        f"val/a.jsonl: 1 of its pictures are copies of training pictures (1 {kind})",
+        f"{names[1]!r} of {names[0]!r}",
+        "data.allow_shared_pictures=true",
+    ):
+        prepared(*TWO)
+    assert not Path("results").exists()
+    out = prepared(*TWO, "data.allow_shared_pictures=true")
+    noted = f"pictures that train holds as well ({kind})"
+    assert json.loads((out / "conversion.json").read_text())["val"]["noted"] == {noted: 1}
+    assert conversion_notes(out) == [f"val: 1 {noted}"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_stay_on_one_side_of_one_file(seed, capsys):
+    record_file("a.jsonl", [f"{i}.jpg" for i in range(8)])
+    for i in range(4):
+        shutil.copy(f"{i}.jpg", f"{i + 4}.jpg")
+    out = prepared("data.records=a.jsonl", "data.val_fraction=0.5", f"data.seed={seed}")
+    parts = []
+    for split in ("train", "val"):
+        names = [row["images"][0].rpartition("/")[2] for row in rows(out / f"{split}.jsonl")]
+        parts.append({int(name[0]) % 4 for name in names})
+        assert len(names) == 4
+    assert not parts[0] & parts[1]
+    assert f"  4 pictures kept on one side of the split: {SAME_BYTES}" in capsys.readouterr().err
+    allowed = prepared(
+        "data.records=a.jsonl", "data.allow_shared_pictures=true", f"data.seed={seed}"
+    )
+    assert len(read_records(allowed / "val.jsonl")) == 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_files import LVIS, annotation, image, picture, rows, settings, write_coco
-from PIL import Image
+from PIL import Image, ImageOps
 
 from coordexp.config.compose import compose
 from coordexp.config.schema import MissingPictures
@@ -99,6 +99,24 @@ def test_equal_files_are_the_same_file():
     assert Link(0, 1, SAME_BYTES) in list(
         links(["a.jpg", "b.jpg"], [a, fingerprint(Path("b.jpg"))])
     )
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6])
+def test_a_copy_turned_as_its_exif_orientation_says_is_near(orientation):
+    """Tools that write pictures upright drop the orientation."""
+    path = photograph(Path("a.jpg"), 1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(path).save("phone.jpg", exif=exif, quality=85)
+    ImageOps.exif_transpose(Image.open("phone.jpg")).save("upright.jpg", quality=80)
+    prints = [fingerprint(Path(name)) for name in ("phone.jpg", "upright.jpg", "a.jpg")]
+    assert list(links(["phone.jpg", "upright.jpg", "a.jpg"], prints)) == [Link(0, 1, NEARLY)]
+
+
+def test_files_that_are_no_pictures_are_no_copies():
+    for name in ("a.jpg", "b.jpg"):
+        Path(name).write_bytes(b"")
+    assert not list(links(["a.jpg", "b.jpg"], [fingerprint(Path(n)) for n in ("a.jpg", "b.jpg")]))
 
 
 def test_pictures_without_content_are_compared_by_their_bytes():

@@ -173,6 +173,7 @@ class RecordsConfig(DataConfig):
     val_fraction: Annotated[float, INNER_FRACTION]
     train_images: Annotated[int | None, at_least(1)]  # at most; null: all
     val_images: Annotated[int | None, at_least(1)]
+    allow_shared_pictures: bool  # between train and val: the same, nearly the same, or augmented
 
 
 def source_files(data: DataConfig) -> tuple[str, ...]:

@@ -21,11 +21,15 @@ import numpy as np
 from coordexp.config.schema import RecordsConfig
 from coordexp.coords import to_pixels
 from coordexp.data.coco.conversion import keep_pictures_of
+from coordexp.data.coco.leaks import Pictures, leaks
+from coordexp.data.coco.shared_pictures import Link, fingerprints, kinds_of_copies, links
+from coordexp.data.coco.splits import drawn_for_val, kept_together
 from coordexp.data.parallel import n_cores
 from coordexp.data.picture_paths import paths_of
 from coordexp.data.records import (
     KINDS,
     ORDER,
+    RENDERED,
     Record,
     geometry_problem,
     parse_record,
@@ -48,20 +52,24 @@ class Entry:
 class RecordPlan:
     digests: dict[str, str]  # of the record files
     splits: dict[str, list[Entry]]
-    counts: dict[str, Counter[str]]  # of each split
+    counts: dict[str, Counter[str]]  # of each split: what was left out
+    noted: dict[str, Counter[str]]  # of each split: copies of pictures, by a sentence
 
 
 def planned_records(settings: RecordsConfig) -> RecordPlan:
     """Check and read the record files.
 
     Raises:
-        UserError: `coordexp validate` would find a problem, a picture is in both splits, or a split
-            has no record.
+        UserError: `coordexp validate` would find a problem, a picture or a copy of one is in both
+            splits, or a split has no record.
     """
+    kinds: dict[Path, str] = {}  # of pictures whose copies the split keeps together
     if settings.records:
         path = Path(settings.records)
         entries, counted = checked_entries(path)
-        train, val = divided(path, entries, settings.val_fraction, settings.seed)
+        copies = [] if settings.allow_shared_pictures else copies_in(path, entries, settings)
+        kinds = {entries[i].source: kind for i, kind in kinds_of_copies(copies).items()}
+        train, val = divided(path, entries, copies, settings)
         found = {"train": (path, train, counted), "val": (path, val, Counter[str]())}
     else:
         found = {}
@@ -70,15 +78,35 @@ def planned_records(settings: RecordsConfig) -> RecordPlan:
             found[split] = (path, *checked_entries(path))
     refuse_shared(found["val"][0], found["train"][1], found["val"][1])
     at_most = {"train": settings.train_images, "val": settings.val_images}
-    splits, counts = {}, {}
+    splits, counts, noted, pictures = {}, {}, {}, {}
     for split, (path, entries, counted) in found.items():
         sample = sampled(entries, at_most[split], settings.seed)
         counted["record not drawn"] += len(entries) - len(sample)
         splits[split] = [below_images(entry, split, path) for entry in sample]
         refuse_one_name(path, splits[split])
         counts[split] = counted
+        noted[split] = Counter(kept_together(kinds[e.source]) for e in sample if e.source in kinds)
+        pictures[split] = pictures_of(path, sample)
+    if settings.allow_shared_pictures or not settings.records:
+        allowed = settings.allow_shared_pictures
+        noted["val"] += leaks(pictures["train"], pictures["val"], allowed, n_cores(), settings.name)
     paths = {path for path, _, _ in found.values()}
-    return RecordPlan({str(p): sha256_file(p) for p in sorted(paths)}, splits, counts)
+    return RecordPlan({str(p): sha256_file(p) for p in sorted(paths)}, splits, counts, noted)
+
+
+def pictures_of(path: Path, entries: list[Entry]) -> Pictures:
+    """The pictures of records. Drawn ones have no file here: shapes of one kind look alike."""
+    names = [entry.record.image for entry in entries]
+    is_drawn = [bool(entry.record.metadata.get(RENDERED)) for entry in entries]
+    files = [None if d else e.source for d, e in zip(is_drawn, entries, strict=True)]
+    return Pictures(path, names, files)
+
+
+def copies_in(path: Path, entries: list[Entry], settings: RecordsConfig) -> list[Link]:
+    """The pairs of records whose pictures are one, by their files or names."""
+    pictures = pictures_of(path, entries)
+    prints = fingerprints(pictures.files, n_cores(), settings.name)
+    return list(links(pictures.names, prints))
 
 
 def checked_entries(path: Path) -> tuple[list[Entry], Counter[str]]:
@@ -138,14 +166,11 @@ def in_pixels(raw: dict[str, Any], where: str, dropped: Counter[str]) -> Record 
 
 
 def divided(
-    path: Path, entries: list[Entry], val_fraction: float, seed: int
+    path: Path, entries: list[Entry], copies: list[Link], settings: RecordsConfig
 ) -> tuple[list[Entry], list[Entry]]:
     """Train and val, from one file; the choice is a function of the seed."""
     n = len(entries)
-    if n < 2:
-        raise UserError(f"{path}: a file of {n} records cannot be split into train and val")
-    n_val = min(n - 1, max(1, round(val_fraction * n)))
-    in_val = set(np.random.default_rng([seed, 0]).permutation(n)[:n_val].tolist())
+    in_val = drawn_for_val(path, n, copies, settings.val_fraction, settings.seed)
     train = [entry for i, entry in enumerate(entries) if i not in in_val]
     return train, [entries[i] for i in sorted(in_val)]
 

@@ -118,12 +118,17 @@ def draw_records(scenes: ScenesConfig, out: Path) -> None:
 def write_own_records(plan: RecordPlan, out: Path) -> None:
     """Copy records and pictures; conversion.json and samples.png as for annotations."""
     copy_records(plan, out)
-    write_json(out / "conversion.json", {split: dict(c) for split, c in plan.counts.items()})
+    report = {
+        split: {**counts, "noted": plan.noted[split]} for split, counts in plan.counts.items()
+    }
+    write_json(out / "conversion.json", report)
     draw_samples(out / "val.jsonl", out / "samples.png")
     for split, entries in plan.splits.items():
         told = f"{split}: {len(entries)} records"
         dropped = [f"{n} {reason}" for reason, n in plan.counts[split].items() if n]
         print(told + (f"; left out: {', '.join(dropped)}" if dropped else ""), file=sys.stderr)
+        for what, n in plan.noted[split].items():
+            print(f"  {n} {what}", file=sys.stderr)
 
 
 def convert_records(settings: CocoConfig, plan: Plan, out: Path) -> None:

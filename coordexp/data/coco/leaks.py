@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from coordexp.config.schema import CocoConfig
 from coordexp.data.coco.image_files import ImageFile
 from coordexp.data.coco.shared_pictures import Link, fingerprints, links
 from coordexp.data.coco.splits import Split
 from coordexp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a split, as the file `path` names them."""
+
+    path: Path
+    names: list[str]
+    files: list[Path | None]  # None: missing, or drawn
 
 
 def check_leaks(
@@ -25,23 +36,39 @@ def check_leaks(
     """
     if settings.annotations and not settings.allow_shared_pictures:
         return  # the split kept all copies of a picture together
-    train, val = splits["train"].images, splits["val"].images
-    names = [image.paths[0] for image in (*train, *val)]
-    sources = [file.source for split in ("train", "val") for file in files[split]]
-    leaks: dict[int, Link] = {}  # by validation picture
-    for link in links(names, fingerprints(sources, workers, settings.name)):
-        if link.first < len(train) <= link.second:
-            leaks.setdefault(link.second, link)
-    if not leaks:
-        return
-    kinds = Counter(link.kind for link in leaks.values())
-    if not settings.allow_shared_pictures:
-        first = leaks[min(leaks)]
+    train, val = (
+        Pictures(
+            splits[name].coco.path,
+            [image.paths[0] for image in splits[name].images],
+            [file.source for file in files[name]],
+        )
+        for name in ("train", "val")
+    )
+    noted = leaks(train, val, settings.allow_shared_pictures, workers, settings.name)
+    splits["val"].stats.noted.update(noted)
+
+
+def leaks(
+    train: Pictures, val: Pictures, are_allowed: bool, workers: int, label: str
+) -> Counter[str]:
+    """The number of validation pictures that are copies of training pictures, by a sentence.
+
+    Raises:
+        UserError: there are some, and they are not allowed.
+    """
+    n_train, names = len(train.names), [*train.names, *val.names]
+    prints = fingerprints([*train.files, *val.files], workers, label)
+    found: dict[int, Link] = {}  # by validation picture
+    for link in links(names, prints):
+        if link.first < n_train <= link.second:
+            found.setdefault(link.second, link)
+    kinds = Counter(link.kind for link in found.values())
+    if found and not are_allowed:
+        first = found[min(found)]
         listed = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         raise UserError(
-            f"{splits['val'].coco.path}: {len(leaks)} of its pictures are copies of training "
-            f"pictures ({listed}), such as {names[first.second]!r} of {names[first.first]!r}: "
+            f"{val.path}: {len(found)} of its pictures are copies of training pictures "
+            f"({listed}), such as {names[first.second]!r} of {names[first.first]!r}: "
             "take them out of one, or set data.allow_shared_pictures=true"
         )
-    for kind, n in kinds.items():
-        splits["val"].stats.noted[f"pictures that train holds as well ({kind})"] += n
+    return Counter({f"pictures that train holds as well ({k})": n for k, n in kinds.items()})

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from coordexp.data.coco.images import ORIENTATION
 from coordexp.data.parallel import in_parallel
 from coordexp.data.pictures import LeftOutError, eight_bit, opened
 from coordexp.storage.files import sha256_file
@@ -76,6 +77,8 @@ def fingerprint(path: Path) -> Fingerprint:
             # JPEG is decoded at a part of its size where that is enough.
             picture.draft("L", (2 * READ_SIDE_PX, 2 * READ_SIDE_PX))
             small = reduced(eight_bit(picture).convert("L"), READ_SIDE_PX)
+            # Tools that turn a picture as its Exif orientation says drop the orientation.
+            small = as_displayed(small, picture)
     except LeftOutError:
         return Fingerprint(None)
     sha256 = sha256_file(path)
@@ -83,6 +86,12 @@ def fingerprint(path: Path) -> Fingerprint:
         return Fingerprint(sha256)
     bits = imagehash.phash(small, HASH_SIDE, READ_SIDE_PX // HASH_SIDE).hash
     return Fingerprint(sha256, np.packbits(bits).tobytes(), reduced(small, THUMBNAIL_PX).tobytes())
+
+
+def as_displayed(small: Image.Image, picture: Image.Image) -> Image.Image:
+    """`small`, turned as the Exif orientation of the picture that it was made from says."""
+    small.getexif()[ORIENTATION] = picture.getexif().get(ORIENTATION, 1)
+    return ImageOps.exif_transpose(small)
 
 
 def reduced(picture: Image.Image, side: int) -> Image.Image:
@@ -183,3 +192,12 @@ def groups(n: int, found: Iterable[Link]) -> list[int]:
         a, b = sorted((first_of(link.first), first_of(link.second)))
         group[b] = a
     return [first_of(i) for i in range(n)]
+
+
+def kinds_of_copies(found: Iterable[Link]) -> dict[int, str]:
+    """How each picture that has a copy is linked first."""
+    kinds: dict[int, str] = {}
+    for link in found:
+        kinds.setdefault(link.first, link.kind)
+        kinds.setdefault(link.second, link.kind)
+    return kinds

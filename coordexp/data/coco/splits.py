@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from coordexp.data.coco.annotations import CocoFile, CocoImage, read_coco
 from coordexp.data.coco.box_formats import in_coco_form
 from coordexp.data.coco.conversion_stats import ConversionStats
 from coordexp.data.coco.picture_directories import directory_of, share_directory
-from coordexp.data.coco.shared_pictures import Link, fingerprints, groups, links
+from coordexp.data.coco.shared_pictures import Link, fingerprints, groups, kinds_of_copies, links
 from coordexp.data.formats.recognise import what_instead
 from coordexp.errors import UserError
 from coordexp.storage.files import sha256_file
@@ -91,37 +90,47 @@ def copies_in(whole: CocoFile, settings: CocoConfig, workers: int) -> list[Link]
 
 
 def note_copies(splits: Mapping[str, Split], whole: CocoFile, copies: list[Link]) -> None:
-    kinds: dict[Any, str] = {}  # by image id
-    for link in copies:
-        for i in (link.first, link.second):
-            kinds.setdefault(whole.images[i].id, link.kind)
+    kinds = {whole.images[i].id: kind for i, kind in kinds_of_copies(copies).items()}
     for split in splits.values():
-        for image in split.images:
-            if image.id in kinds:
-                split.stats.noted[f"pictures kept on one side of the split: {kinds[image.id]}"] += 1
+        found = (kinds[image.id] for image in split.images if image.id in kinds)
+        split.stats.noted.update(map(kept_together, found))
+
+
+def kept_together(kind: str) -> str:
+    return f"pictures kept on one side of the split: {kind}"
 
 
 def split_file(
     whole: CocoFile, copies: list[Link], val_fraction: float, seed: int
 ) -> tuple[CocoFile, CocoFile]:
     """Train and val; annotations of unknown pictures are counted with train."""
-    n = len(whole.images)
-    if n < 2:
-        raise UserError(f"{whole.path}: a file of {n} pictures cannot be split into train and val")
-    n_val = min(n - 1, max(1, round(val_fraction * n)))
-    group_of = groups(n, copies)
-    if len(set(group_of)) < 2:
-        raise UserError(
-            f"{whole.path}: its {n} pictures are copies of one, which cannot be in train and val: "
-            "give a file for each split, or set data.allow_shared_pictures=true"
-        )
-    in_val = chosen_for_val(group_of, n_val, np.random.default_rng([seed, 0]).permutation(n))
+    in_val = drawn_for_val(whole.path, len(whole.images), copies, val_fraction, seed)
     train_images: list[CocoImage] = []
     val_images: list[CocoImage] = []
     for i, image in enumerate(whole.images):
         (val_images if i in in_val else train_images).append(image)
     train = CocoFile(whole.path, whole.names, train_images, whole.astray)
     return train, CocoFile(whole.path, whole.names, val_images, [])
+
+
+def drawn_for_val(
+    path: Path, n: int, copies: list[Link], val_fraction: float, seed: int
+) -> set[int]:
+    """Which of the n pictures of a file are for validation; all copies of one, or none.
+
+    Raises:
+        UserError: fewer than two pictures, or all of them copies of one.
+    """
+    if n < 2:
+        raise UserError(f"{path}: a file of {n} pictures cannot be split into train and val")
+    n_val = min(n - 1, max(1, round(val_fraction * n)))
+    group_of = groups(n, copies)
+    if len(set(group_of)) < 2:
+        raise UserError(
+            f"{path}: its {n} pictures are copies of one, which cannot be in train and val: "
+            "give a file for each split, or set data.allow_shared_pictures=true"
+        )
+    return chosen_for_val(group_of, n_val, np.random.default_rng([seed, 0]).permutation(n))
 
 
 def chosen_for_val(group_of: Sequence[int], n_val: int, order: Iterable[int]) -> set[int]:
