@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from coordexp.data.coco.images import ORIENTATION
 from coordexp.data.parallel import in_parallel
-from coordexp.data.pictures import LeftOutError, eight_bit, opened
+from coordexp.data.pictures import ORIENTATION, LeftOutError, eight_bit, opened
 from coordexp.storage.files import sha256_file
 
 # Two pictures are nearly the same if their perceptual hashes (the signs of the 8 x 8 lowest
