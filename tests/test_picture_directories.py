@@ -71,6 +71,22 @@ def test_each_split_has_its_own_directory_and_names_may_repeat(refused):
         convert(**own)
 
 
+def test_equal_names_in_the_directories_of_cvats_subsets_are_different_pictures(refused):
+    given = {"annotations": None}
+    for first, key, subset in ((0, "train", "Train"), (10, "val", "Validation")):
+        path = coco(Path(f"annotations/instances_{subset}.json"), ["1.jpg", "2.jpg"], first)
+        given[f"{key}_annotations"] = str(path)
+    for missing in MissingPictures:
+        with refused("instances_Validation.json: 2 of its pictures are in train as well"):
+            convert(missing=missing, **given)
+    pictures("images/Train", ["1.jpg", "2.jpg"])
+    with refused("instances_Validation.json: 2 of its pictures are in train as well"):
+        convert(missing=MissingPictures.draw, **given)
+    pictures("images/Validation", ["1.jpg", "2.jpg"], 10)
+    convert(**given)
+    assert set(written()) == {0, 1, 10, 11}
+
+
 def test_pictures_beside_their_annotation_file_are_found_and_told(capsys):
     for first, split in ((0, "train"), (10, "valid")):
         coco(Path(f"{split}/_annotations.coco.json"), ["1.jpg", "2.jpg"], first)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordexp.config.schema import CocoConfig, MissingPictures
-from coordexp.data.coco.annotations import CocoImage
+from coordexp.data.coco.annotations import CocoFile, CocoImage
 from coordexp.data.picture_paths import ANNOTATION_DIRECTORIES
 from coordexp.errors import UserError
 
@@ -48,15 +48,20 @@ def set_directory(split: str, settings: CocoConfig) -> tuple[str, str | None]:
     return (f"data.{split}_pictures", own) if own else ("data.images", settings.images)
 
 
-def share_directory(settings: CocoConfig, train: Path, val: Path) -> bool:
+def share_directory(settings: CocoConfig, train: CocoFile, val: CocoFile) -> bool:
     """Whether names in the annotation files of train and val are relative to one directory.
 
-    Where none is set, the pictures lie around each annotation file.
+    Where none is set, it is the one that holds the pictures of the file: CVAT writes 1.jpg of
+    images/Train/ and 1.jpg of images/Validation/ in two files of one directory.
     """
     roots = [set_directory(split, settings)[1] for split in ("train", "val")]
-    if not any(roots):
-        return train.parent == val.parent
-    return roots[0] == roots[1]
+    if any(roots):
+        return roots[0] == roots[1]
+    if train.path.parent != val.path.parent:
+        return False
+    found = [beside(coco.path, coco.images) for coco in (train, val)]
+    # Where no picture is found, nothing says that equal names are different pictures.
+    return found[0] == found[1] or train.path.parent in found
 
 
 def beside(annotations: Path, images: Sequence[CocoImage]) -> Path:

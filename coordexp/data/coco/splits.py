@@ -68,7 +68,7 @@ def read_splits(settings: CocoConfig, workers: int = 1) -> dict[str, Split]:
         copies = []
     train_paths = {image.paths[0] for image in train.images}
     both = train_paths.intersection(image.paths[0] for image in val.images)
-    if both and share_directory(settings, train.path, val.path):
+    if both and share_directory(settings, train, val):
         raise UserError(
             f"{val.path}: {len(both)} of its pictures are in train as well, such as {min(both)}"
         )
