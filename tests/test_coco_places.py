@@ -4,6 +4,7 @@ are known.
 
 from __future__ import annotations
 
+import codecs
 import copy
 import json
 import shutil
@@ -52,6 +53,14 @@ REAL = {"images": "pictures", "missing": MissingPictures.refuse}
 
 
 # --- nothing is lost --------------------------------------------------------------------------
+
+
+def test_a_file_that_windows_marked_as_utf_8_is_read():
+    file = Path("coco.json")
+    with_pictures(file, [f"{i}.jpg" for i in range(4)])
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    stats = convert(**REAL)
+    assert stats["train"].kept + stats["val"].kept == 4
 
 
 def test_failed_conversion_leaves_the_old_one_unchanged(refused):

@@ -4,6 +4,7 @@ the messages name.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import shlex
@@ -266,6 +267,47 @@ def test_yolo_takes_lists_of_pictures_and_refuses_lost_directories(refused):
         convert(source, Path("other.json"))
 
 
+@pytest.mark.parametrize(
+    "root",
+    ["/content/datasets/set/", "C:\\\\me\\\\set\\\\", "D:/set/"],
+    ids=["colab", "windows", "drive"],
+)
+def test_yolo_directories_of_another_machine_are_found_by_their_last_parts(root):
+    source = yolo(Path("set"), SCENE)
+    text = Path("set/data.yaml").read_text()
+    for split in ("train", "val"):
+        text = text.replace(f"{split}: images/{split}", f'{split}: "{root}images/{split}"')
+    write(Path("set/data.yaml"), text)
+    convert(source, Path("coco.json"))
+    assert_is_scene(boxes_of(Path("coco_train.json"), Path("coco_val.json")))
+
+
+def test_yolo_files_that_windows_marked_as_utf_8():
+    source = yolo(Path("set"), SCENE)
+    for file in [*source.rglob("*.txt"), *source.rglob("*.yaml")]:
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    convert(source, Path("coco.json"))
+    assert_is_scene(boxes_of(Path("coco_train.json"), Path("coco_val.json")))
+
+
+def test_yolo_boxes_in_pixels_are_counted_and_not_read_as_fractions():
+    yolo(Path("set"), SCENE[:4])
+    write(Path("set/labels/train/p03.txt"), "0 .5 .5 .2 .2\n0 100 50 20 20\n")
+    told = "\n".join(convert(Path("set/data.yaml"), Path("coco.json")))
+    assert "1 coordinates that are no fractions of the picture" in told
+    assert len(json.loads(Path("coco_train.json").read_text())["annotations"]) == 1
+
+
+def test_an_empty_line_among_class_names_keeps_the_number_of_the_next():
+    picture(Path("set/1.jpg"))
+    write(Path("set/1.txt"), "2 .5 .5 .2 .2\n1 .5 .5 .1 .1\n")
+    write(Path("set/classes.txt"), "cat\n\ndog\n\n")
+    told = "\n".join(convert(Path("set"), Path("coco.json")))
+    ((name, _),) = boxes_of(Path("coco.json"))["1.jpg"]
+    assert name == "dog"
+    assert "1 unknown class" in told
+
+
 def test_cvat_keeps_rotation_and_outlines_and_counts_the_rest():
     picture(Path("set/1.jpg"))
     shapes = (
@@ -407,6 +449,8 @@ REFUSED = {
         '[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}]',
         "detections",
     ),
+    "0001.txt": ("0 0.5 0.5 0.25 0.25\n", "write classes.txt beside the labels"),
+    "export.zip": ("PK", "export.zip: an archive, not COCO annotations: unpack it"),
     "broken.json": ("{", "broken.json"),
     "list.json": ("[1, 2]", "list.json"),
 }
@@ -426,6 +470,17 @@ def test_what_cannot_be_converted_is_one_line_on_both_ways(name, capsys):
         assert words in told
     assert not Path("results").exists()
     assert not Path("coco.json").exists()
+
+
+def test_yolo_labels_whose_names_are_missing_or_broken_are_one_line(capsys):
+    source = yolo(Path("set"), SCENE)
+    write(Path("set/data.yaml"), "names: [cup, cat\n")
+    code, told = told_by(capsys, "convert", str(source), "--out", "coco.json")
+    assert (code, told.strip()) == (1, "coordexp: set/data.yaml: not valid YAML: mend it")
+    Path("set/data.yaml").unlink()
+    _, told = told_by(capsys, "prepare", "--only", "data", "data=coco", "data.annotations=set")
+    assert "set: YOLO labels without class names" in told
+    assert len(told.strip().splitlines()) == 1
 
 
 BOMB = """<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>

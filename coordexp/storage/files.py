@@ -129,7 +129,7 @@ def read_json(path: Path, advice: str = DAMAGED) -> Any:
         UserError: the file is missing or not JSON.
     """
     try:
-        text = read_bytes(path).decode()
+        text = read_bytes(path).decode("utf-8-sig")  # Windows tools mark UTF-8
         return json.loads(text)
     except RecursionError as error:
         raise UserError(f"{path}: not valid JSON (nested too deeply): {advice}") from error

@@ -56,6 +56,13 @@ RESULTS = Format(
 LLAVA = Format(
     "LLaVA conversations", None, "they hold no boxes, so there is nothing to train coordinates on"
 )
+ARCHIVE = Format("an archive", None, "unpack it, and name the directory")
+NAMELESS = Format(
+    "YOLO labels without class names",
+    None,
+    "name the directory that holds data.yaml or classes.txt; if there is none, write classes.txt "
+    "beside the labels, a name a line",
+)
 VOC = Format("Pascal VOC annotations (XML)", read_voc)
 CVAT = Format("CVAT annotations (XML)", read_cvat)
 YOLO = Format("YOLO labels", read_yolo)
@@ -67,6 +74,7 @@ TENSORFLOW = Format("TensorFlow object detection boxes (CSV)", read_tensorflow)
 OPEN_IMAGES = Format("Open Images boxes (CSV)", read_open_images)
 GROUNDING = Format("grounding conversations (Qwen, ms-swift)", read_grounding)
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 XML_ROOTS = {"annotation": VOC, "annotations": CVAT}
 
 
@@ -127,9 +135,13 @@ def format_of_file(path: Path) -> Format | None:
             return YOLO if is_yolo_yaml(path) else None
         if path.name in NAME_FILES:
             return YOLO
+        if ending in ARCHIVES:
+            return ARCHIVE
+        if ending == ".txt":
+            return NAMELESS if is_label_file(path) else None
         if ending in (".json", ".jsonl", ".ndjson"):
             return format_of_json(path)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError):
         return None
     return None
 
@@ -154,7 +166,10 @@ def format_of_table(header: set[str]) -> Format | None:
 
 
 def is_yolo_yaml(path: Path) -> bool:
-    content = yaml.safe_load(path.read_bytes()[: 2**20])
+    try:
+        content = yaml.safe_load(path.read_bytes()[: 2**20])
+    except yaml.YAMLError:  # reading it tells what is broken
+        return path.stem == "data"
     return (
         isinstance(content, dict) and "names" in content and bool({"train", "val"} & set(content))
     )
@@ -213,9 +228,10 @@ def format_of_directory(path: Path) -> Recognised | None:
                 return Recognised(found, files_of(found, file, files))
     texts = [*by_ending.get(".names", []), *by_ending.get(".txt", [])]
     names = [file for file in texts if file.name in NAME_FILES]
-    if names and any(is_label_file(file) for file in texts[:TRIED] if file not in names):
-        return Recognised(YOLO, (names[0],))
-    return None
+    labels = [file for file in texts[:TRIED] if file not in names and is_label_file(file)]
+    if not labels:
+        return None
+    return Recognised(YOLO, (names[0],)) if names else Recognised(NAMELESS, (labels[0],))
 
 
 def files_of(found: Format, first: Path, files: list[Path]) -> tuple[Path, ...]:

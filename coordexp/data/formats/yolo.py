@@ -27,6 +27,8 @@ from coordexp.data.formats.yolo_files import NAME_FILES, LabelFiles, listed_pict
 from coordexp.errors import UserError
 from coordexp.storage.files import read_bytes
 
+LARGEST_FRACTION = 1.5  # of a box or an outline that goes beyond its picture; more is pixels
+
 
 def read_yolo(source: Source) -> Dataset:
     """Raises UserError: there are no class names, or the directories of `data.yaml` are missing."""
@@ -54,9 +56,10 @@ def read_yolo(source: Source) -> Dataset:
 
 def described(file: Path) -> tuple[dict[int, str], int, dict[str, Any]]:
     """Class names, numbers of a row that are keypoints, and what `data.yaml` holds."""
-    text = read_bytes(file).decode("utf-8", errors="replace")
+    text = read_bytes(file).decode("utf-8-sig", errors="replace")
     if file.name in NAME_FILES:
-        return dict(enumerate(line.strip() for line in text.splitlines() if line.strip())), 0, {}
+        lines = [line.strip() for line in text.splitlines()]
+        return {n: name for n, name in enumerate(lines) if name}, 0, {}
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
@@ -83,7 +86,7 @@ def keypoint_numbers(shape: Any, file: Path) -> int:
 
 
 def rows_of(label: Path) -> list[list[str]]:
-    text = read_bytes(label).decode("utf-8", errors="replace")
+    text = read_bytes(label).decode("utf-8-sig", errors="replace")
     return [line.split() for line in text.splitlines() if line.strip()]
 
 
@@ -108,11 +111,13 @@ def shape_of(
 ) -> Shape:
     """The object of a row: 5 numbers are a box by its centre, more are an outline."""
     values = [number(word) for word in row]
-    if values[0] not in names:
-        raise DroppedShapeError("unknown class")
-    name, (width, height) = names[int(values[0])], size
     if n_keypoints and len(values) == 5 + n_keypoints:
         values = values[:5]
+    if values[0] not in names:
+        raise DroppedShapeError("unknown class")
+    if max(map(abs, values[1:]), default=0) > LARGEST_FRACTION:
+        raise DroppedShapeError("coordinates that are no fractions of the picture")
+    name, (width, height) = names[int(values[0])], size
     if len(values) == 5:
         x, y, w, h = values[1:]
         x1, y1, x2, y2 = x - w / 2, y - h / 2, x + w / 2, y + h / 2
@@ -127,10 +132,10 @@ def shape_of(
 
 def is_label_file(path: Path) -> bool:
     """Whether a text file has YOLO's rows: a whole number, then fractions."""
-    first = path.read_bytes()[:4096].decode("utf-8", errors="replace").split("\n")[0].split()
+    first = path.read_bytes()[:4096].decode("utf-8-sig", errors="replace").split("\n")[0].split()
     if len(first) < 5 or not first[0].isdigit() or is_picture(path.name):
         return False
     try:
-        return all(-0.5 <= float(word) <= 1.5 for word in first[1:5])
+        return all(abs(float(word)) <= LARGEST_FRACTION for word in first[1:5])
     except ValueError:
         return False

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.data.formats.dataset import Dataset, Source
+from coordexp.data.picture_paths import paths_of
 from coordexp.errors import UserError
 from coordexp.storage.files import read_bytes
 
@@ -50,7 +51,7 @@ def places_of(split: str, entry: Any, base: Any, file: Path) -> Iterator[Path]:
     """The directories of a split's pictures, or the files that list them.
 
     Roboflow writes `../train/images` for `train/images`, and names a test split that it may not
-    have exported.
+    have exported. Of a path on another machine, the last parts are looked for.
     """
     for word in entry if isinstance(entry, list) else [entry]:
         if not isinstance(word, str):
@@ -60,6 +61,7 @@ def places_of(split: str, entry: Any, base: Any, file: Path) -> Iterator[Path]:
             below = below.partition("/")[2]
         around = [file.parent / str(base or ""), file.parent]
         found = [root / name for root in around for name in (word, below)]
+        found += [file.parent / end for end in paths_of(word)]
         found = [path for path in found if os.path.exists(path)]
         if found:
             yield found[0]
@@ -74,7 +76,7 @@ def pictures_in(source: Source, place: Path, dataset: Dataset) -> list[str]:
         UserError: the directory lies elsewhere.
     """
     if place.is_file():
-        lines = read_bytes(place).decode("utf-8", errors="replace").splitlines()
+        lines = read_bytes(place).decode("utf-8-sig", errors="replace").splitlines()
         found = [source.pictures.find(line.strip(), place) for line in lines if line.strip()]
         dataset.dropped[f"picture of {place.name} that is missing"] += found.count(None)
         return [path for path in found if path is not None]
