@@ -17,7 +17,8 @@ def expected_doubts(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[
     """Each doubt about a run with its consequence; `earlier` are the runs named before it."""
     rows = [(step, train, evals) for step, train, evals in run["rows"]]
     found, rows = repeats(rows)
-    found |= logged_again(rows)
+    other, rows = evaluated_again(rows)
+    found |= other | logged_again(rows)
     last = max(step for step, _, _ in run["rows"])
     if last > run["planned"]:
         beyond = f"step {last} lies beyond the planned {run['planned']}"
@@ -60,6 +61,22 @@ def repeats(rows: list[Any]) -> tuple[dict[str, str], list[Any]]:
                 "still, or one checkpoint was evaluated twice): both are used"
             )
             found[text] = "note"
+            kept.append((step, train, evals))
+    return found, kept
+
+
+def evaluated_again(rows: list[Any]) -> tuple[dict[str, str], list[Any]]:
+    """Evaluations right after another one of their step, with other figures; rows without them."""
+    found, kept = {}, []
+    for step, train, evals in rows:
+        before = kept[-1] if kept else None
+        if evals and before and before[0] == step and before[2] and not agree(before[2], evals):
+            text = (
+                f"step {step} was evaluated again with other figures, without training between: "
+                "of other weights or other data; the first evaluation counts"
+            )
+            found[text] = "not used"
+        else:
             kept.append((step, train, evals))
     return found, kept
 

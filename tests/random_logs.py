@@ -16,6 +16,7 @@ LAST = STEPS[-1]
 KINDS = (
     "best loaded, evaluated again",
     "best loaded, evaluated at a step of its own",
+    "evaluated again",
     "restart",
     "restart that repeats itself",
     "false start",
@@ -41,6 +42,10 @@ def random_rows(rng: np.random.Generator, kind: str | None = None) -> list[Entry
         case "best loaded, evaluated at a step of its own":
             best = first[int(rng.choice(STEPS[:-1]))]
             rows[-1] = (LAST, {}, {k: best[k] for k in best if k != "ap/person"})
+        case "evaluated again":
+            step = int(rng.choice(STEPS))
+            at = max(i for i, (s, _, evals) in enumerate(rows) if s == step and evals)
+            rows[at + 1 : at + 1] = evaluated(rng, step)[1:]
         case "restart":
             rows += evaluated(rng, STEPS[2])
         case "restart that repeats itself":

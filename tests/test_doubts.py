@@ -161,6 +161,47 @@ def test_restart_with_other_figures_counts_last(tmp_path):
     assert log.doubts == [Doubt(text, "note")]
 
 
+AGAIN = (
+    "step 360 was evaluated again with other figures, without training between: of other weights "
+    "or other data; the first evaluation counts"
+)
+
+
+@pytest.mark.parametrize("as_events", [False, True])
+@pytest.mark.parametrize("times", [1, 2])
+def test_second_evaluation_of_a_step_without_training_between_is_not_used(
+    tmp_path, as_events, times
+):
+    """The best checkpoint on another device, or a test set, under the keys of the evaluation."""
+    rows = training()
+    rows += [again(rows[7], 360, **{f"eval_{MAE}": 21.0 + i}) for i in range(times)]
+    if as_events:
+        write_events(tmp_path, [{k: v for k, v in r.items() if k[0] != "m"} for r in rows])
+        log = read_events(tmp_path)
+    else:
+        log = written(tmp_path / "log", rows)
+    assert log.evals[360][MAE] == pytest.approx(rows[17][f"eval_{MAE}"])
+    assert log.doubts == [Doubt(AGAIN, "not used")]
+
+
+def test_evaluation_after_a_restart_counts_where_rows_are_sorted(tmp_path):
+    rows, other = training(), training(seed=1)
+    together = sorted([*rows, *other[16:]], key=lambda row: int(row[STEP_KEY].split("/")[0]))
+    log = written(tmp_path / "log", together)
+    assert log.evals[360] == written(tmp_path / "other", other).evals[360]
+    text = "step 360 was logged more than once: the last values count"
+    assert log.doubts == [Doubt(text, "note")]
+
+
+def test_rows_that_complete_an_evaluation_are_no_second_one(tmp_path):
+    rows = training()
+    rows.append({STEP_KEY: "360/360", "eval_rouge": 0.5, "eval_runtime": 9.0})
+    log = written(tmp_path / "log", rows)
+    assert log.evals[360]["rouge"] == 0.5
+    assert MAE in log.evals[360]
+    assert log.doubts == []
+
+
 @pytest.mark.parametrize("as_events", [False, True])
 def test_two_runs_in_one_place_cap_the_grade(tmp_path, as_events):
     one, two = training(), training(n_evals=7, seed=1)

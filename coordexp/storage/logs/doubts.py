@@ -3,6 +3,9 @@
 - An evaluation that repeats an earlier one digit for digit. Hugging Face's Trainer loads the best
   checkpoint at the end of a training; an evaluation after that is logged under the last step, and
   belongs to an earlier one (transformers issue 12741). It is not used.
+- An evaluation that follows another one of its step, without training between, and has other
+  figures: it is of other weights (the best checkpoint, on another device or in other batches) or
+  of other data (a test set). The first one counts.
 - Steps that were logged again with other figures, by a restart or by a second run. The last count.
 - Steps beyond the planned number.
 """
@@ -51,17 +54,37 @@ def drop_repeats(log: Log) -> None:
         # The first evaluation of a step is its own: training had not ended when it was logged.
         versions = versions_at(log, step)
         kept = versions[:1]
-        for version in versions[1:]:
+        texts = []
+        for number, version in enumerate(versions[1:], start=1):
             source = repeated(version, earlier)
             if source is not None and tells(log, version, source[1]):
-                log.doubt(repeat_text(step, version, source), "not used")
+                texts.append(repeat_text(step, version, source))
+            elif evaluated_again(log, step, number, kept[-1]):
+                texts.append(
+                    f"step {step} was evaluated again with other figures, without training "
+                    "between: of other weights or other data; the first evaluation counts"
+                )
             else:
                 kept.append(version)
+        for text in dict.fromkeys(texts):
+            log.doubt(text, "not used")
         if len(kept) < len(versions):
             keep_versions(log, step, kept)
         elif step == last and len(versions) == 1:
             settle_last(log, step, earlier)
         earlier += [(step, version) for version in kept]
+
+
+def evaluated_again(log: Log, step: int, number: int, before: Row) -> bool:
+    """Whether this version of a step has other figures than the one before, without a restart.
+
+    A restart goes back to an earlier step, or (where rows were sorted) logs the training again.
+    """
+    version = log.written[step][number]
+    if not any(differ(before[key], version[key]) for key in figures(before, version)):
+        return False
+    first_pass, this_pass = log.written_in[step][number - 1 : number + 1]
+    return first_pass == this_pass and step not in log.sorted_restarts
 
 
 def settle_last(log: Log, step: int, earlier: Sequence[Evaluation]) -> None:

@@ -75,8 +75,10 @@ class Log:
 
     Eval keys have the names of this project, whatever dialect the log is in.
     written: for each step that was evaluated more than once, its evaluations in order.
+    written_in: the number of the pass of each of these.
     rewritten: steps of which a later row gave other figures than an earlier one.
     passes: (lowest, highest) step of each pass; a pass ends where a row goes back to a lower step.
+    sorted_restarts: steps with two train rows in one pass, as where rows were sorted by step.
     repeats: steps whose only evaluation is that of an earlier step, which is not in `evals`.
     """
 
@@ -95,9 +97,12 @@ class Log:
     eval_set: str | None = None  # of its evaluations; None: they name no set
     accumulation: float | None = None  # of a settings file beside the log
     written: dict[int, list[Row]] = field(default_factory=dict)
+    written_in: dict[int, list[int]] = field(default_factory=dict, compare=False)
     rewritten: set[int] = field(default_factory=set)
     passes: list[tuple[int, int]] = field(default_factory=list, compare=False)
+    sorted_restarts: set[int] = field(default_factory=set, compare=False)
     last_step: int = field(default=0, compare=False)  # of the row that was added last
+    _last_pass: dict[tuple[str, int], int] = field(default_factory=dict, compare=False, repr=False)
     repeats: set[int] = field(default_factory=set)
 
     @property
@@ -117,6 +122,7 @@ class Log:
         self.last_step = step
         if evals and step in self.evals:
             self._add_version(step, evals)
+        self._note_pass(step, bool(train), bool(evals))
         for rows, values in ((self.train, train), (self.evals, evals)):
             if not values:
                 continue
@@ -130,8 +136,19 @@ class Log:
         newest = self.written[step][-1] if step in self.written else self.evals[step]
         if not newest.keys().isdisjoint(evals):
             self.written.setdefault(step, [dict(newest)]).append(dict(evals))
+            passes = self.written_in.setdefault(step, [self._last_pass["eval", step]])
+            passes.append(len(self.passes))
         elif step in self.written:
             newest.update(evals)
+
+    def _note_pass(self, step: int, trained: bool, evaluated: bool) -> None:
+        """Remember in which pass a step was logged."""
+        number = len(self.passes)
+        if trained and self._last_pass.get(("train", step)) == number:
+            self.sorted_restarts.add(step)
+        for kind, logged in (("train", trained), ("eval", evaluated)):
+            if logged:
+                self._last_pass[kind, step] = number
 
 
 def figures(first: Row, second: Row) -> list[str]:
