@@ -148,11 +148,29 @@ def not_finite(values: tuple[dict[int, Any], dict[int, Any]]) -> dict[str, str]:
 
 
 def copied(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, str]:
-    """The first of the earlier runs that has the same rows."""
+    """The first of the earlier runs that agrees with this one wherever both have rows."""
+    train, evals = used_values(run)
     for other in earlier:
-        if repr(other["rows"]) == repr(run["rows"]):
-            held = f"the log holds the values of {other['variant']} s{other['seed']}"
-            if other["variant"] == run["variant"]:
-                return {f"{held}: they are one training, not two seeds": "caps"}
-            return {f"{held}, as one log under two names": "note"}
+        other_train, other_evals = used_values(other)
+        common = [step for step in evals if step in other_evals]
+        pairs = [(evals[s], other_evals[s]) for s in common]
+        pairs += [(train[s], other_train[s]) for s in train if s in other_train]
+        if not all(repr(a[k]) == repr(b[k]) for a, b in pairs for k in figures(a) if k in b):
+            continue
+        held = f"the log holds the values of {other['variant']} s{other['seed']}"
+        if list(evals) != list(other_evals):
+            name = f"{other['variant']} s{other['seed']}"
+            held = f"the log agrees with that of {name} in the {len(common)} evaluations"
+            held += " that both hold"
+            if len(common) < 2:
+                continue
+        if other["variant"] == run["variant"]:
+            return {f"{held}: they are one training, not two seeds": "caps"}
+        return {f"{held}, as one training under two names": "note"}
     return {}
+
+
+def used_values(run: dict[str, Any]) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The last train and eval values of each step, without evaluations that are not used."""
+    train, evals = last_values(evaluated_again(repeats(run["rows"])[1])[1])
+    return train, dict(sorted(evals.items()))

@@ -174,7 +174,8 @@ def random_logs(
         kind = str(rng.choice(KINDS)) if doubtful and rng.random() < 0.2 else None
         found[run.name] = random_rows(rng, kind)
         if doubtful and len(found) > 1 and rng.random() < 0.05:
-            found[run.name] = found[str(rng.choice([name for name in found if name != run.name]))]
+            copied = found[str(rng.choice([name for name in found if name != run.name]))]
+            found[run.name] = copied[: int(rng.choice([4, 6, len(copied)]))]
     return found
 
 

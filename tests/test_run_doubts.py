@@ -156,7 +156,33 @@ def test_equal_values_as_two_seeds_cap_the_grade(form):
 def test_one_log_under_two_names_is_a_note():
     write_rows("log", training())
     _, card = compared("a=log", "b=log")
-    assert "- b s0: the log holds the values of a s0, as one log under two names\n" in card
+    assert "- b s0: the log holds the values of a s0, as one training under two names\n" in card
+
+
+@pytest.mark.parametrize("form", ["ends earlier", "rounded"])
+def test_part_or_rounded_copy_of_a_log_is_no_second_seed(form):
+    """Such as two checkpoints of one training, or a table that was exported with few digits."""
+    rows = training()
+    write_rows("log", rows)
+    write_rows("other", training(seed=1))
+    held = "holds the values of a s0"
+    if form == "ends earlier":
+        rows, held = rows[:10], "agrees with that of a s0 in the 5 evaluations that both hold"
+    else:
+        rows = [{k: round(v, 4) if k[0] != "g" else v for k, v in row.items()} for row in rows]
+    write_rows("copy", rows)
+    found, card = compared("a=log", "b=other", "a=copy")
+    assert f"a s1: the log {held}: they are one training, not two seeds (the grade" in card
+    assert found["confidence"]["stage1_ranking"]["grade"] == "descriptive"
+
+
+def test_equal_beginnings_of_two_trainings_are_no_copies():
+    """A training that goes on from another one's checkpoint keeps its rows."""
+    rows = training()
+    write_rows("log", rows)
+    write_rows("fork", [*rows[:8], *training(seed=1)[8:]])
+    _, card = compared("a=log", "a=fork", "b=log")
+    assert "a s1: the log" not in card
 
 
 def test_runs_of_other_seeds_are_no_copies():

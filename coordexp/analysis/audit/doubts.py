@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from coordexp.analysis.audit.rows import infinite_values, must_be_finite
+from coordexp.storage.logs.doubts import is_rounded
 from coordexp.storage.logs.log import EVAL, Doubt, Log, Row, figures
 from coordexp.study.inputs import RunData, by_variant
 
@@ -17,6 +18,9 @@ GRADIENT = "grad_norm"
 # A step in half precision is skipped where its gradient overflows, as the first few often do. From
 # this share of the train rows on, skipped steps make the training noticeably shorter.
 MANY_SKIPPED = 0.1
+# Two logs of which one is a part of the other, or rounded, share at least so many evaluations: a
+# single one may agree by chance.
+ENOUGH_SHARED = 2
 
 
 def run_doubts(run: RunData) -> list[Doubt]:
@@ -65,33 +69,57 @@ def copies(run: RunData, runs: Sequence[RunData]) -> list[Doubt]:
     for other in (each for group in by_variant(runs).values() for each in group):
         if other.name == run.name:
             break
-        if not same_values(run.log, other.log):
+        n = same_evaluations(run.log, other.log)
+        if n == 0:
             continue
         held = f"the log holds the values of {other.name}"
+        if run.log.evals.keys() != other.log.evals.keys():
+            held = f"the log agrees with that of {other.name} in the {n} evaluations that both hold"
         if other.variant == run.variant:
             return [Doubt(f"{held}: they are one training, not two seeds", "caps")]
-        return [Doubt(f"{held}, as one log under two names", "note")]
+        return [Doubt(f"{held}, as one training under two names", "note")]
     return []
 
 
-def same_values(first: Log, second: Log) -> bool:
-    """Whether two logs evaluated the same steps and agree, in float32, in every figure of both.
+def same_evaluations(first: Log, second: Log) -> int:
+    """How many evaluations two logs share, if they agree in every figure of every common step.
 
-    TensorBoard keeps float32, so that a run and its events agree to this precision.
+    One may end earlier, as two checkpoints of one training do, or hold rounded values: then they
+    must share several. TensorBoard keeps float32, so that a run and its events agree to this
+    precision. Returns 0 where they differ, or share too little to tell.
     """
-    if first.evals.keys() != second.evals.keys():
-        return False
-    if not any(figures(first.evals[step], second.evals[step]) for step in first.evals):
-        return False
-    return same_rows(first.evals, second.evals) and same_rows(first.train, second.train)
+    shared = [
+        step
+        for step in first.evals.keys() & second.evals.keys()
+        if figures(first.evals[step], second.evals[step])
+    ]
+    pairs = ((first.evals, second.evals), (first.train, second.train))
+    whole = first.evals.keys() == second.evals.keys()
+    if whole and all(same_rows(*rows, equal) for rows in pairs):
+        return len(shared)
+    if len(shared) >= ENOUGH_SHARED and all(same_rows(*rows, equal_if_rounded) for rows in pairs):
+        return len(shared)
+    return 0
 
 
-def same_rows(first: Mapping[int, Row], second: Mapping[int, Row]) -> bool:
+def same_rows(
+    first: Mapping[int, Row], second: Mapping[int, Row], same: Callable[[float, float], bool]
+) -> bool:
+    """Whether two logs agree in every figure of their common steps."""
     return all(
-        single(first[step][key]) == single(second[step][key])
+        same(first[step][key], second[step][key])
         for step in first.keys() & second.keys()
         for key in figures(first[step], second[step])
     )
+
+
+def equal_if_rounded(first: float, second: float) -> bool:
+    return equal(first, second) or is_rounded(first, second) or is_rounded(second, first)
+
+
+def equal(first: float, second: float) -> bool:
+    """Whether two numbers agree in single precision; two NaN do."""
+    return single(first) == single(second)
 
 
 def single(value: float) -> bytes:
