@@ -6,11 +6,12 @@ A run is plain data: `rows` as (step, train values, eval values) in the order of
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 from typing import Any
 
-TIMES = ("runtime", "epoch")
+TIMES = ("runtime", "epoch", "samples_per_second")
 
 
 def expected_doubts(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, str]:
@@ -25,6 +26,7 @@ def expected_doubts(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[
         found[f"{beyond}: the log may count other steps than its plan"] = "caps"
     if last < run["planned"] and not run["has_manifest"]:
         found[f"the log ends at step {last} of the planned {run['planned']}"] = "note"
+    found |= of_other_samples(rows)
     return found | not_finite(last_values(run["rows"])) | copied(run, earlier)
 
 
@@ -115,6 +117,27 @@ def logged_again(rows: list[Any]) -> dict[str, str]:
         )
         found[text] = "note"
     return found
+
+
+def of_other_samples(rows: list[Any]) -> dict[str, str]:
+    """Evaluations of another number of samples than most."""
+    sizes = {
+        step: values["runtime"] * values["samples_per_second"]
+        for step, values in last_values(rows)[1].items()
+        if "samples_per_second" in values
+    }
+    counts = collections.Counter(round(size) for size in sizes.values())
+    if len(counts) < 2:
+        return {}
+    usual, n = counts.most_common(1)[0]
+    if 2 * n <= len(sizes):
+        span = f"from {min(counts):,} to {max(counts):,}"
+        return {f"the evaluations are of different sets: {span} samples": "caps"}
+    odd = [step for step in sorted(sizes) if round(sizes[step]) != usual]
+    text = f"the evaluation at step {odd[-1]} is"
+    if len(odd) > 1:
+        text = f"{len(odd)} evaluations are of other sets: that at step {odd[-1]} is"
+    return {f"{text} of {round(sizes[odd[-1]]):,} samples, most are of {usual:,}": "caps"}
 
 
 def last_values(rows: list[Any]) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -17,6 +17,7 @@ KINDS = (
     "best loaded, evaluated again",
     "best loaded, evaluated at a step of its own",
     "evaluated again",
+    "another number of samples",
     "restart",
     "restart that repeats itself",
     "false start",
@@ -46,6 +47,11 @@ def random_rows(rng: np.random.Generator, kind: str | None = None) -> list[Entry
             step = int(rng.choice(STEPS))
             at = max(i for i, (s, _, evals) in enumerate(rows) if s == step and evals)
             rows[at + 1 : at + 1] = evaluated(rng, step)[1:]
+        case "another number of samples":
+            odd = set(rng.choice(STEPS, size=rng.integers(1, 3) // 2 + 1, replace=False).tolist())
+            for step, _, evals in rows:
+                if evals:
+                    evals["samples_per_second"] = (500 if step in odd else 200) / evals["runtime"]
         case "restart":
             rows += evaluated(rng, STEPS[2])
         case "restart that repeats itself":

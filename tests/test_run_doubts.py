@@ -192,7 +192,47 @@ def test_runs_of_other_seeds_are_no_copies():
     assert "holds the values" not in card
 
 
+# --- another evaluation set ---
+
+
+def with_samples(rows: list[dict[str, Any]], **n_at: int) -> list[dict[str, Any]]:
+    """The rows with a speed, as Hugging Face rounds it: of 200 samples, or as given for a step."""
+    found = []
+    for row in rows:
+        step = row["global_step/max_steps"].partition("/")[0]
+        if seconds := row.get("eval_runtime"):
+            n = n_at.get(f"at_{step}", 200)
+            row = row | {"eval_samples_per_second": round(n / seconds, 3)}
+        found.append(row)
+    return found
+
+
+def test_evaluation_of_another_number_of_samples_caps_the_grade():
+    """A test set at the end, at a step that has no other evaluation, under the same keys."""
+    write_rows("log", with_samples(training(), at_360=1000))
+    write_rows("other", with_samples(training(seed=1)))
+    found, card = compared("a=log", "b=other")
+    text = "the evaluation at step 360 is of 1,000 samples, most are of 200"
+    assert f"- a s0: {text} (the grade is at most descriptive)" in card
+    assert found["confidence"]["stage1_ranking"]["grade"] == "descriptive"
+
+
+def test_rounded_speeds_are_of_one_number_of_samples():
+    for i in range(2):
+        write_rows(f"log{i}", with_samples(training(n_evals=30, seed=i)))
+    _, card = compared("a=log0", "b=log1")
+    assert "samples" not in card
+
+
 # --- where a log ends ---
+
+
+def test_other_planned_steps_are_a_difference_of_the_runs():
+    """As where one trainer counts micro-batches: the same step is an earlier part of its plan."""
+    write_rows("log", training())
+    write_rows("micro", training(seed=1, last=2880))
+    _, card = compared("a=log", "b=micro")
+    assert "- runs differ outside the variant: planned steps: a s0 360, b s0 2880\n" in card
 
 
 def test_log_that_ends_early_is_named_with_what_is_left_out():

@@ -56,7 +56,11 @@ def audit(runs: Sequence[RunData]) -> Audit:
     compared = candidates(runs)
     names = {run.name for run in compared}
     passed = [entry.name for entry in entries if entry.passed and entry.name in names]
-    differences = [*config_differences(compared), *eval_set_differences(compared)]
+    differences = [
+        *config_differences(compared),
+        *planned_step_differences(compared),
+        *eval_set_differences(compared),
+    ]
     keys = {difference.partition(":")[0] for difference in differences}
     of_controls = [d for d in config_differences(runs) if d.partition(":")[0] not in keys]
     return Audit(entries, differences, passed, of_controls)
@@ -170,6 +174,21 @@ def config_differences(runs: Sequence[RunData]) -> list[str]:
             said = [f"{' and '.join(names)} {value}" for value, names in groups.items()]
             differences.append(f"{key}: {', '.join(said)}")
     return differences
+
+
+def planned_step_differences(runs: Sequence[RunData]) -> list[str]:
+    """The planned steps of the logs, where they differ: the learning rate follows the plan.
+
+    A difference between micro-batches and optimizer steps shows here too. Configurations tell their
+    own (`train.max_steps`).
+    """
+    if all(run.config for run in runs):
+        return []
+    groups = runs_by_value({run.name: run.log.max_steps for run in runs if run.log.max_steps})
+    if len(groups) < 2:
+        return []
+    said = [f"{' and '.join(names)} {planned}" for planned, names in groups.items()]
+    return [f"planned steps: {', '.join(said)}"]
 
 
 def eval_set_differences(runs: Sequence[RunData]) -> list[str]:

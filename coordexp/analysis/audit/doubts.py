@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from coordexp.analysis.audit.rows import infinite_values, must_be_finite
+from coordexp.analysis.audit.validation_set import samples_by_step
 from coordexp.storage.logs.doubts import is_rounded
 from coordexp.storage.logs.log import EVAL, Doubt, Log, Row, figures
 from coordexp.study.inputs import RunData, by_variant
@@ -25,7 +26,14 @@ ENOUGH_SHARED = 2
 
 def run_doubts(run: RunData) -> list[Doubt]:
     """The doubts about a run by itself."""
-    return [*run.log.doubts, *short(run), *skipped_steps(run.log), *other_values(run.log)]
+    log = run.log
+    return [
+        *log.doubts,
+        *short(run),
+        *other_samples(log),
+        *skipped_steps(log),
+        *other_values(log),
+    ]
 
 
 def short(run: RunData) -> list[Doubt]:
@@ -35,6 +43,30 @@ def short(run: RunData) -> list[Doubt]:
     if run.manifest is not None or log.max_steps is None or last >= log.max_steps:
         return []
     return [Doubt(f"the log ends at step {last} of the planned {log.max_steps}", "note")]
+
+
+def other_samples(log: Log) -> list[Doubt]:
+    """Evaluations of another number of samples than most: they are of another set."""
+    found = samples_by_step(log)
+    alike = {step: [at for at in found if agree(found[at], found[step])] for step in found}
+    usual = max(alike, key=lambda step: len(alike[step]), default=None)
+    if usual is None or len(alike[usual]) == len(found):
+        return []
+    if 2 * len(alike[usual]) <= len(found):
+        numbers = [n for n, _ in found.values()]
+        span = f"from {min(numbers):,.0f} to {max(numbers):,.0f}"
+        return [Doubt(f"the evaluations are of different sets: {span} samples", "caps")]
+    odd = [step for step in found if step not in alike[usual]]
+    which = f"the evaluation at step {odd[-1]} is"
+    if odd[1:]:
+        which = f"{len(odd)} evaluations are of other sets: that at step {odd[-1]} is"
+    numbers_differ = f"of {found[odd[-1]][0]:,.0f} samples, most are of {found[usual][0]:,.0f}"
+    return [Doubt(f"{which} {numbers_differ}", "caps")]
+
+
+def agree(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether two numbers, each with its rounding error, may be equal."""
+    return abs(first[0] - second[0]) <= max(first[1] + second[1], 0.5)
 
 
 def skipped_steps(log: Log) -> list[Doubt]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from coordexp.analysis.audit.findings import Check
 from coordexp.metrics import REGISTRY, TEMPERATURE_PREFIX, Metric, log_key
+from coordexp.storage.logs.log import Log
 from coordexp.storage.token_tables import read_columns, read_tokens
 from coordexp.study.inputs import RunData
 
@@ -80,21 +81,31 @@ def validation_sizes(runs: Sequence[RunData]) -> dict[str, int]:
 
 
 def eval_samples(run: RunData) -> tuple[float, float] | None:
-    """Samples per evaluation (runtime x samples per second), and the rounding error of the product.
-
-    Hugging Face logs the two factors with four and three decimals. None without such a row.
-    """
-    rows = [
-        row
-        for row in run.log.evals.values()
-        if row.get("runtime", 0) > 0 and row.get("samples_per_second", 0) > 0
-    ]
-    if not rows:
+    """Samples per evaluation, and the rounding error of that number. None where no row tells it."""
+    by_step = samples_by_step(run.log)
+    if not by_step:
         return None
-    runtimes = np.array([row["runtime"] for row in rows])
-    speeds = np.array([row["samples_per_second"] for row in rows])
+    samples, errors = np.array(list(by_step.values())).T
+    return float(np.median(samples)), float(np.median(errors))
+
+
+def samples_by_step(log: Log) -> dict[int, tuple[float, float]]:
+    """Samples of each evaluation (runtime x samples per second): (number, its rounding error).
+
+    Hugging Face logs the two factors with four and three decimals.
+    """
+    rows = {
+        step: row
+        for step, row in sorted(log.evals.items())
+        if row.get("runtime", 0) > 0 and row.get("samples_per_second", 0) > 0
+    }
+    if not rows:
+        return {}
+    runtimes = np.array([row["runtime"] for row in rows.values()])
+    speeds = np.array([row["samples_per_second"] for row in rows.values()])
     errors = runtimes * rounding(speeds, 3) + speeds * rounding(runtimes, 4)
-    return float(np.median(runtimes * speeds)), float(np.median(errors))
+    pairs = zip((runtimes * speeds).tolist(), errors.tolist(), strict=True)
+    return dict(zip(rows, pairs, strict=True))
 
 
 def rounding(values: np.ndarray, decimals: int) -> float:
