@@ -24,6 +24,7 @@ from conftest import composed
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from mlflow.exceptions import MlflowException
+from sqlalchemy import create_engine, text
 from studies import run_manifest
 
 from coordexp.errors import UserError
@@ -176,6 +177,20 @@ def alias_target(role_name: str) -> str | None:
 
 def test_telemetry_is_off() -> None:
     assert MLFLOW_DISABLE_TELEMETRY.get() is True
+
+
+def test_locked_database_is_not_to_be_removed() -> None:
+    database = tracking.ROOT / "mlflow.db"
+    holder = sqlite3.connect(database, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    impatient = create_engine(f"sqlite:///{database}", connect_args={"timeout": 0})
+    with (
+        pytest.raises(UserError, match="mlflow.db: locked by another process: import again when"),
+        tracking.refusals_in_one_line(),
+        impatient.connect() as connection,
+    ):
+        connection.execute(text("SELECT name FROM experiments"))
+    holder.close()
 
 
 def test_database_is_created_once_and_kept() -> None:

@@ -176,7 +176,8 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
     """MLflow's client and the experiment's id, for one process at a time.
 
     Raises:
-        UserError: the database was moved, and would still write artifacts to its old place.
+        UserError: the database cannot be read, is locked, or was moved: it would still write
+            artifacts to its old place.
     """
     with locked(ROOT / ".lock", "MLflow is being written", wait=True):
         # An absolute path: MLflow keeps an engine for each URI.
@@ -186,6 +187,7 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
             client = MlflowClient(database, registry_uri=database)
             experiment = client.get_experiment_by_name(EXPERIMENT)
         except (DatabaseError, MlflowException) as error:
+            refuse_locked(error)
             raise UserError(
                 f"{ROOT / 'mlflow.db'}: not a database that MLflow can read: "
                 f"remove {ROOT} and import again, it holds copies only"
@@ -213,9 +215,18 @@ def refusals_in_one_line() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
+        refuse_locked(error)
         raise UserError(
             f"{ROOT}: the import into MLflow failed ({first_line(error)}): results are not "
             f"affected; mend it, or remove {ROOT}, which holds copies only, and import again"
+        ) from error
+
+
+def refuse_locked(error: Exception) -> None:
+    """Raises UserError if the database is sound, but another process is writing to it."""
+    if "database is locked" in str(error):
+        raise UserError(
+            f"{ROOT / 'mlflow.db'}: locked by another process: import again when that has ended"
         ) from error
 
 
