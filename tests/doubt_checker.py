@@ -75,7 +75,7 @@ def evaluated_again(rows: list[Any]) -> tuple[dict[str, str], list[Any]]:
         if evals and before and before[0] == step and before[2] and not agree(before[2], evals):
             text = (
                 f"step {step} was evaluated again with other figures, without training between: "
-                "of other weights or other data; the first evaluation counts"
+                "it may be of other weights or other data, and the first one counts"
             )
             found[text] = "not used"
         else:

@@ -62,7 +62,7 @@ def drop_repeats(log: Log) -> None:
             elif evaluated_again(log, step, number, kept[-1]):
                 texts.append(
                     f"step {step} was evaluated again with other figures, without training "
-                    "between: of other weights or other data; the first evaluation counts"
+                    "between: it may be of other weights or other data, and the first one counts"
                 )
             else:
                 kept.append(version)
