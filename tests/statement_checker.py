@@ -307,6 +307,10 @@ class Checker:
                 return "yes" if variant.rpartition(" s")[0] in self.rows else "no"
             case "doubts beyond":
                 return len(self.doubts[variant]) - 3
+            case "bar of coordinate mass":
+                return self.rule["eligible"]["min_coord_mass"]
+            case "coordinate mass":
+                return "known" if "coord_mass" in self.rows[variant] else "unknown"
             case "bar of text accuracy":
                 return self.rule["eligible"]["min_text_token_acc"]
             case "own logs":

@@ -326,6 +326,17 @@ def test_text_accuracy_of_our_own_log_is_a_bar():
     ]
 
 
+def test_bar_that_is_not_checked_is_named():
+    write_rows("log", training())
+    masses = [
+        row | {"eval_coord_diag/coord_mass_mean": 0.99} if "eval_loss" in row else row
+        for row in training(seed=1)
+    ]
+    write_rows("with_mass", masses)
+    _, card = compared("a=log", "b=with_mass")
+    assert "- the bar 0.95 on coord mass is not checked: no such values of a\n" in card
+
+
 def test_coordinate_mass_of_another_log_is_a_bar():
     other = {"eval_coord_diag/coord_mass_mean": 0.3}
     write_rows("a", [row | other if "eval_loss" in row else row for row in training()])

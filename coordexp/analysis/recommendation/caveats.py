@@ -14,6 +14,7 @@ from coordexp.analysis.recommendation.doubts import (
     bar_caveats,
     doubt_caveats,
     later_evaluations,
+    unchecked_bar,
 )
 from coordexp.analysis.recommendation.findings import Decision, Statement
 from coordexp.analysis.recommendation.statements import (
@@ -54,6 +55,7 @@ def caveats(facts: Facts) -> list[Statement]:
     lines = [
         *doubt_caveats(facts.audit, facts.rows),
         *bar_caveats(facts.runs, facts.rows, facts.rule),
+        *unchecked_bar(facts.rows, facts.rule),
         *later_evaluations(facts.comparison, facts.rule),
     ]
     for difference in facts.audit.differences:

@@ -18,6 +18,7 @@ MOST_NAMED = 4  # runs in one sentence
 WEIGHT: dict[Consequence, int] = {"caps": 0, "not used": 1, "note": 2}
 AT_MOST = "the grade is at most descriptive"
 TEXT = "text_token_acc"
+MASS = "coord_mass"
 
 
 def limits(runs: Sequence[RunData], audit: Audit, rows: Values, rule: RuleConfig) -> list[str]:
@@ -100,6 +101,20 @@ def bar_caveats(runs: Sequence[RunData], rows: Values, rule: RuleConfig) -> list
         ]
         lines.append(Statement("caveats", text, assertions))
     return lines
+
+
+def unchecked_bar(rows: Values, rule: RuleConfig) -> list[Statement]:
+    """Eligible variants whose coordinate mass nobody logged: the bar on it refuses only others."""
+    bar = rule.eligible.min_coord_mass
+    unknown = [variant for variant, row in rows.items() if MASS not in row]
+    if not unknown or bar == 0:
+        return []
+    text = f"the bar {bar:g} on coord mass is not checked: no such values of {listed(unknown)}"
+    assertions = [
+        equals("bar of coordinate mass", bar),
+        *(equals("coordinate mass", "unknown", variant) for variant in unknown),
+    ]
+    return [Statement("caveats", text, assertions)]
 
 
 # --- evaluations after the decision step ---
