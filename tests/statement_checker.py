@@ -532,8 +532,13 @@ class Checker:
         ]
         if not any(self.value(v, signal) for v in (stage1, *rivals)):
             return "unresolved"
-        if any(self.beaten(v, [stage1], signal) for v in rivals):
-            return "overturned"
+        measured = [v for v in self.rows if self.value(v, signal) is not None]
+        top = max(self.value(v, signal) for v in measured)
+        for leader in measured:
+            others = [v for v in measured if v != leader]
+            at_top = self.value(leader, signal) == top
+            if at_top and stage1 in self.beaten(leader, others, signal):
+                return "overturned"
         return "confirmed" if self.beaten(stage1, rivals, signal) == set(rivals) else "unresolved"
 
     # --- what must hold ---

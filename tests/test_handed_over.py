@@ -43,13 +43,14 @@ def in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def equal_log(name: str, rollouts: dict[str, float] | None = None) -> str:
+def equal_log(name: str, rollouts: dict[str, float] | None = None, mae: float = 24.0) -> str:
     """A log like every other one, as NAME=PATH; `rollouts` are keys that its trainer evaluated."""
+    logged = LOGGED | {"coord_diag/expected_bin_mae": mae}
     rows: list[dict[str, Any]] = []
     for step in STEPS:
         head = {"global_step/max_steps": f"{step}/{STEPS[-1]}"}
-        losses = {key: value for key, value in LOGGED.items() if key.endswith("loss")}
-        rows += [head | losses, head | {f"eval_{key}": value for key, value in LOGGED.items()}]
+        losses = {key: value for key, value in logged.items() if key.endswith("loss")}
+        rows += [head | losses, head | {f"eval_{key}": value for key, value in logged.items()}]
         rows += [head | rollouts] if rollouts else []
     return f"{name}={write_log(Path(f'{name}.jsonl'), rows)}"
 
@@ -362,3 +363,40 @@ def test_evidence_file_takes_the_place_of_the_figures_of_the_logs():
     assert found["withheld"] is None
     note = "figures of the trainers' own evaluation in the logs stand aside for these"
     assert note in found["probe"]["confounds"]
+
+
+def test_three_seeds_of_files_that_name_no_checkpoint_support_nothing():
+    seeds = range(3)
+    logs, rollouts = [], []
+    for name, skill in (("first", 0.3), ("other", 0.9)):
+        for seed in seeds:
+            path = equal_log(f"{name}{seed}", mae=24.0 + seed / 10).partition("=")[2]
+            logs.append(f"{name}={path}")
+            file = Path(name) / str(seed) / KNOWN / "gt_vs_pred.jsonl"
+            write_gt_vs_pred(file, scenes(60, skill, seed=10 * seed + len(name)))
+            rollouts += ["--rollouts", f"{name}={file}"]
+    found = compare(*logs, *rollouts)
+    assert found["primary"]["variant"] == "other"
+    grade = found["confidence"]["stage2_fitness"]
+    assert grade["grade"] == "provisional"
+    assert grade["reason"].endswith(
+        "3 seeds x images; whether the checkpoints are those of the logs is not known"
+    )
+
+
+def test_choice_that_stays_primary_is_not_overturned():
+    # Single pairs lie beyond the margin, and none of them after Holm's correction.
+    logs = [equal_log(name) for name in "abcd"]
+    rollouts = []
+    for name, skill in zip("abcd", (0.5, 0.6, 0.6, 0.6), strict=True):
+        file = write_gt_vs_pred(
+            Path(name) / KNOWN / "gt_vs_pred.jsonl", scenes(75, skill, seed=ord(name))
+        )
+        rollouts += ["--rollouts", f"{name}={file}"]
+    found = compare(*logs, *rollouts)
+    reason = found["confidence"]["stage2_fitness"]["reason"]
+    assert found["primary"]["variant"] == "a"
+    assert reason.startswith("the evaluation handed over leaves open the Stage-1 ranking: ")
+    assert reason.endswith(
+        "after Holm's correction the best of them is not ahead beyond it; 1 seed"
+    )

@@ -175,10 +175,20 @@ def probe_outcome_without_seed_sd(patch):
     patch.setattr(
         probe_finding,
         "ranking_outcome",
-        lambda stage1, over, probe, rule: found(
-            stage1, over, probe, replace(rule, probe=replace(rule.probe, seed_sd=0.0))
+        lambda stage1, over, rows, probe, rule: found(
+            stage1, over, rows, probe, replace(rule, probe=replace(rule.probe, seed_sd=0.0))
         ),
     )
+
+
+def overturned_before_holm(patch):
+    """`overturned` by the interval of a single pair, while the choice stays the primary."""
+
+    def by_pairs(criterion, left):
+        pairs = [(leader, rival) for leader in left for rival in left if leader != rival]
+        return [e for pair in pairs for e in probe_finding.beyond_margin(criterion, [pair])]
+
+    patch.setattr(probe_finding, "beaten", by_pairs)
 
 
 def names_line_where_coordinates_decide(patch):

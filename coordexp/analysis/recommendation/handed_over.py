@@ -8,6 +8,8 @@ from coordexp.analysis.recommendation.statements import equals, listed, names_ke
 from coordexp.config.schema import RuleConfig
 from coordexp.metrics import PROBE_METRICS
 
+CHECKPOINTS_NOT_KNOWN = "whether the checkpoints are those of the logs is not known"
+
 
 def evaluation(probe: StudyProbe) -> str:
     """What the rollouts of a study are called in a sentence."""

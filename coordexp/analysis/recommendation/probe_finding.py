@@ -13,6 +13,7 @@ from coordexp.analysis.comparison.leads import Lead, leads
 from coordexp.analysis.comparison.pairs import CROSSED_FROM
 from coordexp.analysis.comparison.probe_findings import StudyProbe
 from coordexp.analysis.recommendation.elimination import (
+    beaten,
     beyond_margin,
     rollout_criterion,
     separation,
@@ -24,7 +25,7 @@ from coordexp.analysis.recommendation.findings import (
     ProbeFinding,
     Statement,
 )
-from coordexp.analysis.recommendation.handed_over import evaluation
+from coordexp.analysis.recommendation.handed_over import CHECKPOINTS_NOT_KNOWN, evaluation
 from coordexp.analysis.recommendation.rule import Values
 from coordexp.analysis.recommendation.statements import equals, label, of_lead
 from coordexp.config.schema import RuleConfig
@@ -73,7 +74,7 @@ def probe_finding(
     for rival, lead in probe_leads(probe, stage1, name).items():
         if rival in rows:
             over[rival] = lead
-    outcome, statement = ranking_outcome(stage1, over, probe, rule)
+    outcome, statement = ranking_outcome(stage1, over, rows, probe, rule)
     finding = ProbeFinding(
         outcome=outcome,
         sentence=statement.text,
@@ -140,12 +141,13 @@ def best_first(values: Mapping[str, float], name: str) -> list[str]:
 
 
 def ranking_outcome(
-    stage1: str, over: Mapping[str, Lead], probe: StudyProbe, rule: RuleConfig
+    stage1: str, over: Mapping[str, Lead], rows: Values, probe: StudyProbe, rule: RuleConfig
 ) -> tuple[Outcome, Statement]:
     """Whether the rollouts confirm the choice of Stage-1, and the numbers.
 
-    Overturned: a rival is ahead of it beyond the margin. Confirmed: it is ahead of every eligible
-    rival beyond the margin. Intervals include the declared SD between seeds, as in the decision.
+    Overturned: it drops out on them, as the decision has it. Confirmed: it is ahead of every
+    eligible rival beyond the margin. Intervals include the declared SD between seeds, as in the
+    decision.
     """
     start = evaluation(probe) + " {} the Stage-1 ranking: "
     if not over:
@@ -160,7 +162,7 @@ def ranking_outcome(
             [equals("rivals probed", 0.0, stage1)],
         )
     signal, margin = rule.probe.signal, rule.probe.margin
-    rollouts = rollout_criterion(rule, (stage1, *over), probe)
+    rollouts = rollout_criterion(rule, rows, probe)
     shown, assertions = [], []
     for rival, lead in over.items():
         told = signed(lead.value)
@@ -174,18 +176,21 @@ def ranking_outcome(
                 equals("separation high", test.high, *key),
             ]
         shown.append(f"{told} over {rival}")
+    text = f"{label(signal)} of {stage1} {', '.join(shown)}; margin {margin:g}"
     outcome: Outcome = "unresolved"
     if rollouts is None:
         pass  # every figure is 0
-    elif any(beyond_margin(rollouts, [(rival, stage1)]) for rival in over):
+    elif stage1 in {elimination.variant for elimination in beaten(rollouts, list(rows))}:
         outcome = "overturned"
+    elif any(beyond_margin(rollouts, [(rival, stage1)]) for rival in over):
+        # The intervals shown are those of single pairs: one may lie beyond the margin.
+        text += "; after Holm's correction the best of them is not ahead beyond it"
     elif len(beyond_margin(rollouts, [(stage1, rival) for rival in over])) == len(over):
         outcome = "confirmed"
     assertions += [
         equals("probe outcome", outcome, stage1),
         equals("margin", margin, metric=signal),
     ]
-    text = f"{label(signal)} of {stage1} {', '.join(shown)}; margin {margin:g}"
     return outcome, Statement("probe", start.format(SAYS[outcome]) + text, assertions)
 
 
@@ -257,7 +262,11 @@ def probe_grade(finding: ProbeFinding | None, probe: StudyProbe, name: str) -> G
     shared = [estimate.n_seeds for estimate in paired if estimate and estimate.n_seeds]
     n_seeds = min([*shared, *seeds_of.values()])
     if n_seeds >= CROSSED_FROM and finding.outcome != "unresolved":
-        return Grade("supported", f"{finding.sentence}; {n_seeds} seeds x images")
+        reason = f"{finding.sentence}; {n_seeds} seeds x images"
+        if probe.handed_over is not None:
+            # No file says which weights wrote it: a swapped checkpoint would go unseen.
+            return Grade("provisional", f"{reason}; {CHECKPOINTS_NOT_KNOWN}")
+        return Grade("supported", reason)
     plural = "s" if n_seeds > 1 else ""
     return Grade("provisional", f"{finding.sentence}; {n_seeds} seed{plural}")
 
