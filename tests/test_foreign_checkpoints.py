@@ -29,6 +29,7 @@ from coordexp.probe.outside import Outside, load_outside
 from coordexp.storage.logs.jsonl import read_log
 
 WEIGHTS = "model.safetensors"
+NORM = "model.language_model.norm.weight"
 # As published models write it: no block that marks the answer, a default system prompt, an answer
 # that may be a text or parts.
 FOREIGN_TEMPLATE = (
@@ -325,13 +326,91 @@ def test_pickled_weights_and_remote_code_are_not_loaded(checkpoint, refused):
     weights = load_file(checkpoint / WEIGHTS)
     (checkpoint / WEIGHTS).unlink()
     torch.save(weights, checkpoint / "pytorch_model.bin")
-    with refused("no Qwen3-VL could be loaded"):
+    with refused("its weights are pickles"):
         load(checkpoint)
+    save_file(weights, checkpoint / WEIGHTS, metadata={"format": "pt"})
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}
     (checkpoint / "config.json").write_text(json.dumps(config))
     (checkpoint / "evil.py").write_text("raise SystemExit('ran code of the checkpoint')")
     with refused("no Qwen3-VL could be loaded"):
         load(checkpoint)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_of_eight_bits_without_a_word_in_the_configuration(checkpoint, refused, dtype):
+    def change(weights):
+        name = max(weights)
+        weights[name] = weights[name].to(dtype)
+
+    change_weights(checkpoint, change)
+    with refused("its weights are quantised"):
+        load(checkpoint)
+
+
+def test_weights_in_float64_are_taken(checkpoint):
+    change_weights(checkpoint, lambda w: w.update({name: x.double() for name, x in w.items()}))
+    load(checkpoint)
+
+
+def test_weights_of_another_shape_are_named(checkpoint, refused):
+    change_weights(checkpoint, lambda weights: weights.update({NORM: torch.ones(3)}))
+    with refused(f"1 of its weights have another shape than config.json says, such as {NORM}"):
+        load(checkpoint)
+
+
+def test_pointer_of_git_lfs_is_told(checkpoint, refused):
+    (checkpoint / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with refused("model.safetensors is a pointer of Git LFS"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("as_adapter", [False, True])
+def test_adapter_beside_whole_weights_is_refused(checkpoint, refused, as_adapter):
+    # transformers would load and merge it by itself, and write a checkpoint that cannot be read.
+    (checkpoint / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with refused("holds whole weights and an adapter"):
+        load(checkpoint, checkpoint if as_adapter else None)
+
+
+PREPROCESSOR = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "do_rescale": None}
+
+
+def test_pictures_are_normalised_as_in_the_training(checkpoint, capsys):
+    mean, std = [0.48, 0.46, 0.41], [0.27, 0.26, 0.28]
+    stored = PREPROCESSOR | {"image_mean": mean, "image_std": std}
+    (checkpoint / "preprocessor_config.json").write_text(json.dumps(stored))
+    _, processor = load(checkpoint)
+    images = processor.image_processor
+    assert (list(images.image_mean), list(images.image_std)) == (mean, std)
+    assert "mean 0.48, 0.46, 0.41 and SD 0.27, 0.26, 0.28" in capsys.readouterr().out
+    # The form of newer releases comes first.
+    (checkpoint / "processor_config.json").write_text(json.dumps({"image_processor": PREPROCESSOR}))
+    assert list(load(checkpoint)[1].image_processor.image_mean) == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"patch_size": 14}, "patch_size 14, but config.json says 16"),
+        ({"merge_size": 4}, "merge_size 4, but config.json says 2"),
+        ({"do_normalize": False}, "do_normalize is False"),
+        ({"rescale_factor": 1.0}, "rescale_factor is 1.0"),
+        ({"image_std": [0.0, 1, 1]}, "image_std must be above 0"),
+        ({"image_mean": [0.5]}, "image_mean must be three numbers"),
+    ],
+)
+def test_pictures_that_cannot_be_made_as_in_the_training(checkpoint, refused, changed, told):
+    path = checkpoint / "preprocessor_config.json"
+    path.write_text(json.dumps(PREPROCESSOR | changed))
+    with refused(told):
+        load(checkpoint)
+
+
+def test_system_prompt_that_is_no_text_is_refused(checkpoint, refused):
+    (checkpoint / "args.json").write_text('{"system": ["a", "b"]}')
+    with refused("its system prompt is no text: give --system"):
+        find_prompt([checkpoint], GivenPrompt())
+    assert find_prompt([checkpoint], GivenPrompt(system="Own.")).recorded.system == "Own."
 
 
 def test_quantised_weights_are_refused(checkpoint, refused):

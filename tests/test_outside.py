@@ -18,7 +18,7 @@ from coordexp.cli.arguments import parse
 from coordexp.cli.main import main
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
-from coordexp.data.records import Record, write_records
+from coordexp.data.records import Record, RecordObject, write_records
 from coordexp.storage.files import read_json
 from coordexp.storage.logs.jsonl import read_log
 
@@ -135,11 +135,37 @@ def test_overrides_may_follow_options_and_other_words_are_refused(capsys):
 
 def test_what_is_no_checkpoint_costs_one_line(in_tmp):
     Path("val.jsonl").write_text("")
-    with pytest.raises(SystemExit, match="nowhere: no such checkpoint"):
+    with pytest.raises(SystemExit, match="nowhere: no such directory"):
         main(["evaluate", "nowhere", "--data", "val.jsonl", "--name", "x"])
     (in_tmp / "empty").mkdir()
     (in_tmp / "empty" / "config.json").write_text("{}")
     write_records(Path("val.jsonl"), [Record("0.png", 32, 32, ())])
     Image.new("RGB", (32, 32)).save("0.png")
-    with pytest.raises(SystemExit, match="no Qwen3-VL could be loaded"):
+    with pytest.raises(SystemExit, match="empty: it holds no weights"):
         main(["evaluate", "empty", "--data", "val.jsonl", "--name", "x"])
+    assert not list(Path("results/evaluated").iterdir())  # nothing is left of a refusal
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("temperature", value) for value in ("nan", "0", "-1", "inf")),
+        ("step", "-1"),
+        ("step", "9" * 20),
+    ],
+)
+def test_impossible_step_or_temperature_costs_one_line(option, value, in_tmp):
+    with pytest.raises(SystemExit, match=f"--{option} .*: must be "):
+        main(["evaluate", "x", "--data", "val.jsonl", "--name", "x", f"--{option}={value}"])
+    assert not list(in_tmp.iterdir())
+
+
+def test_records_in_fractions_are_refused(in_tmp):
+    (in_tmp / "model").mkdir()
+    (in_tmp / "model" / "config.json").write_text("{}")
+    boxes = [(0.1, 0.2, 0.5, 0.6 + i / 100) for i in range(20)]
+    objects = tuple(RecordObject("cup", "bbox_2d", box) for box in boxes)
+    write_records(Path("val.jsonl"), [Record("0.png", 640, 480, objects)])
+    Image.new("RGB", (640, 480)).save("0.png")
+    with pytest.raises(SystemExit, match="20 of 20 objects look like .* fractions"):
+        main(["evaluate", "model", "--data", "val.jsonl", "--name", "x"])

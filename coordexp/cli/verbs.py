@@ -6,6 +6,7 @@ The first paragraph of a verb's docstring is its description in `coordexp VERB -
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from coordexp.errors import UserError
 from coordexp.storage.runs import RESULTS
 from coordexp.study.sources import check_name
 
+LAST_STEP = 10**12 - 1  # twelve digits, as in NAME@STEP
 READ_BY_EVALUATE = ("probe.", "runtime.", "train.eval_micro_batch=")
 
 
@@ -170,6 +172,10 @@ def evaluate_outside(args: argparse.Namespace) -> None:
 
     refuse_unread("evaluate", args.overrides, READ_BY_EVALUATE)
     check_name(args.name, f"--name {args.name}")
+    if not 0 <= args.step <= LAST_STEP:
+        raise UserError(f"--step {args.step}: must be from 0 to {LAST_STEP}")
+    if not (math.isfinite(args.temperature) and args.temperature > 0):
+        raise UserError(f"--temperature {args.temperature:g}: must be a number above 0")
     cfg = compose(args.overrides)
     given = GivenPrompt(
         given_text(args.prompt, "--prompt"), given_text(args.system, "--system"), args.template

@@ -45,12 +45,14 @@ def read_pixel_records(path: Path) -> PixelRecords:
     """The records of a file whose coordinates are pixels, or all tokens.
 
     Raises:
-        UserError: naming file and line of the first fault; or the numbers are no pixels.
+        UserError: naming file and line of the first fault; or the coordinates look like bins,
+            fractions or another form.
     """
     if not any(tokens_of(raw) for _, raw in iter_objects(path)):
         refuse_misread(path)
         refuse_bins(path)
-        return PixelRecords(path, read_records(path), in_tokens=False)
+        records = read_records(path)
+        return PixelRecords(path, records, in_tokens=False)
     records = []
     for n, line in iter_lines(path):
         where = f"{path}:{n}"

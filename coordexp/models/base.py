@@ -35,6 +35,7 @@ from coordexp.models.checkpoints import save_pretrained
 from coordexp.models.embeddings import set_coordinate_rows, set_position_rows
 from coordexp.models.processor import ImageProcessor, build_processor, build_tokenizer
 from coordexp.models.weight_files import (
+    COMPLETE,
     refuse_not_finite,
     refuse_unknown_weights,
     refuse_unusable_files,
@@ -203,18 +204,21 @@ def load_whole(
             output_loading_info=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
         tokenizer = load_tokenizer(path)
     except BROKEN_FILES as error:
         reason = first_line(error)
         if isinstance(error, KeyError):
             reason = f"a file lacks the key {reason}"
-        raise UserError(
-            f"{named}: no Qwen3-VL could be loaded ({reason}): give a local directory"
-        ) from error
+        advice = COMPLETE if Path(path).is_dir() else "give a local directory"
+        raise UserError(f"{named}: no Qwen3-VL could be loaded ({reason}): {advice}") from error
+    if mismatched := sorted(str(entry[0]) for entry in loading["mismatched_keys"]):
+        told = f"{len(mismatched)} of its weights have another shape than config.json says"
+        raise UserError(f"{named}: {told}, such as {mismatched[0]}: are its files of one model?")
     if missing := sorted(loading["missing_keys"]):
         told = f"{len(missing)} of its weights are not there, such as {missing[0]}"
-        raise UserError(f"{named}: {told}: are its files complete?")
+        raise UserError(f"{named}: {told}: {COMPLETE}")
     refuse_unknown_weights(named, loading["unexpected_keys"])
     refuse_not_finite(named, model)
     if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != model.config.image_token_id:
@@ -222,7 +226,7 @@ def load_whole(
             f"its tokenizer does not have {IMAGE_TOKEN} as token {model.config.image_token_id}, "
             "as its configuration says"
         )
-        raise UserError(f"{named}: {told}: are its files complete?")
+        raise UserError(f"{named}: {told}: {COMPLETE}")
     return model, tokenizer
 
 

@@ -23,6 +23,7 @@ from coordexp.storage.files import read_bytes, read_json
 
 SWIFT_ARGUMENTS = "args.json"
 TEMPLATE_KEY = "chat_template"
+GIVEN_SYSTEM = '--system TEXT (--system "" for none)'
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def find_prompt(directories: list[Path], given: GivenPrompt) -> FoundPrompt:
     user, user_source = PROMPT, OWN
     system, system_source = None, None
     for directory in reversed(directories):
-        template, template_source = stored_template(directory) or (template, template_source)
-        if (text := swift_system(directory)) is not None:
+        if given.template is None:
+            template, template_source = stored_template(directory) or (template, template_source)
+        if given.system is None and (text := swift_system(directory)) is not None:
             system, system_source = text, SWIFT_ARGUMENTS
         if (recorded := read_prompt_file(directory)) is not None:
             user, user_source = recorded.user, PROMPT_FILE
@@ -89,7 +91,7 @@ def stored_template(directory: Path) -> tuple[str, str] | None:
         return read_text(path), path.name
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (directory / name).is_file():
-            content = read_json(directory / name)
+            content = read_json(directory / name, "mend it, or give --template FILE")
             stored = content.get(TEMPLATE_KEY) if isinstance(content, dict) else None
             if template := _default(stored):
                 return template, name
@@ -106,13 +108,19 @@ def _default(stored: Any) -> str | None:
 
 
 def swift_system(checkpoint: Path) -> str | None:
-    """The system prompt that ms-swift trained with, of the checkpoint's or its run's args.json."""
+    """The system prompt that ms-swift trained with, of the checkpoint's or its run's args.json.
+
+    Raises:
+        UserError: the file is damaged, or holds something else than a text.
+    """
     for directory in (checkpoint, checkpoint.resolve().parent):
         path = directory / SWIFT_ARGUMENTS
         if path.is_file():
-            content = read_json(path)
+            content = read_json(path, f"mend it, or give {GIVEN_SYSTEM}")
             system = content.get("system") if isinstance(content, dict) else None
-            return system if isinstance(system, str) and system else None
+            if system is not None and not isinstance(system, str):
+                raise UserError(f"{path}: its system prompt is no text: give {GIVEN_SYSTEM}")
+            return system or None
         if not checkpoint.name.startswith("checkpoint-"):
             break
     return None

@@ -14,7 +14,13 @@ from coordexp.errors import UserError
 from coordexp.storage.files import read_json
 
 INDEX = "model.safetensors.index.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PICKLES = "pytorch_model*.bin"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What Git leaves in place of a file that was not fetched.
+LFS_POINTER = b"version https://git-lfs"
+# Numbers of such weights are not their values: scales, often in other files, belong to them.
+QUANTISED = ("I8", "U8", "F8_", "F6_", "F4")
+COMPLETE = "are its files complete?"
 # Parts of the names that peft gives to the weights of adapters and of the layers they wrap.
 ADAPTER_MARKS = (
     "lora_",
@@ -32,20 +38,23 @@ def refuse_unusable_files(named: str, path: Path) -> None:
     """Check the weight files of a local directory by their headers.
 
     Raises:
-        UserError: it holds an adapter without its base model, weights of adapters that were not
-            merged, quantised weights, or a shard is missing.
+        UserError: it holds no weights, an adapter (without its base model or beside whole weights),
+            weights of adapters that were not merged, quantised weights, or a shard is missing.
         SafetensorError: a file is damaged.
     """
     shards = sorted(path.glob("model*.safetensors"))
-    if not shards and (path / ADAPTER_WEIGHTS).exists():
-        raise UserError(
-            f"{named}: an adapter without its base model: merge it, "
-            f"or evaluate the base model with --adapter {path}"
-        )
+    refuse_adapter_files(named, path, shards)
     if (path / INDEX).exists():
         refuse_missing_shards(named, path)
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    if isinstance(config, dict) and config.get("quantization_config"):
+    if not shards:
+        pickles = sorted(path.glob(PICKLES))
+        held = f"its weights are pickles ({pickles[0].name})" if pickles else "it holds no weights"
+        raise UserError(f"{named}: {held}: save them as model.safetensors")
+    for shard in shards:
+        refuse_pointer(named, shard)
+    config = read_json(path / "config.json", COMPLETE) if (path / "config.json").is_file() else {}
+    quantised = isinstance(config, dict) and config.get("quantization_config")
+    if quantised or any(is_quantised(shard) for shard in shards):
         raise UserError(f"{named}: its weights are quantised: save them in bfloat16 or float32")
     names = [name for shard in shards for name in tensor_names(shard)]
     if marked := [name for name in names if any(mark in name for mark in ADAPTER_MARKS)]:
@@ -57,11 +66,41 @@ def refuse_unusable_files(named: str, path: Path) -> None:
         refuse_other_head(named, shards)
 
 
+def refuse_adapter_files(named: str, path: Path, shards: list[Path]) -> None:
+    """Raises UserError: the directory holds an adapter, with or without whole weights."""
+    if not shards and (path / ADAPTER_WEIGHTS).exists():
+        raise UserError(
+            f"{named}: an adapter without its base model: merge it, "
+            f"or evaluate the base model with --adapter {path}"
+        )
+    if (path / ADAPTER_CONFIG).exists():
+        raise UserError(
+            f"{named}: holds whole weights and an adapter ({ADAPTER_CONFIG}), and nothing says "
+            "whether it is merged already: move it to a directory of its own, and give that as "
+            "--adapter if it is not"
+        )
+
+
+def refuse_pointer(named: str, shard: Path) -> None:
+    with open(shard, "rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise UserError(f"{named}: {shard.name} is a pointer of Git LFS, not the weights: fetch it")
+
+
+def is_quantised(shard: Path) -> bool:
+    with safe_open(shard, framework="pt") as file:
+        return any(
+            file.get_slice(name).get_dtype().startswith(QUANTISED)
+            for name in file.keys()  # noqa: SIM118  # it is no dict
+        )
+
+
 def refuse_missing_shards(named: str, path: Path) -> None:
-    index = read_json(path / INDEX)
+    index = read_json(path / INDEX, COMPLETE)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict):
-        raise UserError(f"{named}: {INDEX} has no weight_map: are its files complete?")
+        raise UserError(f"{named}: {INDEX} has no weight_map: {COMPLETE}")
     missing = sorted({str(s) for s in weight_map.values() if not (path / str(s)).is_file()})
     if missing:
         raise UserError(

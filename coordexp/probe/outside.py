@@ -7,7 +7,10 @@ the step and the temperature.
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from coordexp.errors import UserError
 from coordexp.models.base import load_tokenizer, load_whole
 from coordexp.models.checkpoints import device_for, load_base, write_pretrained
 from coordexp.models.foreign_adapter import merge_adapter
+from coordexp.models.foreign_pictures import OWN, find_normalisation
 from coordexp.models.foreign_prompt import FoundPrompt, GivenPrompt, find_prompt
 from coordexp.models.processor import ImageProcessor, build_processor
 from coordexp.probe.run import run_probe
@@ -88,7 +92,7 @@ def evaluate_checkpoint(outside: Outside, records: Path, cfg: Config) -> RunDire
     ]
     run = RunDirectory(RESULTS / "evaluated" / f"{outside.name}-{digest(identity)[:8]}")
     torch.set_num_threads(cfg.runtime.threads)
-    with locked(run.lock, "being evaluated", wait=True):
+    with locked(run.lock, "being evaluated", wait=True), leaving_nothing(run):
         paths = written_in_pixels(data, run.path / "data")
         if not run.checkpoint(step).exists():
             model, processor = load_outside(outside, found)
@@ -124,6 +128,17 @@ def run_settings(outside: Outside, records: Path, found: FoundPrompt) -> dict[st
     }
 
 
+@contextmanager
+def leaving_nothing(run: RunDirectory) -> Iterator[None]:
+    """Remove the directory of a checkpoint that is refused before anything of it is measured."""
+    try:
+        yield
+    except UserError:
+        if not run.log.exists():
+            shutil.rmtree(run.path)
+        raise
+
+
 def refuse_no_checkpoint(checkpoint: Path) -> None:
     if (checkpoint / "config.json").is_file():
         return
@@ -132,7 +147,9 @@ def refuse_no_checkpoint(checkpoint: Path) -> None:
             f"{checkpoint}: an adapter without its base model: "
             f"evaluate the base model with --adapter {checkpoint}"
         )
-    raise UserError(f"{checkpoint}: no such checkpoint")
+    if checkpoint.is_dir():
+        raise UserError(f"{checkpoint}: holds no config.json: give a Hugging Face directory")
+    raise UserError(f"{checkpoint}: no such directory: give a local Hugging Face directory")
 
 
 def with_training_records(records: Path) -> list[Path]:
@@ -177,8 +194,14 @@ def load_outside(
     template_named = f"{named}: the chat template of {found.recorded.template_source}"
     ChatEncoder(tokenizer, found.template, found.recorded.prompt, template_named)
     tokenizer.chat_template = found.template
-    patch_size = model.config.vision_config.patch_size
-    return model, build_processor(tokenizer, patch_size, found.template)
+    vision = model.config.vision_config
+    pictures = find_normalisation(outside.checkpoint, vision)
+    if (pictures.mean, pictures.std) != (OWN, OWN):
+        print(f"{named}: {pictures}")
+    processor = build_processor(tokenizer, vision.patch_size, found.template)
+    processor.image_processor.image_mean = list(pictures.mean)
+    processor.image_processor.image_std = list(pictures.std)
+    return model, processor
 
 
 def refuse_unusable_tokenizer(
