@@ -167,5 +167,5 @@ def test_records_in_fractions_are_refused(in_tmp):
     objects = tuple(RecordObject("cup", "bbox_2d", box) for box in boxes)
     write_records(Path("val.jsonl"), [Record("0.png", 640, 480, objects)])
     Image.new("RGB", (640, 480)).save("0.png")
-    with pytest.raises(SystemExit, match="20 of 20 objects look like .* fractions"):
+    with pytest.raises(SystemExit, match=r"20 of 20 objects look like .* fractions"):
         main(["evaluate", "model", "--data", "val.jsonl", "--name", "x"])
