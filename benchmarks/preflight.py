@@ -30,10 +30,11 @@ from coordexp.config.compose import compose
 from coordexp.config.schema import Config
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset
-from coordexp.data.prepare import data_path, prepare_data
+from coordexp.data.prepare import prepare_data
 from coordexp.errors import UserError
 from coordexp.models.adapters import add_adapters
 from coordexp.models.base import build_tiny
+from coordexp.storage.identity import data_path
 from coordexp.storage.manifest import GradientAgreement, InputDigests
 from coordexp.storage.runs import RunDirectory
 from coordexp.training.optim import build_optimizer

@@ -37,10 +37,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coordexp.config.compose import compose
 from coordexp.data.batches import Batch
-from coordexp.data.prepare import data_path, prepare_data
+from coordexp.data.prepare import prepare_data
 from coordexp.models.adapters import head_weights
 from coordexp.models.base import prepare_base
 from coordexp.models.checkpoints import device_for, restore_weights, trained_weights
+from coordexp.storage.identity import data_path
 from coordexp.storage.runs import RunDirectory
 from coordexp.training.optim import build_optimizer
 from coordexp.training.preflight.checks import preflight

@@ -97,9 +97,8 @@ def count_tokens(overrides: list[str]) -> None:
     """Print [text, coordinate] tokens of each optimizer step of this configuration."""
     from coordexp.config.compose import compose
     from coordexp.data.batches import Dataset, step_indices
-    from coordexp.data.prepare import data_path
     from coordexp.models.processor import load_processor
-    from coordexp.storage.runs import base_path
+    from coordexp.storage.identity import base_path, data_path
 
     cfg = compose(overrides)
     dataset = Dataset(data_path(cfg) / "train.jsonl", load_processor(base_path(cfg) / "model"))

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from conftest import composed
 
-from coordexp.config.digests import digest, plain, run_hash
+from coordexp.config.digests import digest, plain
 from coordexp.config.schema import RuleConfig
+from coordexp.storage.identity import run_hash
 from coordexp.storage.manifest import RunManifest, artifact_digests, read_manifest, write_manifest
 from coordexp.storage.run_config import RunConfig
 from coordexp.storage.runs import run_directory, write_config

@@ -10,6 +10,8 @@ from coco_files import many
 
 from coordexp.cli.main import main
 from coordexp.config.compose import compose
+from coordexp.storage.files import sha256_file
+from coordexp.storage.identity import Sources, write_sources
 from coordexp.study.plan import plan_study
 
 GIVEN = ("data=lvis", "data.annotations=lvis.json", "data.images=pictures")
@@ -70,7 +72,10 @@ def test_a_study_waits_for_its_annotations_and_outlives_them(refused):
     assert study.annotations(data.name[-8:]) == ["coco.json"]
     data.mkdir(parents=True)
     (data / "data.json").write_text("{}")
+    write_sources(data, Sources({"coco.json": sha256_file(Path("coco.json"))}))
     Path("coco.json").unlink()
+    (without,) = {run.data for run in plan_study(rehearsal).runs}
+    assert without == data
     assert plan_study(rehearsal).annotations(data.name[-8:]) == []
     scenes = plan_study({})
     assert scenes.annotations(scenes.runs[0].data.name[-8:]) == []

@@ -61,6 +61,7 @@ def test_what_a_killed_drawing_leaves_does_not_count(scenes, in_tmp):
     shutil.copytree(scenes.root / "results", "results")
     path = in_tmp / scenes.path.relative_to(scenes.root)
     (path / "images" / "train" / "000003.4711.tmp").write_bytes(b"half a picture")
+    (path / "data.json").unlink()
     prepare()
     assert (path / "data.json").read_bytes() == (scenes.path / "data.json").read_bytes()
 

@@ -27,7 +27,7 @@ from coordexp.models.checkpoints import (
     save_pretrained,
 )
 from coordexp.models.embeddings import digit_rows, fourier_rows
-from coordexp.storage.runs import base_path
+from coordexp.storage.identity import base_path
 
 
 def settings(path, coord_init: CoordInit = CoordInit.fourier) -> PretrainedQwen3VLConfig:

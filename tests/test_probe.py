@@ -20,7 +20,7 @@ from studies import eval_row, write_run
 
 from coordexp.cli.main import main
 from coordexp.config.compose import compose
-from coordexp.config.digests import plain, run_hash
+from coordexp.config.digests import plain
 from coordexp.coords import coord_token_ids, write_coordjson
 from coordexp.data.batches import Dataset, step_indices
 from coordexp.data.records import read_records
@@ -34,6 +34,7 @@ from coordexp.probe.finetune import batch_losses, count, fine_tune, means, objec
 from coordexp.probe.generation import Answer
 from coordexp.probe.run import run_probe, weights_sha256
 from coordexp.storage.files import sha256_directory, sha256_file
+from coordexp.storage.identity import run_hash
 from coordexp.storage.token_tables import in_fit_half
 from coordexp.storage.typed import write_sealed, write_typed
 from coordexp.training.evaluate import evenly_spaced

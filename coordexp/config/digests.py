@@ -1,4 +1,4 @@
-"""Settings as plain containers, and the digests that identify runs, data and base models."""
+"""Settings as plain containers, and their digests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from coordexp.config.schema import Config
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-RUN_IDENTITY = ("variant", "model", "data", "optim", "train")  # the groups that determine a result
 
 
 def plain(settings: DataclassInstance | Mapping[str, Any]) -> dict[str, Any]:
@@ -54,11 +50,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def run_hash(cfg: Config) -> str:
-    """Eight digits of the digest of everything that determines a run's result, except the seed."""
-    return digest({group: plain(getattr(cfg, group)) for group in RUN_IDENTITY})[:8]
-
-
 def group_hash(settings: DataclassInstance | Mapping[str, Any]) -> str:
-    """Eight digits of the digest of one group, such as the data or the base model."""
+    """Eight digits of the digest of one group, such as the recipe of the probe."""
     return digest(plain(settings))[:8]

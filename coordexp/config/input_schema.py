@@ -9,13 +9,14 @@ from typing import Annotated
 from coordexp.config.limits import INNER_FRACTION, POSITIVE_FRACTION, at_least, at_most, multiple_of
 from coordexp.config.setting_types import (
     Count,
-    FilePath,
     Images,
     Layers,
     Name,
     Objects,
     OptionalPath,
+    PictureDirectory,
     Positive,
+    ReleasePath,
     Seed,
     Width,
 )
@@ -59,7 +60,7 @@ class CoordInit(Enum):
 class PretrainedQwen3VLConfig(ModelConfig):
     """A Qwen3-VL checkpoint: a local directory or a hub name."""
 
-    path: FilePath
+    path: ReleasePath
     coord_init: CoordInit
     coord_init_frequencies: Width  # of the Fourier features
 
@@ -145,9 +146,9 @@ class CocoConfig(DataConfig):
     train_annotations: OptionalPath
     val_annotations: OptionalPath
     val_fraction: Annotated[float, INNER_FRACTION]
-    images: OptionalPath  # directory of the images; null: beside their annotation file
-    train_pictures: OptionalPath  # directory of one split's images, instead of `images`
-    val_pictures: OptionalPath
+    images: PictureDirectory  # directory of the images; null: beside their annotation file
+    train_pictures: PictureDirectory  # directory of one split's images, instead of `images`
+    val_pictures: PictureDirectory
     missing: MissingPictures
     train_images: Annotated[int | None, at_least(1)]  # at most; null: all
     val_images: Annotated[int | None, at_least(1)]
@@ -185,3 +186,11 @@ def source_files(data: DataConfig) -> tuple[str, ...]:
     else:
         return ()
     return tuple(file for file in files if file)
+
+
+def picture_directories(data: DataConfig) -> tuple[str, ...]:
+    """The directories of source pictures that are set."""
+    if not isinstance(data, CocoConfig):
+        return ()
+    directories = (data.images, data.train_pictures, data.val_pictures)
+    return tuple(directory for directory in directories if directory)

@@ -28,6 +28,7 @@ from coordexp.config.input_schema import (
     RecordsConfig,
     ScenesConfig,
     TinyQwen3VLConfig,
+    picture_directories,
     source_files,
 )
 from coordexp.config.limits import (
@@ -88,6 +89,7 @@ __all__ = [
     "TokenGroups",
     "TrainConfig",
     "VariantConfig",
+    "picture_directories",
     "source_files",
 ]
 

@@ -21,5 +21,9 @@ Name = Annotated[str, NAME]
 Seed = Annotated[int, NOT_NEGATIVE, at_most(2**63 - 1, "the largest seed that torch takes")]
 
 SPELLED_ONE_WAY = "a path: `coco/`, `./coco` and `.//coco` are written as `coco`"
-FilePath = Annotated[str, SPELLED_ONE_WAY]
+# How a path counts in a hash (coordexp/storage/identity.py): by the bytes of its file, and:
+RELEASE = "a path of a release: by the bytes of its files"
+PICTURES = "a path of a directory of pictures: not at all"
+ReleasePath = Annotated[str, SPELLED_ONE_WAY, RELEASE]
 OptionalPath = Annotated[str | None, SPELLED_ONE_WAY]
+PictureDirectory = Annotated[str | None, SPELLED_ONE_WAY, PICTURES]

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from coordexp.config.schema import RecordsConfig
 from coordexp.coords import to_pixels
-from coordexp.data.coco.conversion import keep_pictures_of
+from coordexp.data.coco.conversion import keep_pictures_of, picture_digests
 from coordexp.data.coco.leaks import Pictures, leaks
 from coordexp.data.coco.shared_pictures import Link, fingerprints, kinds_of_copies, links
 from coordexp.data.coco.splits import drawn_for_val, kept_together
@@ -37,7 +37,9 @@ from coordexp.data.records import (
 )
 from coordexp.data.validate import as_numbers, validate
 from coordexp.errors import UserError
-from coordexp.storage.files import naming_full_disk, sha256_file
+from coordexp.storage.digest_store import known_sha256
+from coordexp.storage.files import naming_full_disk
+from coordexp.storage.identity import Sources
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class RecordPlan:
-    digests: dict[str, str]  # of the record files
+    sources: Sources
     splits: dict[str, list[Entry]]
     counts: dict[str, Counter[str]]  # of each split: what was left out
     noted: dict[str, Counter[str]]  # of each split: copies of pictures, by a sentence
@@ -90,8 +92,18 @@ def planned_records(settings: RecordsConfig) -> RecordPlan:
     if settings.allow_shared_pictures or not settings.records:
         allowed = settings.allow_shared_pictures
         noted["val"] += leaks(pictures["train"], pictures["val"], allowed, n_cores(), settings.name)
-    paths = {path for path, _, _ in found.values()}
-    return RecordPlan({str(p): sha256_file(p) for p in sorted(paths)}, splits, counts, noted)
+    sources = sources_of([path for path, _, _ in found.values()], splits)
+    return RecordPlan(sources, splits, counts, noted)
+
+
+def sources_of(paths: Iterable[Path], splits: Mapping[str, list[Entry]]) -> Sources:
+    """The digests of the record files, and of the pictures of each split."""
+    pictures = {
+        entry.record.image.removeprefix("images/"): entry.source
+        for entries in splits.values()
+        for entry in entries
+    }
+    return Sources({str(path): known_sha256(path) for path in paths}, picture_digests(pictures))
 
 
 def pictures_of(path: Path, entries: list[Entry]) -> Pictures:
@@ -206,7 +218,7 @@ def refuse_one_name(path: Path, entries: list[Entry]) -> None:
 
 def copy_records(plan: RecordPlan, out: Path) -> None:
     """Write `out`/{train,val}.jsonl and copy the pictures; those that are there are kept."""
-    keep_pictures_of(plan.digests, out)
+    keep_pictures_of(plan.sources, out)
     for split, entries in plan.splits.items():
         for entry in entries:
             copy_picture(entry.source, out / entry.record.image)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from coordexp.config.digests import group_hash, plain
 from coordexp.config.schema import (
     CocoConfig,
     Config,
@@ -24,7 +23,9 @@ from coordexp.data.coco.annotations import coco_records
 from coordexp.data.coco.conversion import (
     NothingLeftError,
     Plan,
+    changed_pictures,
     convert_planned,
+    keep_pictures_of,
     planned_conversion,
 )
 from coordexp.data.coco.conversion_stats import summary
@@ -35,7 +36,15 @@ from coordexp.data.records import iter_records, write_records
 from coordexp.data.scenes import make_scenes
 from coordexp.storage.digest_store import known_sha256, known_sha256_directory, require_sha256
 from coordexp.storage.files import locked, write_json
-from coordexp.storage.runs import data_directory
+from coordexp.storage.identity import (
+    SCENES_CODE,
+    SOURCES,
+    Sources,
+    by_contents,
+    data_path,
+    read_sources,
+    scenes_code_sha256,
+)
 from coordexp.storage.typed import read_typed, write_typed
 
 
@@ -51,25 +60,35 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class DataManifest:
-    """data.json: the settings that records were made from, and what was made."""
+    """data.json: the settings and files that records were made from, and what was made."""
 
-    data: dict[str, str | int | float | bool | None]  # the configuration's `data`
+    data: dict[str, str | int | float | bool | None]  # as `identity.by_contents` gives them
     train: SplitFacts
     val: SplitFacts
+    code_sha256: str | None = None  # of the code that draws scenes
 
 
-def data_path(cfg: Config) -> Path:
-    """Where the records of this configuration lie."""
-    return data_directory(cfg.data.name, group_hash(cfg.data))
+@dataclass(frozen=True)
+class DataPlan:
+    """Sources that are read and checked, and what writes the records to a directory.
+
+    code_sha256: of the code that draws scenes; None for pictures that exist already.
+    """
+
+    sources: Sources
+    write: Callable[[Path], None]
+    code_sha256: str | None = None
 
 
 def prepare_data(cfg: Config) -> Path:
     """Make the records of `cfg.data`; returns the manifest's path.
 
     Sources are read and checked before the directory is made, so a refusal leaves nothing behind.
+    Records whose sources have not changed since are checked and kept.
 
     Raises:
-        UserError: pictures, annotations or records break the contract.
+        UserError: pictures, annotations or records break the contract, or what was made before is
+            damaged.
     """
     out = data_path(cfg)
     settings = cfg.data
@@ -77,11 +96,18 @@ def prepare_data(cfg: Config) -> Path:
     if gone and (out / "data.json").exists():
         print(f"{gone[0]} is gone: the records made from it stay as they are", file=sys.stderr)
         return out / "data.json"
-    write = planned(settings)
+    plan = planned(settings)
     with locked(out / ".lock", "being prepared", wait=True):
+        if (out / "data.json").exists():
+            changed = changes(out, plan.sources)
+            if not changed:
+                require_data(out)
+                (out / "data.json").touch()
+                return out / "data.json"
+            print(f"{out}: {changed} since it was made: making it again", file=sys.stderr)
         is_new = {file.name for file in out.iterdir()} == {".lock"}
         try:
-            write(out)
+            plan.write(out)
         except NothingLeftError:
             if is_new:
                 shutil.rmtree(out)
@@ -89,27 +115,46 @@ def prepare_data(cfg: Config) -> Path:
         write_typed(
             out / "data.json",
             DataManifest(
-                data=plain(cfg.data), train=split_facts(out, "train"), val=split_facts(out, "val")
+                data=by_contents(settings),
+                train=split_facts(out, "train"),
+                val=split_facts(out, "val"),
+                code_sha256=plan.code_sha256,
             ),
         )
     return out / "data.json"
 
 
-def planned(settings: DataConfig) -> Callable[[Path], None]:
-    """Read and check the sources of the data; returns what writes the records to a directory.
+def changes(out: Path, sources: Sources) -> str:
+    """What has changed of the sources of the finished records in `out`; "" if nothing has."""
+    if not (out / SOURCES).exists():  # scenes of an earlier version
+        return ""
+    before = read_sources(out)
+    if set(before.files.values()) != set(sources.files.values()):
+        return f"{', '.join(sources.files)} changed"
+    names = changed_pictures(before, sources)
+    return f"{len(names)} source pictures changed, such as that of {names[0]}," if names else ""
+
+
+def planned(settings: DataConfig) -> DataPlan:
+    """Read and check the sources of the data.
 
     Raises:
         UserError: the sources cannot be used.
     """
     if isinstance(settings, CocoConfig):
-        return partial(convert_records, settings, planned_conversion(settings, n_cores()))
+        conversion = planned_conversion(settings, n_cores())
+        return DataPlan(conversion.sources, partial(convert_records, settings, conversion))
     if isinstance(settings, RecordsConfig):
-        return partial(write_own_records, planned_records(settings))
+        records = planned_records(settings)
+        return DataPlan(records.sources, partial(write_own_records, records))
     assert isinstance(settings, ScenesConfig)
-    return partial(draw_records, settings)
+    code_sha256 = scenes_code_sha256()
+    sources = Sources({SCENES_CODE: code_sha256})
+    return DataPlan(sources, partial(draw_records, settings, sources), code_sha256)
 
 
-def draw_records(scenes: ScenesConfig, out: Path) -> None:
+def draw_records(scenes: ScenesConfig, sources: Sources, out: Path) -> None:
+    keep_pictures_of(sources, out)
     for split, n_images in (("train", scenes.train_images), ("val", scenes.val_images)):
         annotations = make_scenes(scenes, out, split, n_images)
         write_records(out / f"{split}.jsonl", coco_records(annotations, out))

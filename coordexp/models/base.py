@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from coordexp.config.checks import is_missing_directory
-from coordexp.config.digests import plain
 from coordexp.config.schema import (
     Config,
     CoordInit,
@@ -42,7 +41,7 @@ from coordexp.models.weight_files import (
 )
 from coordexp.storage.digest_store import known_sha256_directory
 from coordexp.storage.files import locked
-from coordexp.storage.runs import base_path
+from coordexp.storage.identity import Sources, base_path, by_contents, source_sha256, write_sources
 
 IMAGE_TOKEN = "<|image_pad|>"
 HEAD_ROWS_MULTIPLE = (
@@ -62,10 +61,13 @@ def prepare_base(cfg: Config) -> Path:
             return out / "base.json"
         model, processor = build(cfg.model)
         save_pretrained(model, processor, out / "model")
+        if isinstance(cfg.model, PretrainedQwen3VLConfig):
+            release = source_sha256(cfg.model.path, is_release=True)
+            write_sources(out, Sources({cfg.model.path: release} if release else {}))
         write_base_manifest(
             out / "base.json",
             BaseManifest(
-                model=plain(cfg.model),
+                model=by_contents(cfg.model),
                 sha256=known_sha256_directory(out / "model"),
                 parameters=sum(p.numel() for p in model.parameters()),
                 vocabulary=len(processor.tokenizer),

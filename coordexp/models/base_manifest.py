@@ -11,9 +11,9 @@ from coordexp.storage.typed import read_typed, write_typed
 
 @dataclass(frozen=True)
 class BaseManifest:
-    """base.json: the settings a base model was made from, and sha256 of its directory."""
+    """base.json: the settings and release a base model was made from, and sha256 of its files."""
 
-    model: dict[str, str | int | float | bool | None]  # the configuration's `model`
+    model: dict[str, str | int | float | bool | None]  # as `identity.by_contents` gives them
     sha256: str
     parameters: int
     vocabulary: int  # tokens of the tokenizer

@@ -15,7 +15,7 @@ from coordexp.models.attention import has_flash, use_flash
 from coordexp.models.merging import save_adapted
 from coordexp.models.processor import ImageProcessor, load_processor
 from coordexp.storage.files import replacing_directory
-from coordexp.storage.runs import base_path
+from coordexp.storage.identity import base_path
 
 MODEL_CARD = """---
 library_name: transformers

@@ -13,9 +13,9 @@ from coordexp.detection.probe_manifest import PROBE_FILE, MissingProbe
 from coordexp.errors import UserError
 from coordexp.models.checkpoints import device_for
 from coordexp.probe.run import run_probe
-from coordexp.storage.manifest import read_manifest, require_checkpoint
+from coordexp.storage.manifest import RunManifest, read_manifest, require_checkpoint
 from coordexp.storage.run_config import read_run_config
-from coordexp.storage.runs import RunDirectory, data_directory, probe_directory
+from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory
 from coordexp.storage.typed import write_typed
 
 
@@ -60,8 +60,7 @@ def probe_run(
         write_typed(out / PROBE_FILE, MissingProbe("no checkpoint", reason, plain(cfg.probe)))
         return out / PROBE_FILE
     require_checkpoint(run, manifest, at)
-    settings = read_run_config(run).data
-    data = data_directory(settings["name"], group_hash(settings))
+    data = records_of(run, manifest)
     require_data(data)
     torch.set_num_threads(cfg.runtime.threads)
     return run_probe(
@@ -72,3 +71,11 @@ def probe_run(
         device_for(cfg.runtime),
         wait=cfg.runtime.wait,
     )
+
+
+def records_of(run: RunDirectory, manifest: RunManifest) -> Path:
+    """The directory of the records that a run was trained on."""
+    if manifest.data is not None:
+        return Path(manifest.data)
+    settings = read_run_config(run).data  # an earlier version named it by the settings alone
+    return RESULTS / "data" / f"{settings['name']}-{group_hash(settings)}"

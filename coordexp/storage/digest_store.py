@@ -25,6 +25,9 @@ WAIT_S = 5.0  # for another process that writes to the store
 SETTLED_NS = 2_000_000_000
 
 Stamp = tuple[int, int, int]  # size, inode, mtime_ns
+# What this process has read. A study asks for the same files once for each of its runs, also where
+# there is no store yet.
+_READ: dict[tuple[str, Stamp], str] = {}
 
 
 def known_sha256(path: Path) -> str:
@@ -86,42 +89,52 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _remembered(stamps: Mapping[Path, Stamp]) -> dict[Path, str]:
-    """The digests in the store whose stamp is still that of the file."""
-    found: dict[Path, str] = {}
-    if not STORE.is_file():
+    """The digests whose stamp is still that of the file."""
+    keys = {path: (os.path.abspath(path), stamp) for path, stamp in stamps.items()}
+    found = {path: _READ[key] for path, key in keys.items() if key in _READ}
+    unread = [path for path in keys if path not in found]
+    if not unread or not STORE.is_file():
         return found
     try:
         with closing(sqlite3.connect(STORE, timeout=WAIT_S)) as store:
-            for path, stamp in stamps.items():
+            for path in unread:
+                name, stamp = keys[path]
                 row = store.execute(
-                    "SELECT size, inode, mtime_ns, sha256 FROM digests WHERE path = ?",
-                    (os.path.abspath(path),),
+                    "SELECT sha256, seal FROM sealed_digests WHERE path = ?", (name,)
                 ).fetchone()
-                if row and row[:3] == stamp:
-                    found[path] = row[3]
+                if row and row[1] == _seal(name, stamp, row[0]):
+                    found[path] = row[0]
     except sqlite3.Error:  # locked or damaged: the files themselves are read
-        return {}
+        return found
     return found
 
 
+def _seal(path: str, stamp: Stamp, sha256: str) -> str:
+    """Digest of an entry: it is that of the file as it is, and no bit of it is damaged."""
+    return hashlib.sha256(f"{path}\0{stamp}\0{sha256}".encode()).hexdigest()
+
+
 def _remember(new: Mapping[Path, tuple[Stamp, str]]) -> None:
-    """Add digests to the store, or replace it where it is damaged."""
+    """Add digests to the store, or remove it where it is damaged."""
+    keys = {(os.path.abspath(path), stamp): sha256 for path, (stamp, sha256) in new.items()}
+    _READ.update(keys)
     if not new or not RESULTS.is_dir():
         return
-    rows = [(os.path.abspath(path), *stamp, sha256) for path, (stamp, sha256) in new.items()]
     try:
-        _write(rows)
+        _write(
+            [(path, sha256, _seal(path, stamp, sha256)) for (path, stamp), sha256 in keys.items()]
+        )
     except sqlite3.OperationalError:  # locked, read-only, full: nothing is remembered
         return
     except sqlite3.DatabaseError:  # not a database
         STORE.unlink(missing_ok=True)
 
 
-def _write(rows: Iterable[tuple[str, int, int, int, str]]) -> None:
+def _write(rows: Iterable[tuple[str, str, str]]) -> None:
     with closing(sqlite3.connect(STORE, timeout=WAIT_S)) as store, store:
         store.execute("PRAGMA synchronous = OFF")
         store.execute(
-            "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INTEGER, "
-            "inode INTEGER, mtime_ns INTEGER, sha256 TEXT) WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS sealed_digests "
+            "(path TEXT PRIMARY KEY, sha256 TEXT, seal TEXT) WITHOUT ROWID"
         )
-        store.executemany("REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", rows)
+        store.executemany("REPLACE INTO sealed_digests VALUES (?, ?, ?)", rows)

@@ -125,6 +125,7 @@ class RunManifest:
     max_steps: int
     finished_at: str  # ISO 8601, UTC
     inputs_sha256: InputDigests
+    data: str | None = None  # the directory of its records; None in an earlier version
     step: int  # the last one trained
     tokens_seen: int
     supervised_seen: int | None = None  # tokens with a loss

@@ -75,15 +75,6 @@ def run_directory(variant: str, seed: int, hash8: str) -> RunDirectory:
     return RunDirectory(RESULTS / "runs" / variant / f"s{seed}-{hash8}")
 
 
-def data_directory(name: str, hash8: str) -> Path:
-    return RESULTS / "data" / f"{name}-{hash8}"
-
-
-def base_path(cfg: Config) -> Path:
-    """The directory of this configuration's base model."""
-    return RESULTS / "base" / f"{cfg.model.name}-{group_hash(cfg.model)}"
-
-
 def probe_directory(run: RunDirectory, step: int, recipe: ProbeConfig | Mapping[str, Any]) -> Path:
     """The directory of the Stage-2 probe of a checkpoint with this recipe."""
     return run.path / "stage2" / f"step-{step:06d}-{group_hash(recipe)}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from coordexp.config.checks import is_missing_directory
 from coordexp.config.compose import compose
-from coordexp.config.digests import digest, group_hash, plain, run_hash
+from coordexp.config.digests import digest, plain
 from coordexp.config.overrides import key_of, last_of_each_key, refuse_repeated
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
@@ -23,11 +23,12 @@ from coordexp.config.schema import (
     PretrainedQwen3VLConfig,
     RecordsConfig,
     StudyConfig,
+    picture_directories,
     source_files,
 )
 from coordexp.config.suggest import did_you_mean
 from coordexp.errors import UserError
-from coordexp.storage.runs import base_path, data_directory
+from coordexp.storage.identity import base_path, data_path, run_hash
 from coordexp.study.comparison import default_rule, plan_comparison
 from coordexp.study.sources import parse_sources
 from coordexp.study.study import PlannedRun, Study
@@ -196,7 +197,7 @@ def planned_run(cfg: Config, seed: int, overrides: tuple[str, ...]) -> PlannedRu
     Raises:
         UserError: annotations or a base model are missing.
     """
-    data = data_directory(cfg.data.name, group_hash(cfg.data))
+    data = data_path(cfg)
     annotations = source_files(cfg.data)
     kind = "record" if isinstance(cfg.data, RecordsConfig) else "annotation"
     for file in annotations:
@@ -219,6 +220,7 @@ def planned_run(cfg: Config, seed: int, overrides: tuple[str, ...]) -> PlannedRu
         overrides=overrides,
         data=data,
         annotations=annotations,
+        pictures=picture_directories(cfg.data),
         base=base_path(cfg),
         threads=cfg.runtime.threads,
         processes=cfg.runtime.processes,

@@ -8,6 +8,7 @@ from pathlib import Path
 from coordexp.config.digests import plain
 from coordexp.config.overrides import last_of_each_key
 from coordexp.config.schema import ProbeConfig, RuleConfig
+from coordexp.storage.identity import scenes_code_sha256
 from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory, run_directory
 from coordexp.study.rollout_files import PROBE_FILE, RolloutFile
 from coordexp.study.sources import Source
@@ -30,6 +31,7 @@ class PlannedRun:
     overrides: tuple[str, ...]
     data: Path  # directory of the records
     annotations: tuple[str, ...]  # files that the records are made from
+    pictures: tuple[str, ...]  # directories of their pictures that are set
     base: Path  # directory of the base model
     threads: int
     processes: int
@@ -154,6 +156,14 @@ class Study:
         are not needed.
         """
         return [file for file in self._run_with_data(hash8).annotations if Path(file).exists()]
+
+    def picture_directories(self, hash8: str) -> list[str]:
+        """The directories of source pictures that are set for the records of this digest."""
+        return [path for path in self._run_with_data(hash8).pictures if Path(path).is_dir()]
+
+    def drawing_code(self, hash8: str) -> str:
+        """sha256 of the code that draws the pictures of this digest; "" where none are drawn."""
+        return "" if self._run_with_data(hash8).annotations else scenes_code_sha256()
 
     def overrides_for_base(self, hash8: str) -> tuple[str, ...]:
         """Overrides of any run that starts from the base model of this digest."""

@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from coordexp.config.digests import RUN_IDENTITY
 from coordexp.config.package import VERSION
+from coordexp.storage.identity import RUN_IDENTITY
 from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import EVAL, Log, Row
 from coordexp.storage.manifest import RunManifest, read_manifest

@@ -6,10 +6,9 @@ import shutil
 
 import numpy as np
 
-from coordexp.config.digests import run_hash
 from coordexp.data.coco.conversion_stats import conversion_notes
-from coordexp.data.prepare import data_path
 from coordexp.data.records import RENDERED
+from coordexp.storage.identity import data_path, run_hash
 from coordexp.storage.manifest import (
     ImageSides,
     RunManifest,
@@ -40,6 +39,7 @@ def manifest_of(t: Training, status: Status, reason: str | None) -> RunManifest:
         max_steps=t.cfg.train.max_steps,
         finished_at=utc_now(),
         inputs_sha256=t.digests,
+        data=str(data_path(t.cfg)),
         step=t.progress.step,
         tokens_seen=t.progress.tokens_seen,
         supervised_seen=t.progress.supervised_seen,

@@ -14,8 +14,8 @@ from transformers.utils import logging as hf_logging
 from coordexp.config.schema import Config
 from coordexp.coords import coord_token_ids
 from coordexp.data.batches import Dataset
-from coordexp.data.prepare import data_path
 from coordexp.models.checkpoints import load_for_training, restore_weights, trained_weights
+from coordexp.storage.identity import data_path
 from coordexp.storage.manifest import InputDigests, Preflight
 from coordexp.storage.runs import (
     RunDirectory,

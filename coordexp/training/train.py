@@ -32,19 +32,19 @@ from tqdm import tqdm
 
 from coordexp.config.command_line import check_arguments
 from coordexp.config.compose import typed
-from coordexp.config.digests import digest, run_hash
+from coordexp.config.digests import digest
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import Config
-from coordexp.data.prepare import data_path, require_data
+from coordexp.data.prepare import require_data
 from coordexp.errors import UserError, one_line, reported
 from coordexp.models.base_manifest import require_base
 from coordexp.models.checkpoints import device_for, save_checkpoint
 from coordexp.storage.files import locked, sha256_file
+from coordexp.storage.identity import base_path, data_path, run_hash
 from coordexp.storage.logs.writer import LogWriter
 from coordexp.storage.manifest import InputDigests, Status, read_manifest, verify_finished
 from coordexp.storage.runs import (
     RunDirectory,
-    base_path,
     remove_leftovers,
     run_directory,
 )

@@ -6,6 +6,9 @@
 rule data:
     input:
         lambda wildcards: STUDY.annotations(wildcards.hash8),
+        # Another directory of pictures is compared with what was converted; what else happens in
+        # it does not count.
+        pictures=lambda wildcards: ancient(STUDY.picture_directories(wildcards.hash8)),
     output:
         update("results/data/{name}-{hash8}/data.json"),
     log:
@@ -20,6 +23,7 @@ rule data:
         runtime=lambda wildcards: 60 if wildcards.name == "scenes" else 720,
     params:
         overrides=lambda wildcards, output: STUDY.overrides_for_data(wildcards.hash8),
+        code=lambda wildcards: STUDY.drawing_code(wildcards.hash8),
     message:
         "Make the records {wildcards.name}-{wildcards.hash8}."
     shell:

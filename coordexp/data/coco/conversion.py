@@ -5,6 +5,7 @@ Pictures that are already written are kept, so a killed conversion continues.
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,7 +46,8 @@ from coordexp.data.parallel import in_parallel, n_cores
 from coordexp.data.pictures import LeftOutError
 from coordexp.data.records import ORDER, RENDERED, Record, in_order, reading_order, write_records
 from coordexp.errors import UserError
-from coordexp.storage.files import read_json, write_json
+from coordexp.storage.digest_store import known_sha256s
+from coordexp.storage.identity import SOURCES, Sources, read_sources, write_sources
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Kept:
 class Plan:
     """What a conversion reads, known and checked before anything is written."""
 
-    digests: dict[str, str]  # of the annotation files
+    sources: Sources
     splits: dict[str, Split]
     files: dict[str, list[ImageFile]]
 
@@ -99,7 +101,7 @@ def planned_conversion(settings: CocoConfig, workers: int) -> Plan:
         UserError: a file is not a COCO annotation file, its boxes have another format, or pictures
             are missing or in both splits.
     """
-    digests = source_digests(settings)
+    annotations = source_digests(settings)
     splits = read_splits(settings, workers)
     for name, split in splits.items():
         if not split.images:
@@ -109,7 +111,20 @@ def planned_conversion(settings: CocoConfig, workers: int) -> Plan:
         if not split.images:  # every picture is missing
             raise nothing_left(name, split)
     check_leaks(splits, files, settings, workers)
-    return Plan(digests, splits, files)
+    pictures = {
+        f"{name}/{file.written}": file.source
+        for name, found in files.items()
+        for file in found
+        if file.source is not None
+    }
+    return Plan(Sources(annotations, picture_digests(pictures)), splits, files)
+
+
+def picture_digests(pictures: Mapping[str, Path]) -> dict[str, str]:
+    """sha256 of the source of each picture; those that cannot be read will be left out."""
+    readable = {name: source for name, source in pictures.items() if os.access(source, os.R_OK)}
+    found = known_sha256s(list(readable.values()))
+    return {name: found[source] for name, source in readable.items()}
 
 
 def convert_planned(
@@ -121,7 +136,7 @@ def convert_planned(
         NothingLeftError: no picture of a split could be used.
     """
     # The new annotations and their pictures are valid. Only now remove an earlier conversion.
-    keep_pictures_of(plan.digests, out)
+    keep_pictures_of(plan.sources, out)
     for name, split in plan.splits.items():
         tasks = (
             Task(image, names_in(image, split.coco.names), file.source, file.written)
@@ -145,16 +160,24 @@ def nothing_left(name: str, split: Split) -> NothingLeftError:
     )
 
 
-def keep_pictures_of(digests: dict[str, str], out: Path) -> None:
-    """Remove pictures made from other annotation files, and half-written files of a killed run."""
-    stamp = out / "sources.json"
-    if stamp.exists() and read_json(stamp) != digests:
+def keep_pictures_of(sources: Sources, out: Path) -> None:
+    """Remove pictures made from other sources, and half-written files of a killed run."""
+    if (out / SOURCES).exists() and (before := read_sources(out)) != sources:
         (out / "data.json").unlink(missing_ok=True)
-        shutil.rmtree(out / "images", ignore_errors=True)
+        if set(before.files.values()) != set(sources.files.values()):
+            shutil.rmtree(out / "images", ignore_errors=True)
+        for name in changed_pictures(before, sources):
+            (out / "images" / name).unlink(missing_ok=True)
     for leftover in [*out.glob(".*.tmp"), *(out / "images").rglob("*.tmp")]:
         if leftover.is_file():  # the annotations may name a directory like a temporary file
             leftover.unlink()
-    write_json(stamp, digests)
+    write_sources(out, sources)
+
+
+def changed_pictures(before: Sources, now: Sources) -> list[str]:
+    """The pictures whose source is another file than before, or is there no more or only now."""
+    names = before.pictures.keys() | now.pictures.keys()
+    return sorted(name for name in names if before.pictures.get(name) != now.pictures.get(name))
 
 
 def names_in(image: CocoImage, names: Mapping[Any, str]) -> dict[Any, str]:

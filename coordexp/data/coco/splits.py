@@ -19,7 +19,7 @@ from coordexp.data.coco.picture_directories import directory_of, share_directory
 from coordexp.data.coco.shared_pictures import Link, fingerprints, groups, kinds_of_copies, links
 from coordexp.data.formats.recognise import what_instead
 from coordexp.errors import UserError
-from coordexp.storage.files import sha256_file
+from coordexp.storage.digest_store import known_sha256
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def source_digests(settings: CocoConfig) -> dict[str, str]:
             raise UserError(what_instead(path) or nothing)
         if not path.is_file():
             raise UserError(f"{path}: no such annotation file")
-    return {str(path): sha256_file(path) for path in map(Path, source_files(settings))}
+    return {str(path): known_sha256(path) for path in map(Path, source_files(settings))}
 
 
 def read_splits(settings: CocoConfig, workers: int = 1) -> dict[str, Split]:
