@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from coco_files import annotation, image, many, picture, write_coco
 from conftest import TINY_OVERRIDES, composed
+from release import write_release
 
 from coordexp.config.compose import compose
 from coordexp.data import prepare, scenes
 from coordexp.data.prepare import prepare_data, read_data_manifest
+from coordexp.models.base import prepare_base
 from coordexp.storage import digest_store, identity
 from coordexp.storage.files import sha256_directory, sha256_file
 from coordexp.storage.identity import Sources, contents_hash, run_hash, write_sources
@@ -138,6 +140,17 @@ def test_a_path_that_cannot_be_read_is_one_line(refused):
     cfg = compose(["data=coco", f"data.annotations={'a' * 300}.json"])
     with refused("a.json: cannot be read (File name too long)"):
         run_hash(cfg)
+
+
+@pytest.mark.slow
+def test_a_release_elsewhere_gives_the_same_base_model():
+    shutil.copytree(write_release(Path("models/a")), "mnt/b")
+    made = []
+    for path in ("models/a", "mnt/b"):
+        manifest = prepare_base(compose(["model=qwen3vl", f"model.path={path}"]))
+        made.append((manifest, manifest.read_bytes()))
+        shutil.rmtree(manifest.parent)
+    assert made[0] == made[1]
 
 
 # --- records ----------------------------------------------------------------------------------
