@@ -26,6 +26,7 @@ from coordexp.detection.rollouts import read_rollouts
 from coordexp.detection.scores import RolloutScores, figures, score_rollouts, scores_of_images
 from coordexp.errors import UserError
 from coordexp.metrics import PROBE_METRICS
+from coordexp.storage.digest_store import require_sha256
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def read_probe(directory: Path) -> Probed | None:
     manifest = read_probe_manifest(directory / PROBE_FILE)
     if isinstance(manifest, MissingProbe):
         return None
+    require_probe(directory, manifest)
     records = read_records(Path(manifest.records))
     moments = [m for m in ("before", "after") if list(directory.glob(f"{m}/rollouts-*.jsonl"))]
     rows = {m: read_rollouts(sorted(directory.glob(f"{m}/rollouts-*.jsonl"))) for m in moments}
@@ -144,6 +146,20 @@ def read_probe(directory: Path) -> Probed | None:
     if manifest.swapped is not None:
         swapped = read_swapped(directory, table, at, scores["before"], records)
     return Probed(directory, manifest, scores, images, n_boxes, geo_loss, ap, swapped)
+
+
+def require_probe(directory: Path, manifest: ProbeManifest) -> None:
+    """Refuse files of a probe, or records, that are not those that probe.json records.
+
+    Raises:
+        UserError: a file is missing, changed or damaged.
+    """
+    where, records = f"{directory / PROBE_FILE}", Path(manifest.records)
+    advice = f"restore it, or remove {directory} and probe again"
+    for name, recorded in manifest.artifacts.items():
+        require_sha256(directory / name, recorded, where, advice)
+    if recorded_records := manifest.data_sha256.get(records.stem):
+        require_sha256(records, recorded_records, where, advice)
 
 
 def read_swapped(

@@ -153,9 +153,7 @@ def grow_pretrained(
     missing = [token for token in COORD_TOKENS if token not in vocabulary]
     tokenizer.add_tokens(missing, special_tokens=False)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        torch.manual_seed(
-            0
-        )  # the rows that pad the vocabulary stay random: the same ones each time
+        torch.manual_seed(0)  # for the rows that pad the vocabulary
         model.resize_token_embeddings(
             len(tokenizer), pad_to_multiple_of=HEAD_ROWS_MULTIPLE, mean_resizing=False
         )

@@ -13,8 +13,8 @@ from typing import Literal
 
 from coordexp.errors import UserError
 from coordexp.storage.digest_store import (
-    known_sha256,
     known_sha256_directory,
+    known_sha256s,
     require_sha256,
 )
 from coordexp.storage.runs import RunDirectory, set_aside
@@ -197,13 +197,17 @@ def projection_tolerance(dtype: str) -> float:
 
 def artifact_digests(run: RunDirectory) -> dict[str, str]:
     """sha256 of every file and checkpoint directory that the manifest records, by relative path."""
-    digests = {}
-    for file in (run.config, run.log, *map(run.table, run.table_steps())):
-        if file.exists():
-            digests[str(file.relative_to(run.path))] = known_sha256(file)
+    digests = evidence_digests(run)
     for checkpoint in map(run.checkpoint, run.checkpoint_steps()):
         digests[str(checkpoint.relative_to(run.path))] = known_sha256_directory(checkpoint)
     return digests
+
+
+def evidence_digests(run: RunDirectory) -> dict[str, str]:
+    """sha256 of the files that an analysis reads: configuration, log and token tables."""
+    files = [run.config, run.log, *map(run.table, run.table_steps())]
+    found = known_sha256s([file for file in files if file.exists()])
+    return {str(file.relative_to(run.path)): sha256 for file, sha256 in found.items()}
 
 
 def damaged_artifacts(run: RunDirectory, manifest: RunManifest) -> list[str]:

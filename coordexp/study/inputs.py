@@ -10,7 +10,7 @@ from typing import Any
 from coordexp.errors import UserError
 from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import UNTOLD, Log
-from coordexp.storage.manifest import RunManifest, read_manifest
+from coordexp.storage.manifest import RunManifest, evidence_digests, read_manifest
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.preregistration import RegisteredRun, read_preregistration
@@ -71,6 +71,8 @@ def study_run(run: RegisteredRun) -> StudyRun:
         sha256=run.sha256,
         told=run.told,
     )
+    if run.directory:
+        entry = replace(entry, files=evidence_digests(RunDirectory(Path(run.directory))))
     manifest = read_manifest(RunDirectory(Path(run.directory))) if run.directory else None
     if manifest is not None:
         return entry.with_manifest(manifest)
@@ -85,11 +87,31 @@ def study_run(run: RegisteredRun) -> StudyRun:
 
 
 def load_runs(study_dir: Path) -> list[RunData]:
-    """The runs noted in `runs.json`, with their logs read."""
-    return [
-        replace(load_study_run(entry), control=entry.control)
-        for entry in read_study_runs(study_dir)
-    ]
+    """The runs noted in `runs.json`, with their logs read.
+
+    Raises:
+        UserError: a file of a run has changed since the study began, or cannot be read.
+    """
+    entries = read_study_runs(study_dir)
+    for entry in entries:
+        require_unchanged(study_dir, entry)
+    return [replace(load_study_run(entry), control=entry.control) for entry in entries]
+
+
+def require_unchanged(study_dir: Path, entry: StudyRun) -> None:
+    """Refuse a run directory whose configuration, log or tables are not those of the audit.
+
+    Raises:
+        UserError: a file has changed since, is gone or is new.
+    """
+    if entry.directory is None or entry.files is None:
+        return
+    run = RunDirectory(Path(entry.directory))
+    found = evidence_digests(run)
+    for name in sorted(found.keys() | entry.files.keys()):
+        if found.get(name) != entry.files.get(name):
+            advice = f"restore it, or remove {study_dir / 'runs.json'} to audit the study again"
+            raise UserError(f"{run.path / name}: has changed since the audit: {advice}")
 
 
 def load_study_run(entry: StudyRun) -> RunData:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,12 +30,14 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from coordexp.analysis.recommendation.findings import Role, read_recommendation
+from coordexp.analysis.recommendation.card import card
+from coordexp.analysis.recommendation.findings import Recommendation, Role, read_recommendation
 from coordexp.errors import UserError, first_line
 from coordexp.storage.digest_store import require_sha256
 from coordexp.storage.files import locked
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
+from coordexp.study.inputs import require_unchanged
 from coordexp.study.study_runs import read_study_runs
 from coordexp.study.tracked import TrackedStudy, write_tracked_study
 from coordexp.tracking.experiment import EXPERIMENT, ROOT, Experiment, ui_link
@@ -138,9 +140,9 @@ def import_study(study_dir: Path) -> TrackedStudy:
     """
     study_dir = study_dir.resolve()  # it may be the link `latest`
     found = read_recommendation(study_dir)
-    roles = {"primary": found.primary, "secondary": found.secondary}
     run_ids = {}
     for entry in read_study_runs(study_dir):
+        require_unchanged(study_dir, entry)
         series = series_of_entry(entry)
         if series and series.points:
             run_ids[series.key] = import_series(series)
@@ -148,8 +150,8 @@ def import_study(study_dir: Path) -> TrackedStudy:
                 tag_control(run_ids[series.key], study_dir)
     models: dict[str, int | None] = {}
     with mlflow_client() as (client, experiment_id):
-        comparison_run_id = import_comparison(client, experiment_id, study_dir, roles)
-        for role, holder in roles.items():
+        comparison_run_id = import_comparison(client, experiment_id, study_dir, found)
+        for role, holder in roles_of(found).items():
             if found.rehearsal is not None or found.blind is not None:
                 models[role] = None
                 continue
@@ -249,8 +251,12 @@ def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> 
     return next(iter(client.search_runs([experiment_id], query, max_results=1)), None)
 
 
+def roles_of(found: Recommendation) -> dict[str, Role | None]:
+    return {"primary": found.primary, "secondary": found.secondary}
+
+
 def import_comparison(
-    client: MlflowClient, experiment_id: str, study_dir: Path, roles: Mapping[str, Role | None]
+    client: MlflowClient, experiment_id: str, study_dir: Path, found: Recommendation
 ) -> str:
     """One MLflow run with the decision: its note is the card, its metrics those of the roles."""
     study, hash8 = study_dir.parent.name, study_dir.name
@@ -262,15 +268,13 @@ def import_comparison(
 
     now_ms = int(1000 * time.time())
     changed = []
-    for role, entry in roles.items():
+    for role, entry in roles_of(found).items():
         tags[role] = entry.variant if entry else "none"
         for name, value in (entry.metrics if entry else {}).items():
             key = f"{role}/{name}"
             if value != run.data.metrics.get(key):
                 changed.append(Metric(key, value, now_ms, 0))
-    card_text = study_dir / "recommendation.md"
-    if card_text.exists():
-        tags[NOTE_TAG] = cut_note(card_text.read_text())
+    tags[NOTE_TAG] = cut_note(card(found, study_dir))
     run_tags = [RunTag(key, value) for key, value in tags.items()]
     with marking_failure(client, run_id):
         client.log_batch(run_id, changed, tags=run_tags)
