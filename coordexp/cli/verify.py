@@ -15,11 +15,13 @@ from coordexp.detection.probe_manifest import MissingProbe, read_probe_manifest
 from coordexp.errors import UserError, one_line
 from coordexp.models.base_manifest import read_base_manifest
 from coordexp.storage.files import read_with_checksum, sha256_directory, sha256_file
+from coordexp.storage.identity import SOURCES, read_sources
 from coordexp.storage.manifest import RunManifest
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import read_typed
 from coordexp.study.preregistration import read_preregistration
 from coordexp.study.study_runs import read_study_runs
+from coordexp.study.tracked import read_tracked_study
 
 STUDY_READERS: dict[str, Callable[[Path], object]] = {
     "preregistration.json": read_preregistration,
@@ -28,6 +30,7 @@ STUDY_READERS: dict[str, Callable[[Path], object]] = {
     "comparison.json": read_comparison,
     "probe.json": read_study_probe,
     "recommendation.json": read_recommendation,
+    "mlflow.json": read_tracked_study,
 }
 
 
@@ -88,6 +91,13 @@ def _difference(path: Path, recorded: str) -> str:
 
 def _base(path: Path) -> Iterator[str]:
     yield _difference(path.parent / "model", read_base_manifest(path).sha256)
+    yield from _sources(path.parent)
+
+
+def _sources(directory: Path) -> Iterator[str]:
+    if (directory / SOURCES).exists():
+        read_sources(directory)
+        yield ""
 
 
 def _data(path: Path) -> Iterator[str]:
@@ -95,6 +105,7 @@ def _data(path: Path) -> Iterator[str]:
     for split, facts in (("train", manifest.train), ("val", manifest.val)):
         yield _difference(path.parent / f"{split}.jsonl", facts.records_sha256)
         yield _difference(path.parent / "images" / split, facts.images_sha256)
+    yield from _sources(path.parent)
 
 
 def _run(path: Path) -> Iterator[str]:

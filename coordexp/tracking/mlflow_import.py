@@ -274,7 +274,7 @@ def import_comparison(
             key = f"{role}/{name}"
             if value != run.data.metrics.get(key):
                 changed.append(Metric(key, value, now_ms, 0))
-    tags[NOTE_TAG] = cut_note(card(found, study_dir))
+    tags[NOTE_TAG] = cut_note(card(found, Path(os.path.relpath(study_dir))))
     run_tags = [RunTag(key, value) for key, value in tags.items()]
     with marking_failure(client, run_id):
         client.log_batch(run_id, changed, tags=run_tags)
