@@ -113,13 +113,13 @@ def kinds(cfg: Config, study: Path, probe: Path) -> list[Kind]:
         Kind(
             "weights of a checkpoint",
             f"{this_run}/checkpoints/*/*.safetensors",
-            "probe, evaluate, MLflow",
+            "probe, recommendation, MLflow",
             checkpoint,
         ),
         Kind(
             "other files of a checkpoint",
             f"{this_run}/checkpoints/*/*.j*",
-            "probe, evaluate, MLflow",
+            "probe, recommendation, MLflow",
             checkpoint,
         ),
         Kind("configuration of a run", f"{this_run}/config.yaml", steps, runs),

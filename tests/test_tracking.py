@@ -376,6 +376,15 @@ def test_second_import_of_a_study_adds_nothing() -> None:
     assert counts() == before
 
 
+def test_damaged_checkpoint_is_not_registered(refused) -> None:
+    first, second = finish(make_run("pure_ce")), finish(make_run("mixed"))
+    study = make_study("11111111", [first, second], role(first, 8), role(second, 4))
+    write_text(first.checkpoint(8) / "config.json", "damaged")
+    with refused("step-000008: changed or damaged", "recommendation.json recorded"):
+        tracking.import_study(study)
+    assert query("select count(*) from model_versions") == [(0,)]
+
+
 def test_aliases_follow_the_study_and_are_removed() -> None:
     first, second = finish(make_run("pure_ce")), finish(make_run("mixed"))
     runs = [first, second]

@@ -1,0 +1,88 @@
+"""Steps of a study end where a file is not what an earlier step recorded of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from studies import write_run, write_study
+from test_probe_findings import RULE, TIED, write_probe
+
+from coordexp.cli.steps import STUDY_STEPS
+from coordexp.detection.probe_manifest import read_probe_manifest
+from coordexp.detection.probes import read_probe
+from coordexp.storage.files import read_json, sha256_file
+from coordexp.storage.typed import write_typed
+
+pytestmark = pytest.mark.usefixtures("in_tmp")
+
+
+def flip_last_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["logging.jsonl", "config.yaml", "eval/step-000360.parquet"])
+def test_run_that_changed_since_the_audit_ends_the_next_steps(name, refused):
+    runs = [write_run(variant, TIED, tables=True) for variant in ("pure_ce", "mixed")]
+    study = write_study(runs, rule=RULE)
+    for step in ("audit", "compare", "collect-probes", "recommend"):
+        STUDY_STEPS[step](study)
+    before = (study / "recommendation.json").read_bytes()
+    changed = runs[0].path / name
+    flip_last_bit(changed)
+    for step in ("compare", "collect-probes", "recommend", "report"):
+        with refused(f"{changed}: has changed since the audit", f"remove {study}/runs.json"):
+            STUDY_STEPS[step](study)
+    assert (study / "recommendation.json").read_bytes() == before
+    flip_last_bit(changed)
+    STUDY_STEPS["compare"](study)
+
+
+def test_table_that_appears_or_vanishes_after_the_audit_is_named(refused):
+    run = write_run("pure_ce", TIED, tables=True)
+    study = write_study([run, write_run("mixed", TIED, tables=True)], rule=RULE)
+    STUDY_STEPS["audit"](study)
+    table = run.table(360)
+    table.rename(run.table(400))
+    with refused("step-000360.parquet: has changed since the audit"):
+        STUDY_STEPS["compare"](study)
+    run.table(400).rename(table)
+    STUDY_STEPS["compare"](study)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["before/rollouts-*.jsonl", "after/rollouts-*.jsonl", "images.parquet", "val.jsonl"]
+)
+def test_damaged_file_of_a_probe_is_refused(pattern, refused):
+    run = write_run("pure_ce", TIED, tables=True)
+    write_probe(run, 0.5, np.random.default_rng(0))
+    (directory,) = (run.path / "stage2").iterdir()
+    written = read_probe_manifest(directory / "probe.json")
+    records = Path(written.records)
+    files = [file for file in directory.rglob("*") if file.is_file() and file.suffix != ".json"]
+    sealed = {str(file.relative_to(directory)): sha256_file(file) for file in files}
+    write_typed(
+        directory / "probe.json",
+        replace(written, artifacts=sealed, data_sha256={records.stem: sha256_file(records)}),
+    )
+    assert read_probe(directory) is not None
+    file = records if pattern == "val.jsonl" else min(directory.glob(pattern))
+    flip_last_bit(file)
+    with refused(f"{file}: changed or damaged", "probe.json recorded", f"remove {directory}"):
+        read_probe(directory)
+    file.unlink()
+    with refused(f"{file}: missing, but {directory / 'probe.json'} records it"):
+        read_probe(directory)
+
+
+def test_runs_json_holds_the_digests_of_what_is_analysed():
+    run = write_run("pure_ce", TIED, tables=True)
+    study = write_study([run, write_run("mixed", TIED, tables=True)], rule=RULE)
+    STUDY_STEPS["audit"](study)
+    files = read_json(study / "runs.json")["runs"][0]["files"]
+    assert files["logging.jsonl"] == sha256_file(run.log)
+    assert {"config.yaml", "eval/step-000360.parquet"} < files.keys()
