@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from studies import write_run, write_study
+from studies import run_manifest, write_run, write_study
 from test_probe_findings import RULE, TIED, write_probe
 
 from coordexp.cli.steps import STUDY_STEPS
 from coordexp.detection.probe_manifest import read_probe_manifest
 from coordexp.detection.probes import read_probe
-from coordexp.storage.files import read_json, sha256_file
+from coordexp.storage.files import read_json, sha256_file, write_text
+from coordexp.storage.manifest import artifact_digests, write_manifest
+from coordexp.storage.runs import run_directory
 from coordexp.storage.typed import write_typed
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
@@ -86,3 +88,19 @@ def test_runs_json_holds_the_digests_of_what_is_analysed():
     files = read_json(study / "runs.json")["runs"][0]["files"]
     assert files["logging.jsonl"] == sha256_file(run.log)
     assert {"config.yaml", "eval/step-000360.parquet"} < files.keys()
+
+
+@pytest.mark.slow
+def test_damaged_checkpoint_of_a_run_is_not_evaluated(refused):
+    from coordexp.probe.outside import refuse_damaged
+
+    run = run_directory("pure_ce", 0, "0badcafe")
+    weights = run.checkpoint(8) / "model.safetensors"
+    write_text(weights, "weights")
+    refuse_damaged(run.checkpoint(8))  # of a run that is not finished
+    write_manifest(run, run_manifest(artifacts=artifact_digests(run)))
+    refuse_damaged(run.checkpoint(8))
+    flip_last_bit(weights)
+    with refused("step-000008: changed or damaged", "run.json recorded"):
+        refuse_damaged(run.checkpoint(8))
+    refuse_damaged(run.checkpoint(8).rename("theirs"))

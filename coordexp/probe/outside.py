@@ -7,6 +7,7 @@ the step and the temperature.
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ from coordexp.storage.files import (
     write_text,
 )
 from coordexp.storage.logs.writer import LogWriter
+from coordexp.storage.manifest import read_manifest, require_checkpoint
 from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory
 from coordexp.training.evaluate import evaluate
 from coordexp.training.stage1_model import Stage1Model
@@ -78,6 +80,7 @@ def evaluate_checkpoint(outside: Outside, records: Path, cfg: Config) -> RunDire
     """
     step, checkpoint = outside.step, outside.checkpoint
     refuse_no_checkpoint(checkpoint)
+    refuse_damaged(checkpoint)
     found = find_prompt(outside.directories, outside.given)
     print(f"{checkpoint}: {found}")
     # A broken line is told before a model of gigabytes is loaded.
@@ -150,6 +153,17 @@ def refuse_no_checkpoint(checkpoint: Path) -> None:
     if checkpoint.is_dir():
         raise UserError(f"{checkpoint}: holds no config.json: give a Hugging Face directory")
     raise UserError(f"{checkpoint}: no such directory: give a local Hugging Face directory")
+
+
+def refuse_damaged(checkpoint: Path) -> None:
+    """Refuse a checkpoint of a finished run that is not the one that its run.json records."""
+    whole = checkpoint.resolve()
+    name = re.fullmatch(r"checkpoints/step-(\d+)", "/".join(whole.parts[-2:]))
+    if name is None:
+        return
+    run = RunDirectory(whole.parents[1])
+    if (manifest := read_manifest(run)) is not None:
+        require_checkpoint(run, manifest, int(name[1]))
 
 
 def with_training_records(records: Path) -> list[Path]:
