@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 from coordexp.errors import UserError
-from coordexp.storage.files import sha256_file
+from coordexp.storage.files import files_below, sha256_file, sha256_of_tree
 from coordexp.storage.runs import RESULTS
 
 STORE = RESULTS / ".digests.sqlite"
@@ -41,12 +41,7 @@ def known_sha256(path: Path) -> str:
 
 def known_sha256_directory(path: Path) -> str:
     """One digest over the names and contents below `path`, as `files.sha256_directory` gives."""
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    found = known_sha256s(files)
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.relative_to(path).as_posix()}\0{found[file]}\n".encode())
-    return total.hexdigest()
+    return sha256_of_tree(path, known_sha256s(files_below(path)))
 
 
 def require_sha256(path: Path, recorded: str, where: str, advice: str) -> None:

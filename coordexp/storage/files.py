@@ -167,9 +167,18 @@ def sha256_files(files: Iterable[Path]) -> str:
 
 def sha256_directory(path: Path) -> str:
     """One digest over the names and contents of every file below `path`."""
+    return sha256_of_tree(path, {file: sha256_file(file) for file in files_below(path)})
+
+
+def files_below(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def sha256_of_tree(root: Path, digests: Mapping[Path, str]) -> str:
+    """One digest over the names below `root` of files, and the sha256 of each."""
     total = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        total.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
+    for file in sorted(digests):
+        total.update(f"{file.relative_to(root).as_posix()}\0{digests[file]}\n".encode())
     return total.hexdigest()
 
 

@@ -6,7 +6,6 @@ other mount points have the same runs, and a changed file under an equal path is
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -16,6 +15,7 @@ from coordexp.config.schema import Config, DataConfig, ModelConfig
 from coordexp.config.setting_types import PICTURES, RELEASE, SPELLED_ONE_WAY
 from coordexp.errors import UserError
 from coordexp.storage.digest_store import known_sha256, known_sha256s
+from coordexp.storage.files import sha256_of_tree
 from coordexp.storage.runs import RESULTS
 from coordexp.storage.typed import read_typed, write_typed
 
@@ -103,10 +103,8 @@ def release_sha256(release: Path) -> str:
 
     Hidden files do not count: a download leaves its times there.
     """
-    files = sorted(f for f in release.iterdir() if f.is_file() and not f.name.startswith("."))
-    found = known_sha256s(files)
-    lines = "".join(f"{file.name}\0{found[file]}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    files = [f for f in release.iterdir() if f.is_file() and not f.name.startswith(".")]
+    return sha256_of_tree(release, known_sha256s(files))
 
 
 def scenes_code_sha256() -> str:
