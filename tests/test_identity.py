@@ -185,8 +185,8 @@ def test_a_changed_source_picture_is_noticed_and_converted_again(capsys):
 
 
 def test_a_changed_picture_of_the_same_size_is_copied_again():
-    for split in ("train", "val"):
-        picture(Path(split) / "1.bmp", (64, 64))
+    for seed, split in enumerate(("train", "val")):
+        picture(Path(split) / "1.bmp", (64, 64), seed=seed)
         cup = {"desc": "cup", "bbox_2d": [8, 8, 40, 50]}
         line = {"images": ["1.bmp"], "width": 64, "height": 64, "objects": [cup]}
         Path(f"{split}/a.jsonl").write_text(json.dumps(line) + "\n")
