@@ -322,10 +322,84 @@ def test_lines_whose_predictions_have_another_meaning_are_refused(form, meaning)
     assert f"look like {meaning} not like x1, y1, x2, y2" in refusal(lambda: gt_vs_pred(lines))
 
 
+@pytest.mark.parametrize(
+    ("change", "meaning"),
+    [
+        (lambda b: [(b[0] + b[2]) / 2, (b[1] + b[3]) / 2, b[2] - b[0], b[3] - b[1]], "centre x, "),
+        (lambda b: [b[1], b[0], b[3], b[2]], "y1, x1, y2, x2"),
+        (lambda b: [b[0] / 6.39, b[1] / 4.79, b[2] / 6.39, b[3] / 4.79], "per cent of the image"),
+    ],
+)
+def test_other_ways_to_write_a_box_are_refused(change, meaning):
+    lines = [gt_vs_pred_line(scene) for scene in SCENES]
+    for line in lines:
+        for entry in line["pred"]:
+            entry["points"] = change(entry["points"])
+    assert f"look like {meaning}" in refusal(lambda: gt_vs_pred(lines))
+
+
+def test_boxes_of_larger_pictures_get_no_wrong_name():
+    for size in (1.3, 1.6, 2):
+        lines = [gt_vs_pred_line(scene) for scene in scenes(60, 0.9)]
+        for line in lines:
+            for entry in line["pred"]:
+                entry["points"] = [size * value for value in entry["points"]]
+        try:
+            (doubt,) = gt_vs_pred(lines).doubts
+        except UserError as refused:
+            doubt = str(refused)
+        assert "look like" not in doubt
+        assert "end beyond their image" in doubt or "picture size, closest to" in doubt
+
+
 def test_poor_predictions_are_no_other_meaning():
     for seed in range(20):
-        found = coco(coco_results(scenes(40, 0.0, seed)))
-        assert figures_of(found)["f1_50"] < 0.3
+        poor = scenes(40, 0.0, seed)
+        for found in (coco(coco_results(poor)), gt_vs_pred([gt_vs_pred_line(s) for s in poor])):
+            assert figures_of(found)["f1_50"] < 0.3
+
+
+def test_file_whose_truth_or_predictions_are_of_another_form_is_refused():
+    for key in ("gt", "pred"):
+        lines = [gt_vs_pred_line(scene) for scene in SCENES]
+        for line in lines:
+            line[key] = [{"box": entry["points"]} for entry in line[key]]
+        kind = "true" if key == "gt" else "predicted"
+        message = refusal(lambda lines=lines: gt_vs_pred(lines))
+        assert f"{kind} objects could not be taken (no coordinates" in message
+
+
+def test_lines_of_newer_releases_have_bins_as_truth_and_pixels_as_predictions():
+    lines = []
+    for scene in SCENES:
+        pixel, bins = gt_vs_pred_line(scene), gt_vs_pred_line(scene, "norm1000")
+        rename = {"points": "bbox", "desc": "description"}
+        lines.append(
+            {
+                "row_id": scene.image,
+                "image_path": pixel["image"],
+                "image_width": pixel["width"],
+                "image_height": pixel["height"],
+                "gt": [{rename.get(k, k): v for k, v in e.items()} for e in bins["gt"]],
+                "pred": [{rename.get(k, k): v for k, v in e.items()} for e in pixel["pred"]],
+            }
+        )
+    older = gt_vs_pred([gt_vs_pred_line(scene) for scene in SCENES])
+    newer = gt_vs_pred(lines)
+    assert figures_of(newer) == pytest.approx(figures_of(older) | figures_of(newer))
+    assert [image.name for image in newer.images] == [image.name for image in older.images]
+
+
+def test_lines_in_one_list_are_told():
+    write_json(Path("list.json"), [gt_vs_pred_line(scene) for scene in SCENES])
+    assert "in one list" in refusal(lambda: read_predictions(Path("list.json")))
+
+
+def test_categories_that_the_truth_lacks_are_told():
+    results = coco_results(SCENES)
+    results[0]["category_id"] = 77
+    (doubt,) = coco(results).doubts
+    assert doubt == "1 of its objects have a category that the ground truth lacks"
 
 
 # --- files together ---
@@ -372,6 +446,24 @@ def test_other_ground_truth_is_refused_and_rounding_is_not():
 def test_files_without_a_common_image_are_refused():
     a, b = (gt_vs_pred([gt_vs_pred_line(s) for s in of]) for of in (SCENES[:20], SCENES[20:]))
     assert "no image is in every file" in refusal(lambda: shared_images({"a": a, "b": b}))
+    b.images.append(a.images[0])
+    assert "one image ranks nothing" in refusal(lambda: shared_images({"a": a, "b": b}))
+
+
+def test_images_without_true_objects_rank_nothing():
+    lines = [gt_vs_pred_line(scene) | {"gt": []} for scene in SCENES]
+    message = refusal(lambda: shared_images({"a": gt_vs_pred(lines)}))
+    assert f"none of the {len(SCENES)} images holds a true object" in message
+
+
+def test_paths_of_windows_and_files_without_sizes_name_the_same_images():
+    lines = [gt_vs_pred_line(scene) for scene in SCENES]
+    other = [
+        line | {"image": line["image"].replace("/", "\\"), "width": None, "height": None}
+        for line in lines
+    ]
+    found = shared_images({"a": gt_vs_pred(lines), "b": gt_vs_pred(other)})
+    assert len(found["b"]) == len(SCENES)
 
 
 # --- fuzz ---

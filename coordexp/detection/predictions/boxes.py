@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from coordexp.coords import COORD_TOKEN
 from coordexp.detection.matching import Box
+from coordexp.errors import UserError
 
 # Larger than any picture: products of such sides still have no rounding error that matters.
 LARGEST = 1e9
+IN_TRUTH = "in the ground truth"  # after the reason of a true object that cannot be taken
+MOST_TRUTH = 0.5  # of the true objects that may be missing: with more, the file is of another form
 
 Quad = tuple[float, float, float, float]  # as the file has it
 
@@ -98,3 +103,29 @@ def is_finite(value: Any) -> TypeGuard[int | float]:
     """Whether a JSON value is a number, and one that is not out of any range."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and abs(value) <= LARGEST  # False for NaN
+
+
+def refuse_untaken(path: Path, taken: tuple[int, int], dropped: Counter[str]) -> None:
+    """Refuse a file of which nothing predicted, or too little of the truth, could be taken.
+
+    Scores of what is left would be figures of the reader, not of the checkpoint.
+
+    Args:
+        taken: how many true and how many predicted objects could be taken.
+        dropped: those that could not, by reason.
+
+    Raises:
+        UserError: naming the reasons.
+    """
+    lost = {True: Counter[str](), False: Counter[str]()}
+    for reason, n in dropped.items():
+        lost[IN_TRUTH in reason][reason.removesuffix(f" {IN_TRUTH}")] += n
+    for kind, n_taken, most in (("true", taken[0], MOST_TRUTH), ("predicted", taken[1], None)):
+        reasons = lost[kind == "true"]
+        n_lost = reasons.total()
+        if (n_lost and not n_taken) or (most is not None and n_lost > most * (n_lost + n_taken)):
+            shown = ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items()))
+            raise UserError(
+                f"{path}: {n_lost} of its {n_lost + n_taken} {kind} objects could not be taken "
+                f"({shown}): they are of another form"
+            )

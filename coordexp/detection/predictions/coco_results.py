@@ -10,7 +10,13 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from coordexp.detection.predictions.boxes import MalformedError, Quad, of_size, quad_of
+from coordexp.detection.predictions.boxes import (
+    MalformedError,
+    Quad,
+    of_size,
+    quad_of,
+    refuse_untaken,
+)
 from coordexp.detection.predictions.ground_truth import (
     NEEDED,
     Annotations,
@@ -30,6 +36,7 @@ from coordexp.errors import UserError
 
 FORMAT = "COCO results"
 FORM = '[{"image_id": …, "category_id": …, "bbox": [x, y, width, height], "score": …}, …]'
+LONGEST_ID = 80  # characters that a message repeats
 FEW = 0.5  # of the images of the ground truth: with fewer, the others may not have been rolled out
 
 
@@ -54,13 +61,16 @@ def read_coco_results(path: Path, content: list[Any], ground_truth: Path | None)
     found: dict[Any, list[PredictedObject]] = {image: [] for image in truth.images}
     quads: dict[Any, list[Quad]] = {image: [] for image in truth.images}
     mentioned = set()
+    unknown = 0
     for number, entry in enumerate(content):
         image = _image_of(entry, number, path, ground_truth, truth)
         mentioned.add(image)
         try:
             quad = quad_of(entry.get("bbox"))
             quads[image].append(quad)
-            name = name_of(_hashable(entry.get("category_id")), truth.names)
+            category = _hashable(entry.get("category_id"))
+            unknown += category not in truth.names
+            name = name_of(category, truth.names)
             found[image].append(PredictedObject(name, of_size(quad), score_of(entry)))
         except MalformedError as reason:
             dropped[str(reason)] += 1
@@ -69,7 +79,11 @@ def read_coco_results(path: Path, content: list[Any], ground_truth: Path | None)
         for key, image in truth.images.items()
     ]
     refuse_other_meaning(samples, SIZES, path)
+    n_truth = sum(len(image.objects) for image in truth.images.values())
+    refuse_untaken(path, (n_truth, sum(map(len, found.values()))), dropped)
     doubts = beyond_images(samples, SIZES[0])
+    if unknown:
+        doubts.append(f"{unknown} of its objects have a category that the ground truth lacks")
     if len(mentioned) < FEW * len(truth.images):
         doubts.append(
             f"it holds results of {len(mentioned)} of the {len(truth.images)} images of the ground "
@@ -92,8 +106,9 @@ def _image_of(entry: Any, number: int, path: Path, ground_truth: Path, truth: An
     if not isinstance(image, int | float | str) or isinstance(image, bool):
         raise UserError(f"{path}: entry {number} has no image_id: the file must be {FORM}")
     if image not in truth.images:
+        shown = repr(image)[:LONGEST_ID]
         raise UserError(
-            f"{path}: entry {number} is of image {image!r}, which {ground_truth} does not have: "
+            f"{path}: entry {number} is of image {shown}, which {ground_truth} does not have: "
             "give the ground truth of these results"
         )
     return image

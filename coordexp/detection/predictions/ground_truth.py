@@ -9,7 +9,7 @@ from typing import Any
 
 from coordexp.data.coco.annotations import CocoFile, CocoImage, read_coco
 from coordexp.data.records import Record, read_records
-from coordexp.detection.predictions.boxes import MalformedError, of_size, quad_of
+from coordexp.detection.predictions.boxes import IN_TRUTH, MalformedError, of_size, quad_of
 from coordexp.detection.predictions.images import Frame, TrueObject
 from coordexp.errors import UserError
 from coordexp.storage.files import read_bytes
@@ -67,7 +67,7 @@ def _annotated(image: CocoImage, names: dict[Any, str], dropped: Counter[str]) -
         try:
             box = of_size(quad_of(entry.get("bbox")))
         except MalformedError as reason:
-            dropped[f"{reason} in the ground truth"] += 1
+            dropped[f"{reason} {IN_TRUTH}"] += 1
             continue
         name = name_of(entry.get("category_id"), names)
         objects.append(TrueObject(name, box, entry.get("iscrowd") in (1, True)))

@@ -6,6 +6,10 @@
      "raw_output_json": {…} | null, "raw_ends_with_im_end": true, "errors": []}
 
 Objects may also be `{"bbox_2d": […], "desc": …}`, and coordinates may be tokens (`<|coord_12|>`).
+Newer releases write true boxes in bins, and predicted ones in pixels:
+
+    {"image_path": "a.jpg", "image_width": 640, "image_height": 480,
+     "gt": [{"bbox": […], "description": "cup"}], "pred": [{…, "score": 0.9}]}
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Any
 
 from coordexp.coords import bin_to_pixel
 from coordexp.detection.predictions.boxes import (
+    IN_TRUTH,
     MalformedError,
     Quad,
     around,
@@ -27,6 +32,7 @@ from coordexp.detection.predictions.boxes import (
     is_finite,
     numbers_of,
     quad_of,
+    refuse_untaken,
 )
 from coordexp.detection.predictions.images import (
     Frame,
@@ -89,6 +95,9 @@ def read_gt_vs_pred(path: Path) -> Predictions:
     if not images:
         raise UserError(f"{path}: holds no image")
     refuse_other_meaning(counts.samples, CORNERS, path)
+    n_truth = sum(len(image.truth) for image in images.values())
+    n_predicted = sum(len(image.predicted) for image in images.values())
+    refuse_untaken(path, (n_truth, n_predicted), counts.dropped)
     doubts = beyond_images(counts.samples, CORNERS[0])
     if counts.torn:
         doubts.append("the last line is torn (no line end) and was left out")
@@ -126,7 +135,26 @@ def _lines(path: Path, counts: _Counts) -> Iterator[tuple[int, Any]]:
             raise UserError(f"{path}:{number}: not JSON ({error}): mend or remove it") from error
 
 
+def _as_older(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of newer releases with the keys of older ones."""
+    objects = {
+        key: [
+            entry | {"bbox_2d": entry.get("bbox"), "desc": entry.get("description")}
+            if isinstance(entry, dict)
+            else entry
+            for entry in line[key]
+        ]
+        for key in ("gt", "pred")
+        if isinstance(line.get(key), list)
+    }
+    names = {"image": "image_path", "width": "image_width", "height": "image_height"}
+    return line | objects | {older: line.get(newer) for older, newer in names.items()}
+
+
 def _image(line: dict[str, Any], where: str, number: int, counts: _Counts) -> PredictedImage:
+    is_newer = "image_width" in line
+    if is_newer:
+        line = _as_older(line)
     width, height = line.get("width"), line.get("height")
     frame: Frame | None = None
     if is_finite(width) and is_finite(height) and min(width, height) >= 2:
@@ -136,9 +164,9 @@ def _image(line: dict[str, Any], where: str, number: int, counts: _Counts) -> Pr
         for keys in (TRUTH, PREDICTED)
     )
     in_bins = line.get("coord_mode") == "norm1000"
-    if in_bins and frame is None:
+    if (in_bins or is_newer) and frame is None:
         raise UserError(f"{where}: coordinates are bins, and width and height are missing")
-    truth = _true_objects(raw_truth, in_bins, frame, counts.dropped)
+    truth = _true_objects(raw_truth, in_bins or is_newer, frame, counts.dropped)
     predicted, quads = _predicted_objects(raw_predicted, in_bins, frame, counts.dropped)
     counts.samples.append(Sample(quads, [found.box for found in truth], frame))
     errors = line.get("errors")
@@ -196,7 +224,7 @@ def _true_objects(
             box = corners(_quad(entry, in_bins, frame))
             found.append(TrueObject(_name_of(entry), box))
         except MalformedError as reason:
-            dropped[f"{reason} in the ground truth"] += 1
+            dropped[f"{reason} {IN_TRUTH}"] += 1
     return found
 
 

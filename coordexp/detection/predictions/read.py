@@ -42,7 +42,7 @@ def read_predictions(path: Path, ground_truth: Path | None = None) -> Prediction
         if first.keys() >= OF_OWN:
             return read_own(path, ground_truth)
     whole = _json(content)
-    if isinstance(whole, list) and not is_per_image(whole):
+    if isinstance(whole, list) and not is_per_image(whole) and not is_gt_vs_pred(first_of(whole)):
         return read_coco_results(path, whole, ground_truth)
     raise UserError(f"{path}: {_what_it_is(first, whole)}: --rollouts takes {FORMATS}")
 
@@ -53,6 +53,10 @@ def _json(content: bytes) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError):
         return None
+
+
+def first_of(whole: list[Any]) -> Any:
+    return whole[0] if whole else None
 
 
 def is_per_image(whole: list[Any]) -> bool:
@@ -67,6 +71,8 @@ def is_per_image(whole: list[Any]) -> bool:
 
 def _what_it_is(first: Any, whole: Any) -> str:
     """What a file of another form is, as far as it can be told."""
+    if isinstance(whole, list) and is_gt_vs_pred(first_of(whole)):
+        return "lines of gt_vs_pred.jsonl in one list (write each on a line of its own)"
     if isinstance(whole, list):
         return "per_image.json of CoordExp's evaluation, counts without boxes"
     if isinstance(whole, dict) and "annotations" in whole:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coordexp.data.coordinate_forms import BINS, FRACTION, Form, to_pixels
+from coordexp.data.coordinate_forms import BINS, FRACTION, PERCENT, Form, to_pixels
 from coordexp.detection.matching import Box, box_iou
 from coordexp.detection.predictions.boxes import Quad
 from coordexp.detection.predictions.images import Frame
@@ -20,15 +20,21 @@ from coordexp.errors import UserError
 
 CHECKED = 500  # images: enough to tell, and soon done
 FITS = 0.3  # mean over true boxes of the best IoU, in another form
+SURE = 0.5  # below, boxes of a poor checkpoint or of resized pictures fit no form well
 FAR_BETTER = 2.0  # times as high as in the form that the format says
 BEYOND = 1.05  # a box that ends beyond this share of the image's side is not of this image
 MANY = 0.05  # share of such boxes that is told
 
 # What the boxes of a format may mean; the first is what the format says.
-CORNERS = (Form("xyxy"), Form("xywh"), Form("xyxy", BINS), Form("xyxy", FRACTION))
+BOTH = (Form("cxcywh"), Form("cxcywh", FRACTION), Form("yxyx"), Form("yxyx", BINS))
+CORNERS = (
+    *(Form("xyxy"), Form("xywh"), Form("xyxy", BINS), Form("xyxy", FRACTION)),
+    *(Form("xyxy", PERCENT), *BOTH),
+)
 SIZES = (
     *(Form("xywh"), Form("xyxy"), Form("xywh", BINS), Form("xyxy", BINS)),
     *(Form("xywh", FRACTION), Form("xyxy", FRACTION)),
+    *(Form("xywh", PERCENT), Form("xyxy", PERCENT), *BOTH),
 )
 
 
@@ -55,8 +61,9 @@ def refuse_other_meaning(samples: Sequence[Sample], forms: Sequence[Form], path:
     best = max(fits, key=lambda form: fits[form])
     if best == said or fits[best] < FITS or fits[best] < FAR_BETTER * fits[said]:
         return
+    looks = "look like" if fits[best] >= SURE else "are of another unit or picture size, closest to"
     raise UserError(
-        f"{path}: the predicted boxes look like {best}, not like {said}: their mean best IoU with "
+        f"{path}: the predicted boxes {looks} {best}, not like {said}: their mean best IoU with "
         f"the ground truth is {fits[best]:.2f} as those and {fits[said]:.2f} as these: convert them"
     )
 
