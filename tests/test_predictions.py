@@ -390,6 +390,23 @@ def test_lines_of_newer_releases_have_bins_as_truth_and_pixels_as_predictions():
     assert [image.name for image in newer.images] == [image.name for image in older.images]
 
 
+def test_predictions_of_a_detector_must_be_cut_at_a_score():
+    rng = np.random.default_rng(0)
+
+    def uncut(n: int) -> list[dict[str, Any]]:
+        boxes = rng.uniform(0, 300, (n, 4))
+        return coco_results(SCENES) + [
+            {"image_id": 1 + i % len(SCENES), "category_id": 1, "bbox": box, "score": 0.001}
+            for i, box in enumerate(boxes.tolist())
+        ]
+
+    n_truth = sum(len(scene.truth) for scene in SCENES)
+    message = refusal(lambda: coco(uncut(12 * n_truth)))
+    assert "13.0 predictions for each true object, with scores from 0.001" in message
+    (doubt,) = coco(uncut(3 * n_truth)).doubts
+    assert doubt.startswith("4.0 predictions for each true object, with scores from 0.001")
+
+
 def test_lines_in_one_list_are_told():
     write_json(Path("list.json"), [gt_vs_pred_line(scene) for scene in SCENES])
     assert "in one list" in refusal(lambda: read_predictions(Path("list.json")))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,12 @@ from coordexp.detection.predictions.ground_truth import (
     read_annotations,
 )
 from coordexp.detection.predictions.gt_vs_pred import score_of
-from coordexp.detection.predictions.images import PredictedImage, PredictedObject, Predictions
+from coordexp.detection.predictions.images import (
+    PredictedImage,
+    PredictedObject,
+    Predictions,
+    score_kind,
+)
 from coordexp.detection.predictions.units import (
     SIZES,
     Sample,
@@ -37,6 +42,9 @@ from coordexp.errors import UserError
 FORMAT = "COCO results"
 FORM = '[{"image_id": …, "category_id": …, "bbox": [x, y, width, height], "score": …}, …]'
 LONGEST_ID = 80  # characters that a message repeats
+# Predictions for each true object. A detector writes a hundred an image, most of a score near 0; a
+# model that writes text writes those that it means, unless it repeats itself.
+UNCUT, PLENTY = 10.0, 3.0
 FEW = 0.5  # of the images of the ground truth: with fewer, the others may not have been rolled out
 
 
@@ -47,7 +55,8 @@ def read_coco_results(path: Path, content: list[Any], ground_truth: Path | None)
 
     Raises:
         UserError: there is no ground truth, an entry has another form, its image is not in the
-            ground truth, or the boxes are not x, y, width, height in pixels.
+            ground truth, the boxes are not x, y, width, height in pixels, or a detector's
+            predictions were not cut at a score.
     """
     if ground_truth is None:
         raise UserError(f"{path}: COCO results hold no ground truth: {NEEDED}")
@@ -93,7 +102,29 @@ def read_coco_results(path: Path, content: list[Any], ground_truth: Path | None)
         PredictedImage(image.name, image.frame, image.objects, tuple(found[key]))
         for key, image in truth.images.items()
     ]
+    doubts += plenty(images, path)
     return Predictions(FORMAT, images, dropped, doubts)
+
+
+def plenty(images: Sequence[PredictedImage], path: Path) -> list[str]:
+    """A sentence if the predictions look like those of a detector before a threshold on scores.
+
+    Raises:
+        UserError: they are so many that F1, which counts each, would say nothing of the checkpoint.
+    """
+    n_truth = sum(len(image.truth) for image in images)
+    scores = [found.score or 0.0 for image in images for found in image.predicted]
+    if score_kind(images) != "ranked" or len(scores) <= PLENTY * n_truth or not n_truth:
+        return []
+    told = (
+        f"{len(scores) / n_truth:.1f} predictions for each true object, with scores from "
+        f"{min(scores):.2g} to {max(scores):.2g}"
+    )
+    if len(scores) > UNCUT * n_truth:
+        raise UserError(
+            f"{path}: {told}: F1 counts each of them: keep those above a score, and give that file"
+        )
+    return [f"{told}: F1 counts each of them, whatever its score"]
 
 
 def _image_of(entry: Any, number: int, path: Path, ground_truth: Path, truth: Annotations) -> Any:
