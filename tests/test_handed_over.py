@@ -332,7 +332,8 @@ def test_rollout_figures_stand_beside_rollouts_that_were_handed_over():
     line = (
         "in the logs, without a result per image (the trainers' own evaluation): COCO AP bb 0.500"
     )
-    assert any(caveat.startswith(line) for caveat in found["caveats"])
+    (caveat,) = [caveat for caveat in found["caveats"] if caveat.startswith(line)]
+    assert caveat.endswith("; they put bb before a, by 0.200")
 
 
 def test_row_of_rollout_figures_alone_is_no_evaluation():

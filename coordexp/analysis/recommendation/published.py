@@ -72,14 +72,27 @@ def contradiction(
     return ranked[0], Statement("decision", text, assertions)
 
 
-def published_beside(aggregates: Aggregates) -> list[Statement]:
-    """Published figures beside the study's own rollouts, which are closer."""
+def published_beside(
+    aggregates: Aggregates, primary: str | None, rule: RuleConfig
+) -> list[Statement]:
+    """Published figures beside the study's own rollouts, which are closer.
+
+    Where they put another variant before the primary by more than the margin, the line says so.
+    """
     name = shared_metric(aggregates)
     if name is None:
         return []
-    _, shown, assertions = ranking(aggregates, name, aggregates.variants)
+    ranked, shown, assertions = ranking(aggregates, name, aggregates.variants)
     where = "in the logs" if aggregates.of_logs else "published elsewhere"
     text = f"{where}, without a result per image ({aggregates.source}): {shown}"
+    if primary in aggregates.variants:
+        gap = aggregates.variants[ranked[0]][name] - aggregates.variants[primary][name]
+        if gap > rule.probe.margin * (1 + 1e-9):
+            text += f"; they put {ranked[0]} before {primary}, by {gap:.3f}"
+            assertions += [
+                equals("published lead", gap, ranked[0], primary, name),
+                Assertion("published lead", ranked[0], primary, name, ">", rule.probe.margin),
+            ]
     return [Statement("caveats", text, assertions)]
 
 

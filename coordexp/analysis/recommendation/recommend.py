@@ -227,7 +227,7 @@ def written(
     of_eligible = replace(probe, not_probed=named)  # a run that diverged is never probed
     warnings += sight_caveats(of_eligible, rule)
     if finding is not None and probe.aggregates and own_rollouts(facts, probe):
-        warnings += published_beside(probe.aggregates)
+        warnings += published_beside(probe.aggregates, facts.primary, rule)
     blind = nobody_sees(of_eligible, rule)
     headline = [blind] if blind else []
     if facts.primary is not None:
