@@ -659,6 +659,9 @@ class Checker:
             if refused != self.is_own(variant):
                 found.append(f"{variant}: text accuracy below the bar, refused: {refused}")
         uneven = len(set(self.last_evaluations().values())) > 1 and self.ending_at_decision()
+        unchecked = any("coord_mass" not in row for row in self.rows.values())
+        if unchecked != any("coord mass is not checked" in line for line in self.found["caveats"]):
+            found.append(f"coordinate mass that nobody logged: {unchecked}, or not on the card")
         told = any(line.startswith("compared at step") for line in self.found["caveats"])
         if bool(uneven) != told:
             found.append(f"evaluations after the decision step: {uneven}, on the card: {told}")

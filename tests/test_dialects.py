@@ -109,6 +109,7 @@ def test_llama_factory_has_losses_only_a_trainer_state_more(tmp_path):
     assert set(log.train[40]) == {"loss", "lr"}
     trainer_state(tmp_path, rows)
     assert locate(tmp_path / "out").path.name == "trainer_state.json"
+    assert locate(tmp_path / "out" / "trainer_log.jsonl").path.name == "trainer_state.json"
 
 
 @pytest.mark.parametrize(

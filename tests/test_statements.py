@@ -235,7 +235,24 @@ def repeat_taken_for_a_restart(patch):
 
 def copy_that_counts_as_a_seed(patch):
     """One training under two seeds is not noticed."""
-    patch.setattr(audit_doubts, "same_values", lambda *_: False)
+    patch.setattr(audit_doubts, "same_evaluations", lambda *_: 0)
+
+
+def part_of_a_log_that_counts_as_a_seed(patch):
+    patch.setattr(audit_doubts, "ENOUGH_SHARED", 99)
+
+
+def second_evaluation_taken_for_a_restart(patch):
+    """A test set's figures replace those of the step."""
+    patch.setattr(log_doubts, "evaluated_again", lambda *_: False)
+
+
+def evaluation_of_another_set_that_decides(patch):
+    patch.setattr(audit_doubts, "other_samples", lambda _: [])
+
+
+def bar_that_is_silently_not_checked(patch):
+    patch.setattr(caveats, "unchecked_bar", lambda *_: [])
 
 
 def skipped_steps_that_are_always_a_note(patch):

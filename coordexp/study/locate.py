@@ -52,6 +52,8 @@ def locate(path: Path) -> Located:
         UserError: the path is missing, or holds none of these or more than one.
     """
     if path.is_file():
+        if path.name == LLAMA_FACTORY_NAME and (state := last_trainer_state(path.parent)):
+            return Located(state, TRAINER_STATE)  # it holds every metric, the file only losses
         return Located(path, kind_of_file(path))
     if not path.is_dir():
         problem = "neither a file nor a directory" if path.exists() else "no such file or directory"
