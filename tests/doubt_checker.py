@@ -69,18 +69,23 @@ def repeats(rows: list[Any]) -> tuple[dict[str, str], list[Any]]:
 
 def evaluated_again(rows: list[Any]) -> tuple[dict[str, str], list[Any]]:
     """Evaluations right after another one of their step, with other figures; rows without them."""
-    found, kept = {}, []
+    steps, kept = [], []
     for step, train, evals in rows:
         before = kept[-1] if kept else None
         if evals and before and before[0] == step and before[2] and not agree(before[2], evals):
-            text = (
-                f"step {step} was evaluated again with other figures, without training between: "
-                "it may be of other weights or other data, and the first one counts"
-            )
-            found[text] = "not used"
+            steps.append(step)
         else:
             kept.append((step, train, evals))
-    return found, kept
+    if not steps:
+        return {}, kept
+    which = f"{len(set(steps))} steps from {min(steps)} to {max(steps)} were"
+    if len(set(steps)) == 1:
+        which = f"step {steps[0]} was"
+    text = (
+        f"{which} evaluated again with other figures, without training between, as of other "
+        "weights or other data: the first evaluation counts"
+    )
+    return {text: "not used"}, kept
 
 
 def logged_again(rows: list[Any]) -> dict[str, str]:

@@ -44,9 +44,9 @@ def random_rows(rng: np.random.Generator, kind: str | None = None) -> list[Entry
             best = first[int(rng.choice(STEPS[:-1]))]
             rows[-1] = (LAST, {}, {k: best[k] for k in best if k != "ap/person"})
         case "evaluated again":
-            step = int(rng.choice(STEPS))
-            at = max(i for i, (s, _, evals) in enumerate(rows) if s == step and evals)
-            rows[at + 1 : at + 1] = evaluated(rng, step)[1:]
+            for step in rng.choice(STEPS, size=rng.integers(1, 3), replace=False).tolist():
+                at = max(i for i, (s, _, evals) in enumerate(rows) if s == step and evals)
+                rows[at + 1 : at + 1] = evaluated(rng, step)[1:]
         case "another number of samples":
             odd = set(rng.choice(STEPS, size=rng.integers(1, 3) // 2 + 1, replace=False).tolist())
             for step, _, evals in rows:

@@ -163,8 +163,8 @@ def test_restart_with_other_figures_counts_last(tmp_path):
 
 
 AGAIN = (
-    "step 360 was evaluated again with other figures, without training between: it may be of other "
-    "weights or other data, and the first one counts"
+    "step 360 was evaluated again with other figures, without training between, as of other "
+    "weights or other data: the first evaluation counts"
 )
 
 

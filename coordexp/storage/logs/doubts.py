@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -49,6 +49,7 @@ def drop_repeats(log: Log) -> None:
     from a run that stands still, it stays, with a note.
     """
     earlier: list[Evaluation] = []
+    again: list[int] = []
     last = max(log.evals, default=None)
     for step in sorted(log.evals):
         # The first evaluation of a step is its own: training had not ended when it was logged.
@@ -60,10 +61,7 @@ def drop_repeats(log: Log) -> None:
             if source is not None and tells(log, version, source[1]):
                 texts.append(repeat_text(step, version, source))
             elif evaluated_again(log, step, number, kept[-1]):
-                texts.append(
-                    f"step {step} was evaluated again with other figures, without training "
-                    "between: it may be of other weights or other data, and the first one counts"
-                )
+                again.append(step)
             else:
                 kept.append(version)
         for text in dict.fromkeys(texts):
@@ -73,6 +71,20 @@ def drop_repeats(log: Log) -> None:
         elif step == last and len(versions) == 1:
             settle_last(log, step, earlier)
         earlier += [(step, version) for version in kept]
+    if again:
+        log.doubt(
+            f"{counted_steps(again)} evaluated again with other figures, without training between, "
+            "as of other weights or other data: the first evaluation counts",
+            "not used",
+        )
+
+
+def counted_steps(steps: Collection[int]) -> str:
+    """`step 40 was`, or `3 steps from 40 to 120 were`."""
+    distinct = set(steps)
+    if len(distinct) == 1:
+        return f"step {min(distinct)} was"
+    return f"{len(distinct)} steps from {min(distinct)} to {max(distinct)} were"
 
 
 def evaluated_again(log: Log, step: int, number: int, before: Row) -> bool:
@@ -209,11 +221,7 @@ def doubt_restarts(log: Log) -> None:
             "caps",
         )
         return
-    if len(log.rewritten) == 1:
-        which = f"step {min(log.rewritten)} was"
-    else:
-        which = f"{len(log.rewritten)} steps from {min(log.rewritten)} to {max(log.rewritten)} were"
-    log.doubt(f"{which} logged more than once: the last values count")
+    log.doubt(f"{counted_steps(log.rewritten)} logged more than once: the last values count")
     newest = max([*log.train, *log.evals])
     if log.last_step < newest:
         log.doubt(
