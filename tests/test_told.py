@@ -16,6 +16,7 @@ from coordexp.report.commands import compare_command
 from coordexp.storage.files import read_json
 from coordexp.storage.logs.dialects import STEP_KEY
 from coordexp.storage.logs.eval_sets import eval_sets
+from coordexp.storage.logs.settings import settings_beside
 from coordexp.study.plan import plan_study
 from coordexp.study.preregistration import read_preregistration
 from coordexp.study.sources import parse_sources
@@ -178,6 +179,14 @@ SETTINGS = {
     # ms-swift's own `temperature` is that of text generation.
     "args.json": {"temperature": 0.9, "gradient_accumulation_steps": 8},
 }
+
+
+def test_settings_that_contradict_each_other_tell_no_temperature(tmp_path):
+    for name, value in (("args.json", 0.7), ("resolved_config.json", 0.9)):
+        settings = {"custom": {"coord_soft_ce_w1": {"temperature": value}}}
+        (tmp_path / name).write_text(json.dumps(settings))
+        told = settings_beside(tmp_path / "logging.jsonl")
+        assert told.temperature == (0.7 if name == "args.json" else None)
 
 
 @pytest.mark.parametrize("name", ["swift", "trainer_state", "events"])

@@ -31,18 +31,22 @@ def settings_beside(path: Path) -> Told:
     """Temperature and accumulation that the settings files beside a log name.
 
     They lie in the directory of the log; for a checkpoint, or for event files below `runs`, also in
-    the directory above. The first file that has a value counts. A file that is no JSON is skipped:
-    it is no part of the log.
+    the directory above. Temperatures that contradict each other tell nothing. Of accumulations, that
+    of the first file counts. A file that is no JSON is skipped: it is no part of the log.
     """
-    temperature = by = accumulation = None
+    temperatures: dict[float, str] = {}
+    accumulation = None
     for file in _files(path):
         for group, key, value in _entries(_content(file)):
             if not is_positive(value):
                 continue
-            if temperature is None and (group, key) == (OBJECTIVE, "temperature"):
-                temperature, by = float(value), file.name
+            if (group, key) == (OBJECTIVE, "temperature"):
+                temperatures.setdefault(float(value), file.name)
             if accumulation is None and key == ACCUMULATION:
                 accumulation = float(value)
+    if len(temperatures) != 1:
+        return Told(accumulation=accumulation)
+    ((temperature, by),) = temperatures.items()
     return Told(temperature=temperature, temperature_by=by, accumulation=accumulation)
 
 
