@@ -48,8 +48,9 @@ This project computes it at T = 1; its other temperatures have keys of their own
 which that is. So it is *unknown*, and the card says so, unless you tell it (`--temperature
 NAME=0.7`), or a settings file beside the log has a `temperature` in its group `{objective}`. These
 files are read, from the log's directory (for a checkpoint or `runs/…` also from the directory
-above): {files}. Files that contradict each other tell nothing. Runs at different or unknown temperatures are compared all the same; the card then
-names the metrics that depend on it.
+above): {files}. Files that contradict each other tell
+nothing. Runs at different or unknown temperatures are compared all the same; the card then names
+the metrics that depend on it.
 
 ## Gradient accumulation
 

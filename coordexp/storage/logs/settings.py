@@ -31,8 +31,8 @@ def settings_beside(path: Path) -> Told:
     """Temperature and accumulation that the settings files beside a log name.
 
     They lie in the directory of the log; for a checkpoint, or for event files below `runs`, also in
-    the directory above. Temperatures that contradict each other tell nothing. Of accumulations, that
-    of the first file counts. A file that is no JSON is skipped: it is no part of the log.
+    the directory above. Temperatures that contradict each other tell nothing. Of accumulations,
+    that of the first file counts. A file that is no JSON is skipped: it is no part of the log.
     """
     temperatures: dict[float, str] = {}
     accumulation = None
