@@ -126,6 +126,31 @@ def test_right_boxes_of_any_set_are_left_alone(seed):
 
 
 @pytest.mark.parametrize("form", OTHERS, ids=lambda form: form.name)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_part_of_another_form_is_recognised_by_its_outlines(form, share):
+    """Two tools have written into one file."""
+    right = with_outline(scene(200))
+    is_other = np.random.default_rng(0).random(200) < share
+    values = np.where(is_other[:, None], written(right, form).values, right.values)
+    found = misread(dataclasses.replace(right, values=values), COCO)
+    assert found is not None
+    assert found.is_part
+    assert form in found.forms or Form(form.layout, "bins") in found.forms
+    assert abs(found.n - is_other.sum()) <= 0.05 * 200
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_boxes_beyond_their_pictures_are_no_part_of_another_form(seed):
+    rng = np.random.default_rng(seed)
+    boxes = scene(64, seed)
+    moved = rng.random(64) < (0.15, 0.4)[seed % 2]
+    values = boxes.values.copy()
+    values[moved, 0] = boxes.sizes[moved, 0] - rng.uniform(0.5, 0.9, 64)[moved] * values[moved, 2]
+    known = (lambda boxes: boxes, with_area, with_outline)[seed % 3]
+    assert misread(known(dataclasses.replace(boxes, values=values)), COCO) is None
+
+
+@pytest.mark.parametrize("form", OTHERS, ids=lambda form: form.name)
 @pytest.mark.parametrize("known", [lambda boxes: boxes, with_area, with_outline])
 def test_a_few_broken_boxes_change_nothing(form, known):
     right = known(scene(200))

@@ -65,6 +65,11 @@ class BoxSet:
     areas: Floats  # [N], of the masks
     outlines: Floats  # [N, 4], x1, y1, x2, y2 of the masks
 
+    def only(self, chosen: Flags) -> BoxSet:
+        """Those of a mask [N]."""
+        arrays = (self.values, self.sizes, self.areas, self.outlines)
+        return BoxSet(*(array[chosen] for array in arrays))
+
 
 def to_pixels(values: Floats, sizes: Floats, form: Form) -> Floats:
     """Boxes as x1, y1, x2, y2 in px from edge to edge of the picture.

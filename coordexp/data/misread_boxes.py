@@ -8,7 +8,7 @@ area, the outline of the mask.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ NEAR_END, NEAR_START = 0.8, 0.2  # of a unit's range: boxes in it come this near
 MATCHING_RANGE = 1.005  # of a unit's range: rounding
 MIN_SIDE_FOR_PERCENT = 200  # px
 MIN_BOXES_IN_RANGE = 5
+MIN_ODD = 5  # boxes of another form among others, and their share: MISFITS
 MIN_NEAR_START = 3  # boxes, of which the mirror images would leave the range
 
 
@@ -54,8 +55,13 @@ class Fit:
     """How a set of boxes fits a form."""
 
     explained: Flags  # [N]: nothing contradicts it
-    confirmed: Flags  # [N]: the area or the outline is that of the box, to rounding
+    matched: Flags  # [N]: the area or the outline is that of the box, to rounding
+    matched_in_px: Flags  # [N]: by an area or outline in px, not in the unit of the box
+    confirmed: Flags  # [N]: explained and matched
     chance: Floats  # [N]: probability that a box of another form is confirmed
+
+
+Evidence = Callable[[BoxSet, dict[Form, Fit], Form], list[Form]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Misread:
     forms: tuple[Form, ...]
     n: int  # boxes that these forms explain better
     of: int
+    is_part: bool = False  # the others have the declared form
 
     @property
     def unit(self) -> str:
@@ -82,15 +89,27 @@ def misread(boxes: BoxSet, declared: Form) -> Misread | None:
 
     None where the declared form fits, and where the boxes do not tell. Three kinds of evidence, in
     this order: values that end where the range of a unit ends; areas and outlines that are those of
-    another form; boxes that leave the picture, but not in another form.
+    another form; boxes that leave the picture, but not in another form. A part of the boxes
+    may have another form than the others.
     """
     if not len(boxes.values):
         return None
+    fits = _fits(boxes, declared)
+    rules = (_by_range, _by_area_or_outline, _by_picture)
+    return _part(boxes, fits, declared) or _misread_by(rules, boxes, fits, declared)
+
+
+def _fits(boxes: BoxSet, declared: Form) -> dict[Form, Fit]:
     step = _rounding(boxes.values)
     # 0 … 999 and 0 … 1000 are told apart by nothing but a 1000: take the declared one.
     twin = {BINS: THOUSANDTHS, THOUSANDTHS: BINS}.get(declared.unit)
-    fits = {form: _fit(boxes, form, step) for form in FORMS if form.unit != twin}
-    for evidence in (_by_range, _by_area_or_outline, _by_picture):
+    return {form: _fit(boxes, form, step) for form in FORMS if form.unit != twin}
+
+
+def _misread_by(
+    rules: Sequence[Evidence], boxes: BoxSet, fits: dict[Form, Fit], declared: Form
+) -> Misread | None:
+    for evidence in rules:
         forms = evidence(boxes, fits, declared)
         if forms and declared not in forms:
             own, other = fits[declared], fits[forms[0]]
@@ -98,6 +117,36 @@ def misread(boxes: BoxSet, declared: Form) -> Misread | None:
             n = len(better) if forms[0].unit != declared.unit else int(better.sum())
             return Misread(tuple(forms), n, len(better))
     return None
+
+
+def _part(boxes: BoxSet, fits: dict[Form, Fit], declared: Form) -> Misread | None:
+    """The form of a part of the boxes, such as those of one of two tools; None without one.
+
+    The part are the boxes whose area or outline is theirs in another form only. A box that goes
+    beyond its picture is not among them: an inaccurate one fits in another form as well.
+    """
+    own = fits[declared]
+    odd = np.any([fit.confirmed for fit in fits.values()], 0) & ~own.matched
+    if declared.unit == PIXELS:  # a box within the first pixel
+        odd |= (boxes.values.max(1) <= 1) & (boxes.values % 1 > 0).any(1)
+    n, n_odd = len(odd), int(odd.sum())
+    if n_odd < max(MIN_ODD, MISFITS * n):
+        return None
+    part = boxes.only(odd)
+    found = _misread_by((_by_range, _by_area_or_outline), part, _fits(part, declared), declared)
+    if found is None:
+        return None
+    other = fits[found.forms[0]]
+    if found.unit == FRACTION:
+        rest = ~odd
+    else:
+        # The part was chosen for its matches, so their probability is that among all boxes.
+        if _tail(n_odd, n, float(other.chance.mean())) * len(fits) > IMPROBABLE:
+            return None
+        rest = own.confirmed & ~other.matched_in_px
+    if rest.sum() < max(MIN_ODD, MISFITS * n):  # all boxes may have the other form
+        return None
+    return Misread(found.forms, n_odd, n, is_part=True)
 
 
 def _fit(boxes: BoxSet, form: Form, step: float) -> Fit:
@@ -114,10 +163,11 @@ def _fit(boxes: BoxSet, form: Form, step: float) -> Fit:
     shared = np.fmax(overlap(pixels, boxes.outlines), overlap(written, boxes.outlines))
     explained &= ~(shared < 0.5)
     step_px = step * boxes.sizes / LARGEST[form.unit] if form.unit else np.full(sides.shape, step)
-    confirmed, chance = _match(pixels, step_px, boxes)
+    in_px, chance = _match(pixels, step_px, boxes)
+    matched = in_px
     if form.unit:
-        confirmed |= _match(written, np.full(sides.shape, step), boxes)[0]
-    return Fit(explained, explained & confirmed, chance)
+        matched = in_px | _match(written, np.full(sides.shape, step), boxes)[0]
+    return Fit(explained, matched, in_px, explained & matched, chance)
 
 
 def _match(corners: Floats, step: Floats, boxes: BoxSet) -> tuple[Flags, Floats]:

@@ -63,4 +63,5 @@ def about_misread(other: Misread) -> str:
     advice = f"write {RECORD_FORM}"
     if other.unit in (BINS, THOUSANDTHS):
         advice = f'write bins 0 … 999 as tokens, such as "{COORD_TOKENS[12]}", or {RECORD_FORM}'
-    return f"{other.n} of {other.of} objects look like {other}, not {RECORD_FORM}: {advice}"
+    others = "the others like" if other.is_part else "not"
+    return f"{other.n} of {other.of} objects look like {other}, {others} {RECORD_FORM}: {advice}"

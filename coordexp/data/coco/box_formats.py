@@ -55,6 +55,11 @@ def in_coco_form(coco: CocoFile, settings: CocoConfig) -> CocoFile:
 
 def refuse_misread(coco: CocoFile, boxes: BoxSet, form: Form) -> None:
     other = misread(boxes, form)
+    if other is not None and other.is_part:
+        raise UserError(
+            f"{coco.path}: {other.n} of {other.of} boxes look like {other}, the others like "
+            f"{form}: write all boxes in one form; or set data.check_boxes=false, if they are right"
+        )
     if other is not None:
         options = " or ".join(f"data.box_format={found.name}" for found in other.forms)
         raise UserError(
