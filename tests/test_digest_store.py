@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from pathlib import Path
 
@@ -21,6 +22,18 @@ from coordexp.storage.files import sha256_directory, sha256_file
 pytestmark = pytest.mark.usefixtures("in_tmp")
 
 LONG_AGO_NS = time.time_ns() - 10**12
+
+
+class Forgetful(dict):
+    """The memory of a process that has just begun: only the store on disk remembers."""
+
+    def update(self, *_, **__) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def other_processes(monkeypatch):
+    monkeypatch.setattr(digest_store, "_READ", Forgetful())
 
 
 @pytest.fixture
@@ -50,6 +63,25 @@ def test_unchanged_file_is_read_once(old_file, reads):
     assert {known_sha256(old_file) for _ in range(3)} == {sha256_file(old_file)}
     assert known_sha256(old_file.resolve()) == sha256_file(old_file)
     assert reads == [old_file]
+
+
+def test_one_process_reads_a_file_once_where_there_is_no_store(reads, monkeypatch):
+    monkeypatch.setattr(digest_store, "_READ", {})
+    file = Path("file")
+    file.write_bytes(b"x")
+    os.utime(file, ns=(LONG_AGO_NS, LONG_AGO_NS))
+    assert {known_sha256(file) for _ in range(3)} == {sha256_file(file)}
+    assert reads == [file]
+
+
+def test_flipped_bit_of_the_store_changes_no_answer(old_file):
+    known_sha256(old_file)
+    intact, rng = STORE.read_bytes(), random.Random(0)
+    for _ in range(200):
+        content = bytearray(intact)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        STORE.write_bytes(content)
+        assert known_sha256(old_file) == sha256_file(old_file)
 
 
 def change_content(file: Path) -> None:

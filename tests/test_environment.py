@@ -146,6 +146,7 @@ BOOKKEEPING = {
     "models/embeddings.py",
     "storage/digest_store.py",
     "storage/files.py",
+    "storage/identity.py",
     "storage/logs/dialects.py",
     "storage/logs/doubts.py",
     "storage/logs/rollout_figures.py",
