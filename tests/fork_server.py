@@ -53,7 +53,8 @@ def serve() -> None:
 
 
 def run_child(request: dict[str, Any]) -> NoReturn:
-    """The forked child."""
+    """The forked child. Jobs of a shell in the background ignore SIGINT, and so would it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for fd, file in ((0, os.devnull), (1, request["files"][0]), (2, request["files"][1])):
         os.dup2(os.open(file, os.O_RDWR), fd)
     os.chdir(request["cwd"])

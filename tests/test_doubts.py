@@ -170,9 +170,7 @@ AGAIN = (
 
 @pytest.mark.parametrize("as_events", [False, True])
 @pytest.mark.parametrize("times", [1, 2])
-def test_second_evaluation_of_a_step_without_training_between_is_not_used(
-    tmp_path, as_events, times
-):
+def test_second_evaluation_without_training_between_is_not_used(tmp_path, as_events, times):
     """The best checkpoint on another device, or a test set, under the keys of the evaluation."""
     rows = training()
     rows += [again(rows[7], 360, **{f"eval_{MAE}": 21.0 + i}) for i in range(times)]

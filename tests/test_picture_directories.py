@@ -71,7 +71,7 @@ def test_each_split_has_its_own_directory_and_names_may_repeat(refused):
         convert(**own)
 
 
-def test_equal_names_in_the_directories_of_cvats_subsets_are_different_pictures(refused):
+def test_equal_names_in_cvats_subsets_are_different_pictures(refused):
     given = {"annotations": None}
     for first, key, subset in ((0, "train", "Train"), (10, "val", "Validation")):
         path = coco(Path(f"annotations/instances_{subset}.json"), ["1.jpg", "2.jpg"], first)

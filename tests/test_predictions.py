@@ -322,12 +322,15 @@ def test_lines_whose_predictions_have_another_meaning_are_refused(form, meaning)
     assert f"look like {meaning} not like x1, y1, x2, y2" in refusal(lambda: gt_vs_pred(lines))
 
 
+PER_CENT = "x1, y1, x2, y2 in per cent of the picture"
+
+
 @pytest.mark.parametrize(
     ("change", "meaning"),
     [
         (lambda b: [(b[0] + b[2]) / 2, (b[1] + b[3]) / 2, b[2] - b[0], b[3] - b[1]], "centre x, "),
         (lambda b: [b[1], b[0], b[3], b[2]], "y1, x1, y2, x2"),
-        (lambda b: [b[0] / 6.39, b[1] / 4.79, b[2] / 6.39, b[3] / 4.79], "per cent of the image"),
+        (lambda b: [b[0] / 6.39, b[1] / 4.79, b[2] / 6.39, b[3] / 4.79], PER_CENT),
     ],
 )
 def test_other_ways_to_write_a_box_are_refused(change, meaning):
@@ -359,7 +362,7 @@ def test_poor_predictions_are_no_other_meaning():
             assert figures_of(found)["f1_50"] < 0.3
 
 
-def test_file_whose_truth_or_predictions_are_of_another_form_is_refused():
+def test_file_with_truth_or_predictions_of_another_form_is_refused():
     for key in ("gt", "pred"):
         lines = [gt_vs_pred_line(scene) for scene in SCENES]
         for line in lines:
@@ -369,7 +372,7 @@ def test_file_whose_truth_or_predictions_are_of_another_form_is_refused():
         assert f"{kind} objects could not be taken (no coordinates" in message
 
 
-def test_lines_of_newer_releases_have_bins_as_truth_and_pixels_as_predictions():
+def test_newer_lines_have_bins_as_truth_and_pixels_as_predictions():
     lines = []
     for scene in SCENES:
         pixel, bins = gt_vs_pred_line(scene), gt_vs_pred_line(scene, "norm1000")
@@ -473,7 +476,7 @@ def test_images_without_true_objects_rank_nothing():
     assert f"none of the {len(SCENES)} images holds a true object" in message
 
 
-def test_paths_of_windows_and_files_without_sizes_name_the_same_images():
+def test_windows_paths_and_files_without_sizes_name_the_images():
     lines = [gt_vs_pred_line(scene) for scene in SCENES]
     other = [
         line | {"image": line["image"].replace("/", "\\"), "width": None, "height": None}

@@ -36,7 +36,7 @@ from coordexp.probe.run import run_probe, weights_sha256
 from coordexp.storage.files import sha256_directory, sha256_file
 from coordexp.storage.identity import run_hash
 from coordexp.storage.token_tables import in_fit_half
-from coordexp.storage.typed import write_sealed, write_typed
+from coordexp.storage.typed import SEAL, write_sealed, write_typed
 from coordexp.training.evaluate import evenly_spaced
 
 SMALL = ("images=6", "steps=3", "images_per_step=5", "micro_batch=2", "rollout_batch=4", "lr=1e-3")
@@ -600,7 +600,7 @@ def test_damaged_probe_json_costs_one_line(tmp_path, refused, content, word):
 
 def test_each_missing_key_of_probe_json_is_named(probed, tmp_path, refused):
     whole = manifest(probed)
-    for key in whole:
+    for key in whole.keys() - {SEAL}:
         rest = {name: value for name, value in whole.items() if name != key}
         write_sealed(tmp_path / "probe.json", rest)
         with refused(str(tmp_path / "probe.json"), f"`{key}`"):
@@ -611,7 +611,7 @@ def test_probe_without_a_checkpoint_reads_as_none(tmp_path):
     path = tmp_path / "probe.json"
     missing = MissingProbe("no checkpoint", "diverged at step 3", plain(settings()))
     write_typed(path, missing)
-    assert list(json.loads(path.read_text())) == ["status", "reason", "settings"]
+    assert list(json.loads(path.read_text())) == ["status", "reason", "settings", SEAL]
     assert read_probe_manifest(path) == missing
     assert read_probe(tmp_path) is None
 
