@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from synthetic import draws, sound
 
 from coordexp.analysis.audit.audit import audit
 from coordexp.analysis.audit.findings import Audit, RunAudit
+from coordexp.analysis.audit.validation_set import samples_by_step
 from coordexp.storage.files import sha256_file
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import Log
@@ -257,6 +259,14 @@ def test_a_different_validation_set_is_found_by_its_table(tmp_path):
         return [v for v in VARIANTS if "same validation set" in found[v]] == [VARIANTS[which]]
 
     assert all(draws(drawn))
+
+
+def test_endless_runtime_tells_no_number_of_samples():
+    """numpy would warn of it, in a line that nobody asked for."""
+    log = Log(Path("logging.jsonl"))
+    log.evals[40] = {"runtime": math.inf, "samples_per_second": 3.0}
+    log.evals[80] = {"runtime": 2.0, "samples_per_second": 3.0}
+    assert list(samples_by_step(log)) == [80]
 
 
 @pytest.mark.parametrize("decimals", [(4, 3), (2, 2)])

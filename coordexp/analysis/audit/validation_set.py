@@ -97,7 +97,7 @@ def samples_by_step(log: Log) -> dict[int, tuple[float, float]]:
     rows = {
         step: row
         for step, row in sorted(log.evals.items())
-        if row.get("runtime", 0) > 0 and row.get("samples_per_second", 0) > 0
+        if 0 < row.get("runtime", 0) < math.inf and 0 < row.get("samples_per_second", 0) < math.inf
     }
     if not rows:
         return {}
