@@ -7,6 +7,7 @@ converts the files of these seeds in an empty directory and prints how many were
 
 from __future__ import annotations
 
+import copy
 import contextlib
 import io
 import json
@@ -28,6 +29,11 @@ ODD = (None, True, False, 0, -1, 1, 0.5, 1e308, -1e308, 10**400, 2**63, math.nan
        {"rotation": math.inf}, "p_jpg.rf.0123456789abcdef.jpg")  # fmt: skip
 KEYS = ("bbox", "area", "segmentation", "attributes", "iscrowd", "image_id", "category_id",
         "width", "height", "file_name", "coco_url", "id", "name")  # fmt: skip
+
+
+def odd(rng: random.Random) -> Any:
+    """A value of its own: some are lists, which later mutations change."""
+    return copy.deepcopy(rng.choice(ODD))
 
 
 def base(rng: random.Random) -> dict[str, Any]:
@@ -54,20 +60,20 @@ def mutated(seed: int) -> bytes:
         entry = rng.randrange(len(entries))
         action = rng.random()
         if action < 0.1:
-            entries[entry] = rng.choice(ODD)
+            entries[entry] = odd(rng)
         elif action < 0.2:
             entries.append(entries[entry])
         elif isinstance(entries[entry], dict):
             key = rng.choice([*entries[entry], *KEYS])
             value = entries[entry].get(key)
             if isinstance(value, list) and value and action < 0.6:
-                value[rng.randrange(len(value))] = rng.choice(ODD)
+                value[rng.randrange(len(value))] = odd(rng)
             elif action < 0.7:
                 entries[entry].pop(key, None)
             else:
-                entries[entry][key] = rng.choice(ODD)
+                entries[entry][key] = odd(rng)
     if rng.random() < 0.05:
-        content[rng.choice(list(content))] = rng.choice(ODD)
+        content[rng.choice(list(content))] = odd(rng)
     text = json.dumps(content).encode()
     if rng.random() < 0.1:
         at = rng.randrange(len(text))
