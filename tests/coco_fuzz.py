@@ -7,8 +7,8 @@ converts the files of these seeds in an empty directory and prints how many were
 
 from __future__ import annotations
 
-import copy
 import contextlib
+import copy
 import io
 import json
 import math
