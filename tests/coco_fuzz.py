@@ -14,6 +14,7 @@ import json
 import math
 import random
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,10 @@ def convert(seed: int) -> str | None:
 
 def main() -> None:
     first, last = map(int, sys.argv[1:])
-    for i in range(3):
-        picture(Path(f"pictures/{i}.jpg"), seed=i)
-    refusals = [convert(seed) for seed in range(first, last)]
+    with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+        for i in range(3):
+            picture(Path(f"pictures/{i}.jpg"), seed=i)
+        refusals = [convert(seed) for seed in range(first, last)]
     refused = [line for line in refusals if line is not None]
     assert all(line.isprintable() for line in refused)
     print(f"{len(refusals)} files: {len(refused)} refused in one line, none ended in a traceback")
