@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -102,6 +103,8 @@ def main() -> None:
             make(scratch / name)
         for name, directory in given.items():
             paths = sorted(p for p in Path(directory).rglob("*") if p.suffix in (".jpg", ".png"))
+            if not paths:
+                sys.exit(f"{directory}: holds no .jpg or .png picture")
             prints = [fingerprint(path) for path in paths]
             pairs = list(near_pairs(prints))
             shares = found_copies(paths, prints, scratch)
