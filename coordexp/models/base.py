@@ -178,8 +178,12 @@ BROKEN_FILES = (
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a directory or hub name; no code of it is run."""
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    """The tokenizer of a directory or hub name; no code of it is run.
+
+    A directory is read alone, whatever hub its files name.
+    """
+    local = Path(path).is_dir()
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=local)
 
 
 def load_whole(
@@ -187,7 +191,8 @@ def load_whole(
 ) -> tuple[Qwen3VLForConditionalGeneration, Any]:
     """Model and tokenizer that another program wrote; error messages call them `named`.
 
-    No code of the directory is run, and no pickle is read.
+    No code of the directory is run, and no pickle is read. A directory is read alone: an attention
+    kernel that its configuration names would be fetched from a hub, so attention is PyTorch's own.
 
     Raises:
         UserError: there is no Qwen3-VL, or it is incomplete (transformers would initialise missing
@@ -196,9 +201,12 @@ def load_whole(
     if is_missing_directory(path):
         raise UserError(f"{named}: no such directory")
     try:
-        if Path(path).is_dir():
+        local = Path(path).is_dir()
+        if local:
             refuse_unusable_files(named, Path(path))
-        kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
+        kind = AutoConfig.from_pretrained(
+            path, trust_remote_code=False, local_files_only=local
+        ).model_type
         if kind != Qwen3VLConfig.model_type:
             raise UserError(f"{named}: a {kind}, not a {Qwen3VLConfig.model_type}")
         model, loading = Qwen3VLForConditionalGeneration.from_pretrained(
@@ -206,7 +214,9 @@ def load_whole(
             dtype=dtype,
             output_loading_info=True,
             trust_remote_code=False,
+            local_files_only=local,
             use_safetensors=True,
+            attn_implementation="sdpa",
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
         tokenizer = load_tokenizer(path)
