@@ -4,93 +4,38 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
 import shutil
-import signal
-import socket
-import sqlite3
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from conftest import composed
-from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from mlflow.exceptions import MlflowException
-from sqlalchemy import create_engine, text
-from studies import run_manifest
+from tracked_runs import (
+    EVAL,
+    FORK,
+    STARTED_S,
+    TRAIN,
+    client,
+    counts,
+    finish,
+    log,
+    make_run,
+    query,
+)
 
 from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.findings import read_recommendation
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json, sha256_directory, sha256_file, write_json, write_text
-from coordexp.storage.logs.writer import LogWriter
-from coordexp.storage.manifest import write_manifest
 from coordexp.storage.runs import RunDirectory, run_directory, write_config
 from coordexp.study.tracked import read_tracked_study
 from coordexp.tracking import mlflow_import as tracking
-from coordexp.tracking import server as ui
-from coordexp.tracking.experiment import HOST
 
-# A fork of this process has MLflow imported.
-FORK = multiprocessing.get_context("fork")
-TRAIN = {"loss": 3.0, "coord_diag/expected_bin_mae": 200.0}
-EVAL = {"loss": 2.5, "coord_diag/expected_bin_mae": 190.0, "coord_token_acc": 0.25}
-STARTED_S = 1_700_000_000.5
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's schema without an experiment: it takes seconds to make, so it is made once."""
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
-    """An empty project, in a directory whose name a URI must quote; we stand in it."""
-    path = tmp_path / "project %41 #1"
-    (path / tracking.ROOT).mkdir(parents=True)
-    monkeypatch.chdir(path)
-    shutil.copy(empty_database, tracking.ROOT / "mlflow.db")
-    return path
-
-
-def make_run(
-    variant: str = "mixed",
-    seed: int = 0,
-    steps: tuple[int, ...] = (2, 4),
-    started_s: float = STARTED_S,
-) -> RunDirectory:
-    """A run that is being trained: configuration and log, an eval row at its last step."""
-    run = run_directory(variant, seed, "0badcafe")
-    write_config(run, composed(f"variant={variant}", f"seed={seed}"))
-    for step in steps:
-        log(run, "train", step, TRAIN, started_s)
-    log(run, "eval", steps[-1], EVAL, started_s + 0.25)
-    return run
-
-
-def log(
-    run: RunDirectory, kind: str, step: int, values: dict[str, float], started_s: float = STARTED_S
-) -> None:
-    LogWriter(run.log, max_steps=8).append(kind, step, values | {"time_unix_s": started_s + step})
-
-
-def finish(run: RunDirectory, status: str = "complete", reason: str | None = None) -> RunDirectory:
-    for step in (4, 8):
-        write_text(run.checkpoint(step) / "config.json", f"{run.path} {step}")
-    write_manifest(run, run_manifest(status=status, reason=reason))
-    return run
+pytest_plugins = ("tracking_fixtures",)
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def role(run: RunDirectory, step: int, mae: float = 37.0) -> dict[str, Any]:
@@ -148,21 +93,6 @@ def recommendation(primary: dict | None, secondary: dict | None) -> dict:
     }
 
 
-def client() -> MlflowClient:
-    return MlflowClient(f"sqlite:///{(tracking.ROOT / 'mlflow.db').resolve()}")
-
-
-def query(sql: str) -> list[tuple]:
-    return sqlite3.connect(tracking.ROOT / "mlflow.db").execute(sql).fetchall()
-
-
-def counts() -> dict[str, int]:
-    return {
-        table: query(f"select count(*) from {table}")[0][0]
-        for table in ("runs", "metrics", "params", "tags", "model_versions")
-    }
-
-
 def artifacts(run_id: str) -> set[str]:
     root = tracking.ROOT / "artifacts" / run_id / "artifacts"
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
@@ -179,20 +109,6 @@ def alias_target(role_name: str) -> str | None:
 
 def test_telemetry_is_off() -> None:
     assert MLFLOW_DISABLE_TELEMETRY.get() is True
-
-
-def test_locked_database_is_not_to_be_removed() -> None:
-    database = tracking.ROOT / "mlflow.db"
-    holder = sqlite3.connect(database, isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
-    impatient = create_engine(f"sqlite:///{database}", connect_args={"timeout": 0})
-    with (
-        pytest.raises(UserError, match=r"mlflow\.db: locked by another process: import again"),
-        tracking.refusals_in_one_line(),
-        impatient.connect() as connection,
-    ):
-        connection.execute(text("SELECT name FROM experiments"))
-    holder.close()
 
 
 def test_database_is_created_once_and_kept() -> None:
@@ -482,136 +398,3 @@ def test_two_importers_at_once_import_every_run_once() -> None:
         ids = pool.map(import_together, [run for run in runs for _ in range(2)], chunksize=1)
     assert ids[0::2] == ids[1::2]
     assert (counts()["runs"], counts()["metrics"]) == (4, 4 * (2 * len(TRAIN) + len(EVAL)))
-
-
-def test_only_changed_runs_are_imported_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(ui, "import_run", lambda run: seen.append(run.path.parent.name))
-    first, second, imported = make_run("mixed"), make_run("pure_ce"), {}
-    shutil.copytree(first.path, first.path.with_name("s0-0badcafe.aside-1"))
-
-    def looked_at() -> list[str]:
-        seen.clear()
-        ui.import_changes(imported)
-        return list(seen)
-
-    assert looked_at() == ["mixed", "pure_ce"]
-    assert looked_at() == []
-    log(second, "train", 6, TRAIN)
-    assert looked_at() == ["pure_ce"]
-    finish(first)
-    assert looked_at() == ["mixed"]
-
-
-def test_broken_log_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    broken, good = make_run("mixed"), make_run("pure_ce")
-    broken.log.write_text("not json\n" + broken.log.read_text())
-    ui.import_changes({})
-    assert query("select name from runs") == [(f"{good.path.parent.name} s0",)]
-    assert "line 1 is broken" in capsys.readouterr().err
-
-
-def test_taken_port_is_one_line() -> None:
-    with socket.socket() as taken:
-        taken.bind((HOST, 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port}: .*another port"):
-            ui.serve(port)
-
-
-def test_server_that_dies_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ui.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(UserError, match=r"ended with status 1.*server\.log"):
-        ui.serve(free_port())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.5)
-    return result
-
-
-@contextmanager
-def serving(port: int, stop: signal.Signals, python: str = sys.executable) -> Iterator[str]:
-    """`coordexp ui` in a fork, stopped by this signal at the end; the lines that it prints first.
-
-    `python` is the interpreter that runs MLflow's server.
-    """
-    printed = Path("printed")
-    served = FORK.Process(target=serve_in_fork, args=(port, printed, python))
-    served.start()
-    try:
-        wait_for(lambda: printed.exists() and "Ctrl-C ends both" in printed.read_text())
-        yield printed.read_text()
-    finally:
-        os.kill(served.pid, stop)
-        served.join(30)
-        assert served.exitcode == 0
-    ui.require_free(port)  # the server is gone too
-
-
-def serve_in_fork(port: int, printed: Path, python: str) -> None:
-    sys.stdout = open(printed, "w")  # noqa: SIM115 open until the process ends
-    sys.executable = python
-    # What runs the tests in the background has SIGINT or SIGHUP ignored, and children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    ui.serve(port)
-
-
-@pytest.mark.slow
-def test_server_shows_a_run_while_it_grows() -> None:
-    run, port = make_run(), free_port()
-    log(run, "train", 6, {"loss": math.nan})
-    with serving(port, signal.SIGINT) as printed:
-        experiment_id = read_json(tracking.ROOT / "experiment.json")["experiment_id"]
-        assert f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs" in printed
-
-        def shown() -> list[dict[str, Any]]:
-            body = json.dumps({"experiment_ids": [experiment_id]}).encode()
-            url = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search"
-            request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-            return json.load(DIRECT.open(request, timeout=30)).get("runs", [])
-
-        found = wait_for(shown)[0]
-        assert (found["info"]["run_name"], found["info"]["status"]) == ("mixed s0", "RUNNING")
-        log(run, "train", 8, TRAIN)
-        finish(run)
-        wait_for(lambda: shown()[0]["info"]["status"] == "FINISHED")
-        assert {m["step"] for m in shown()[0]["data"]["metrics"] if m["key"] == "loss"} == {8}
-    # It was not killed:
-    assert "Finished server process" in (tracking.ROOT / "server.log").read_text()
-
-
-# In the place of MLflow's server, which takes seconds to start: it listens until SIGTERM.
-LISTENER = """#!{python} -IS
-import signal, socket, sys
-def end(*_):
-    print("asked to end")
-    sys.exit()
-signal.signal(signal.SIGTERM, end)
-port = int(sys.argv[sys.argv.index("--port") + 1])
-with socket.create_server(("127.0.0.1", port)) as server:
-    while True:
-        server.accept()
-"""
-
-
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_every_signal_to_stop_ends_the_server_too(tmp_path: Path, stop: signal.Signals) -> None:
-    python = tmp_path / "python"
-    python.write_text(LISTENER.format(python=sys.executable))
-    python.chmod(0o755)
-    with serving(free_port(), stop, str(python)) as printed:
-        assert "Ctrl-C ends both" in printed
-    assert (tracking.ROOT / "server.log").read_text() == "asked to end\n"

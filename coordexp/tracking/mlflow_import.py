@@ -14,32 +14,26 @@ the next import rebuilds it.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# MLflow reads these variables when it is imported, and the server inherits them. This project does
-# not use MLflow's background jobs.
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.environ["DO_NOT_TRACK"] = "true"
-os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.findings import Recommendation, Role, read_recommendation
-from coordexp.errors import UserError, first_line
+from coordexp.errors import UserError
 from coordexp.storage.digest_store import require_sha256
-from coordexp.storage.files import locked
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
 from coordexp.study.inputs import require_unchanged
 from coordexp.study.study_runs import read_study_runs
 from coordexp.study.tracked import TrackedStudy, write_tracked_study
+from coordexp.tracking import IGNORED
+from coordexp.tracking.database import DATABASE, is_locked, writable_database
 from coordexp.tracking.experiment import EXPERIMENT, ROOT, Experiment, ui_link
 from coordexp.tracking.legal import cut_note, legal_series
 from coordexp.tracking.metric_series import (
@@ -70,8 +64,10 @@ CONTROL_TAG = "coordexp.control_of"
 def create_database() -> Path:
     """Create database and experiment where they are missing; returns experiment.json's path."""
     path = ROOT / "experiment.json"
+    if {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"}.intersection(IGNORED):
+        print(f"MLFLOW_TRACKING_URI is not used: runs go to {DATABASE} alone", file=sys.stderr)
     with mlflow_client() as (_, experiment_id):
-        write_typed(path, Experiment(experiment_id, f"sqlite:///{ROOT}/mlflow.db", EXPERIMENT))
+        write_typed(path, Experiment(experiment_id, f"sqlite:///{DATABASE}", EXPERIMENT))
     return path
 
 
@@ -110,7 +106,7 @@ def import_series(series: MetricSeries) -> str:
         run_id = str(run.info.run_id)
         with marking_failure(client, run_id):
             # Import the last imported step again: its eval row may have been written since.
-            imported_step = int(run.data.tags.get(STEP_TAG, 0))
+            imported_step = last_imported_step(run)
             new = [point for point in points if point.step >= imported_step]
             params = [Param(key, value) for key, value in series.params.items()]
             run_tags = [RunTag(key, value) for key, value in series.tags.items()]
@@ -126,6 +122,12 @@ def import_series(series: MetricSeries) -> str:
             if FAILURE_TAG in run.data.tags:
                 client.delete_tag(run_id, FAILURE_TAG)
     return run_id
+
+
+def last_imported_step(run: Run) -> int:
+    """The step up to which a run's points are imported; 0 where none is, or the tag was edited."""
+    tag = run.data.tags.get(STEP_TAG, "0")
+    return int(tag) if tag.isascii() and tag.isdigit() else 0
 
 
 def import_study(study_dir: Path) -> TrackedStudy:
@@ -178,22 +180,13 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
     """MLflow's client and the experiment's id, for one process at a time.
 
     Raises:
-        UserError: the database cannot be read, is locked, or was moved: it would still write
-            artifacts to its old place.
+        DatabaseUnavailableError: the database cannot be used, so that no run can be imported.
+        UserError: MLflow refused what was to be written, or the database was moved: it would still
+            write artifacts to its old place.
     """
-    with locked(ROOT / ".lock", "MLflow is being written", wait=True):
-        # An absolute path: MLflow keeps an engine for each URI.
-        database = f"sqlite:///{(ROOT / 'mlflow.db').resolve()}"
-        artifacts = (ROOT / "artifacts").resolve().as_uri()
-        try:
-            client = MlflowClient(database, registry_uri=database)
-            experiment = client.get_experiment_by_name(EXPERIMENT)
-        except (DatabaseError, MlflowException) as error:
-            refuse_locked(error)
-            raise UserError(
-                f"{ROOT / 'mlflow.db'}: not a database that MLflow can read: "
-                f"remove {ROOT} and import again, it holds copies only"
-            ) from error
+    artifacts = (ROOT / "artifacts").resolve().as_uri()
+    with writable_database() as client:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             note = "Stage-1 runs and their comparisons, imported from `results/`. "
             note += "Nothing is read back from here."
@@ -207,42 +200,22 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
             )
         if experiment.lifecycle_stage == "deleted":  # by hand, in the UI
             client.restore_experiment(experiment.experiment_id)
-        with refusals_in_one_line():
-            yield client, experiment.experiment_id
-
-
-@contextmanager
-def refusals_in_one_line() -> Iterator[None]:
-    """Raises UserError: MLflow, its database or the disk refused what was to be written."""
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        refuse_locked(error)
-        raise UserError(
-            f"{ROOT}: the import into MLflow failed ({first_line(error)}): results are not "
-            f"affected; mend it, or remove {ROOT}, which holds copies only, and import again"
-        ) from error
-
-
-def refuse_locked(error: Exception) -> None:
-    """Raises UserError if the database is sound, but another process is writing to it."""
-    if "database is locked" in str(error):
-        raise UserError(
-            f"{ROOT / 'mlflow.db'}: locked by another process: import again when that has ended"
-        ) from error
+        yield client, experiment.experiment_id
 
 
 @contextmanager
 def marking_failure(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """Import one run; if that fails, its status becomes FAILED and it is imported again later."""
-    imported = False
+    """Import one run; if that fails, its status becomes FAILED and it is imported again later.
+
+    In a locked database it stays as it is: to mark it would wait for the lock once more.
+    """
     try:
         yield
-        imported = True
-    finally:
-        if not imported:
+    except BaseException as error:
+        if not is_locked(error):
             client.set_tag(run_id, FAILURE_TAG, "the next import completes this run")
             client.set_terminated(run_id, "FAILED")
+        raise
 
 
 def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:

@@ -10,24 +10,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from coordexp.errors import UserError
-from coordexp.storage.runs import RESULTS, RunDirectory
+from coordexp.tracking.database import DATABASE
 from coordexp.tracking.experiment import HOST, PORT, ROOT, read_experiment, ui_link
-from coordexp.tracking.mlflow_import import create_database, import_run
+from coordexp.tracking.follower import Follower
+from coordexp.tracking.mlflow_import import create_database
+from coordexp.tracking.supervise import STOP_WITHIN_S
 
 FOLLOW_EVERY_S = 3
-STOP_WITHIN_S = 10
-
-Stamp = list[tuple[int, int]]  # modification time (ns) and size of a run's log and manifest
+START_WITHIN_S = 120
 
 
 def serve(port: int = PORT) -> None:
-    """Serve MLflow on 127.0.0.1 and import what the runs write, until Ctrl-C or SIGTERM.
+    """Serve MLflow on 127.0.0.1 and import what the runs write.
+
+    Returns at Ctrl-C, SIGTERM or SIGHUP, which are the ways to end it.
 
     Raises:
-        UserError: the port is taken, or the server ended by itself.
+        UserError: the port is taken, the database cannot be used, or the server ended by itself.
     """
     require_free(port)
     experiment_id = read_experiment(create_database()).experiment_id
@@ -39,10 +40,11 @@ def serve(port: int = PORT) -> None:
         if server.poll() is None:
             print(f"MLflow: {ui_link(experiment_id, port)}")
             print("importing what the runs write; Ctrl-C ends both", flush=True)
-        imported: dict[Path, Stamp] = {}
+        follower = Follower()
         while server.poll() is None:
-            import_changes(imported)
+            follower.import_changes()
             time.sleep(FOLLOW_EVERY_S)
+        require_free(port)  # another process may have taken it while the server started
         raise UserError(
             f"the MLflow server ended with status {server.returncode}: {ROOT}/server.log says why"
         )
@@ -64,60 +66,48 @@ def require_free(port: int) -> None:
 
 @contextmanager
 def server_process(port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the MLflow server in a separate session.
+    """Run the MLflow server in a separate session, under `supervise`.
 
-    Ctrl-C then reaches only this process, which stops every process of the server.
+    Ctrl-C then reaches only this process; the server ends when this process closes the pipe, or
+    ends itself, at whatever moment.
     """
-    command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--backend-store-uri", f"sqlite:///{ROOT}/mlflow.db"]
+    command = [sys.executable, "-m", "coordexp.tracking.supervise"]
+    command += [sys.executable, "-m", "mlflow", "server"]
+    command += ["--backend-store-uri", f"sqlite:///{DATABASE}"]
     command += ["--default-artifact-root", f"{ROOT}/artifacts", "--no-serve-artifacts"]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     with open(ROOT / "server.log", "wb") as output:
         server = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
+    assert server.stdin is not None
     try:
         yield server
     finally:
-        server.terminate()
+        server.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_WITHIN_S)
+            server.wait(2 * STOP_WITHIN_S)
         with suppress(ProcessLookupError):  # every process of the server has ended
             os.killpg(server.pid, signal.SIGKILL)
 
 
 def wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
-    """Return when the server takes connections, or has ended."""
+    """Return when the server takes connections, or has ended.
+
+    Raises:
+        UserError: it does neither.
+    """
+    deadline = time.monotonic() + START_WITHIN_S
     while server.poll() is None:
         with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
             return
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the MLflow server takes no connections after {START_WITHIN_S} s: "
+                f"{ROOT}/server.log says why"
+            )
         time.sleep(0.2)
-
-
-def import_changes(imported: dict[Path, Stamp]) -> None:
-    """Import the runs whose log or manifest has changed since the last import; update `imported`.
-
-    A run that cannot be read does not prevent the import of the others.
-    """
-    for path in sorted((RESULTS / "runs").glob("*/*")):
-        if ".aside-" in path.name:
-            continue
-        run = RunDirectory(path)
-        try:
-            stamp = stamp_of(run)
-            if imported.get(path) != stamp:
-                imported[path] = stamp
-                import_run(run)
-        except FileNotFoundError:
-            continue  # the run has just been moved aside
-        except UserError as error:
-            print(f"not imported: {error}", file=sys.stderr, flush=True)
-
-
-def stamp_of(run: RunDirectory) -> Stamp:
-    stamp = []
-    for file in (run.log, run.manifest):
-        if file.exists():
-            facts = file.stat()
-            stamp.append((facts.st_mtime_ns, facts.st_size))
-    return stamp
