@@ -2,9 +2,9 @@
 
 import os
 
-# MLflow reads its settings from the environment, and the server inherits them. Those that a user has
-# set for another tracking server are removed before any module imports MLflow: this database is a
-# file of this project, and no setting may send a part of an import elsewhere.
+# MLflow reads its settings from the environment, and the server inherits them. Those that a user
+# has set for another tracking server are removed before any module imports MLflow: this database is
+# a file of this project, and no setting may send a part of an import elsewhere.
 IGNORED = tuple(sorted(name for name in os.environ if name.lstrip("_").startswith("MLFLOW_")))
 for _name in IGNORED:
     del os.environ[_name]
