@@ -210,6 +210,18 @@ def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path, refused):
     assert lock.exists()
 
 
+def test_replacing_removes_what_a_killed_process_left(tmp_path):
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    left, written = (tmp_path / f".audit.json.{pid}.tmp" for pid in (ended.pid, os.getppid()))
+    other = tmp_path / f".audit.csv.{ended.pid}.tmp"
+    for file in (left, written, other):
+        file.touch()
+    write_text(tmp_path / "audit.json", "{}")
+    point_link(tmp_path / "audit.csv", tmp_path / "audit.json")
+    assert set(tmp_path.iterdir()) == {tmp_path / "audit.json", tmp_path / "audit.csv", written}
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_lock_is_released_when_its_holder_is_killed(tmp_path, how):
     lock = tmp_path / ".lock"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -38,20 +39,50 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name for what becomes `path`; it ends in the id of this process."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove temporary files of `path` that killed processes have left."""
+    for temporary in list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp")):
+        if is_abandoned(temporary):
+            temporary.unlink(missing_ok=True)
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether no running process has the id that the name of a temporary file ends in."""
+    pid = temporary.name.split(".")[-2]
+    return not (pid.isdecimal() and is_running(int(pid)))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`.
 
     If the block ends without an error, the file is fsynced and renamed to `path`. Otherwise it is
-    removed, and an earlier file at `path` is unchanged.
+    removed, and an earlier file at `path` is unchanged. What a killed process has left of the same
+    file is removed.
 
     Raises:
         UserError: the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with naming_full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path)
             yield temporary
             sync(temporary)
             os.replace(temporary, path)
@@ -210,10 +241,12 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 def point_link(link: Path, target: Path) -> None:
     """Make `link` a relative symbolic link to `target`, atomically."""
     link.parent.mkdir(parents=True, exist_ok=True)
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    remove_abandoned(link)
+    temporary = temporary_beside(link)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, link.parent))
     os.replace(temporary, link)
+    sync(link.parent)
 
 
 @contextmanager

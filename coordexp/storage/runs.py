@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from coordexp.config.digests import group_hash, plain
 from coordexp.config.schema import Config, ProbeConfig
-from coordexp.storage.files import write_text
+from coordexp.storage.files import is_abandoned, write_text
 
 RESULTS = Path("results")
 
@@ -85,12 +85,15 @@ def write_config(run: RunDirectory, cfg: Config) -> None:
 
 
 def remove_leftovers(run: RunDirectory) -> None:
-    """Remove temporary files and directories of a killed trainer. The caller holds the lock."""
+    """Remove temporary files and directories of a killed trainer. The caller holds the lock.
+
+    A probe of the run may be writing at the same time: its files are kept.
+    """
     for leftover in list(run.path.rglob(".*.tmp")):
         if leftover.is_dir():
             shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+        elif is_abandoned(leftover):
+            leftover.unlink(missing_ok=True)
 
 
 def holds_results(run: RunDirectory) -> bool:
