@@ -11,7 +11,7 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -34,6 +34,8 @@ REFUSALS = {
     errno.ETXTBSY,
 }
 KEPT = "what is written already is kept"
+# EX_TEMPFAIL of sysexits.h: a failure that the same command may not meet again.
+RESUME = 75
 
 
 class UserError(Exception):
@@ -87,15 +89,25 @@ def _shortened(word: str) -> str:
     return f"{word[:half]}…{word[-half:]}"
 
 
+# What a signal is answered with: what to tell the user, and the exit code.
+TERMINABLE = {signal.SIGTERM: (f"terminated: {KEPT}", 143)}
+_AGAIN = ("interrupted before its first step: the same command starts again", RESUME)
+# A scheduler sends either signal to a training, some time before it kills it.
+RESUMABLE = {signal.SIGTERM: _AGAIN, signal.SIGUSR1: _AGAIN}
+
+
 @contextmanager
-def reported(program: str) -> Iterator[None]:
-    """End the process with one line after an error that the user can fix, Ctrl-C or SIGTERM.
+def reported(
+    program: str, answers: Mapping[signal.Signals, tuple[str, int]] = TERMINABLE
+) -> Iterator[None]:
+    """End the process with one line after an error that the user can fix, Ctrl-C or a signal.
 
     Raises:
-        SystemExit: code 1 after an error, 130 after Ctrl-C and 143 after SIGTERM, as shells do.
+        SystemExit: code 1 after an error, 130 after Ctrl-C and 143 after SIGTERM, as shells do
+            (or what `answers` says).
     """
     try:
-        with _terminable():
+        with _answering(answers):
             yield
     except UserError as error:
         sys.exit(f"{program}: {one_line(error)}")
@@ -118,23 +130,27 @@ def reported(program: str) -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Raise Interrupted on SIGTERM in this process, but not in the workers that it forks."""
+def _answering(answers: Mapping[signal.Signals, tuple[str, int]]) -> Iterator[None]:
+    """Raise Interrupted at these signals in this process, but not in the workers that it forks.
+
+    A signal that the process ignores stays ignored.
+    """
     owner = os.getpid()
 
-    def terminate(number: int, _: FrameType | None) -> None:
+    def stop(number: int, _: FrameType | None) -> None:
         if os.getpid() != owner:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        raise Interrupted(f"terminated: {KEPT}", 143)
+        raise Interrupted(*answers[signal.Signals(number)])
 
-    ignored = signal.getsignal(signal.SIGTERM) in (signal.SIG_IGN, None)
-    if ignored or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set a handler
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    heard = [n for n in answers if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,12 +7,14 @@ own, as a spawned one would. A fault makes it die, or fills its disk, just befor
 event: an audit event of Python (`open`, `os.rename`, …) below results/runs whose arguments contain
 a word. With SIMULATED_GPU in its environment it sees a GPU (simulated_gpu.py).
 
-    python tests/fork_server.py      serves requests on stdin, a JSON object a line (see `serve`)
+    python tests/fork_server.py [MODULE …]   serves requests on stdin, a JSON object a line (see
+                                             `serve`); the modules are imported beforehand, too
 """
 
 from __future__ import annotations
 
 import errno
+import importlib
 import itertools
 import json
 import os
@@ -37,6 +39,8 @@ def serve() -> None:
     import coordexp.cli.main
     import coordexp.training.train  # noqa: F401
 
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)
@@ -152,6 +156,19 @@ def signal_before(number: int, times: int, event: str, word: str = "", count: in
     before_event(event, word, count, send)
 
 
+def signal_in(number: int, module: str, function: str, count: int = 1) -> None:
+    """Send the signal when this function of a module is called for the count-th time."""
+    home, seen = importlib.import_module(module), itertools.count(1)
+    original = getattr(home, function)
+
+    def signalled(*arguments: Any, **more: Any) -> Any:
+        if next(seen) == count:
+            os.kill(os.getpid(), number)
+        return original(*arguments, **more)
+
+    setattr(home, function, signalled)
+
+
 def fill_disk_before(event: str, word: str, ballast: str, spare_bytes: int = 0) -> None:
     """Leave `spare_bytes` free on the disk where the file `ballast` lies."""
 
@@ -180,6 +197,10 @@ def fail_sync_of(word: str) -> None:
     os.fsync = failing
 
 
+def stop_until_traced() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def divide_loss_again() -> None:
     """The bug the note audits: the loss is divided by the accumulation count once more."""
     from coordexp.losses import fused
@@ -200,8 +221,10 @@ FAULTS = {
     for f in (
         die_before,
         signal_before,
+        signal_in,
         fill_disk_before,
         fail_sync_of,
+        stop_until_traced,
         divide_loss_again,
         halve_backward,
     )

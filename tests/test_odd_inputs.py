@@ -13,7 +13,7 @@ import pytest
 
 from coordexp.cli.main import main
 from coordexp.config.yaml_file import check_yaml_file
-from coordexp.errors import LONGEST_WORD, UserError, one_line, reported
+from coordexp.errors import LONGEST_WORD, RESUMABLE, RESUME, UserError, one_line, reported
 from coordexp.storage.files import read_json
 from coordexp.storage.typed import read_typed
 from coordexp.study.inputs import RunConfig
@@ -226,6 +226,15 @@ def test_signal_is_one_line_and_the_code_of_shells(number, code, word):
     assert process.returncode == code
     assert stderr.strip().count("\n") == 0
     assert stderr.strip().startswith(f"coordexp: {word}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_to_a_training_that_starts_means_start_again(number, capsys):
+    with pytest.raises(SystemExit) as stop, reported("coordexp-train", RESUMABLE):
+        os.kill(os.getpid(), number)
+    assert stop.value.code == RESUME
+    assert capsys.readouterr().err.strip().startswith("coordexp-train: interrupted before")
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_forked_worker_dies_of_sigterm_without_a_word():

@@ -17,7 +17,7 @@ from coordexp.study.preregistration import (
     preregister,
     read_preregistration,
 )
-from coordexp.study.study import Vision
+from coordexp.study.study import Vision, launcher
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +83,7 @@ def test_run_of_several_processes_is_started_in_several() -> None:
     commands = {}
     for run, line in zip(plan.runs, run_commands(plan), strict=True):
         commands[run.variant] = line
-    launch = "python -m torch.distributed.run --standalone --nproc-per-node 2 -m"
-    started = f"{launch} coordexp.training.train experiment=smoke"
+    started = f"{launcher(2)} coordexp.training.train experiment=smoke"
     assert commands["mixed"].startswith(started)
     assert commands["pure_ce"].startswith("coordexp-train experiment=smoke")
 

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from training import (
     MIXED,
     SMALL,
+    TIMEOUT_S,
     artifacts,
     assert_same_run,
     change_input,
@@ -35,6 +36,7 @@ from coordexp.data.prepare import read_data_manifest, split_facts
 from coordexp.storage.files import sha256_file
 from coordexp.storage.typed import write_typed
 from coordexp.study.plan import planned_run
+from coordexp.study.study import launcher
 
 pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow
@@ -263,9 +265,9 @@ def test_a_run_of_other_data_is_set_aside_and_trained_from_scratch(
 # --- two processes ---
 
 
-def ranks(fork_server, cwd, *arguments: str, fault: tuple = ()) -> list:
-    """Rank 0 (which may have a fault) and rank 1, as `accelerate launch` would start them, but
-    forked.
+def ranks(fork_server, cwd, *arguments: str, fault: tuple = (), faulty: int = 0) -> list:
+    """Rank 0 and rank 1, as `accelerate launch` would start them, but forked. One may have a
+    fault.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -280,7 +282,7 @@ def ranks(fork_server, cwd, *arguments: str, fault: tuple = ()) -> list:
         fork_server.start(
             cwd,
             *arguments,
-            fault=fault if not rank else (),
+            fault=fault if rank == faulty else (),
             RANK=str(rank),
             LOCAL_RANK=str(rank),
             **common,
@@ -349,6 +351,13 @@ def test_two_processes_stop_together_for_a_signal_to_either(fork_server, workspa
     told = [child.stderr.count("interrupted at step 4/8") for child in children]
     assert told == [1, 0]
 
+    # A signal to rank 1, within a function that both ranks run.
+    for function, step in (("optimizer_step", 5), ("evaluate", 6)):
+        fault = ("signal_in", signal.SIGTERM, "coordexp.training.train", function)
+        children = ranks(fork_server, empty, *arguments, fault=fault, faulty=1)
+        assert [child.wait().returncode for child in children] == [75, 75]
+        assert f"interrupted at step {step}/8" in children[0].stderr
+
     # A signal to rank 1, which waits for rank 0 in a collective.
     first, second = ranks(fork_server, empty, *arguments)
     run = empty / workspace.run("mixed").relative_to(workspace.path)
@@ -358,6 +367,24 @@ def test_two_processes_stop_together_for_a_signal_to_either(fork_server, workspa
     second.signal(signal.SIGTERM)
     first.signal(signal.SIGCONT)
     assert [child.wait().returncode for child in (first, second)] == [75, 75]
+    for child in ranks(fork_server, empty, *arguments):
+        assert child.wait().returncode == 0, child.stderr
+    assert_same_run(run, two)
+
+
+def test_launcher_passes_a_schedulers_signal_on_to_the_ranks(fork_server, workspace, empty, two):
+    arguments = (*MIXED, "runtime.processes=2")
+    run = empty / workspace.run("mixed").relative_to(workspace.path)
+    command = [*launcher(2).split(), "coordexp.training.train", *arguments]
+    with subprocess.Popen(
+        command, cwd=empty, env=environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for(run.joinpath("logging.jsonl").exists)
+        process.send_signal(signal.SIGUSR1)
+        _, told = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode != 0
+    assert told.count("the same command continues") == 1, told
+    assert (run / "state" / "state.pt").exists()
     for child in ranks(fork_server, empty, *arguments):
         assert child.wait().returncode == 0, child.stderr
     assert_same_run(run, two)

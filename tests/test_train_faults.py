@@ -108,6 +108,41 @@ def test_asked_to_stop_it_ends_after_the_step_and_continues(
     assert_same_run(run, workspace.run("mixed"))
 
 
+TRAIN, SETUP = "coordexp.training.train", "coordexp.training.setup"
+# Where a signal comes, and the step at which the run then stops.
+MOMENTS = (
+    (SETUP, "load_for_training", 1, 0),
+    (SETUP, "preflight", 1, 0),
+    (TRAIN, "loop", 1, 0),
+    (TRAIN, "load_window", 2, 1),  # in the thread that reads the data of the next step
+    (TRAIN, "optimizer_step", 1, 2),
+    (TRAIN, "evaluate", 1, 4),
+    (TRAIN, "save_checkpoint", 1, 8),
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_at_any_moment_of_a_step_ends_it_after_the_step(
+    fork_server, workspace, empty, number
+):
+    run = empty / workspace.run("mixed").relative_to(workspace.path)
+    for module, function, count, step in MOMENTS:
+        child = fork_server.run(empty, *MIXED, fault=("signal_in", number, module, function, count))
+        assert child.returncode == 75, (function, child.stdout, child.stderr)
+        assert f"interrupted at step {step}/8: the same command continues" in child.stderr
+    assert fork_server.run(empty, *MIXED).returncode == 0
+    assert_same_run(run, workspace.run("mixed"))
+
+
+@pytest.mark.parametrize("function", ["input_digests", "remove_leftovers", "verify_finished"])
+def test_a_signal_before_the_first_step_means_start_again(fork_server, workspace, empty, function):
+    """While the data are hashed, or the lock has just been taken: there is no step to end."""
+    child = fork_server.run(empty, *MIXED, fault=("signal_in", signal.SIGUSR1, TRAIN, function))
+    told = "coordexp-train: interrupted before its first step: the same command starts again"
+    assert (child.returncode, child.stderr.strip()) == (75, told)
+    assert not (empty / workspace.run("mixed").relative_to(workspace.path) / "state").exists()
+
+
 def test_signal_in_the_last_step_lets_the_run_end(fork_server, workspace, empty):
     fault = ("signal_before", signal.SIGTERM, 1, "os.rename", "step-000008.parquet")
     assert fork_server.run(empty, *MIXED, fault=fault).returncode == 0

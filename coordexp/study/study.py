@@ -17,8 +17,12 @@ COMPARE_LOGS = "compare_logs"  # name of a study that compares runs and trains n
 
 
 def launcher(processes: int) -> str:
-    """The command that runs a module in this many processes, one per rank."""
-    return f"python -m torch.distributed.run --standalone --nproc-per-node {processes} -m"
+    """The command that runs a module in this many processes, one per rank.
+
+    It passes on the signals that schedulers send, so that the ranks write their state.
+    """
+    signals = "--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    return f"python -m torch.distributed.run --standalone {signals} --nproc-per-node {processes} -m"
 
 
 @dataclass(frozen=True)

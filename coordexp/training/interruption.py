@@ -16,12 +16,10 @@ from types import FrameType
 
 import torch
 
-from coordexp.errors import Interrupted
+from coordexp.errors import RESUME, Interrupted
 from coordexp.training.setup import save_progress
 from coordexp.training.step import Training
 
-# EX_TEMPFAIL of sysexits.h: a failure that the same command may not meet again.
-RESUME = 75
 EXIT_CODES = {signal.SIGTERM: RESUME, signal.SIGUSR1: RESUME, signal.SIGINT: 130}
 
 

@@ -36,7 +36,7 @@ from coordexp.config.digests import digest
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import Config
 from coordexp.data.prepare import require_data
-from coordexp.errors import UserError, one_line, reported
+from coordexp.errors import RESUMABLE, UserError, one_line, reported
 from coordexp.models.base_manifest import require_base
 from coordexp.models.checkpoints import device_for, save_checkpoint
 from coordexp.storage.files import locked, sha256_file
@@ -48,6 +48,7 @@ from coordexp.storage.runs import (
     remove_leftovers,
     run_directory,
 )
+from coordexp.study.study import launcher
 from coordexp.training.evaluate import average_losses, evaluate, evenly_spaced
 from coordexp.training.interruption import StopRequest, stop_if_asked, stop_request
 from coordexp.training.seal import seal
@@ -84,10 +85,7 @@ def train(cfg: Config, overrides: Sequence[str] = ()) -> RunDirectory:
     if accelerator.num_processes != cfg.runtime.processes:
         raise UserError(
             f"runtime.processes={cfg.runtime.processes}, but {accelerator.num_processes} were "
-            "started: start with "
-            "`python -m torch.distributed.run --standalone --nproc-per-node "
-            f"{cfg.runtime.processes} "
-            "-m coordexp.training.train …`"
+            f"started: start with `{launcher(cfg.runtime.processes)} coordexp.training.train …`"
         )
     lock = (
         locked(run.lock, "being trained", cfg.runtime.wait)
@@ -281,7 +279,7 @@ def main() -> None:
 
     Overrides are checked first: a mistake gives one line instead of Hydra's dozen.
     """
-    with reported("coordexp-train"):
+    with reported("coordexp-train", RESUMABLE):
         train_or_sweep(check_arguments(sys.argv[1:]), sys.argv[1:])
 
 
