@@ -20,7 +20,7 @@ from coordexp.storage.files import sha256_file
 
 CLOCKS = (
     *("finished_at", "preflight_wall_s", "train_wall_s", "train_cpu_s", "eval_wall_s", "wall_s"),
-    "created_at",
+    "written_at",
     "seal",
 )
 LOGS = ("logging.jsonl", "probe.jsonl")
@@ -117,6 +117,7 @@ READERS: dict[str, Callable[[Path, dict[str, str]], Any]] = {
     **dict.fromkeys(LOGS, rows),
     "run.json": manifest,
     "probe.json": manifest,
+    "preregistration.json": manifest,
     "mlflow.json": named,
     "experiment.json": named,
     "mlflow.db": mlflow,
