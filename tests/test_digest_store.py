@@ -15,6 +15,7 @@ from coordexp.storage.digest_store import (
     STORE,
     known_sha256,
     known_sha256_directory,
+    known_sha256s,
     require_sha256,
 )
 from coordexp.storage.files import sha256_directory, sha256_file
@@ -172,3 +173,13 @@ def test_mismatch_is_one_line_that_names_file_digests_and_advice(old_file):
     old_file.unlink()
     with pytest.raises(UserError, match=r"weights: missing, but base\.json records it: restore it"):
         require_sha256(old_file, recorded, "base.json", "restore it")
+
+
+def test_digests_come_in_the_order_of_the_files(old_file):
+    """Files are written from them (runs.json): what is remembered must not change their bytes."""
+    files = [old_file.with_name(f"table-{i}") for i in range(8)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+        os.utime(file, ns=(LONG_AGO_NS, LONG_AGO_NS))
+    known_sha256(files[5])
+    assert list(known_sha256s(files)) == files

@@ -65,7 +65,9 @@ def require_sha256(path: Path, recorded: str, where: str, advice: str) -> None:
 
 
 def known_sha256s(paths: Sequence[Path]) -> dict[Path, str]:
-    """sha256 of each file; those that the store does not know are read and remembered."""
+    """sha256 of each file, in this order; those that the store does not know are read and
+    remembered.
+    """
     stamps = {path: _stamp(path) for path in paths}
     found = _remembered(stamps)
     new = {}
@@ -75,7 +77,8 @@ def known_sha256s(paths: Sequence[Path]) -> dict[Path, str]:
         if not unchanged or time.time_ns() - stamps[path][2] < SETTLED_NS:
             del stamps[path]
     _remember({path: (stamps[path], sha256) for path, sha256 in new.items() if path in stamps})
-    return found | new
+    sha256s = found | new
+    return {path: sha256s[path] for path in paths}
 
 
 def _stamp(path: Path) -> Stamp:
