@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
+HASHED := --require-hashes --no-deps
+LOCKS := requirements.lock requirements-build.lock requirements-cuda.lock
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -29,16 +31,20 @@ lint: $(STAMP)
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-$(STAMP): pyproject.toml requirements.lock
+# Every file that is installed, or builds what is, must have a hash of the locks. torch of the public index needs CUDA's
+# libraries on Linux, torch's CPU build does not: `pip check` tells which one pip found.
+$(STAMP): pyproject.toml $(LOCKS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(PIP_INSTALL) -c requirements.lock -e .[dev]
+	$(BIN)/$(PIP_INSTALL) $(HASHED) --only-binary :all: -r requirements-build.lock
+	$(BIN)/$(PIP_INSTALL) $(HASHED) --no-build-isolation -r requirements.lock
+	$(BIN)/pip check >/dev/null || $(BIN)/$(PIP_INSTALL) $(HASHED) -r requirements-cuda.lock
+	$(BIN)/$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	$(BIN)/pip check
 	touch $@
 
-# After a change of the pins: resolve them anew, without the lock, in an environment of its own. Takes minutes.
+# After a change of the pins, or for new versions (`make lock UPGRADE=--upgrade`).
 lock:
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/$(PIP_INSTALL) -e .[dev]
-	grep '^#' requirements.lock > build/requirements.lock
-	build/lock/bin/pip freeze --exclude-editable | sed 's/+.*//' >> build/requirements.lock
-	mv build/requirements.lock requirements.lock
+	build/lock/bin/$(PIP_INSTALL) uv==0.13.9 packaging==25.0
+	PATH="$(CURDIR)/build/lock/bin:$$PATH" build/lock/bin/python .ci/lock.py $(UPGRADE)
 	rm -r build/lock
