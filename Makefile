@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 HASHED := --require-hashes --no-deps
-LOCKS := requirements.lock requirements-build.lock requirements-cuda.lock
+LOCKS := requirements.lock requirements-build.lock requirements-torch.lock requirements-torch-cpu.lock
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -31,13 +31,14 @@ lint: $(STAMP)
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-# Every file that is installed, or builds what is, must have a hash of the locks. torch of the public index needs CUDA's
-# libraries on Linux, torch's CPU build does not: `pip check` tells which one pip found.
+# Every file that is installed, or builds what is, must have a hash of the locks. torch's CPU build is taken where pip finds
+# it, else torch of the public index. `pip check` finds what is missing.
 $(STAMP): pyproject.toml $(LOCKS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP_INSTALL) $(HASHED) --only-binary :all: -r requirements-build.lock
+	$(BIN)/$(PIP_INSTALL) $(HASHED) -r requirements-torch-cpu.lock 2>/dev/null || \
+	$(BIN)/$(PIP_INSTALL) $(HASHED) -r requirements-torch.lock
 	$(BIN)/$(PIP_INSTALL) $(HASHED) --no-build-isolation -r requirements.lock
-	$(BIN)/pip check >/dev/null || $(BIN)/$(PIP_INSTALL) $(HASHED) -r requirements-cuda.lock
 	$(BIN)/$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	$(BIN)/pip check
 	touch $@

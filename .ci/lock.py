@@ -21,13 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 PACKAGES = ROOT / "requirements.lock"
-CUDA = ROOT / "requirements-cuda.lock"
+TORCH = ROOT / "requirements-torch.lock"
+TORCH_CPU = ROOT / "requirements-torch-cpu.lock"
 BUILD = ROOT / "requirements-build.lock"
 TRITON = ROOT / ".ci" / "triton.lock"
 
 HEADERS = {
-    PACKAGES: "Every package of the environment, those of pyproject.toml and what they depend on in turn.",
-    CUDA: "What torch needs besides where its wheel is built for CUDA: on Linux, the wheel of the public index.",
+    PACKAGES: "Every package of the environment but torch: those of pyproject.toml and what they depend on in turn.",
+    TORCH: "torch of the public index, and the CUDA libraries that it needs on Linux.",
+    TORCH_CPU: "torch's CPU build, for machines on which pip finds it.",
     BUILD: "What builds the packages that come as source, and this one.",
     TRITON: "Triton alone, whose interpreter runs the GPU kernel on a CPU.",
 }
@@ -93,33 +95,35 @@ def resolve(requirements: list[str], known: Blocks) -> Blocks:
     return {name: lines for name, lines in found.items() if is_needed(lines[0])}
 
 
-def hash_of_wheel_here(pin: str) -> str:
-    """The hash of the wheel that pip takes on this machine, which need not lie in the public index."""
+def cpu_build(pin: str, old: Blocks) -> list[str]:
+    """torch's CPU build, whose wheels lie outside the public index: the hashes known of it, and that of pip's choice here."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
         subprocess.run([*pip, pin], check=True)
         (wheel,) = Path(folder).iterdir()
         with wheel.open("rb") as file:
-            return f"    --hash=sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def add_builds_of_torch(torch: list[str], old: list[str]) -> None:
-    """Add the hashes of torch's CPU builds: those that were known of this version, and the one found here."""
-    known = old[1:] if old and old[0] == torch[0] else []
-    torch[1:] = sorted({*torch[1:], *known, hash_of_wheel_here(torch[0])})
+            here = hashlib.file_digest(file, "sha256").hexdigest()
+    pin = f"{pin}+cpu"
+    lines = old.get("torch", [])
+    known = lines[1:] if lines[:1] == [pin] else []
+    if f"-{pin.split('==')[1]}-" in wheel.name:
+        known = sorted({*known, f"    --hash=sha256:{here}"})
+    if not known:
+        sys.exit(f"lock: no hash of {pin} is known, and pip finds another build here: {wheel.name}")
+    return [pin, *known]
 
 
 def main() -> None:
     os.chdir(ROOT)
     project = PROJECT["project"]
-    old = old_blocks(PACKAGES, CUDA)
+    old = old_blocks(PACKAGES, TORCH)
     found = resolve(project["dependencies"] + project["optional-dependencies"]["dev"], old)
-    add_builds_of_torch(found["torch"], old.get("torch", []))
-
-    cuda = {name: lines for name, lines in found.items() if re.match("cuda-|nvidia-|triton$", name)}
-    write(CUDA, cuda)
-    write(PACKAGES, {name: lines for name, lines in found.items() if name not in cuda})
-    write(TRITON, {"triton": cuda["triton"]})
+    of_torch = {name for name in found if re.match("torch$|triton$|cuda-|nvidia-", name)}
+    torch = {name: lines for name, lines in found.items() if name in of_torch}
+    write(PACKAGES, {name: lines for name, lines in found.items() if name not in of_torch})
+    write(TORCH, torch)
+    write(TORCH_CPU, {"torch": cpu_build(torch["torch"][0], old_blocks(TORCH_CPU))})
+    write(TRITON, {"triton": torch["triton"]})
 
     # Building an editable install takes `editables` besides the backend; setuptools is the backend of packages without one.
     backends = [*PROJECT["build-system"]["requires"], "editables", found["setuptools"][0]]
