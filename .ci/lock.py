@@ -1,7 +1,7 @@
-"""Write the lock files: each package of pyproject.toml and what it needs in turn, with the hashes of its files.
+"""Write the lock files: what pyproject.toml needs, directly or in turn, with hashes of all files.
 
-Run by `make lock`, in an environment that holds uv and packaging. Arguments are passed to uv: without any, versions that
-still fit are kept; `--upgrade` takes the newest ones.
+Run by `make lock`, in an environment that holds uv and packaging. Arguments are passed to uv:
+without any, versions that still fit are kept; `--upgrade` takes the newest ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BUILD = ROOT / "requirements-build.lock"
 TRITON = ROOT / ".ci" / "triton.lock"
 
 HEADERS = {
-    PACKAGES: "Every package of the environment but torch: those of pyproject.toml and what they depend on in turn.",
+    PACKAGES: "Every package but torch: those of pyproject.toml and what they need in turn.",
     TORCH: "torch of the public index, and the CUDA libraries that it needs on Linux.",
     TORCH_CPU: "torch's CPU build, for machines on which pip finds it.",
     BUILD: "What builds the packages that come as source, and this one.",
@@ -96,7 +96,13 @@ def resolve(requirements: list[str], known: Blocks) -> Blocks:
 
 
 def cpu_build(pin: str, old: Blocks) -> list[str]:
-    """torch's CPU build, whose wheels lie outside the public index: the hashes known of it, and that of pip's choice here."""
+    """torch's CPU build, whose wheels lie outside the public index.
+
+    Its hashes are those known so far, and that of the wheel that pip finds here.
+
+    Raises:
+        SystemExit: there is none.
+    """
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
         subprocess.run([*pip, pin], check=True)
@@ -125,7 +131,8 @@ def main() -> None:
     write(TORCH_CPU, {"torch": cpu_build(torch["torch"][0], old_blocks(TORCH_CPU))})
     write(TRITON, {"triton": torch["triton"]})
 
-    # Building an editable install takes `editables` besides the backend; setuptools is the backend of packages without one.
+    # An editable install takes `editables` besides the backend; setuptools builds packages that
+    # name no backend.
     backends = [*PROJECT["build-system"]["requires"], "editables", found["setuptools"][0]]
     write(BUILD, resolve(backends, old_blocks(BUILD) | found))
 

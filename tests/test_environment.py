@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import distribution
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from zipfile import ZipFile
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -21,8 +26,12 @@ from coordexp.storage.manifest import TRAINING_MODULES
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def project_file() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
 def project() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project_file()["project"]
 
 
 def runtime_pins() -> list[str]:
@@ -33,11 +42,21 @@ def development_pins() -> list[str]:
     return project()["optional-dependencies"]["dev"]
 
 
+LOCKS = ("requirements.lock", "requirements-torch.lock", "requirements-torch-cpu.lock")
+BUILD_LOCKS = ("requirements-build.lock", ".ci/triton.lock")
+
+
+def blocks(lock: str) -> list[list[str]]:
+    """The lines of each package of a lock: its pin, then its hashes."""
+    text = (ROOT / lock).read_text()
+    found = re.split(r"^(?=[a-z])", re.sub(r"^#.*\n", "", text, flags=re.M), flags=re.M)
+    return [[line.strip(" \\") for line in block.splitlines()] for block in found if block]
+
+
 def locked_versions() -> dict[str, str]:
-    """Version by normalised name, from requirements.lock."""
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    pins = [line.split("==") for line in lines if not line.startswith("#")]
-    return {canonicalize_name(name): version for name, version in pins}
+    """Version by normalised name, without +cpu, from the locks."""
+    pins = [block[0].split(" ; ")[0].split("==") for lock in LOCKS for block in blocks(lock)]
+    return {canonicalize_name(name): Version(version).public for name, version in pins}
 
 
 def installed_dependencies(requirements: list[str]) -> dict[str, str]:
@@ -77,21 +96,102 @@ def test_lock_holds_the_pins_themselves():
     locked = locked_versions()
     for pin in runtime_pins() + development_pins():
         name, version = pin.split("==")
-        assert locked[canonicalize_name(name)] == version
+        assert locked[canonicalize_name(name)] == Version(version).public
 
 
 def test_lock_names_each_version_that_is_installed():
     installed = installed_dependencies(runtime_pins() + development_pins())
-    of_the_interpreter = {"pip", "setuptools", "wheel"}
+    of_the_interpreter = {"pip"}
     assert len(installed) > 150
     for name in installed.keys() - of_the_interpreter:
         assert locked_versions().get(name) == installed[name], name
 
 
-def test_lock_holds_no_hosts_hashes_or_local_versions():
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
-        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9a-z.]+", line), line
-        assert "://" not in line
+@pytest.mark.parametrize("lock", LOCKS + BUILD_LOCKS)
+def test_each_line_of_a_lock_has_a_pin_and_hashes(lock):
+    assert "://" not in (ROOT / lock).read_text()
+    for pin, *hashes in blocks(lock):
+        assert re.match(r"[a-z0-9._-]+==[0-9a-z.]+(\+cpu)?( ; |$)", pin), pin
+        assert hashes, pin
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", line) for line in hashes), pin
+
+
+def test_build_lock_pins_the_build_backend():
+    assert set(project_file()["build-system"]["requires"]) <= {
+        block[0] for block in blocks("requirements-build.lock")
+    }
+
+
+def test_make_installs_nothing_without_a_hash():
+    """But this package, whose files are those of the checkout."""
+    steps = subprocess.run(
+        ["make", "--dry-run", "--always-make", ".venv/.installed"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    installs = re.findall(r"pip install [^|\n]*", steps)
+    own = [step for step in installs if step.endswith("--no-deps --no-build-isolation -e .")]
+    assert len(own) == 1
+    assert len(installs) == 5
+    assert all("--require-hashes --no-deps" in step for step in installs if step not in own)
+    in_ci = (ROOT / ".ci" / "run").read_text()
+    assert all("--require-hashes" in line for line in re.findall("pip install.*", in_ci))
+
+
+def tiny_wheel(folder: Path) -> Path:
+    wheel = folder / "tiny-1.0-py3-none-any.whl"
+    about = "tiny-1.0.dist-info"
+    with ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny.py", "")
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return wheel
+
+
+@pytest.mark.parametrize("change", [False, True])
+def test_pip_refuses_a_file_whose_hash_the_lock_has_not(tmp_path, change):
+    digest = hashlib.sha256(tiny_wheel(tmp_path).read_bytes()).hexdigest()
+    if change:
+        digest = ("1" if digest[0] == "0" else "0") + digest[1:]
+    lock = tmp_path / "tiny.lock"
+    lock.write_text(f"tiny==1.0 \\\n    --hash=sha256:{digest}\n")
+    options = ["--require-hashes", "--no-deps", "--no-index", "--find-links", str(tmp_path)]
+    to = ["--target", str(tmp_path / "to"), "-r", str(lock)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--isolated", "install", *options, *to],
+        capture_output=True,
+        text=True,
+    )
+    assert (tmp_path / "to" / "tiny.py").exists() is not change
+    assert bool(done.returncode) is change
+    assert ("DO NOT MATCH THE HASHES" in done.stderr) is change
+
+
+def licences() -> ModuleType:
+    """The program that writes docs/licences.md."""
+    spec = spec_from_file_location("licences", ROOT / ".ci" / "licences.py")
+    assert spec is not None
+    assert spec.loader is not None
+    program = module_from_spec(spec)
+    spec.loader.exec_module(program)
+    return program
+
+
+def test_each_locked_package_has_a_permitted_licence():
+    """As installed, and as the page lists it."""
+    program = licences()
+    names = program.locked_names()
+    assert len(names) > 150
+    assert program.PAGE.read_text().endswith("\n" + program.table(names) + "\n")
+
+
+def test_a_licence_that_is_not_permitted_is_refused():
+    program = licences()
+    assert program.is_known("Apache-2.0 AND (MIT OR MPL-2.0)")
+    assert not program.is_known("MIT AND AGPL-3.0-only")
 
 
 def test_mlflow_is_imported_by_tracking_alone():

@@ -70,8 +70,14 @@ def programs(archives, tmp_path_factory) -> Path:
     """Programs of a fresh environment in which the wheel is installed, at the locked versions."""
     where = tmp_path_factory.mktemp("installed")
     found = fresh_environment(where / "environment")
-    lock = ROOT / "requirements.lock"
-    run([found / "pip", "install", "--quiet", "--no-compile", "-c", lock, archives[1]], where)
+    pip = [found / "pip", "install", "--quiet", "--no-compile", "--no-deps"]
+    locked = [*pip, "--require-hashes", "-r"]
+    run([*locked, ROOT / "requirements-build.lock"], where)
+    if run([*locked, ROOT / "requirements-torch-cpu.lock"], where, check=False).returncode:
+        run([*locked, ROOT / "requirements-torch.lock"], where)
+    run([*pip, "--require-hashes", "--no-build-isolation", "-r", ROOT / "requirements.lock"], where)
+    run([*pip, archives[1]], where)
+    run([found / "pip", "check"], where)
     return found
 
 
