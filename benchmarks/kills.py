@@ -161,6 +161,7 @@ def study_steps(bench: Bench, directory: Path) -> Iterator[Writer]:
 KINDS = (
     (r"[0-9a-f]{32}", "<id>"),
     (r"\.tmp\w{6}$", "<random>"),
+    (r"\.uploading\.\w+$", ".uploading.<random>"),
     (r"(\.tmp/)[^/]*\.(json|jinja|md)$", r"\1*.\2"),
     (r"\.\d+\.tmp$", ".<pid>.tmp"),
     (r"step-\d+", "step-<n>"),
@@ -198,7 +199,7 @@ def chosen(calls: list[Call], cwd: Path, pid: int) -> list[tuple[str, Point]]:
 
 def point_of(call: Call, cwd: Path, pid: int) -> Point:
     path = os.path.relpath(call.path, cwd).replace(f".{pid}.", ".{pid}.")
-    is_known = not re.search(r"[0-9a-f]{32}|\.\d+\.tmp|\.tmp\w{6}", path)
+    is_known = not re.search(r"[0-9a-f]{32}|\.\d+\.tmp|\.tmp\w{6}|\.uploading\.", path)
     if call.is_named_whole and is_known:
         return Point(call.name, path, call.of_path, by_path=True)
     return Point(call.name, path, call.of_thread, by_path=False)

@@ -398,3 +398,13 @@ def test_two_importers_at_once_import_every_run_once() -> None:
         ids = pool.map(import_together, [run for run in runs for _ in range(2)], chunksize=1)
     assert ids[0::2] == ids[1::2]
     assert (counts()["runs"], counts()["metrics"]) == (4, 4 * (2 * len(TRAIN) + len(EVAL)))
+
+
+def test_copy_of_a_killed_import_is_removed() -> None:
+    run_id = tracking.import_run(make_run())
+    artifacts = tracking.ROOT / "artifacts" / run_id / "artifacts"
+    left = artifacts / ".artifact.uploading.x1y2z3"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"half")
+    tracking.import_run(make_run())
+    assert not left.exists()

@@ -111,13 +111,13 @@ def test_asked_to_stop_it_ends_after_the_step_and_continues(
 TRAIN, SETUP = "coordexp.training.train", "coordexp.training.setup"
 # Where a signal comes, and the step at which the run then stops.
 MOMENTS = (
+    (SETUP, "preflight", 1, 0),  # first: a run with a state does not repeat it
     (SETUP, "load_for_training", 1, 0),
-    (SETUP, "preflight", 1, 0),
     (TRAIN, "loop", 1, 0),
     (TRAIN, "load_window", 2, 1),  # in the thread that reads the data of the next step
     (TRAIN, "optimizer_step", 1, 2),
-    (TRAIN, "evaluate", 1, 4),
-    (TRAIN, "save_checkpoint", 1, 8),
+    (TRAIN, "save_checkpoint", 1, 4),
+    (TRAIN, "evaluate", 1, 6),
 )
 
 
