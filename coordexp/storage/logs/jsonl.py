@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from coordexp.errors import UserError
-from coordexp.storage.files import read_bytes
+from coordexp.storage.files import read_bytes, require_regular
 from coordexp.storage.logs.dialects import JSON_LINES, STEP_KEY
 from coordexp.storage.logs.log import UNTOLD, Log, Told
 from coordexp.storage.logs.rows import RawRow, add_rows
@@ -59,7 +59,11 @@ def text_content(path: Path) -> bytes:
     Raises:
         UserError: it cannot be read, or is compressed, or UTF-16.
     """
-    content = read_bytes(path)
+    return _checked_start(path, read_bytes(path))
+
+
+def _checked_start(path: Path, content: bytes) -> bytes:
+    """The start of a text file, without a byte order mark. Raises UserError as `text_content`."""
     for magic, what in NOT_A_LOG.items():
         if content.startswith(magic):
             raise UserError(f"{path}: {what}")
@@ -77,21 +81,31 @@ def raw_row(line: int, row: JsonRow, planned: object = None) -> RawRow:
 
 def _rows(path: Path, log: Log) -> Iterator[RawRow]:
     """The objects of a log with their line numbers; an incomplete last line becomes a doubt."""
-    lines = text_content(path).split(b"\n")
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         try:
             row = _parse(line)
         except ValueError as error:
-            # Only the last element of the split has no line end after it.
-            if number < len(lines):
+            # Only the last line of a file has no line end.
+            if line.endswith(b"\n"):
                 raise UserError(
                     f"{path}: line {number} is broken ({error}): mend or remove that line"
                 ) from error
             log.doubt(f"line {number} is torn (no line end) and was dropped", "not used")
         else:
             yield raw_row(number, row)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a log, read one after the other: a log can be larger than the memory."""
+    require_regular(path)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                yield line if number else _checked_start(path, line)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _parse(line: bytes) -> JsonRow:

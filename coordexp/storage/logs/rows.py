@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from sys import intern
 
 from coordexp.errors import UserError
 from coordexp.storage.logs.dialects import COMPARED_KEYS, COORD_MASS, Dialect, Format, recognise
@@ -45,6 +46,24 @@ class RawRow:
     step_key: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """The numbers of a row.
+
+    why_left_out: the reason, where it does not count for what it holds; else empty.
+    beyond: its step lies beyond the planned number.
+    """
+
+    line: int
+    step: int | None
+    planned: int | None
+    step_key: str
+    train: Row
+    evals: Row
+    why_left_out: str
+    beyond: bool
+
+
 def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) -> Log:
     """Fill a log with rows, in the order in which they were written. Returns the log.
 
@@ -61,27 +80,21 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
     """
     left_out: dict[str, list[int]] = {}  # reason -> line numbers
     no_numbers: dict[str, list[int]] = {}  # key -> line numbers
+    # Of each row only the numbers are kept: a log can be large.
+    numbers = [_numbers_of(raw, no_numbers) for raw in rows]
+    n_beyond = sum(row.beyond for row in numbers)
+    plan_holds = 2 * n_beyond < len(numbers)
     step_keys: set[str] = set()
-    rows = list(rows)
-    n_beyond = sum(_is_beyond(raw) for raw in rows)
-    plan_holds = 2 * n_beyond < len(rows)
-    for raw in rows:
-        values = flat_keys(raw.values)
-        for key in COMPARED & values.keys():
-            if number_of(values[key]) is None:
-                no_numbers.setdefault(key, []).append(raw.line)
-        train, evals = _split(values)
-        step, max_steps = _step_of(raw)
-        has_values = bool(train or evals)
-        beyond = plan_holds and _is_beyond(raw)
-        if step is None or not has_values or beyond:
-            reason = "beyond the plan" if beyond else _why_left_out(raw, values, has_values)
-            left_out.setdefault(reason, []).append(raw.line)
+    for row in numbers:
+        beyond = plan_holds and row.beyond
+        if row.step is None or row.why_left_out or beyond:
+            reason = "beyond the plan" if beyond else row.why_left_out
+            left_out.setdefault(reason, []).append(row.line)
             continue
-        step_keys.add(raw.step_key)
-        log.max_steps = max_steps or log.max_steps
+        step_keys.add(row.step_key)
+        log.max_steps = row.planned or log.max_steps
         log.rows += 1
-        log.add(step, train, evals)
+        log.add(row.step, row.train, row.evals)
     _doubt_left_out(log, left_out, no_numbers)
     # Before keys are renamed: these look at the evaluations as they were written.
     examine(log)
@@ -186,7 +199,8 @@ def _rename(log: Log, names: Mapping[str, str]) -> dict[str, str]:
 def _split(values: Mapping[str, object]) -> tuple[Row, Row]:
     """The train and the eval values of a row.
 
-    Without a loss there are no train values: eval rows repeat a few train keys.
+    Without a loss there are no train values: eval rows repeat a few train keys. Rows share the
+    text of a key, which JSON makes anew for each row.
     """
     train: Row = {}
     evals: Row = {}
@@ -195,12 +209,26 @@ def _split(values: Mapping[str, object]) -> tuple[Row, Row]:
         if number is None or key == EVAL:
             continue
         if key.startswith(EVAL):
-            evals[key.removeprefix(EVAL)] = number
+            evals[intern(key.removeprefix(EVAL))] = number
         else:
-            train[key] = number
+            train[intern(key)] = number
     if "loss" not in train:
         train = {}
     return train, evals
+
+
+def _numbers_of(raw: RawRow, no_numbers: dict[str, list[int]]) -> _Numbers:
+    """The numbers of a row; the line of a compared value that is none goes to `no_numbers`."""
+    values = flat_keys(raw.values)
+    for key in COMPARED & values.keys():
+        if number_of(values[key]) is None:
+            no_numbers.setdefault(key, []).append(raw.line)
+    train, evals = _split(values)
+    step, planned = _step_of(raw)
+    counts = step is not None and bool(train or evals)
+    why = "" if counts else _why_left_out(raw, values, bool(train or evals))
+    beyond = step is not None and planned is not None and step > planned
+    return _Numbers(raw.line, step, planned, raw.step_key, train, evals, why, beyond)
 
 
 def _why_left_out(raw: RawRow, values: Mapping[str, object], has_values: bool) -> str:
@@ -224,11 +252,6 @@ def _step_of(raw: RawRow) -> tuple[int | None, int | None]:
     else:
         planned = int(match[2])
     return int(match[1]), planned if planned > 0 else None  # -1: the trainer does not know
-
-
-def _is_beyond(raw: RawRow) -> bool:
-    step, planned = _step_of(raw)
-    return step is not None and planned is not None and step > planned
 
 
 def _warning(what: str, numbers: list[int]) -> str:
