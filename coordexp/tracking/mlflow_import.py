@@ -207,8 +207,8 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
 def marking_failure(client: MlflowClient, run_id: str) -> Iterator[None]:
     """Import one run; if that fails, its status becomes FAILED and it is imported again later.
 
-    In a locked database it stays as it is: to mark it would wait for the lock once more. Copies that
-    MLflow had begun when an earlier import was killed are removed.
+    In a locked database it stays as it is: to mark it would wait for the lock once more. Copies
+    that MLflow had begun when an earlier import was killed are removed.
     """
     for unfinished in (ROOT / "artifacts" / run_id).rglob(".artifact.uploading.*"):
         unfinished.unlink()
