@@ -20,6 +20,7 @@ LONGEST_WORD = 300  # characters; a path may be much longer
 # What the machine refuses: the user can mend it, and the message of the system says what it is.
 REFUSALS = {
     errno.EACCES,
+    errno.EDQUOT,
     errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
@@ -27,13 +28,18 @@ REFUSALS = {
     errno.ELOOP,
     errno.EMFILE,
     errno.ENAMETOOLONG,
+    errno.ENFILE,
     errno.ENOENT,
+    errno.ENOSPC,
     errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
+    errno.ESTALE,
     errno.ETXTBSY,
 }
-KEPT = "what is written already is kept"
+# What a command that was stopped leaves.
+CONTINUES = "the same command continues"
+NOTHING_WRITTEN = "nothing was written"
 # EX_TEMPFAIL of sysexits.h: a failure that the same command may not meet again.
 RESUME = 75
 
@@ -89,25 +95,34 @@ def _shortened(word: str) -> str:
     return f"{word[:half]}…{word[-half:]}"
 
 
-# What a signal is answered with: what to tell the user, and the exit code.
-TERMINABLE = {signal.SIGTERM: (f"terminated: {KEPT}", 143)}
+# What a signal is answered with: what to tell the user, and the exit code. A scheduler sends either
+# of these to a training, some time before it kills it.
 _AGAIN = ("interrupted before its first step: the same command starts again", RESUME)
-# A scheduler sends either signal to a training, some time before it kills it.
 RESUMABLE = {signal.SIGTERM: _AGAIN, signal.SIGUSR1: _AGAIN}
 
 
 @contextmanager
 def reported(
-    program: str, answers: Mapping[signal.Signals, tuple[str, int]] = TERMINABLE
+    program: str,
+    stopped: str = CONTINUES,
+    answers: Mapping[signal.Signals, tuple[str, int]] | None = None,
 ) -> Iterator[None]:
     """End the process with one line after an error that the user can fix, Ctrl-C or a signal.
+
+    What was printed is flushed before, so that a full disk behind the output is told in one line.
+
+    Args:
+        stopped: what a stop leaves, the end of its message.
+        answers: what ends the process beside Ctrl-C; else SIGTERM with 143.
 
     Raises:
         SystemExit: code 1 after an error, 130 after Ctrl-C and 143 after SIGTERM, as shells do
             (or what `answers` says).
     """
+    answers = answers or {signal.SIGTERM: (f"terminated: {stopped}", 143)}
+    _open_standard_streams()
     try:
-        with _answering(answers):
+        with _answering(answers), _flushed():
             yield
     except UserError as error:
         sys.exit(f"{program}: {one_line(error)}")
@@ -120,13 +135,54 @@ def reported(
             f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         )
         sys.exit(f"{program}: {one_line(f'{where}{error.strerror}')}")
+    except MemoryError:
+        sys.exit(f"{program}: out of memory")
     except Interrupted as stop:
         if message := str(stop):
             print(f"\n{program}: {message}", file=sys.stderr)
         sys.exit(stop.code)
     except KeyboardInterrupt:
-        print(f"\n{program}: interrupted: {KEPT}", file=sys.stderr)
+        print(f"\n{program}: interrupted: {stopped}", file=sys.stderr)
         sys.exit(130)
+    finally:
+        _drop_unwritable_output()
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null in place of closed standard streams (`>&-`).
+
+    A file that is opened later would else take the number of one, and what is meant for the stream
+    would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+@contextmanager
+def _flushed() -> Iterator[None]:
+    """Flush the output at the end, also after `--help` and the like."""
+    try:
+        yield
+    except SystemExit as ended:
+        if not isinstance(ended.code, str):
+            sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _drop_unwritable_output() -> None:
+    """Drop what cannot be written: the interpreter would write it again, with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        handle = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(handle, sys.stdout.fileno())
+        os.close(handle)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Run by training.py.
 
-A child runs `coordexp.training.train.main()` (or `coordexp.cli.main.main()`) in a directory of its
+A child runs `coordexp.training.launch.main()` (or `coordexp.cli.main.main()`) in a directory of its
 own, as a spawned one would. A fault makes it die, or fills its disk, just before a chosen file
 event: an audit event of Python (`open`, `os.rename`, …) below results/runs whose arguments contain
 a word. With SIMULATED_GPU in its environment it sees a GPU (simulated_gpu.py).
@@ -26,7 +26,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 # The module whose main() an entry names; `count` counts tokens here.
-ENTRIES = {"train": "coordexp.training.train", "cli": "coordexp.cli.main"}
+ENTRIES = {"train": "coordexp.training.launch", "cli": "coordexp.cli.main"}
 
 
 def serve() -> None:
@@ -37,6 +37,7 @@ def serve() -> None:
 
     import coordexp.cli.arguments
     import coordexp.cli.main
+    import coordexp.training.launch
     import coordexp.training.train  # noqa: F401
 
     for module in sys.argv[1:]:

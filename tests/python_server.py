@@ -25,7 +25,7 @@ from fork_server import end_after
 # Modules that are run with `-m` in a fork, and whose main() that is.
 SERVED = {
     "coordexp.cli": "coordexp.cli.main",
-    "coordexp.training.train": "coordexp.training.train",
+    "coordexp.training.train": "coordexp.training.launch",
     "snakemake": "snakemake.cli",
 }
 # What their verbs and rules import when they run.
@@ -34,6 +34,7 @@ PRELOADED = (
     "coordexp.models.base",
     "coordexp.probe.job",
     "coordexp.report.html",
+    "coordexp.training.train",
     "coordexp.tracking.mlflow_import",
     "mlflow.tracking",
 )

@@ -230,7 +230,7 @@ def test_signal_is_one_line_and_the_code_of_shells(number, code, word):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signal_to_a_training_that_starts_means_start_again(number, capsys):
-    with pytest.raises(SystemExit) as stop, reported("coordexp-train", RESUMABLE):
+    with pytest.raises(SystemExit) as stop, reported("coordexp-train", answers=RESUMABLE):
         os.kill(os.getpid(), number)
     assert stop.value.code == RESUME
     assert capsys.readouterr().err.strip().startswith("coordexp-train: interrupted before")

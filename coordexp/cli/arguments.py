@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from coordexp.cli import verbs
 from coordexp.cli.completion import PrintCompletion
 from coordexp.cli.steps import STEP_NAMES
 from coordexp.config.package import VERSION
-from coordexp.errors import UserError
+from coordexp.errors import CONTINUES, NOTHING_WRITTEN, UserError, one_line
 from coordexp.storage.runs import RESULTS
 
 DESCRIPTION = (
@@ -22,6 +23,15 @@ DESCRIPTION = (
 )
 Verb = Callable[[argparse.Namespace], None]
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line; argparse prints the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(
+            2, f"{self.prog}: {one_line(message)} (`{self.prog} --help` lists the arguments)\n"
+        )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -53,7 +63,7 @@ def refuse_unprintable(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="coordexp", description=DESCRIPTION)
+    top = OneLineParser(prog="coordexp", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"coordexp {VERSION}")
     top.add_argument(
         "--print-completion",
@@ -79,13 +89,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_verb(
-    subparsers: Subparsers, name: str, verb: Verb, help_text: str
+    subparsers: Subparsers, name: str, verb: Verb, help_text: str, stopped: str = CONTINUES
 ) -> argparse.ArgumentParser:
-    """The parser of one verb; its longer description is the docstring of the function."""
+    """The parser of one verb; its longer description is the docstring of the function.
+
+    `stopped` says what the verb leaves where it is stopped.
+    """
     sub: argparse.ArgumentParser = subparsers.add_parser(
         name, help=help_text, description=verb.__doc__
     )
-    sub.set_defaults(verb=verb)
+    sub.set_defaults(verb=verb, stopped=stopped)
     return sub
 
 
@@ -101,7 +114,8 @@ def add_repeated(sub: argparse.ArgumentParser, option: str, metavar: str, help_t
 
 
 def add_show(subparsers: Subparsers) -> None:
-    sub = add_verb(subparsers, "show", verbs.show, "print the decision card of a study")
+    help_text = "print the decision card of a study"
+    sub = add_verb(subparsers, "show", verbs.show, help_text, NOTHING_WRITTEN)
     sub.add_argument(
         "study",
         type=Path,
@@ -157,7 +171,7 @@ def add_convert(subparsers: Subparsers) -> None:
 
 def add_validate(subparsers: Subparsers) -> None:
     help_text = "check a record file and print every problem with its line"
-    sub = add_verb(subparsers, "validate", verbs.validate_records, help_text)
+    sub = add_verb(subparsers, "validate", verbs.validate_records, help_text, NOTHING_WRITTEN)
     sub.add_argument(
         "records",
         type=Path,
@@ -169,7 +183,7 @@ def add_validate(subparsers: Subparsers) -> None:
 
 def add_verify(subparsers: Subparsers) -> None:
     help_text = "read all results again and compare them with their recorded digests"
-    sub = add_verb(subparsers, "verify", verbs.verify_results, help_text)
+    sub = add_verb(subparsers, "verify", verbs.verify_results, help_text, NOTHING_WRITTEN)
     sub.add_argument("results", type=Path, nargs="?", default=RESULTS, help="default: results")
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordexp.errors import reported
+from coordexp.errors import NOTHING_WRITTEN, reported
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    with reported("coordexp"):
+    with reported("coordexp", NOTHING_WRITTEN):
         # Imported here, because the import takes up to a second: Ctrl-C then also gives one line.
         from coordexp.cli.arguments import parse
         from coordexp.config.overrides import refuse_repeated
 
         args = parse(arguments)
         refuse_repeated(getattr(args, "overrides", ()), "command line")
-        args.verb(args)
+        with reported("coordexp", args.stopped):
+            args.verb(args)

@@ -1,18 +1,5 @@
-"""Entry point of `coordexp-train`: a mistake is answered before torch is imported (seconds)."""
+"""Entry point of `coordexp-train`."""
 
-from __future__ import annotations
+from coordexp.training.launch import main
 
-import sys
-
-from coordexp.config.command_line import check_arguments
-from coordexp.errors import RESUMABLE, reported
-
-
-def main() -> None:
-    """Train one run, or hand a sweep and Hydra's own flags to Hydra."""
-    with reported("coordexp-train", RESUMABLE):
-        cfg = check_arguments(sys.argv[1:])
-
-        from coordexp.training.train import train_or_sweep
-
-        train_or_sweep(cfg, sys.argv[1:])
+__all__ = ["main"]

@@ -8,6 +8,15 @@ data order and randomness are functions of (seed, step), and one state file hold
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # `python -m`: go on in a module that imports torch when it can end in one line.
+    import sys
+
+    from coordexp.training.launch import main
+
+    main()
+    sys.exit()
+
 import datetime
 import os
 import shlex
@@ -30,13 +39,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from coordexp.config.command_line import check_arguments
 from coordexp.config.compose import typed
 from coordexp.config.digests import digest
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import Config
 from coordexp.data.prepare import require_data
-from coordexp.errors import RESUMABLE, UserError, one_line, reported
+from coordexp.errors import UserError, one_line
 from coordexp.models.base_manifest import require_base
 from coordexp.models.checkpoints import device_for, save_checkpoint
 from coordexp.storage.files import locked, sha256_file
@@ -48,7 +56,6 @@ from coordexp.storage.runs import (
     remove_leftovers,
     run_directory,
 )
-from coordexp.study.study import launcher
 from coordexp.training.evaluate import average_losses, evaluate, evenly_spaced
 from coordexp.training.interruption import StopRequest, stop_if_asked, stop_request
 from coordexp.training.seal import seal
@@ -85,7 +92,10 @@ def train(cfg: Config, overrides: Sequence[str] = ()) -> RunDirectory:
     if accelerator.num_processes != cfg.runtime.processes:
         raise UserError(
             f"runtime.processes={cfg.runtime.processes}, but {accelerator.num_processes} were "
-            f"started: start with `{launcher(cfg.runtime.processes)} coordexp.training.train …`"
+            "started: start with "
+            "`python -m torch.distributed.run --standalone --nproc-per-node "
+            f"{cfg.runtime.processes} "
+            "-m coordexp.training.train …`"
         )
     lock = (
         locked(run.lock, "being trained", cfg.runtime.wait)
@@ -272,16 +282,3 @@ def train_or_sweep(cfg: Config | None, arguments: Sequence[str]) -> None:
         hydra_main()
     else:
         train_and_tell(cfg, arguments)
-
-
-def main() -> None:
-    """Entry point of `python -m`, as torch.distributed.run starts every rank.
-
-    Overrides are checked first: a mistake gives one line instead of Hydra's dozen.
-    """
-    with reported("coordexp-train", RESUMABLE):
-        train_or_sweep(check_arguments(sys.argv[1:]), sys.argv[1:])
-
-
-if __name__ == "__main__":
-    main()
