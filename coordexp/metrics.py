@@ -47,10 +47,29 @@ def column(name: str) -> PerToken:
 ABS_ERR = PerToken(("expected_bin_{T}", "gt_bin"), lambda expected, gt: np.abs(expected - gt))
 
 
-# The highest value by unit; the lowest is 0. Distances lie between bins, the rest are probabilities
-# and shares. Logs round their values: SLACK.
-HIGHEST = {"bins": 999.0, "": 1.0, "nats": 1e6}
-SLACK = 1e-3
+SLACK = 1e-3  # logs round their values
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a metric can have at all."""
+
+    lowest: float = 0.0
+    highest: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is possible, but for rounding; NaN is not."""
+        return self.lowest - SLACK <= value <= self.highest + SLACK
+
+    def __str__(self) -> str:
+        if math.isinf(self.highest):
+            return "any number" if math.isinf(self.lowest) else f"at least {self.lowest:g}"
+        return f"from {self.lowest:g} to {self.highest:g}"
+
+
+# Distances lie between bins; what has no unit are probabilities and shares.
+BINS, SHARE, NATS, ANY = Range(0, 999), Range(0, 1), Range(0, 1e6), Range(-math.inf)
+RANGES = {"bins": BINS, "": SHARE, "nats": NATS}
 
 
 @dataclass(frozen=True)
@@ -74,9 +93,9 @@ class Metric:
     votes: bool = True  # a rule may rank by it; the others are shown beside the ranking
     across_objectives: bool = True  # comparable between variants, not only within one variant
 
-    def is_possible(self, value: float) -> bool:
-        """Whether the metric can have this value at all; one that is not finite is judged so."""
-        return not math.isfinite(value) or -SLACK <= value <= HIGHEST[self.unit] + SLACK
+    @property
+    def range(self) -> Range:
+        return RANGES[self.unit]
 
     def better(self, a: float, b: float) -> bool:
         """Whether the value `a` is better than `b`."""
@@ -130,6 +149,12 @@ _METRICS = (
 )
 # fmt: on
 REGISTRY = {m.name: m for m in _METRICS}
+# What the columns of a token table can hold, by their names without the label of a temperature.
+COLUMN_RANGES = {"expected_bin": BINS, "gt_bin": BINS, "box_area_px": Range()} | {
+    m.per_token.reads[0].removesuffix("_{T}"): m.range
+    for m in _METRICS
+    if m.per_token and len(m.per_token.reads) == 1
+}
 METRICS = {name: m for name, m in REGISTRY.items() if m.votes}
 BESIDE = {name: m for name, m in REGISTRY.items() if not m.votes and m.across_objectives}
 
@@ -200,6 +225,7 @@ class ProbeMetric:
     lower_is_better: bool | None
     of_images: bool = True  # computed from sums over images, so it has an interval
     decides: bool = True  # a rule may compare candidates by it; the others are shown beside
+    range: Range = SHARE
 
 
 PROBE_METRICS = {
@@ -215,14 +241,14 @@ PROBE_METRICS = {
         ProbeMetric("precision_50", "precision@.5", False),
         ProbeMetric("recall_50", "recall@.5", False),
         ProbeMetric("mean_matched_iou", "matched IoU", False),
-        ProbeMetric("count_ratio", "count ratio", None),
+        ProbeMetric("count_ratio", "count ratio", None, range=Range()),
         ProbeMetric("duplicate_rate", "duplicates", True),
         ProbeMetric("truncation_rate", "truncated", True),
         ProbeMetric("ap", "COCO AP", False, of_images=False),
         ProbeMetric("ap_50", "COCO AP@.5", False, of_images=False),
-        ProbeMetric("geo_loss_before", "geometric loss, start", True),
-        ProbeMetric("geo_loss_after", "geometric loss, end", True),
-        ProbeMetric("geo_loss_slope", "slope a step", None, of_images=False),
+        ProbeMetric("geo_loss_before", "geometric loss, start", True, range=Range()),
+        ProbeMetric("geo_loss_after", "geometric loss, end", True, range=Range()),
+        ProbeMetric("geo_loss_slope", "slope a step", None, of_images=False, range=ANY),
         ProbeMetric("parse_rate_after", "parse rate, end", False),
         ProbeMetric("f1_50_after", "F1@.5, end", False),
         ProbeMetric("f1_after", "F1@.5:.95, end", False),
@@ -230,13 +256,28 @@ PROBE_METRICS = {
         ProbeMetric("f1_50_agnostic_after", "F1@.5, class-agnostic, end", False),
         ProbeMetric("names_f1_after", "F1 of names, boxes ignored, end", False),
         # Of the checkpoint before the fine-tune, on images that were also shown another picture.
-        ProbeMetric("mae_right", "MAE, right picture (bins)", True, decides=False),
-        ProbeMetric("mae_swapped", "MAE, another picture (bins)", None, decides=False),
-        ProbeMetric("visual_contribution", "visual contribution (bins)", False, decides=False),
+        ProbeMetric("mae_right", "MAE, right picture (bins)", True, decides=False, range=BINS),
+        ProbeMetric("mae_swapped", "MAE, another picture (bins)", None, decides=False, range=BINS),
+        ProbeMetric(
+            "visual_contribution",
+            "visual contribution (bins)",
+            False,
+            decides=False,
+            range=Range(-999, 999),
+        ),
         ProbeMetric("f1_50_right", "F1@.5, class-agnostic, right picture", False, decides=False),
         ProbeMetric("f1_50_swapped", "F1@.5, class-agnostic, another picture", None, decides=False),
     )
 }
+
+
+def impossible_figure(figures: Mapping[str, float]) -> str | None:
+    """The first probe metric with a value that it cannot have, in words; None if there is none."""
+    for name, value in figures.items():
+        found = PROBE_METRICS.get(name)
+        if found and not found.range.holds(value):
+            return f"{name} is {value:g}, not {found.range}"
+    return None
 
 
 def lower_is_better(name: str) -> bool | None:

@@ -353,7 +353,7 @@ def test_row_of_rollout_figures_alone_is_no_evaluation():
     # Nothing is lost: the import into MLflow shows every value.
     assert log.rollouts[5] == {"detection/mAP": 0.4, "detection/f1": 0.6, "runtime/runtime_s": 9.0}
     (doubt,) = log.warnings
-    assert doubt.startswith("eval_det_mAP is 41 at a step, no share from 0 to 1")
+    assert doubt.startswith("eval_det_mAP is 41 at a step, not from 0 to 1")
 
 
 def test_evidence_file_takes_the_place_of_the_figures_of_the_logs():

@@ -64,7 +64,7 @@ def test_published_lead_of_the_margin_itself_contradicts_nothing():
 @pytest.mark.parametrize(
     ("figures", "fault"),
     [
-        ({"pure_ce": 57.0, "mixed": 0.6}, "pure_ce: f1_50 is 57: must be from 0 to 1"),
+        ({"pure_ce": 57.0, "mixed": 0.6}, "pure_ce: f1_50 is 57, not from 0 to 1"),
         ({"purece": 0.57}, "no figures of pure_ce, mixed, but of purece"),
     ],
 )

@@ -16,11 +16,11 @@ from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.findings import read_recommendation
 from coordexp.cli.steps import run_step
 from coordexp.config.compose import compose
+from coordexp.config.limits import LAST_STEP
 from coordexp.errors import UserError
 from coordexp.storage.runs import RESULTS
 from coordexp.study.sources import check_name
 
-LAST_STEP = 10**12 - 1  # twelve digits, as in NAME@STEP
 READ_BY_EVALUATE = ("probe.", "runtime.", "train.eval_micro_batch=")
 
 

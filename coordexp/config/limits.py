@@ -14,6 +14,8 @@ from typing import Any, get_args, get_type_hints
 
 from coordexp.errors import UserError
 
+LAST_STEP = 10**12 - 1  # of a training: twelve digits, as in NAME@STEP
+
 
 @dataclass(frozen=True)
 class Limit:

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from coordexp.config.schema import is_positive_number
 from coordexp.errors import UserError, first_line, require_regular
-from coordexp.metrics import TEMPERATURE_LABEL, Metric
+from coordexp.metrics import COLUMN_RANGES, TEMPERATURE_LABEL, Metric
 from coordexp.storage.files import replacing
 
 if TYPE_CHECKING:  # pandas takes half a second to import, and only the trainer holds a DataFrame
@@ -95,7 +96,7 @@ def read_fitted_temperature(path: Path) -> float:
     """The temperature that was fitted on one half of the table's images.
 
     Raises:
-        UserError: the file is broken, or does not name it.
+        UserError: the file is broken, or does not name it, or no temperature.
     """
     try:
         metadata = pq.read_schema(path).metadata or {}
@@ -105,7 +106,10 @@ def read_fitted_temperature(path: Path) -> float:
         ) from error
     if b"fitted_temperature" not in metadata:
         raise UserError(f"{path}: names no fitted temperature: {_ADVICE}")
-    return float(metadata[b"fitted_temperature"])
+    found = metadata[b"fitted_temperature"].decode(errors="replace")
+    if not is_positive_number(found):
+        raise UserError(f"{path}: its fitted temperature is {found!a}: {_ADVICE}")
+    return float(found)
 
 
 def read_tokens(
@@ -192,7 +196,19 @@ def read_columns(
     for name in names:
         if not _is_complete(table[name]):
             raise UserError(f"{path}: column {name} holds empty or non-finite values: {_ADVICE}")
+        refuse_impossible(path, name, table[name])
     return {name: _as_numpy(table[name]) for name in names}
+
+
+def refuse_impossible(path: Path, name: str, column: pa.ChunkedArray) -> None:
+    """Raises UserError: the column holds what its metric cannot be, such as a probability of 7."""
+    possible = COLUMN_RANGES.get(name) or COLUMN_RANGES.get(name.rpartition("_")[0])
+    if possible is None or not len(column):
+        return
+    extremes = pc.min_max(column).as_py()
+    for value in (extremes["min"], extremes["max"]):
+        if not isinstance(value, int | float) or not possible.holds(value):
+            raise UserError(f"{path}: column {name} holds {value}, not {possible}: {_ADVICE}")
 
 
 def _is_complete(column: pa.ChunkedArray) -> bool:

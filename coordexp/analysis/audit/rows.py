@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from coordexp.analysis.audit.findings import Check
 from coordexp.analysis.audit.ratios import COORD_LOSS, SWITCH, TERMS
-from coordexp.metrics import BESIDE, COORD_TERMS, HIGHEST, METRICS, TEMPERATURE_PREFIX, log_key
+from coordexp.metrics import BESIDE, COORD_TERMS, METRICS, REGISTRY, TEMPERATURE_PREFIX, log_key
 from coordexp.storage.logs.dialects import ACCUMULATION_KEY
 from coordexp.storage.logs.log import EVAL, Log, Row
 from coordexp.study.inputs import RunData
@@ -71,15 +71,18 @@ def infinite_values(log: Log) -> list[tuple[str, int, str]]:
 
 
 def in_range(log: Log) -> Check:
-    """Whether every metric has values that it can have: an accuracy of 43 may be in percent."""
+    """Whether every metric has values that it can have: an accuracy of 43 may be in percent.
+
+    A value that is not finite has a check of its own.
+    """
     broken = []
     for prefix, rows in (("", log.train), (EVAL, log.evals)):
         for step, row in rows.items():
             broken += [
-                f"{prefix}{key} at step {step} is {row[key]:.6g}, not from 0 to {HIGHEST[m.unit]:g}"
-                for m in COMPARED
+                f"{prefix}{key} at step {step} is {row[key]:.6g}, not {m.range}"
+                for m in REGISTRY.values()
                 for key in {log_key(m.name, temperature) for temperature in TEMPERATURE_PREFIX}
-                if key in row and not m.is_possible(row[key])
+                if math.isfinite(row.get(key, math.nan)) and not m.range.holds(row[key])
             ]
     more = f" ({len(broken) - 1} more)" if broken[1:] else ""
     return Check("in range", not broken, f"{broken[0]}{more}" if broken else "every metric")

@@ -9,7 +9,9 @@ from typing import Literal
 from coordexp.analysis.comparison.blind import BlindProbe
 from coordexp.analysis.comparison.findings import Difference
 from coordexp.analysis.comparison.statistics import Estimate
+from coordexp.config.limits import LAST_STEP
 from coordexp.errors import UserError
+from coordexp.metrics import impossible_figure
 from coordexp.storage.files import DAMAGED
 from coordexp.storage.run_config import Settings
 from coordexp.storage.typed import read_typed, write_typed
@@ -156,9 +158,14 @@ class StudyProbe:
 
 
 def read_study_probe(study_dir: Path) -> StudyProbe:
-    """Raises UserError: probe.json is missing or of another form."""
+    """Raises UserError: probe.json is missing or of another form, or has an impossible figure."""
     path = study_dir / "probe.json"
     probe = read_typed(path, StudyProbe)
+    figures = [(f"means of {variant}", values) for variant, values in probe.means.items()]
+    figures += [(f"{c.variant} s{c.seed}", c.figures) for c in probe.candidates]
+    for whose, values in figures:
+        if problem := impossible_figure(values):
+            raise UserError(f"{path}: {whose}: {problem}: {DAMAGED}")
     for variant, values in probe.means.items():
         if "parse_rate" not in values and probe.handed_over is None:
             raise UserError(f"{path}: means of {variant}: no parse_rate: {DAMAGED}")
@@ -173,7 +180,7 @@ def read_aggregates(path: Path) -> Aggregates:
     """Figures published elsewhere, from a JSON file.
 
     Raises:
-        UserError: the file is missing or not of that form, or a figure is no share from 0 to 1.
+        UserError: the file is missing or not of that form, or a figure is impossible.
     """
     found = read_typed(path, Aggregates, advice=_AGGREGATES_FORM)
     if not found.variants:
@@ -181,9 +188,9 @@ def read_aggregates(path: Path) -> Aggregates:
     if found.images is not None and found.images < 1:
         raise UserError(f"{path}: images is {found.images}: must be at least 1")
     for variant, figures in found.variants.items():
-        for name in PUBLISHED_METRICS:
-            if not 0 <= figures.get(name, 0) <= 1:
-                raise UserError(
-                    f"{path}: {variant}: {name} is {figures[name]:g}: must be from 0 to 1"
-                )
+        if problem := impossible_figure(figures):
+            raise UserError(f"{path}: {variant}: {problem}")
+        step = figures.get("final_step", 0)
+        if not (isinstance(step, int) and 0 <= step <= LAST_STEP):
+            raise UserError(f"{path}: {variant}: final_step is {step}, no step of a training")
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from coordexp.metrics import PROBE_METRICS
 from coordexp.storage.logs.log import EVAL, Log, Row
 
 # Keys in lower case, without `eval_` or `eval/`, and what they are. CoordExp's `detection/f1` is
@@ -35,12 +36,12 @@ def rollout_metric(key: str) -> str | None:
 def rollout_figures(row: Row) -> Row:
     """The figures of a row of `log.rollouts`, by the names of the probe's metrics.
 
-    A value that is no share from 0 to 1 is left out.
+    A value that the metric cannot have is left out.
     """
     found: Row = {}
     for key, value in row.items():
         metric = rollout_metric(key)
-        if metric is not None and 0 <= value <= 1:
+        if metric is not None and PROBE_METRICS[metric].range.holds(value):
             found[metric] = value
     return found
 
@@ -48,10 +49,10 @@ def rollout_figures(row: Row) -> Row:
 def set_rollouts_aside(log: Log) -> None:
     """Move the values of rollouts from the evaluations of a log to `log.rollouts`.
 
-    A step at which there was no other evaluation is none any more. A figure that is no share from 0
-    to 1 becomes a doubt.
+    A step at which there was no other evaluation is none any more. A figure that its metric
+    cannot have becomes a doubt.
     """
-    odd: dict[str, float] = {}
+    odd: dict[str, str] = {}
     for step, row in list(log.evals.items()):
         aside = {key: value for key, value in row.items() if is_of_rollouts(key)}
         if not aside:
@@ -63,11 +64,11 @@ def set_rollouts_aside(log: Log) -> None:
             log.rollouts[step] = row
             del log.evals[step]
         for key, value in aside.items():
-            if rollout_metric(key) is not None and not 0 <= value <= 1:
-                odd.setdefault(key, value)
-    for key, value in odd.items():
-        text = f"{EVAL}{key} is {value:g} at a step, no share from 0 to 1: such values do not count"
-        log.doubt(text)
+            metric = rollout_metric(key)
+            if metric is not None and not PROBE_METRICS[metric].range.holds(value):
+                odd.setdefault(key, f"{value:g} at a step, not {PROBE_METRICS[metric].range}")
+    for key, found in odd.items():
+        log.doubt(f"{EVAL}{key} is {found}: such values do not count", "not used")
 
 
 def is_of_rollouts(key: str) -> bool:
