@@ -56,6 +56,7 @@ from coordexp.storage.runs import (
     remove_leftovers,
     run_directory,
 )
+from coordexp.study.study import launcher
 from coordexp.training.evaluate import average_losses, evaluate, evenly_spaced
 from coordexp.training.interruption import StopRequest, stop_if_asked, stop_request
 from coordexp.training.seal import seal
@@ -92,10 +93,7 @@ def train(cfg: Config, overrides: Sequence[str] = ()) -> RunDirectory:
     if accelerator.num_processes != cfg.runtime.processes:
         raise UserError(
             f"runtime.processes={cfg.runtime.processes}, but {accelerator.num_processes} were "
-            "started: start with "
-            "`python -m torch.distributed.run --standalone --nproc-per-node "
-            f"{cfg.runtime.processes} "
-            "-m coordexp.training.train …`"
+            f"started: start with `{launcher(cfg.runtime.processes)} coordexp.training.train …`"
         )
     lock = (
         locked(run.lock, "being trained", cfg.runtime.wait)
