@@ -45,7 +45,13 @@ RESUME = 75
 
 
 class UserError(Exception):
-    """An error that only the user can fix. The message is one line: what, where, what to do."""
+    """An error that only the user can fix. The message is one line: what, where, what to do.
+
+    It may repeat names and values of a file: what does not print is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -76,11 +82,14 @@ def require_regular(path: Path) -> None:
 
 def one_line(message: object) -> str:
     """A message as one printable line: other characters escaped, endless words shortened."""
-    text = "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in str(message)
-    )
-    return " ".join(map(_shortened, text.split(" ")))
+    return " ".join(map(_shortened, escaped(str(message)).split(" ")))
+
+
+def escaped(text: str) -> str:
+    """The text in one line, with an escape for each character that does not print."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def first_line(error: BaseException) -> str:
