@@ -128,6 +128,9 @@ def check_rule(rule: RuleConfig) -> None:
                     f"configuration: study.rule.{group}.{name}: unknown metric; "
                     f"known are {', '.join((*METRICS, 'entropy'))}"
                 )
+    for name in rule.metrics:
+        if not isinstance(name, str):  # OmegaConf lets a list in a list pass
+            raise UserError(f"configuration: study.rule.metrics: must hold names, not {name}")
     twice = [name for name, count in Counter(rule.metrics).items() if count > 1]
     if twice:
         raise UserError(

@@ -17,6 +17,16 @@ END_TOKEN = "<|im_end|>"  # of an answer
 _MARKS_ANSWER = re.compile(r"\{%-?\s*generation\b")
 # Templates differ in how they take the text of a system message and of an answer.
 _LAYOUTS = (("parts", "text"), ("text", "text"), ("parts", "parts"), ("text", "parts"))
+# What the expressions of a template raise when it is rendered.
+UNRENDERED = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+)
 _TRIAL_ANSWER = '{"objects": [{"desc": "a \'b\' & <c>", "bbox_2d": []}]}'
 
 
@@ -80,7 +90,7 @@ class ChatEncoder:
         """Why the template does not take messages in this layout; None if it does."""
         try:
             before, whole = self._rendered(None), self._rendered(_TRIAL_ANSWER)
-        except (TemplateError, TypeError, ValueError) as error:
+        except UNRENDERED as error:
             return f"cannot be rendered ({first_line(error)})"
         if before.count(IMAGE_TOKEN) != 1:
             return f"and the prompt write {before.count(IMAGE_TOKEN)} pictures instead of one"

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,6 +28,7 @@ from coordexp.storage.files import replacing
 
 REQUIRED = ("images", "width", "height", "objects")
 KINDS = ("bbox_2d", "poly")
+MAX_SIDE_PX = 2**31 - 1  # no picture format allows more
 ORDER = "order"
 TOKEN_SPELT = re.compile(r"<\|[^|]*\|>")  # text with the form of a special token, in a name
 RENDERED = "rendered"  # metadata key: the picture was drawn from its annotations
@@ -181,8 +183,9 @@ def frame_problems(raw: Any) -> Iterator[str]:
     metadata = raw.get("metadata", {})
     if not (isinstance(images, list) and len(images) == 1 and isinstance(images[0], str)):
         yield f"images must be a list of one path, not {images!r}"
-    if not all(isinstance(side, int) and side > 1 for side in (width, height)):
-        yield f"width and height must be whole pixels above 1, not {width!r} x {height!r}"
+    if not all(isinstance(side, int) and 1 < side <= MAX_SIDE_PX for side in (width, height)):
+        found = f"{reprlib.repr(width)} x {reprlib.repr(height)}"
+        yield f"width and height must be whole pixels above 1 (and below 2^31), not {found}"
     if not isinstance(objects, list):
         yield f"objects must be a list, not {objects!r}"
     if not isinstance(metadata, dict):

@@ -18,6 +18,7 @@ from coordexp.data.record_forms import about_misread, misread_records
 from coordexp.data.records import (
     KINDS,
     Record,
+    frame_problems,
     object_problem,
     parse_record,
     read_records,
@@ -122,9 +123,9 @@ def in_pixels(raw: Any, where: str) -> Any:
     """
     if not isinstance(raw, dict) or not isinstance(raw.get("objects"), list):
         return raw
-    width, height = raw.get("width"), raw.get("height")
-    if type(width) is not int or type(height) is not int:
-        return raw
+    if any(frame_problems(raw)):
+        return raw  # `parse_record` tells which
+    width, height = raw["width"], raw["height"]
     objects = []
     for i, entry in enumerate(raw["objects"]):
         values = coordinates_of(entry)

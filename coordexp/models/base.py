@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -174,6 +175,7 @@ BROKEN_FILES = (
     KeyError,
     TypeError,
     AttributeError,
+    StrictDataclassError,
 )
 
 

@@ -55,7 +55,8 @@ def find_normalisation(directory: Path, vision: Any) -> Normalisation:
         stored = settings.get(name)
         if stored is None:
             continue
-        if not isinstance(stored, int | float) or abs(stored - value) > TOLERANCE:
+        is_number = isinstance(stored, int | float)
+        if not (is_number and value - TOLERANCE <= stored <= value + TOLERANCE):
             raise UserError(
                 f"{path}: {name} is {stored!r}: pictures are rescaled to values from 0 to 1 and "
                 "normalised here, and cannot be given to a checkpoint that was trained otherwise"

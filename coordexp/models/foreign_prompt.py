@@ -102,8 +102,8 @@ def _default(stored: Any) -> str | None:
     """The template itself, or the one named `default` of several."""
     if isinstance(stored, list):
         entries = [entry for entry in stored if isinstance(entry, dict)]
-        named = {entry.get("name"): entry.get("template") for entry in entries}
-        stored = named.get("default")
+        named = [entry.get("template") for entry in entries if entry.get("name") == "default"]
+        stored = named[-1] if named else None
     return stored if isinstance(stored, str) and stored else None
 
 

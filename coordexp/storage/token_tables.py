@@ -43,6 +43,7 @@ DISTRIBUTION_COLUMNS = ("expected_bin", "nll", "crps", "w1_to_delta", "p_gt", "e
 # then left out.
 _LATER_COLUMNS = ("nll", "crps")
 
+_TEXT = "slot"  # the only column of text
 _ADVICE = "restore it, or remove the run directory and train again"
 
 
@@ -106,10 +107,10 @@ def read_fitted_temperature(path: Path) -> float:
         ) from error
     if b"fitted_temperature" not in metadata:
         raise UserError(f"{path}: names no fitted temperature: {_ADVICE}")
-    found = metadata[b"fitted_temperature"].decode(errors="replace")
-    if not is_positive_number(found):
-        raise UserError(f"{path}: its fitted temperature is {found!a}: {_ADVICE}")
-    return float(found)
+    told = metadata[b"fitted_temperature"].decode(errors="replace")
+    if not is_positive_number(told):
+        raise UserError(f"{path}: its fitted temperature is {told}, no number above 0: {_ADVICE}")
+    return float(told)
 
 
 def read_tokens(
@@ -194,6 +195,10 @@ def read_columns(
             f"{path}: not a readable parquet file ({first_line(error)}): {_ADVICE}"
         ) from error
     for name in names:
+        if not (name == _TEXT or _is_number(table[name].type)):
+            raise UserError(
+                f"{path}: column {name} holds {table[name].type}, no numbers: {_ADVICE}"
+            )
         if not _is_complete(table[name]):
             raise UserError(f"{path}: column {name} holds empty or non-finite values: {_ADVICE}")
         refuse_impossible(path, name, table[name])
@@ -209,6 +214,8 @@ def refuse_impossible(path: Path, name: str, column: pa.ChunkedArray) -> None:
     for value in (extremes["min"], extremes["max"]):
         if not isinstance(value, int | float) or not possible.holds(value):
             raise UserError(f"{path}: column {name} holds {value}, not {possible}: {_ADVICE}")
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
 def _is_complete(column: pa.ChunkedArray) -> bool:

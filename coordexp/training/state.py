@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from coordexp.errors import UserError
 from coordexp.storage.files import read_with_checksum, write_with_checksum
+
+# What torch raises for other content than its own.
+BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -22,7 +27,15 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read a state that `save_state` wrote.
 
     Raises:
-        UserError: the file's content does not have the digest that was written with it.
+        UserError: the file's content does not have the digest that was written with it, or is no
+            state.
     """
-    payload = read_with_checksum(path, "remove it to train this run again from step 0")
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    advice = "remove it to train this run again from step 0"
+    payload = read_with_checksum(path, advice)
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except BROKEN as error:
+        raise UserError(f"{path}: not the state of a training: {advice}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not the state of a training: {advice}")
+    return state

@@ -21,6 +21,7 @@ from coordexp.data.coco.instances import DroppedError, Frame, convert_instance
 from coordexp.data.formats.recognise import what_instead
 from coordexp.data.picture_paths import is_text, lies_below, paths_of
 from coordexp.data.records import (
+    MAX_SIDE_PX,
     TOKEN_SPELT,
     Record,
     RecordObject,
@@ -35,7 +36,6 @@ LVIS_LISTS = {
     "not_exhaustive_category_ids": "not_exhaustive_categories",
 }
 LISTS = ("images", "annotations", "categories")
-MAX_SIDE_PX = 2**31 - 1  # no picture format allows more
 
 
 RawEntry = dict[str, Any]  # an entry of one of the lists, as the file has it

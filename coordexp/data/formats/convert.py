@@ -15,7 +15,7 @@ from coordexp.data.formats.recognise import COCO, recognise, what_instead
 from coordexp.data.formats.splits import by_split
 from coordexp.data.picture_paths import ANNOTATION_DIRECTORIES
 from coordexp.data.records import twice_area
-from coordexp.errors import UserError
+from coordexp.errors import UserError, escaped
 from coordexp.storage.files import write_text
 
 MAX_NOTES = 20
@@ -168,7 +168,8 @@ def summary(
     lines += [f"  {note}" for note in notes[:MAX_NOTES]]
     if len(notes) > MAX_NOTES:
         lines.append(f"  … and {len(notes) - MAX_NOTES} more")
-    return [*lines, f"next: {next_command(files, root)}"]
+    lines.append(f"next: {next_command(files, root)}")
+    return [escaped(line) for line in lines]  # they repeat names of the files
 
 
 def listed(dataset: Dataset) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from coordexp.config.yaml_file import is_too_deep
 from coordexp.data.formats.commands import override
 from coordexp.data.formats.createml import is_createml, read_createml
 from coordexp.data.formats.csv_file import csv_header
@@ -125,6 +126,8 @@ def coco_settings(files: tuple[Path, ...]) -> str:
 
 def format_of_file(path: Path) -> Format | None:
     """The format of one file by its ending and content; None for an unreadable one."""
+    if not path.is_file():  # a pipe, or a link to a device, which has no end
+        return None
     ending = path.suffix.lower()
     try:
         if ending == ".xml":
@@ -166,9 +169,12 @@ def format_of_table(header: set[str]) -> Format | None:
 
 
 def is_yolo_yaml(path: Path) -> bool:
+    text = path.read_bytes()[: 2**20]
+    if is_too_deep(text):
+        return path.stem == "data"  # reading it tells what is broken
     try:
-        content = yaml.safe_load(path.read_bytes()[: 2**20])
-    except yaml.YAMLError:  # reading it tells what is broken
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
         return path.stem == "data"
     return (
         isinstance(content, dict) and "names" in content and bool({"train", "val"} & set(content))

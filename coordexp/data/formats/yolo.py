@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from coordexp.config.yaml_file import check_yaml_file
 from coordexp.data.formats.dataset import (
     Dataset,
     DroppedShapeError,
@@ -27,6 +28,7 @@ from coordexp.data.formats.yolo_files import NAME_FILES, LabelFiles, listed_pict
 from coordexp.errors import UserError
 from coordexp.storage.files import read_bytes
 
+HEAD_BYTES = 4096
 LARGEST_FRACTION = 1.5  # of a box or an outline that goes beyond its picture; more is pixels
 
 
@@ -60,9 +62,10 @@ def described(file: Path) -> tuple[dict[int, str], int, dict[str, Any]]:
     if file.name in NAME_FILES:
         lines = [line.strip() for line in text.splitlines()]
         return {n: name for n, name in enumerate(lines) if name}, 0, {}
+    check_yaml_file(file)
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid YAML: mend it") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: must be an object with names, train and val")
@@ -132,7 +135,11 @@ def shape_of(
 
 def is_label_file(path: Path) -> bool:
     """Whether a text file has YOLO's rows: a whole number, then fractions."""
-    first = path.read_bytes()[:4096].decode("utf-8-sig", errors="replace").split("\n")[0].split()
+    if not path.is_file():  # a pipe, or a link to a device, which has no end
+        return False
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES).decode("utf-8-sig", errors="replace")
+    first = head.split("\n")[0].split()
     if len(first) < 5 or not first[0].isdigit() or is_picture(path.name):
         return False
     try:
