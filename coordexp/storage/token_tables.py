@@ -214,6 +214,8 @@ def refuse_impossible(path: Path, name: str, column: pa.ChunkedArray) -> None:
     for value in (extremes["min"], extremes["max"]):
         if not isinstance(value, int | float) or not possible.holds(value):
             raise UserError(f"{path}: column {name} holds {value}, not {possible}: {_ADVICE}")
+
+
 def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
