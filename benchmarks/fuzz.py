@@ -42,7 +42,7 @@ from fuzzing.mutations import clear  # noqa: E402
 PAGE = ROOT / "docs/reliability.md"
 START, END = "<!-- fuzz.py -->\n", "<!-- end of fuzz.py -->\n"
 GENERATED = 0.02  # share of the inputs that hypothesis makes: one costs some milliseconds
-# What is attacked in one process, by the module with its kinds: some import torch, which takes seconds.
+# What one process attacks, by the module with its kinds (one imports torch, which takes seconds).
 GROUPS = {
     "study files": "study_files",
     "logs": "logs",

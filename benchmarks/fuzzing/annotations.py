@@ -23,6 +23,7 @@ from coordexp.config.schema import CocoConfig
 from coordexp.data.coco.annotations import coco_records, read_coco
 from coordexp.data.coco.conversion import convert_annotations
 from coordexp.data.formats.convert import convert
+from coordexp.data.formats.dataset import Coordinates
 from coordexp.data.token_records import read_pixel_records
 from coordexp.data.validate import validate
 from coordexp.detection.predictions.images import Predictions
@@ -32,7 +33,7 @@ from coordexp.detection.probe_manifest import ProbeManifest
 from coordexp.detection.probes import read_probe
 from coordexp.errors import UserError
 from coordexp.storage.typed import write_sealed
-from fuzzing.kind import CHEAP, Kind, file_kind, json_trees, keys_in
+from fuzzing.kind import Kind, file_kind, json_trees, keys_in
 from fuzzing.mutations import clear, dumped, of_bytes, of_json, of_lines, of_text
 from fuzzing.study_files import random_tree
 
@@ -95,7 +96,7 @@ def of_other_formats() -> Iterator[Kind]:
             content = place.read_bytes()
             mutate = {".json": of_json, ".jsonl": of_lines}.get(place.suffix, of_text)
             kind = f"{name.replace('_', ' ')} ({place.suffix[1:]})"
-            yield file_kind(kind, place, [content], mutate, converter(given), 3_000)
+            yield file_kind(kind, place, [content], mutate, converter(given), 1_000)
 
 
 def files_of(given: Path) -> list[Path]:
@@ -110,7 +111,8 @@ def converter(given: Path) -> Callable[[Path], object]:
     def read(_: Path) -> object:
         for file in Path("out").glob("coco*.json"):
             clear(file)
-        lines = convert(given, Path("out/coco.json"))
+        coordinates = Coordinates.pixels if "qwen" in given.parts else None
+        lines = convert(given, Path("out/coco.json"), coordinates=coordinates)
         for line in lines:
             refuse_unprintable(line)
         return lines
@@ -177,7 +179,7 @@ def of_pictures(row: dict[str, object]) -> Iterator[Kind]:
         if found := first_problem(records):
             raise UserError(found)
 
-    yield file_kind("pictures", "in/pictures/0.jpg", examples, of_bytes, read)
+    yield file_kind("pictures", "in/pictures/0.jpg", examples, of_bytes, read, 5_000)
 
 
 def scored(found: Predictions) -> object:
@@ -185,9 +187,17 @@ def scored(found: Predictions) -> object:
     return (score_predictions(images), precision_of(images)) if images else None
 
 
+def draw(folder: Path) -> list[rollout_files.Scene]:
+    """Scenes and their pictures, which records of them name."""
+    scenes = rollout_files.scenes(4, 0.8)
+    for scene in scenes:
+        coco_files.picture(folder / scene.image, rollout_files.SIDES)
+    return scenes
+
+
 def of_predictions() -> Iterator[Kind]:
     folder = Path("in/predictions")
-    scenes = rollout_files.scenes(4, 0.8)
+    scenes = draw(folder)
     forms = [
         rollout_files.write_gt_vs_pred(folder / "gt_vs_pred.jsonl", scenes, form).read_bytes()
         for form in ("pixel", "norm1000", "tokens")
@@ -221,13 +231,13 @@ def of_predictions() -> Iterator[Kind]:
 
         mutate = of_json if place.suffix == ".json" else of_lines
         trees = json_trees(keys_in(examples))
-        yield file_kind(name, place, examples, mutate, read_and_score, 10_000, trees)
+        yield file_kind(name, place, examples, mutate, read_and_score, 2_500, trees)
 
 
 def of_probe() -> Iterator[Kind]:
     """images.parquet of a probe whose probe.json records no digest of it."""
     probe = Path("in/probe")
-    scenes = rollout_files.scenes(4, 0.8)
+    scenes = draw(probe)
     for moment in ("before", "after"):
         rollout_files.write_own(probe / moment / "rollouts-0.jsonl", probe / "val.jsonl", scenes)
     fields = random_tree(ProbeManifest, Random(0))
@@ -260,5 +270,5 @@ def of_probe() -> Iterator[Kind]:
         [out.getvalue()],
         changed,
         lambda path: read_probe(path.parent),
-        CHEAP // 10,
+        2_000,
     )

@@ -13,7 +13,10 @@ from types import SimpleNamespace
 
 import torch
 from conftest import TINY_OVERRIDES
+from hypothesis import strategies as st
 
+from coordexp.cli import verbs
+from coordexp.cli.arguments import parse
 from coordexp.config.compose import compose
 from coordexp.data.chat import ChatEncoder, Prompt
 from coordexp.errors import UserError
@@ -25,8 +28,9 @@ from coordexp.models.processor import CHAT_TEMPLATE
 from coordexp.models.weight_files import refuse_unusable_files
 from coordexp.probe.outside import Outside, load_outside
 from coordexp.training.state import load_state
+from fuzzing.commands import HYDRA, NAMES
 from fuzzing.kind import Kind, file_kind
-from fuzzing.mutations import Mutation, dumped, of_bytes, of_json, of_text
+from fuzzing.mutations import JUNK, Mutation, dumped, of_bytes, of_json, of_text
 
 VISION = SimpleNamespace(patch_size=16, temporal_patch_size=2, spatial_merge_size=2)
 PREPROCESSOR = {
@@ -38,7 +42,9 @@ PREPROCESSOR = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
-DEAR = 300  # of a model that is loaded whole
+EVALUATED = "x 3 0.7 Find. in/none"  # name, step, temperature, prompt and checkpoint
+ODD_NUMBERS = ("-1", "1e308", "nan", "inf", "0", "-0.0", "9" * 30, "1_0", "٣", "0x1F")
+DEAR = 200  # of a model that is loaded whole
 ADAPTER = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -51,6 +57,7 @@ ADAPTER = {
 
 def kinds() -> Iterator[Kind]:
     yield from of_prompts()
+    yield of_names()
     yield from of_state()
     vlm, processor = build(compose(TINY_OVERRIDES).model)
     whole = Path("in/checkpoint")
@@ -82,6 +89,25 @@ def normalisation(path: Path) -> object:
 
 def prompt(path: Path) -> object:
     return str(find_prompt([path.parent], GivenPrompt()))
+
+
+def of_names() -> Kind:
+    """What `coordexp evaluate` is told; no checkpoint is there, so that each ends in a line."""
+
+    def mutated(rng: Random) -> list[str]:
+        words = EVALUATED.split()
+        for at in rng.sample(range(len(words)), rng.randint(1, 2)):
+            words[at] = rng.choice((*NAMES, *JUNK, *ODD_NUMBERS)).replace("\0", "")
+        return words
+
+    def read(words: list[str]) -> None:
+        options = ["--name", words[0], "--step", words[1], "--temperature", words[2]]
+        call = ["evaluate", words[4], *options, "--prompt", words[3], "--data", "val.jsonl"]
+        verbs.evaluate_outside(parse(call))
+
+    texts = st.text(max_size=12).filter(lambda word: "\0" not in word)
+    words = st.lists(texts | st.sampled_from(ODD_NUMBERS), min_size=5, max_size=5)
+    return Kind("names of `coordexp evaluate`", mutated, words, read, inputs=HYDRA)
 
 
 def of_state() -> Iterator[Kind]:

@@ -11,12 +11,11 @@ from typing import Any
 import parser_fuzz
 from hypothesis import strategies as st
 
-from coordexp.cli import verbs
 from coordexp.cli.arguments import parse
 from coordexp.config.command_line import check_arguments
+from coordexp.config.compose import compose
 from coordexp.config.package import CONF_DIR
 from coordexp.config.rule_file import load_rule
-from coordexp.config.compose import compose
 from coordexp.storage import digest_store
 from coordexp.storage.digest_store import known_sha256
 from coordexp.storage.files import sha256_file
@@ -30,9 +29,8 @@ from fuzzing import study_files
 from fuzzing.kind import Kind, file_kind
 from fuzzing.mutations import JUNK, ODD, WORD, of_bytes, of_text
 
-HYDRA = 1_500  # inputs that are composed: a tenth of a second each
+HYDRA = 600  # inputs that are composed: a tenth of a second each
 NAMES = ("a", "../../x", "/etc", "", "\n", "<script>", "x" * 5000, "猫", "\udcff", "\0", ".", "-a")
-ODD_NUMBERS = ("-1", "1e308", "nan", "inf", "0", "-0.0", "9" * 30, "1_0", "٣", "0x1F")
 CALLS = (
     "show in/study",
     "ui --port 5000",
@@ -53,7 +51,6 @@ COMPARED = (
     "s=in/study a=in/a --control a --temperature a=0.7 --rollouts a@640=in/a/logging.jsonl",
     "a=in/a b=in/b --rollouts a=in/a/logging.jsonl --ground-truth in/b/logging.jsonl --cell 32",
 )
-EVALUATED = "x 3 0.7 Find. in/none"  # name, step, temperature, prompt and checkpoint
 TRAIN = (
     "variant=pure_ce experiment=smoke",
     "variant=mixed optim.lr=1e-3 train.max_steps=40 seed=1",
@@ -79,7 +76,7 @@ def kinds() -> Iterator[Kind]:
         parser_fuzz.hostile,
         st.text(max_size=40) | st.lists(st.sampled_from(parser_fuzz.PIECES)).map("".join),
         parser_fuzz.check,
-        inputs=200_000,
+        inputs=600_000,
     )
     study_files.make_study()
     yield from of_calls()
@@ -144,30 +141,18 @@ def of_calls() -> Iterator[Kind]:
             args.ground_truth,
         )
 
-    def evaluated(rng: Random) -> list[str]:
-        words = EVALUATED.split()
-        for at in rng.sample(range(len(words)), rng.randint(1, 2)):
-            words[at] = rng.choice((*NAMES[:-3], *JUNK, *ODD_NUMBERS)).replace("\0", "")
-        return words
-
-    def named(words: list[str]) -> None:
-        options = ["--name", words[0], "--step", words[1], "--temperature", words[2]]
-        call = ["evaluate", words[4], *options, "--prompt", words[3], "--data", "val.jsonl"]
-        verbs.evaluate_outside(parse(call))
-
-    yield Kind("words of `coordexp`", lambda rng: mutated_words(CALLS, rng), words_of(CALLS), parse)
+    yield Kind(
+        "words of `coordexp`",
+        lambda rng: mutated_words(CALLS, rng),
+        words_of(CALLS),
+        parse,
+        inputs=4_000,
+    )
     yield Kind(
         "NAME=PATH and what is told of it",
         lambda rng: mutated_words(COMPARED, rng),
         words_of(COMPARED),
         compared,
-        inputs=8_000,
-    )
-    yield Kind(
-        "names of `coordexp evaluate`",
-        evaluated,
-        st.lists(texts.filter(lambda word: "\0" not in word), min_size=5, max_size=5),
-        named,
         inputs=HYDRA,
     )
 
@@ -215,9 +200,9 @@ def of_rules() -> Iterator[Kind]:
         return locate(path.parent), read_run_config(RunDirectory(path.parent))
 
     yield file_kind(
-        "rule files", "in/rule/rule.yaml", rules, of_text, lambda p: load_rule(p, default), 4_000
+        "rule files", "in/rule/rule.yaml", rules, of_text, lambda p: load_rule(p, default), 2_000
     )
-    yield file_kind("config.yaml of a run", run / "config.yaml", [config], of_text, read, 8_000)
+    yield file_kind("config.yaml of a run", run / "config.yaml", [config], of_text, read, 4_000)
 
 
 def of_digests() -> Kind:

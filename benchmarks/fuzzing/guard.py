@@ -40,11 +40,11 @@ CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
 FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect")
 
 
-class Forbidden(BaseException):  # noqa: N818  # no reader may catch it
+class Forbidden(BaseException):  # no reader may catch it
     """A reader wrote outside the results, started a process or connected."""
 
 
-class Hang(BaseException):  # noqa: N818
+class Hang(BaseException):
     """A reader took more than CPU_SECONDS, or SECONDS on the clock."""
 
 

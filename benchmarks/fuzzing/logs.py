@@ -46,7 +46,7 @@ def kinds() -> Iterator[Kind]:
         content = place.read_bytes()
         trees = json_trees(keys_in([content])) if mutate is of_lines else None
         yield file_kind(
-            f"log: {name.replace('_', ' ')}", place, [content], mutate, read_log, 20_000, trees
+            f"log: {name.replace('_', ' ')}", place, [content], mutate, read_log, 8_000, trees
         )
     settings = dumped(SETTINGS)
     yield file_kind("settings beside a log", "in/beside/args.json", [settings], of_json, beside)
@@ -108,7 +108,7 @@ def of_tables() -> Iterator[Kind]:
             return of_bytes(content, rng)
         table = pq.read_table(io.BytesIO(content))
         at = rng.randrange(table.num_columns)
-        column = other_column(table, at, rng)
+        column = other_column(table, rng)
         name = table.column_names[at]
         table = table.remove_column(at)
         if column is not None:
@@ -120,10 +120,10 @@ def of_tables() -> Iterator[Kind]:
         pq.write_table(table, out)
         return out.getvalue()
 
-    yield file_kind("token table", path, [content], changed, read, 4_000)
+    yield file_kind("token table", path, [content], changed, read, 3_000)
 
 
-def other_column(table: pa.Table, at: int, rng: Random) -> pa.Array | None:
+def other_column(table: pa.Table, rng: Random) -> pa.Array | None:
     """What may stand in place of a column; None where it is gone."""
     n = table.num_rows
     floats = np.random.default_rng(rng.randrange(2**32)).normal(size=n) * 1e300

@@ -82,7 +82,7 @@ def kinds() -> Iterator[Kind]:
     for name, type_, read in TYPED:
         examples = [dumped(resealed(random_tree(type_, Random(i)))) for i in range(N_EXAMPLES)]
         if (study / name).is_file():
-            examples += [(study / name).read_bytes()] * N_EXAMPLES
+            examples += [(study / name).read_bytes()] * 3  # large: three inputs of 23
         keys = sorted(set().union(*(keys_of(json.loads(example)) for example in examples)))
         trees = json_trees(keys, sealed=True)
         place = Path("in/typed") / name
@@ -118,7 +118,7 @@ def of_a_study(study: Path) -> Iterator[Kind]:
         return Path(directory) / name
 
     place = copied("recommendation.json", "in/shown")
-    yield file_kind("`coordexp show`", place, examples(place.name), of_sealed, shown, 10_000)
+    yield file_kind("`coordexp show`", place, examples(place.name), of_sealed, shown, 4_000)
     place = copied("runs.json", "in/loaded")
     runs = examples(place.name)
     yield file_kind(
@@ -127,7 +127,7 @@ def of_a_study(study: Path) -> Iterator[Kind]:
         runs,
         of_sealed,
         lambda path: load_runs(path.parent),
-        10_000,
+        4_000,
     )
     place = copied("runs.json", "in/given")
     yield file_kind(
@@ -136,10 +136,10 @@ def of_a_study(study: Path) -> Iterator[Kind]:
         runs,
         of_sealed,
         lambda path: parse_sources([f"a={path.parent}"]),
-        10_000,
+        4_000,
     )
     place = copied("audit.json", "results/compare/0")
-    yield file_kind("`coordexp verify`", place, examples(place.name), of_sealed, verified, 5_000)
+    yield file_kind("`coordexp verify`", place, examples(place.name), of_sealed, verified, 2_000)
 
 
 def random_tree(kind: Any, rng: Random) -> Any:

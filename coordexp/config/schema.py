@@ -132,6 +132,7 @@ class Prefer(Enum):
     listed = "listed"  # the first in the study's list
 
 
+MOST_SEEDS = 1000  # of a variant
 DECISION_STEP = Limit(
     "must be last_common or a step",
     lambda value: re.fullmatch("last_common|[0-9]+", value) is not None,
@@ -160,7 +161,7 @@ class StudyConfig:
 
     name: Name
     variants: Annotated[list[str], NOT_EMPTY]
-    seeds: Annotated[int, at_least(1), at_most(1000)]
+    seeds: Annotated[int, at_least(1), at_most(MOST_SEEDS)]
     rule: RuleConfig
     # Variants that are trained beside them, to explain a lead. They hold no role and have no vote.
     controls: list[str] = field(default_factory=list)

@@ -18,7 +18,6 @@ from coordexp.data.record_forms import about_misread, misread_records
 from coordexp.data.records import (
     KINDS,
     Record,
-    frame_problems,
     object_problem,
     parse_record,
     read_records,
@@ -57,7 +56,10 @@ def read_pixel_records(path: Path) -> PixelRecords:
     records = []
     for n, line in iter_lines(path):
         where = f"{path}:{n}"
-        record = parse_record(json.dumps(in_pixels(json.loads(line), where)), where)
+        raw, problems = parse_line(line)
+        if problems:
+            raise UserError(f"{where}: {problems[0]}")
+        record = parse_record(json.dumps(in_pixels(raw, where)), where)
         if not os.path.isfile(path.parent / record.image):
             picture = shown(str(path.parent / record.image))
             raise UserError(f"{where}: the picture {picture} is missing")
@@ -115,16 +117,12 @@ def tokens_of(raw: Any) -> list[str]:
     return [value for value in values if isinstance(value, str) and COORD_TOKEN.fullmatch(value)]
 
 
-def in_pixels(raw: Any, where: str) -> Any:
-    """A line of a file of tokens with pixels in their place.
+def in_pixels(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """A record of a file of tokens with pixels in their place.
 
     Raises:
         UserError: an object holds something else than tokens.
     """
-    if not isinstance(raw, dict) or not isinstance(raw.get("objects"), list):
-        return raw
-    if any(frame_problems(raw)):
-        return raw  # `parse_record` tells which
     width, height = raw["width"], raw["height"]
     objects = []
     for i, entry in enumerate(raw["objects"]):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from coordexp.data.records import Record, read_records
 from coordexp.detection.average_precision import average_precision
@@ -27,6 +26,10 @@ from coordexp.detection.scores import RolloutScores, figures, score_rollouts, sc
 from coordexp.errors import UserError
 from coordexp.metrics import PROBE_METRICS
 from coordexp.storage.digest_store import require_sha256
+from coordexp.storage.token_tables import read_columns
+
+# Of an image with its own picture and with another one, in bins.
+SWAPPED_ERRORS = ("mae_right", "mae_swapped")
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def read_probe(directory: Path) -> Probed | None:
     moments = [m for m in ("before", "after") if list(directory.glob(f"{m}/rollouts-*.jsonl"))]
     rows = {m: read_rollouts(sorted(directory.glob(f"{m}/rollouts-*.jsonl"))) for m in moments}
     scores = {m: score_rollouts(rows[m], records) for m in moments}
-    table = pq.read_table(directory / "images.parquet").to_pydict()
+    table = read_images(directory, [f"geo_loss_{m}" for m in moments], manifest)
     images = scores["before"].images
     at = np.searchsorted(images, table["image_id"]).clip(max=len(images) - 1)
     if any(not np.array_equal(s.images, images) for s in scores.values()) or not np.array_equal(
@@ -162,9 +165,26 @@ def require_probe(directory: Path, manifest: ProbeManifest) -> None:
         require_sha256(records, recorded_records, where, advice)
 
 
+def read_images(
+    directory: Path, losses: Sequence[str], manifest: ProbeManifest
+) -> dict[str, np.ndarray]:
+    """The columns of images.parquet: ids, numbers of boxes, losses, and errors where exchanged.
+
+    Raises:
+        UserError: the file is missing or damaged, or lacks a column.
+    """
+    errors = ["n_coord", *SWAPPED_ERRORS] if manifest.swapped is not None else []
+    return read_columns(
+        directory / "images.parquet",
+        ["image_id", "n_boxes", *losses, *errors],
+        gaps=frozenset(SWAPPED_ERRORS),
+        advice=f"restore it, or remove {directory} and probe again",
+    )
+
+
 def read_swapped(
     directory: Path,
-    table: Mapping[str, Sequence[Any]],
+    table: Mapping[str, np.ndarray],
     at: np.ndarray,
     right: RolloutScores,
     records: Sequence[Record],
@@ -180,12 +200,11 @@ def read_swapped(
         UserError: its rollouts are missing, or not of the probe's images.
     """
     n_coord = np.zeros(len(right.images), dtype=np.int64)
-    errors = {name: np.zeros(len(right.images)) for name in ("mae_right", "mae_swapped")}
+    errors = {name: np.zeros(len(right.images)) for name in SWAPPED_ERRORS}
     n_coord[at] = table["n_coord"]
     for name, values in errors.items():
-        column = np.array(table[name], dtype=np.float64)
         # An image that kept its picture has no error, and the weight 0.
-        values[at] = np.where(n_coord[at] > 0, column, 0.0)
+        values[at] = np.where(n_coord[at] > 0, table[name], 0.0)
     rollouts = read_rollouts(sorted(directory.glob("swapped/rollouts-*.jsonl")))
     scores = score_rollouts(rollouts, records)
     rolled_out = np.searchsorted(right.images, scores.images).clip(max=len(right.images) - 1)

@@ -183,9 +183,25 @@ def load_tokenizer(path: str) -> Any:
     """The tokenizer of a directory or hub name; no code of it is run.
 
     A directory is read alone, whatever hub its files name.
+
+    Raises:
+        UserError: a file of it is damaged.
     """
     local = Path(path).is_dir()
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=local)
+    damaged = f"{path}: its tokenizer cannot be read"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, local_files_only=local
+        )
+    except BROKEN_FILES as error:
+        raise UserError(f"{damaged} ({first_line(error)}): {COMPLETE}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # the library tokenizers raises nothing else
+            raise
+        raise UserError(f"{damaged} ({first_line(error)}): {COMPLETE}") from error
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"{damaged} (model_max_length is no number): {COMPLETE}")
+    return tokenizer
 
 
 def load_whole(

@@ -168,11 +168,18 @@ def read_tokens(
 
 
 def read_columns(
-    path: Path, names: Sequence[str], later: Set[str] = frozenset()
+    path: Path,
+    names: Sequence[str],
+    later: Set[str] = frozenset(),
+    gaps: Set[str] = frozenset(),
+    advice: str = _ADVICE,
 ) -> dict[str, np.ndarray]:
-    """Columns of a token table, complete and finite: name -> [C].
+    """Columns of a table, complete and finite: name -> [C].
 
-    Those in `later` are left out where the table has none of them.
+    Args:
+        later: left out where the table has none of them.
+        gaps: may have values that are missing or not finite.
+        advice: what to do about a broken table, the end of the message.
 
     Raises:
         UserError: the file is missing or broken, lacks a column, or has empty or non-finite values.
@@ -186,22 +193,20 @@ def read_columns(
             missing = sorted(set(names) - held)
             if missing:
                 raise UserError(
-                    f"{path}: no column {', '.join(missing)}: "
-                    f"not a token table of this version; {_ADVICE}"
+                    f"{path}: no column {', '.join(missing)}: not a table of this version; {advice}"
                 )
             table = file.read(columns=list(names), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{path}: not a readable parquet file ({first_line(error)}): {_ADVICE}"
+            f"{path}: not a readable parquet file ({first_line(error)}): {advice}"
         ) from error
     for name in names:
         if not (name == _TEXT or _is_number(table[name].type)):
-            raise UserError(
-                f"{path}: column {name} holds {table[name].type}, no numbers: {_ADVICE}"
-            )
-        if not _is_complete(table[name]):
-            raise UserError(f"{path}: column {name} holds empty or non-finite values: {_ADVICE}")
-        refuse_impossible(path, name, table[name])
+            raise UserError(f"{path}: column {name} holds {table[name].type}, no numbers: {advice}")
+        if name not in gaps and not _is_complete(table[name]):
+            raise UserError(f"{path}: column {name} holds empty or non-finite values: {advice}")
+        if name not in gaps:
+            refuse_impossible(path, name, table[name])
     return {name: _as_numpy(table[name]) for name in names}
 
 
@@ -217,7 +222,8 @@ def refuse_impossible(path: Path, name: str, column: pa.ChunkedArray) -> None:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
 
 def _is_complete(column: pa.ChunkedArray) -> bool:

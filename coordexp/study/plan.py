@@ -19,6 +19,7 @@ from coordexp.config.digests import digest, plain
 from coordexp.config.overrides import key_of, last_of_each_key, refuse_repeated
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
+    MOST_SEEDS,
     Config,
     PretrainedQwen3VLConfig,
     RecordsConfig,
@@ -67,8 +68,8 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     study = shared.study
     refuse_unknown(settings, trained(study))
     seeds = settings.get("seeds", study.seeds)
-    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
-        raise UserError(f"--config seeds={seeds}: must be a whole number of at least 1")
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds <= MOST_SEEDS:
+        raise UserError(f"--config seeds={seeds}: must be a whole number from 1 to {MOST_SEEDS}")
     runs = []
     for variant in trained(study):
         own = split_overrides(variant, settings.get(variant))

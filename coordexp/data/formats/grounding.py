@@ -101,16 +101,21 @@ def picture_name(row: dict[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def turns_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The turns of a conversation; none of what is something else."""
+    turns = row.get("messages", row.get("conversations"))
+    return [t for t in turns if isinstance(t, dict)] if isinstance(turns, list) else []
+
+
 def contents_of(row: dict[str, Any]) -> Iterator[Any]:
-    for turn in row.get("messages", row.get("conversations")) or ():
-        if isinstance(turn, dict):
-            yield turn.get("content", turn.get("value"))
+    for turn in turns_of(row):
+        yield turn.get("content", turn.get("value"))
 
 
 def answers_of(row: dict[str, Any]) -> Iterator[str]:
     """The texts of the assistant."""
-    for turn in row.get("messages", row.get("conversations")) or ():
-        if not isinstance(turn, dict) or turn.get("role", turn.get("from")) in ("user", "human"):
+    for turn in turns_of(row):
+        if turn.get("role", turn.get("from")) in ("user", "human"):
             continue
         content = turn.get("content", turn.get("value"))
         if isinstance(content, str):
