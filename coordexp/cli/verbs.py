@@ -6,7 +6,6 @@ The first paragraph of a verb's docstring is its description in `coordexp VERB -
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.findings import read_recommendation
 from coordexp.cli.steps import run_step
 from coordexp.config.compose import compose
-from coordexp.config.limits import LAST_STEP
+from coordexp.config.limits import LAST_STEP, TEMPERATURE
 from coordexp.errors import UserError
 from coordexp.storage.runs import RESULTS
 from coordexp.study.sources import check_name
@@ -148,6 +147,8 @@ def probe_run(args: argparse.Namespace) -> None:
     experiment.
     """
     overrides = list(args.overrides)
+    if args.step is not None:
+        check_step(args.step)
     cfg = compose(overrides)  # refuses a slip before torch is imported, which takes seconds
 
     from coordexp.probe import job
@@ -172,16 +173,21 @@ def evaluate_outside(args: argparse.Namespace) -> None:
 
     refuse_unread("evaluate", args.overrides, READ_BY_EVALUATE)
     check_name(args.name, f"--name {args.name}")
-    if not 0 <= args.step <= LAST_STEP:
-        raise UserError(f"--step {args.step}: must be from 0 to {LAST_STEP}")
-    if not (math.isfinite(args.temperature) and args.temperature > 0):
-        raise UserError(f"--temperature {args.temperature:g}: must be a number above 0")
+    check_step(args.step)
+    if not TEMPERATURE.holds(args.temperature):
+        raise UserError(f"--temperature {args.temperature:g}: {TEMPERATURE.must}")
     cfg = compose(args.overrides)
     given = GivenPrompt(
         given_text(args.prompt, "--prompt"), given_text(args.system, "--system"), args.template
     )
     outside = Outside(args.checkpoint, args.name, args.step, args.temperature, args.adapter, given)
     print(evaluate_checkpoint(outside, args.data, cfg).path)
+
+
+def check_step(step: int) -> None:
+    """Raises UserError: a training has no such step."""
+    if not 0 <= step <= LAST_STEP:
+        raise UserError(f"--step {step}: must be from 0 to {LAST_STEP}")
 
 
 def refuse_unread(verb: str, overrides: Sequence[str], read: tuple[str, ...]) -> None:

@@ -99,7 +99,7 @@ def check_probe(probe: ProbeConfig) -> None:
 def check_variant_files(key: str, variants: list[str]) -> None:
     """Each variant in a list of the study (variants or controls) is named once, and has a file."""
     for name in variants:
-        if variants.count(name) > 1:
+        if [other.lower() for other in variants].count(name.lower()) > 1:
             raise UserError(f"configuration: study.{key}: {name} is named twice")
         if not (CONF_DIR / "variant" / f"{name}.yaml").exists():
             raise UserError(

@@ -9,7 +9,6 @@ a single setting are in its type; conditions on several settings are in `checks.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -35,6 +34,7 @@ from coordexp.config.limits import (
     NOT_EMPTY,
     POSITIVE_FRACTION,
     RATIO,
+    TEMPERATURE,
     Limit,
     at_least,
     at_most,
@@ -155,6 +155,9 @@ class RuleConfig:
     probe: ProbeRuleConfig
 
 
+MOST_SEEDS = 1000
+
+
 @dataclass(frozen=True)
 class StudyConfig:
     """Which runs a study consists of, and the rule that decides between them."""
@@ -169,14 +172,15 @@ class StudyConfig:
 
 FITTED = "fitted"
 DECODE_TEMPERATURE = Limit(
-    "must be fitted or a positive number",
-    lambda value: value == FITTED or is_positive_number(value),
+    f"must be fitted or {TEMPERATURE.must.removeprefix('must ')}",
+    lambda value: value == FITTED or is_temperature(value),
 )
 
 
-def is_positive_number(text: str) -> bool:
+def is_temperature(text: str) -> bool:
+    """Whether a text is a number that a temperature can be."""
     try:
-        return 0 < float(text) < math.inf  # false for NaN
+        return TEMPERATURE.holds(float(text))  # false for NaN
     except ValueError:
         return False
 

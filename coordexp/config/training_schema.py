@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated
 
-from coordexp.config.limits import BELOW_ONE, NOT_NEGATIVE, at_most
+from coordexp.config.limits import BELOW_ONE, NOT_NEGATIVE, TEMPERATURE, at_most
 from coordexp.config.setting_types import Count, CountOrZero, Fraction, Name, NotNegative, Positive
 
 
@@ -27,7 +27,9 @@ class VariantConfig:
     w1: NotNegative = 0.0
     gate: NotNegative = 0.0
     ce: NotNegative = 0.0
-    temperature: Positive = 1.0  # of the coordinate slice, in soft_ce, w1 and gate
+    temperature: Annotated[float, TEMPERATURE] = (
+        1.0  # of the coordinate slice, in soft_ce, w1 and gate
+    )
     sigma_bins: Positive = 1.0  # width of the soft target
     # The soft target is zero beyond this distance.
     radius_bins: Annotated[int, NOT_NEGATIVE, at_most(999)] = 8

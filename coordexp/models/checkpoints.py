@@ -50,7 +50,11 @@ def load_base(
     # Switch cuDNN attention off: it builds kernels for each new shape, and every batch has another.
     torch.backends.cuda.enable_cudnn_sdp(False)
     model = Qwen3VLForConditionalGeneration.from_pretrained(
-        path, dtype=dtype, attn_implementation="sdpa"
+        path,
+        dtype=dtype,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="sdpa",
     )
     patch_embedding = model.model.visual.patch_embed
     patch_embedding.proj = PatchProjection(patch_embedding.proj)

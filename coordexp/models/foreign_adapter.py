@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -10,10 +11,23 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.errors import UserError, first_line
 from coordexp.models.adapters import merge_saved_adapter
-from coordexp.models.weight_files import ADAPTER_WEIGHTS, refuse_not_finite
+from coordexp.models.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_not_finite
+from coordexp.storage.files import read_json
 
+# Settings of an adapter, and of single layers, that set the size of its weights or their scale.
+RANKS, RANK_PATTERN, HIGHEST_RANK = ("r", "init_r", "target_r"), "rank_pattern", 2**16
+SCALES, SCALE_PATTERN = ("lora_alpha", "alpha"), "alpha_pattern"
 # What peft raises for a directory that is damaged, or an adapter of another model.
-UNFIT = (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError)
+UNFIT = (
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    OSError,
+    SafetensorError,
+)
 
 
 @torch.no_grad()
@@ -27,9 +41,10 @@ def merge_adapter(model: Qwen3VLForConditionalGeneration, adapter: Path) -> None
         UserError: the directory holds no adapter, one of another model, or one that diverged.
     """
     named = f"--adapter {adapter}"
-    for name in ("adapter_config.json", ADAPTER_WEIGHTS):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (adapter / name).is_file():
             raise UserError(f"{named}: holds no {name}: give a directory that peft saved")
+    refuse_impossible_settings(named, adapter)
     try:
         rows = rows_of_embedding(adapter)
         if rows and rows != model.get_input_embeddings().num_embeddings:
@@ -47,6 +62,38 @@ def merge_adapter(model: Qwen3VLForConditionalGeneration, adapter: Path) -> None
         # The adapter trained one of two tied matrices, or both apart: keep both.
         model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     refuse_not_finite(named, model)
+
+
+def refuse_impossible_settings(named: str, adapter: Path) -> None:
+    """Refuse ranks and scales that no adapter has, before peft makes weights of that size.
+
+    Raises:
+        UserError: the file is not an object, or one of its settings is out of its limits.
+    """
+    settings = read_json(adapter / ADAPTER_CONFIG, "give a directory that peft saved")
+    if not isinstance(settings, dict):
+        raise UserError(f"{named}: {ADAPTER_CONFIG} holds no settings: give another directory")
+    for key, value in _each(settings, RANKS, RANK_PATTERN):
+        if not (isinstance(value, int) and 1 <= value <= HIGHEST_RANK):
+            told = f"{key} is {value}: must be a whole number from 1 to {HIGHEST_RANK}"
+            raise UserError(f"{named}: {ADAPTER_CONFIG}: {told}")
+    for key, value in _each(settings, SCALES, SCALE_PATTERN):
+        if not (isinstance(value, int | float) and 0 < value < math.inf):  # false for NaN
+            told = f"{key} is {value}: must be a positive number"
+            raise UserError(f"{named}: {ADAPTER_CONFIG}: {told}")
+
+
+def _each(
+    settings: dict[str, object], names: tuple[str, ...], pattern: str
+) -> list[tuple[str, object]]:
+    """(key, value) of these settings that are there, and of those of single layers."""
+    found = [(name, settings[name]) for name in names if settings.get(name) is not None]
+    of_layers = settings.get(pattern)
+    if isinstance(of_layers, dict):
+        for layer, value in of_layers.items():
+            if not isinstance(value, list):  # AdaLoRA: which of the layer's ranks are kept
+                found.append((f"{pattern}.{layer}", value))
+    return found
 
 
 def rows_of_embedding(adapter: Path) -> int | None:

@@ -129,7 +129,7 @@ def load_processor(path: Path) -> ImageProcessor:
     """The processor of a base model or checkpoint that this project wrote."""
     processor = ImageProcessor(
         Qwen2VLImageProcessorPil.from_pretrained(path),
-        PreTrainedTokenizerFast.from_pretrained(path),
+        PreTrainedTokenizerFast.from_pretrained(path, trust_remote_code=False),
         chat_template=(path / "chat_template.jinja").read_text(),
     )
     if (recorded := read_prompt_file(path)) is not None:

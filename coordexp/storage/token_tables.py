@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from coordexp.config.schema import is_positive_number
+from coordexp.config.schema import is_temperature
 from coordexp.errors import UserError, first_line, require_regular
 from coordexp.metrics import COLUMN_RANGES, TEMPERATURE_LABEL, Metric
 from coordexp.storage.files import replacing
@@ -107,10 +107,10 @@ def read_fitted_temperature(path: Path) -> float:
         ) from error
     if b"fitted_temperature" not in metadata:
         raise UserError(f"{path}: names no fitted temperature: {_ADVICE}")
-    told = metadata[b"fitted_temperature"].decode(errors="replace")
-    if not is_positive_number(told):
-        raise UserError(f"{path}: its fitted temperature is {told}, no number above 0: {_ADVICE}")
-    return float(told)
+    found = metadata[b"fitted_temperature"].decode(errors="replace")
+    if not is_temperature(found):
+        raise UserError(f"{path}: its fitted temperature is {found!a}: {_ADVICE}")
+    return float(found)
 
 
 def read_tokens(

@@ -21,6 +21,8 @@ from coordexp.study.rollout_files import RolloutFile, parse_rollouts
 from coordexp.study.sources import NO_LOG, Source
 from coordexp.study.study import COMPARE_LOGS, Study, Vision
 
+LARGEST_SIDE = 10**6  # px
+
 
 def plan_comparison(
     sources: Sequence[Source],
@@ -52,8 +54,10 @@ def plan_comparison(
     controls = tuple(dict.fromkeys([*controls, *marked]))
     refuse_controls(controls, sources)
     for name, value in (("image side", side_px), ("cell", cell_px)):
-        if value is not None and not (isinstance(value, int) and value > 1):
-            raise UserError(f"{name} {value}: must be a whole number of pixels above 1")
+        if value is not None and not (isinstance(value, int) and 1 < value <= LARGEST_SIDE):
+            raise UserError(
+                f"{name} {value}: must be a whole number of pixels above 1, at most {LARGEST_SIDE}"
+            )
     probe = common_recipe(sources)
     handed_over = parse_rollouts(rollouts, sources, controls, ground_truth)
     identity: dict[str, object] = {

@@ -16,6 +16,7 @@ from typing import Any
 from coordexp.config.checks import is_missing_directory
 from coordexp.config.compose import compose
 from coordexp.config.digests import digest, plain
+from coordexp.config.limits import NAME
 from coordexp.config.overrides import key_of, last_of_each_key, refuse_repeated
 from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
@@ -62,6 +63,9 @@ def plan_study(settings: Mapping[str, Any]) -> Study:
     known_anywhere = {*_OWN_KEYS, *(path.stem for path in (CONF_DIR / "variant").glob("*.yaml"))}
     if unknown := [key for key in settings if key not in known_anywhere]:
         refuse_unknown(unknown, trained(compose().study))
+    for key in ("experiment", "study"):
+        if settings.get(key) and not NAME.holds(str(settings[key])):
+            raise UserError(f"--config {key}={settings[key]}: {NAME.must}: a file of conf/{key}")
     common = [f"{key}={settings[key]}" for key in ("experiment", "study") if settings.get(key)]
     for_all = split_overrides(EVERY_VARIANT, settings.get(EVERY_VARIANT))
     shared = compose((*common, *for_all))

@@ -218,7 +218,14 @@ def _beside(study: Path, path: Path) -> Path:
 
 
 def _refuse_contradictions(claims: Sequence[_Claim]) -> None:
-    """Raises UserError: a name has one seed twice, or run directories of two objectives."""
+    """Raises UserError: a name has one seed twice, or run directories of two objectives, or two
+    names differ only in capitals: one file name for both, on some machines.
+    """
+    by_spelling: dict[str, str] = {}
+    for claim in claims:
+        first = by_spelling.setdefault(claim.variant.lower(), claim.variant)
+        if first != claim.variant:
+            raise UserError(f"{first} and {claim.variant} differ only in capitals: name them apart")
     by_seed: dict[tuple[str, int], Path] = {}
     by_name: dict[str, Located] = {}
     for claim in claims:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from coordexp.config.limits import TEMPERATURE
 from coordexp.config.suggest import did_you_mean
 from coordexp.errors import UserError
 from coordexp.storage.logs.log import BY_USER, UNTOLD, Told
-from coordexp.storage.logs.settings import is_positive, settings_beside
+from coordexp.storage.logs.settings import settings_beside
 
 # The temperature of `coord_diag/*` in a run directory of this project.
 OWN = Told(temperature=1.0)
@@ -102,6 +103,6 @@ def _temperature(name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not is_positive(value):
-        raise UserError(f"--temperature {name}={text}: must be a number above 0")
+    if not TEMPERATURE.holds(value):
+        raise UserError(f"--temperature {name}={text}: {TEMPERATURE.must}")
     return value
