@@ -155,9 +155,6 @@ class RuleConfig:
     probe: ProbeRuleConfig
 
 
-MOST_SEEDS = 1000
-
-
 @dataclass(frozen=True)
 class StudyConfig:
     """Which runs a study consists of, and the rule that decides between them."""

@@ -223,9 +223,11 @@ def _refuse_contradictions(claims: Sequence[_Claim]) -> None:
     """
     by_spelling: dict[str, str] = {}
     for claim in claims:
-        first = by_spelling.setdefault(claim.variant.lower(), claim.variant)
-        if first != claim.variant:
-            raise UserError(f"{first} and {claim.variant} differ only in capitals: name them apart")
+        other_name = by_spelling.setdefault(claim.variant.lower(), claim.variant)
+        if other_name != claim.variant:
+            raise UserError(
+                f"{other_name} and {claim.variant} differ only in capitals: name them apart"
+            )
     by_seed: dict[tuple[str, int], Path] = {}
     by_name: dict[str, Located] = {}
     for claim in claims:
