@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from coordexp.errors import UserError
-from coordexp.storage.files import read_bytes, require_regular
+from coordexp.errors import UserError, require_regular
+from coordexp.storage.files import read_bytes
 from coordexp.storage.logs.dialects import JSON_LINES, STEP_KEY
 from coordexp.storage.logs.log import UNTOLD, Log, Told
 from coordexp.storage.logs.rows import RawRow, add_rows
