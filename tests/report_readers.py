@@ -130,7 +130,8 @@ def figures(study: Path) -> dict[str, Drawing]:
 # --- the page ---
 
 VOID = {"br", "meta", "link", "img", "hr", "input"}
-BREAKS = {"td", "th", "tr", "br", "li", "p", "dt", "dd", "summary", "caption", "h1", "h2", "h3"}
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+BREAKS = {"td", "th", "tr", "br", "li", "p", "dt", "dd", "summary", "caption", *HEADINGS}
 QUESTIONS = [
     "evidence",
     "snapshots",
@@ -138,10 +139,7 @@ QUESTIONS = [
     "audit",
     "temperature",
     "plateau",
-    "slices",
-    "losses",
     "rollouts",
-    "caveats",
     "rule",
     "runs",
     "again",
@@ -178,7 +176,7 @@ class Node:
 
 
 def words_of(node: Node) -> Iterator[str]:
-    if node.tag in ("svg", "style"):
+    if node.tag in ("svg", "style", "script"):
         return
     if node.tag in BREAKS:
         yield " "
@@ -292,26 +290,38 @@ class Page:
 
     @property
     def card(self) -> Node:
-        """All before the list of questions."""
-        return self._between(None, "nav")
+        """All before the figures."""
+        (header,) = self.root.all("header")
+        return header
+
+    @property
+    def front(self) -> list[Node]:
+        """The sections of the figures that stand in front."""
+        return [node for node in self.root.all("section") if "front" in node.classes]
+
+    @property
+    def unfolded(self) -> Node:
+        """The body without what is folded; the words on which one clicks stay."""
+        return without_folds(self.body)
 
     def section(self, question: str) -> Node:
-        """A question's heading and all up to the next one."""
+        """The folded part that answers a question, without the question."""
         assert question in QUESTIONS
-        return self._between(question, "h2")
+        (fold,) = [node for node in self.nodes if node.attributes.get("id") == question]
+        return fold
 
-    def _between(self, first_id: str | None, end_tag: str) -> Node:
-        section = Node("section", {})
-        inside = first_id is None
-        for child in self.body.children:
-            if isinstance(child, Node) and inside and child.tag == end_tag:
-                break
-            if isinstance(child, Node) and child.attributes.get("id") == first_id and not inside:
-                inside = True
-            if inside:
-                section.children.append(child)
-        assert section.children, f"no section {first_id}"
-        return section
+
+def without_folds(node: Node) -> Node:
+    """A copy in which each `<details>` is no more than its summary."""
+    children: list[Node | str] = []
+    for child in node.children:
+        if isinstance(child, str):
+            children.append(child)
+        elif child.tag == "details":
+            children += [without_folds(part) for part in child.all("summary")[:1]]
+        else:
+            children.append(without_folds(child))
+    return Node(node.tag, node.attributes, children)
 
 
 def tables_of(node: Node) -> dict[str, PageTable]:

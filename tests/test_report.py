@@ -28,7 +28,7 @@ ROWS = {
     "pure_ce": eval_row(23.6, 55.1, 0.218, 0.167, 39.0, 3.0),
     "mixed": eval_row(24.3, 56.5, 0.200, 0.104, 41.0, 4.0),
 }
-FIGURES = {"effects", "curves", "ranks", "leads", "ratios", "slices", "losses"}
+FIGURES = {"effects", "course", "curves", "ranks", "leads", "ratios", "slices", "losses"}
 PYTHON_VALUES = r"\b(None|Undefined|nan|inf)\b"
 
 
@@ -83,7 +83,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_complete_study_has_every_figure_and_table(whole: Path) -> None:
     assert figures_of(whole) == FIGURES
     found = Page((whole / "report.html").read_text())
-    assert {"roles", "leads", "claims", "stability", "audit", "checks"} <= found.tables.keys()
+    assert {"roles", "leads", "stability", "audit", "checks"} <= found.tables.keys()
     assert {"temperatures", "plateau", "drift", "votes", "trained"} <= found.tables.keys()
     assert not re.search(PYTHON_VALUES, found.text)
 
@@ -135,7 +135,7 @@ def test_run_that_diverged_at_once_is_not_eligible() -> None:
     dead.log.write_text("")
     found = readable(decided([*runs, dead]), {"slices"})
     assert headline(found).startswith("Start Stage-2 from pure_ce")
-    assert "Not eligible" in [heading.text for heading in found.card.all("h3")]
+    assert "Not eligible" in [heading.text for heading in found.card.all("h2")]
     assert "diverged at step 1" in found.card.text
     assert found.tables["audit"].text("mixed s0", "verdict").startswith("✗ missing")
 
@@ -180,7 +180,8 @@ def second_report(whole: Path) -> tuple[dict[Path, bytes], list[str]]:
 
     Returns the files as they were before, and the modules that were imported.
     """
-    files = {path: path.read_bytes() for path in [whole / "report.html", *whole.glob("figures/*")]}
+    paths = [whole / "report.html", *whole.glob("figures/*"), *whole.glob("tables/*")]
+    files = {path: path.read_bytes() for path in paths}
     program = (
         "import sys; from pathlib import Path; from coordexp.report.html import write_report;"
         "write_report(Path(sys.argv[1])); print(*sys.modules)"
@@ -200,7 +201,7 @@ def second_report(whole: Path) -> tuple[dict[Path, bytes], list[str]]:
 
 def test_same_files_give_the_same_bytes(second_report) -> None:
     files, _ = second_report
-    assert len(files) == 1 + len(FIGURES)
+    assert {path.suffix for path in files} == {".html", ".svg", ".csv", ".tex"}
     for path, content in files.items():
         assert path.read_bytes() == content, path.name
 

@@ -269,7 +269,7 @@ def test_figures_are_described_and_stay_on_their_sheet(variants: tuple[str, ...]
                 assert -1 <= y <= height, name
 
 
-EVERY_FIGURE = {"effects", "curves", "ranks", "leads", "ratios", "slices", "losses"}
+EVERY_FIGURE = {"effects", "course", "curves", "ranks", "leads", "ratios", "slices", "losses"}
 ONE_STEP = {"pure_ce": (40,), "mixed": (40,)}
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_readers import SVG, figures, page, tables_of
+from report_readers import SVG, Drawing, figures, page, tables_of
 from reports import change, study_files
 
-from coordexp.coords import write_coordjson
+from coordexp.coords import CoordObject, write_coordjson
 from coordexp.data.records import Record, read_records
 from coordexp.metrics import PROBE_METRICS
+from coordexp.report.shots import OUTCOMES, judged, outline
+from coordexp.report.style import looks
 
 VARIANTS = ("softce_w1_gate", "pure_ce", "mixed")
 F1 = {"softce_w1_gate": 0.4, "pure_ce": 0.6, "mixed": 0.4}
@@ -222,36 +224,76 @@ def write_rollouts(directory: Path, variant: str, records: Sequence[Record]) -> 
     shard.write_text("".join(lines))
 
 
+def shot(drawing: Drawing, image: int, of: str) -> Drawing:
+    """One cell of the gallery."""
+    return drawing.panel("shot", image=str(image), of=of)
+
+
 def test_gallery_shows_the_worst_and_the_best_images(record_file) -> None:
-    rows = figures(galleried_study(record_file))["gallery"].panels(panel="image")
-    shown = [int(row.root.get("data-image", "")) for row in rows]
+    cells = figures(galleried_study(record_file))["gallery"].panels(panel="shot", of="truth")
+    shown = [int(cell.root.get("data-image", "")) for cell in cells]
     assert shown[:3] == [1, 3, 5]
     assert sorted(shown[3:]) == [2, 4, 6], "of equal images the last ones"
 
 
-def test_gallery_draws_true_and_written_boxes(record_file) -> None:
+def test_gallery_tells_found_false_and_missed_objects(record_file) -> None:
     drawing = figures(galleried_study(record_file))["gallery"]
-    worst = drawing.panel("image", image="1")
-    assert len(worst.marks("box", of="truth")) == 2
-    assert not worst.marks("box", of="pure_ce")
-    assert [m.words for m in worst.marks("names", of="mixed")] == ["0.00 nothing that parses"]
-    third = drawing.panel("image", image="3")
-    truth, written = third.marks("box", of="truth"), third.marks("box", of="mixed")
-    assert len(truth) == len(written) == 2
-    shift = written[0].corners[0][0] - truth[0].corners[0][0]
-    for true_box, box in zip(truth, written, strict=True):
-        for (true_x, true_y), (x, y) in zip(true_box.corners, box.corners, strict=True):
-            assert (x - shift, y) == pytest.approx((true_x, true_y), abs=0.02)
-    assert [m.words for m in third.marks("names", of="mixed")] == ["1.00 circle, square"]
+    assert len(shot(drawing, 1, "truth").marks("truth")) == 2
+    nothing = shot(drawing, 1, "pure_ce")
+    assert len(nothing.marks("missed")) == 2
+    assert not nothing.marks("hit") + nothing.marks("false")
+    assert [m.words for m in nothing.marks("words")] == ["0.00  pure_ce: nothing that parses"]
+    right = shot(drawing, 3, "mixed")
+    assert len(right.marks("hit")) == 2
+    assert not right.marks("missed") + right.marks("false")
+    assert [m.words for m in right.marks("words")] == ["1.00  mixed"]
+    names = {mark.words for mark in right.marks("name")}
+    assert names == {"circle", "square"}, "names stand in the picture"
+
+
+def test_outcomes_differ_by_colour_and_by_line() -> None:
+    assert len({outcome.colour for outcome in OUTCOMES}) == 3
+    assert len({outcome.dashes for outcome in OUTCOMES}) == 3
+    own = {look.colour for look in looks(map(str, range(7))).values()}
+    assert not own & {outcome.colour for outcome in OUTCOMES}, "they are none of the variants'"
+
+
+def test_object_counts_as_found_under_its_name_only() -> None:
+    near, far = (100, 100, 300, 300), (600, 600, 800, 800)
+    truth = [CoordObject("cat", "bbox_2d", near), CoordObject("dog", "bbox_2d", far)]
+    written = [CoordObject("cat ", "bbox_2d", near), CoordObject("cat", "bbox_2d", far)]
+    found = [(obj.desc, outcome.name) for obj, outcome in judged(written, truth)]
+    assert found == [("dog", "missed"), ("cat ", "hit"), ("cat", "false")]
+    assert [outcome.name for _, outcome in judged([], truth)] == ["missed", "missed"]
+    assert [outcome.name for _, outcome in judged(written, [])] == ["false", "false"]
+
+
+def test_polygon_is_drawn_with_all_its_corners() -> None:
+    bins = (500, 0, 999, 500, 500, 999)
+    points = [(150.0, 0.0), (300.0, 150.0), (150.0, 300.0)]
+    assert outline(CoordObject("kite", "poly", bins), points) == points
+    corners = outline(CoordObject("box", "bbox_2d", (0, 0, 999, 999)), [(0, 0), (30, 20)])
+    assert corners == [(0, 0), (30, 0), (30, 20), (0, 20)]
 
 
 def test_gallery_scales_boxes_to_the_shown_image(record_file) -> None:
-    panel = figures(galleried_study(record_file))["gallery"].panel("image", image="3")
+    panel = shot(figures(galleried_study(record_file))["gallery"], 3, "truth")
     image = next(node for node in panel.nodes if node.tag == SVG + "image")
     scale = float(image.get("width", "")) / 64
-    left, top = float(image.get("x", "")), float(image.get("y", ""))
-    corner = panel.marks("box", of="truth")[0].corners[0]
-    assert corner == pytest.approx((left + 8 * scale, top + 8 * scale), abs=0.1 * scale)
+    corner = panel.marks("truth")[0].corners[0]
+    assert corner == pytest.approx((8 * scale, 8 * scale), abs=0.1 * scale)
+
+
+def test_each_picture_is_on_the_page_once_and_can_be_enlarged(record_file) -> None:
+    found = page(galleried_study(record_file))
+    assert found.html.count("data:image/jpeg") == 6
+    cells = [node for node in found.nodes if "shot" in node.classes]
+    assert len(cells) == 18
+    for cell in cells:
+        enlarge, close = cell.all("a")
+        assert enlarge.attributes["href"] == f"#{cell.attributes['id']}"
+        assert str(enlarge.attributes["aria-label"]).startswith("Enlarge. Picture ")
+        assert close.attributes["href"] == "#figure-gallery"
 
 
 def test_gallery_without_records_is_not_drawn(record_file) -> None:

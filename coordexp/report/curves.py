@@ -18,13 +18,12 @@ Seeds = dict[int, Curve]  # seed -> its curve
 
 KEY_WIDTH = 250  # px
 METRICS_CAPTION = (
-    "The comparable metrics on the validation set over the optimizer steps. "
-    "An axis is logarithmic where its values span more than a factor of three."
+    "On the validation set. An axis is logarithmic where its values span more than a factor of "
+    "three."
 )
 LEADS_CAPTION = (
-    "The same curves as leads of the primary, at the common steps after every collapse: a lead "
-    "that changes sides or size from one evaluation to the next is one that another stopping point "
-    "would change."
+    "The curves as leads of the primary, at the common steps after every collapse. Another "
+    "stopping point would change a lead that changes sides here."
 )
 
 
@@ -90,7 +89,8 @@ def metric_curves(comparison: Comparison, looks: Mapping[str, Look]) -> Figure |
     height, boxes = plot.small_multiples(len(metrics) + 1, key_rows=len(shown) + len(notes))
     parts = []
     for metric, box in zip(metrics, boxes, strict=False):
-        parts.append(group({"panel": metric.name}, metric_panel(comparison, metric, box, shown)))
+        _, drawn = metric_panel(comparison, metric, box, shown)
+        parts.append(group({"panel": metric.name}, drawn))
     parts += plot.key(boxes[-1].left, boxes[-1].top, KEY_WIDTH, shown, notes)
     label = "The comparable metrics over the optimizer steps"
     return plot.figure("curves", label, METRICS_CAPTION, height, parts)
@@ -109,7 +109,7 @@ def curve_notes(comparison: Comparison) -> list[str]:
 
 def metric_panel(
     comparison: Comparison, metric: Metric, box: Box, looks: Mapping[str, Look]
-) -> Iterator[str]:
+) -> tuple[Panel, list[str]]:
     """One metric: the interval of each variant, drawn under its seeds and their mean."""
     curves = {variant: by_seed(comparison.curves, variant, metric.name) for variant in looks}
     intervals: dict[str, dict[int, tuple[float, float]]] = {}
@@ -123,13 +123,14 @@ def metric_panel(
     y = y_scale(values, box.top, box.bottom, from_zero=not metric.lower_is_better)
     panel = Panel(step_scale(steps, box.left, box.right), y)
     direction = "lower" if metric.lower_is_better else "higher"
-    yield from plot.heading(panel, with_unit(metric), f"{direction} is better")
-    yield from plot.grid_y(panel)
-    yield from plot.steps_axis(panel, comparison.decision_step, comparison.window.steps)
+    parts = [*plot.heading(panel, with_unit(metric), f"{direction} is better")]
+    parts += plot.grid_y(panel)
+    parts += plot.steps_axis(panel, comparison.decision_step, comparison.window.steps)
     for variant, look in looks.items():
-        yield from plot.band(panel, intervals.get(variant, {}), look, variant)
+        parts += plot.band(panel, intervals.get(variant, {}), look, variant)
     for variant, look in looks.items():
-        yield from seeds_and_mean(panel, curves[variant], look, variant)
+        parts += seeds_and_mean(panel, curves[variant], look, variant)
+    return panel, parts
 
 
 def seeds_and_mean(panel: Panel, seeds: Seeds, look: Look, name: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from coordexp.report import plot
 from coordexp.report.labels import metrics_in, with_unit
 from coordexp.report.numbers import metric_value
 from coordexp.report.plot import SMALL, WIDTH, Figure, Panel
-from coordexp.report.scales import Scale, lead_scale, padded_limits
+from coordexp.report.scales import Scale, lead_scale, padded_scale
 from coordexp.report.style import Look, glyph
 from coordexp.report.svg import Data, fitted, group, path, rule, text, text_width
 
@@ -91,16 +91,16 @@ def effects(
 
 def caption(step: int | None, leads: Sequence[Lead], n_seeds: int) -> str:
     """How to read the figure; intervals are explained only if some lead has one."""
-    words = f"Above: each variant at step {step}"
+    words = f"Above: values at step {step}"
     if n_seeds > 1:
         words += " (ticks: its seeds)"
     words += ". Below: leads"
     with_intervals = any(lead.method for lead in leads)
     if with_intervals:
         words += " with 95 % intervals"
-    words += "; right of the line the first variant is better, the grey band is the margin"
+    words += "; right of 0 is better, the grey band is the margin, too small to matter"
     if with_intervals:
-        words += ", a hollow point means that the interval holds 0"
+        words += ", hollow: the interval holds 0"
     return words + "."
 
 
@@ -167,7 +167,7 @@ def values_panel(
     for row in rows:
         if metric.name in row.values:
             shown.append(row.values[metric.name])
-    x = Scale(*padded_limits(shown, 0.25), *left_and_right)
+    x = padded_scale(shown, *left_and_right, pad=0.25)
     panel = Panel(x, Scale(0, len(rows), *top_and_bottom))
     yield from plot.heading(panel, with_unit(metric), outdent=0)
     yield from plot.grid_x(panel)

@@ -1,35 +1,29 @@
-"""The gallery: validation images with the true boxes and the boxes of each probed candidate."""
+"""The gallery: validation pictures with the true objects, and those that each candidate wrote."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from coordexp.analysis.comparison.probe_findings import Candidate
-from coordexp.coords import CoordObject, parse_coordjson, to_pixels
+from coordexp.coords import parse_coordjson
 from coordexp.data.records import Record, read_records
 from coordexp.detection.matching import THRESHOLDS
 from coordexp.detection.rollouts import read_rollouts
 from coordexp.detection.scores import score_rollouts
 from coordexp.report import svg
-from coordexp.report.plot import Figure
-from coordexp.report.style import Look
-from coordexp.report.svg import INK, element, fitted, group, path, text
+from coordexp.report.plot import Cell, Figure
+from coordexp.report.shots import SIDE, TRUTH, judged, legend, legend_width, picture_of, shot
+from coordexp.report.style import Look, looks_of
+from coordexp.report.svg import element, group
 
-CELL, GAP = 150.0, 12.0  # px: side of an image, room between columns
-TOP, CAPTION_ROOM = 26.0, 34.0  # px: over the first row, under each image
+GAP, LEGEND = 14.0, 32.0  # px: between cells, height of the legend
 N_EACH = 3  # images with the lowest F1, and as many with the highest
 AT_50 = THRESHOLDS.index(0.5)
-TRUTH = Look(INK, marker=(), dashes=None)
-HALO = "#fefefe"  # under each box, so that it shows on dark images
 CAPTION = (
-    "Validation pictures: the truth, and what each candidate wrote, the three worst and the three "
-    "best by F1@.5 averaged over the candidates. The number is the F1@.5 of that picture."
+    "Left: the truth. Rollouts before the fine-tune; the number is the F1@.5 of that picture. "
+    "A polygon is matched by its bounding box. Click a picture to enlarge it."
 )
 
 
@@ -53,8 +47,19 @@ class Validation:
         return self.root / self.records[index].image
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A cell: its size in px, and its content."""
+
+    name: str
+    label: str
+    width: float
+    height: float
+    content: str
+
+
 def gallery(candidates: Sequence[Candidate], looks: Mapping[str, Look]) -> Figure | None:
-    """A row for each chosen image, a column for each variant (its first probed seed).
+    """A row for each chosen image: the truth, then each variant (its first probed seed).
 
     None without a probe, where candidates were probed on different records, or where the records
     are no longer there.
@@ -73,21 +78,39 @@ def gallery(candidates: Sequence[Candidate], looks: Mapping[str, Look]) -> Figur
         return None
     validation = Validation(read_records(records_file), records_file.parent)
     columns = [
-        column_of(first[variant], validation.records) for variant in looks if variant in first
+        column_of(first[variant], validation.records) for variant in looks_of(first.keys(), looks)
     ]
     chosen = choose_images(columns, validation.records)
     if not chosen:
         return None
-    width = (len(columns) + 1) * (CELL + GAP)
-    height = TOP + len(chosen) * (CELL + CAPTION_ROOM)
-    parts = [text(0, 16, "truth", bold=True)]
-    for i, column in enumerate(columns, start=1):
-        parts.append(fitted(i * (CELL + GAP), 16, column.variant, CELL, bold=True))
-    for row, index in enumerate(chosen):
-        drawn = image_row(index, TOP + row * (CELL + CAPTION_ROOM), validation, columns, looks)
-        parts.append(group({"panel": "image", "image": index}, drawn))
-    label = "Validation pictures with true and predicted boxes"
-    return Figure("gallery", svg.document(width, height, label, parts), CAPTION)
+    rows = [list(image_row(index, validation, columns)) for index in chosen]
+    means = [sum(column.f1[index] for column in columns) / len(columns) for index in chosen]
+    label = "Validation pictures with true and predicted objects"
+    title = f"What they write, from the worst picture (mean F1@.5 {min(means):.2f}) to the best "
+    title += f"({max(means):.2f})"
+    cells = [[Cell(cell.name, svg_of(cell), cell.label) for cell in row] for row in rows]
+    key = svg.document(legend_width(), 20, "found, false, missed", [legend()])
+    cells.insert(0, [Cell("key", key, "How an outline is drawn: found, false, missed")])
+    return Figure("gallery", sheet(label, rows), label, CAPTION, title, cells)
+
+
+def svg_of(cell: Drawn) -> str:
+    return svg.document(cell.width, cell.height, cell.label, [cell.content])
+
+
+def sheet(label: str, rows: Sequence[Sequence[Drawn]]) -> str:
+    """The whole gallery as one drawing."""
+    parts = [legend()]
+    y = LEGEND
+    for row in rows:
+        for i, cell in enumerate(row):
+            placed = element(
+                "svg", cell.content, x=i * (SIDE + GAP), y=y, width=cell.width, height=cell.height
+            )
+            parts.append(placed)
+        y += max(cell.height for cell in row) + GAP
+    width = max(len(row) for row in rows) * (SIDE + GAP)
+    return svg.document(max(width, legend_width()), y, label, parts)
 
 
 def column_of(candidate: Candidate, records: Sequence[Record]) -> Column:
@@ -118,63 +141,32 @@ def choose_images(columns: Sequence[Column], records: Sequence[Record]) -> list[
     return list(dict.fromkeys(ranked[:N_EACH] + ranked[-N_EACH:]))
 
 
-def image_row(
-    index: int,
-    top: float,
-    validation: Validation,
-    columns: Sequence[Column],
-    looks: Mapping[str, Look],
-) -> Iterator[str]:
-    """One image with the true boxes, then with those of each candidate; names under each."""
+def image_row(index: int, validation: Validation, columns: Sequence[Column]) -> Iterator[Drawn]:
+    """The cells of one image; its data stand in the first one, to which the others refer."""
     record = validation.records[index]
-    href = thumbnail(validation.image_file(index))
-    below = top + CELL + 14
+    identity = f"picture-{index}"
+    picture = picture_of(validation.image_file(index), record, identity)
     truth = record.coord_objects()
-    yield from image_cell(0, top, href, record, "truth", truth, TRUTH)
-    data = {"mark": "names", "of": "truth"}
-    yield fitted(0, below, names_of(truth), CELL, size=11, data=data)
+    n_true = f"{len(truth)} object{'s' if len(truth) != 1 else ''}"
+    label = f"Picture {index}: the truth, {n_true}"
+    content = shot(record, picture, [(obj, TRUTH) for obj in truth], "truth", f"truth: {n_true}")
+    yield cell_of(index, 0, "truth", label, content)
+    again = element("use", href=f"#{identity}")
     for i, column in enumerate(columns, start=1):
-        x, look = i * (CELL + GAP), looks[column.variant]
-        written = parse_coordjson(column.texts[index]).objects
-        yield from image_cell(x, top, href, record, column.variant, written, look)
-        words = f"{column.f1[index]:.2f} {names_of(written) or 'nothing that parses'}"
-        data = {"mark": "names", "of": column.variant}
-        yield fitted(x, below, words, CELL, size=11, data=data)
+        parsed = parse_coordjson(column.texts[index])
+        written = parsed.objects
+        f1 = f"{column.f1[index]:.2f}"
+        words = f"{f1}  {column.variant}"
+        if not written:
+            words += ": an empty list" if parsed.strict else ": nothing that parses"
+        shown = judged(written, truth)
+        label = f"Picture {index}: {column.variant}, F1@.5 {f1}"
+        content = shot(record, again, shown, column.variant, words)
+        yield cell_of(index, i, column.variant, label, content)
 
 
-def names_of(objects: Sequence[CoordObject]) -> str:
-    return ", ".join(obj.desc for obj in objects)
-
-
-def image_cell(
-    x: float,
-    y: float,
-    href: str,
-    record: Record,
-    of: str,
-    objects: Sequence[CoordObject],
-    look: Look,
-) -> Iterator[str]:
-    """The image fitted into a square, and boxes on it; a polygon is shown by its bounding box."""
-    scale = CELL / max(record.width, record.height)
-    width, height = record.width * scale, record.height * scale
-    yield element("image", href=href, x=x, y=y, width=width, height=height)
-    for obj in objects:
-        pixels = to_pixels(obj.bins, record.width, record.height)
-        xs, ys = pixels[0::2], pixels[1::2]
-        left, right = x + min(xs) * scale, x + max(xs) * scale
-        upper, lower = y + min(ys) * scale, y + max(ys) * scale
-        corners = [(left, upper), (right, upper), (right, lower), (left, lower), (left, upper)]
-        yield path(corners, HALO, width=3.2, opacity=0.75)
-        data = {"mark": "box", "of": of}
-        yield path(corners, look.colour, width=1.8, dashes=look.dashes, data=data)
-
-
-def thumbnail(file: Path) -> str:
-    """An image as a data URI, at twice the size at which it is shown, for dense screens."""
-    with Image.open(file) as opened:
-        small = opened.convert("RGB")
-    small.thumbnail((2 * int(CELL), 2 * int(CELL)))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+def cell_of(index: int, place: int, of: str, label: str, drawn: tuple[float, float, str]) -> Drawn:
+    """A cell; its mark in the drawing names image and candidate."""
+    width, height, content = drawn
+    marked = group({"panel": "shot", "image": index, "of": of}, [content])
+    return Drawn(f"{index}-{place}", label, width, height, marked)

@@ -1,8 +1,13 @@
-"""The report of a study: figures/*.svg, and report.html, a self-contained file."""
+"""The report of a study: report.html, a self-contained file, with figures/ and tables/ beside it.
+
+Figures are saved as SVG, tables as CSV and LaTeX. A script on the page saves a figure as PNG.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,14 +18,15 @@ from coordexp.analysis.comparison.leads import leads
 from coordexp.analysis.recommendation.confidence import GRADES
 from coordexp.metrics import METRICS
 from coordexp.report import numbers
+from coordexp.report.export import to_csv, to_latex
 from coordexp.report.figures import draw
 from coordexp.report.labels import temperature_label
 from coordexp.report.lead_tables import METHODS, summed_up
 from coordexp.report.page import Page, page_of
-from coordexp.report.plot import Figure
 from coordexp.report.study_files import read_study
 from coordexp.report.style import Look, glyph, looks
 from coordexp.report.svg import INK, PAPER, element
+from coordexp.report.table import Table
 from coordexp.storage.files import write_text
 from coordexp.study.inputs import RunData, load_runs
 
@@ -28,9 +34,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(study_dir: Path, runs: Sequence[RunData] | None = None) -> Path:
-    """Draw the figures and write report.html; returns its path.
+    """Draw the figures, write them and the tables, and report.html; returns its path.
 
-    Both depend only on the study's files; the figure of the losses also on the logs of its runs. A
+    All depend only on the study's files; the figure of the losses also on the logs of its runs. A
     caller that has already read the logs passes them as `runs`.
 
     Raises:
@@ -42,20 +48,31 @@ def write_report(study_dir: Path, runs: Sequence[RunData] | None = None) -> Path
     shown = looks(run.variant for run in study.runs)
     of_primary = summed_up(leads(study.comparison.differences, study.primary))
     figures = draw(study, runs, of_primary.all, shown)
-    write_figures(study_dir / "figures", figures)
+    page = page_of(study_dir, study, of_primary, figures, shown)
+    write_files(study_dir / "figures", {f"{f.name}.svg": f.svg for f in figures.values()})
+    write_files(study_dir / "tables", exported(page.tables.all))
     path = study_dir / "report.html"
-    write_text(path, render(page_of(study_dir, study, of_primary, figures, shown)))
+    write_text(path, render(page))
     return path
 
 
-def write_figures(directory: Path, figures: Mapping[str, Figure]) -> None:
-    """Write each figure to a file, and remove those of an earlier report."""
+def exported(tables: Iterable[Table]) -> dict[str, str]:
+    """The content of each table's files, by their names."""
+    files = {}
+    for table in tables:
+        files[f"{table.name}.csv"] = to_csv(table)
+        files[f"{table.name}.tex"] = to_latex(table)
+    return files
+
+
+def write_files(directory: Path, files: Mapping[str, str]) -> None:
+    """Write the files of a report, and remove those of an earlier one."""
     directory.mkdir(exist_ok=True)
-    for file in directory.glob("*.svg"):
-        if file.stem not in figures:
+    for file in directory.iterdir():
+        if file.name not in files:
             file.unlink()
-    for figure in figures.values():
-        write_text(directory / f"{figure.name}.svg", figure.svg)
+    for name, content in files.items():
+        write_text(directory / name, content)
 
 
 def render(page: Page) -> str:
@@ -80,13 +97,21 @@ def environment() -> Environment:
         "inline": inline,
         "swatch": swatch,
     }
+    script = (TEMPLATES / "save_png.js").read_text()
     env.globals |= {
+        "script": Markup(script),
+        "script_digest": digest_of(script),
         "METRICS": METRICS,
         "METHODS": METHODS,
         "GRADES": GRADES,
         "temperature_label": temperature_label,
     }
     return env
+
+
+def digest_of(script: str) -> str:
+    """What the page's policy names to allow this script and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def inline(svg: str) -> Markup:

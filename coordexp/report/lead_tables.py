@@ -37,12 +37,12 @@ from coordexp.report.table import (
 # The text for each method says which sources of variance its intervals include.
 METHODS = {
     "paired bootstrap over images": (
-        "a paired bootstrap over the validation images: the same resamples of images for every "
-        "variant. It sees what other images would change, and not what another seed would"
+        "a paired bootstrap over the validation images, which sees what other images would "
+        "change, and not what another seed would"
     ),
     "crossed seeds x images": (
-        "a t interval in which seeds and images are both random and crossed, with Satterthwaite's "
-        "degrees of freedom: it sees what other seeds and other images would change"
+        "a t interval with seeds and images crossed (Satterthwaite's degrees of freedom), which "
+        "sees what other seeds and other images would change"
     ),
 }
 
@@ -94,8 +94,10 @@ def summed_up(leads: Sequence[Lead]) -> Leads:
     return Leads(list(leads), list(methods), n_window, lacks_interval, knows_seed_share)
 
 
-def lead_table(leads: Leads, ineligible: Sequence[Ineligible]) -> Table:
-    """Each pair's lead in each metric with its interval and verdict.
+def lead_table(
+    leads: Leads, ineligible: Sequence[Ineligible], claims: Sequence[Claim] = ()
+) -> Table:
+    """Each pair's lead in each metric with its interval and verdict; adjusted p-values of claims.
 
     If no lead has an interval, its place shows the lead over the declared window.
     """
@@ -105,16 +107,18 @@ def lead_table(leads: Leads, ineligible: Sequence[Ineligible]) -> Table:
         bar = "no margin" if margin is None else f"margin {number(margin, 'g')}"
         columns.append(column(with_unit(metric), small(bar), numeric=True))
     table = Table("leads", columns)
+    p_holm = {(claim.variant, claim.metric): claim.p_holm for claim in claims}
     for (first, second), by_metric in leads.by_pair.items():
         cells = []
         for metric in leads.metrics:
-            cells.append(lead_cell(by_metric.get(metric.name), metric.unit, leads))
+            p = p_holm.get((second, metric.name))
+            cells.append(lead_cell(by_metric.get(metric.name), metric.unit, leads, p))
         rival = judged(second, ineligible)
         table.add(cell(name(first), ("over ", *rival)), *cells)
     return table
 
 
-def lead_cell(lead: Lead | None, unit: str, leads: Leads) -> Cell:
+def lead_cell(lead: Lead | None, unit: str, leads: Leads, p_holm: float | None = None) -> Cell:
     """A lead; under it its interval and verdict, or its course over the declared window."""
     if lead is None:
         return empty()
@@ -124,9 +128,10 @@ def lead_cell(lead: Lead | None, unit: str, leads: Leads) -> Cell:
         if lead.seed_share is not None:
             likelihood += f" · seeds {percent(lead.seed_share)} %"
         interval = lead_interval(lead.low, lead.high, unit)
-        return cell(
-            value, interval, small(lead.verdict or ""), small(likelihood), small(power(lead, unit))
-        )
+        verdict = lead.verdict or ""
+        if p_holm is not None:
+            verdict += f" · Holm p {number(p_holm, '.2g')}"
+        return cell(value, interval, small(verdict), small(likelihood), small(power(lead, unit)))
     if lead.window and leads.n_window > 1 and not leads.methods:
         median, spread, ahead = window_lines(lead.window, unit)
         return cell(value, soft(median), soft(spread), small(ahead))

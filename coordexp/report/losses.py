@@ -16,8 +16,8 @@ from coordexp.study.inputs import RunData, by_variant
 HEIGHT = 150  # px, of a panel
 CROSS = 5  # px, half of its width
 CAPTION = (
-    "Train loss (line: mean of the window since the row before) and eval loss (points), each "
-    "variant on its own axes."
+    "Train loss (line: mean since the row before) and eval loss (points). Each objective sums "
+    "other terms, so no variant can be ranked by them."
 )
 
 

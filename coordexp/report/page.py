@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from coordexp.analysis.recommendation.card import role_holders
@@ -18,12 +18,30 @@ from coordexp.report import (
     result_tables,
     run_tables,
 )
+from coordexp.report.answers import answers, post_hoc
+from coordexp.report.banner import Banner, banner_of
+from coordexp.report.figures import in_front
 from coordexp.report.lead_tables import Leads
 from coordexp.report.log_tables import Statement
 from coordexp.report.plot import Figure
 from coordexp.report.study_files import StudyFiles
 from coordexp.report.style import Look
 from coordexp.report.table import Table
+
+# The folded parts of the page: the question that each answers.
+QUESTIONS = {
+    "evidence": "How large are the leads, and why these roles?",
+    "snapshots": "What are the numbers?",
+    "curves": "Is it only this step?",
+    "audit": "Can the logs be believed?",
+    "temperature": "Does the temperature decide?",
+    "plateau": "Have the runs arrived?",
+    "rollouts": "Does it hold in rollouts?",
+    "rule": "Was the rule written before the results?",
+    "runs": "Which runs are these?",
+    "again": "How do I get the same again?",
+    "terms": "What do the words mean?",
+}
 
 
 @dataclass(frozen=True)
@@ -54,13 +72,26 @@ class Tables:
     trained: Table | None
     logs: Table | None
 
+    @property
+    def all(self) -> list[Table]:
+        """Those that are there."""
+        found: list[Table] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            found += value if isinstance(value, list) else [value] if value else []
+        return found
+
 
 @dataclass(frozen=True)
 class Page:
     """The values of the templates.
 
+    front: the names of the figures in front, in their order.
+    questions, answers: of the folded parts, in their order.
+    banner: None where the card recommends something to start from.
     headline, headline_reason: the headline of the card, in two parts.
     roles: the title of each role, with its holder.
+    role_reasons: the same with its reasons, without those in the headline.
     has_preflights: the manifest of some run holds a pre-flight.
     has_gradients: each of these pre-flights compared gradients; earlier versions compared losses.
     temperatures: those at which the logs hold metrics.
@@ -72,14 +103,20 @@ class Page:
     study: StudyFiles
     looks: Mapping[str, Look]
     figures: Mapping[str, Figure]
+    front: list[str]
+    questions: Mapping[str, str]
+    answers: Mapping[str, str]
+    banner: Banner | None
     tables: Tables
     headline: str
     headline_reason: str
     roles: list[tuple[str, Role]]
+    role_reasons: list[tuple[str, Role, list[str]]]
     leads: Leads
     has_preflights: bool
     has_gradients: bool
     not_checked: list[Statement]
+    post_hoc: list[str]
     temperatures: list[str]
     disagreements: list[str]
     decode_temperatures: list[str]
@@ -107,14 +144,20 @@ def page_of(
         study=study,
         looks=looks,
         figures=figures,
+        front=in_front(figures),
+        questions=QUESTIONS,
+        answers=answers(study),
+        banner=banner_of(study),
         tables=tables_of(study, roles, of_primary, bool(preflights)),
         headline=headline,
         headline_reason=reason,
         roles=roles,
+        role_reasons=reasons_beyond(study.headline, roles),
         leads=of_primary,
         has_preflights=bool(preflights),
         has_gradients=bool(preflights) and all(found.cut is not None for found in preflights),
         not_checked=log_tables.not_checked(study.audit),
+        post_hoc=post_hoc(study.preregistration),
         temperatures=curve_tables.temperatures_read(comparison),
         disagreements=curve_tables.temperature_disagreements(comparison),
         decode_temperatures=probe_tables.temperatures(study.probe),
@@ -126,18 +169,33 @@ def page_of(
     )
 
 
+def reasons_beyond(
+    headline: str, roles: list[tuple[str, Role]]
+) -> list[tuple[str, Role, list[str]]]:
+    """The roles with those of their reasons that the headline does not tell; none with no more."""
+    found = []
+    for title, role in roles:
+        reasons = [reason for reason in role.reasons if reason not in headline]
+        if reasons:
+            found.append((title, role, reasons))
+    return found
+
+
 def tables_of(
     study: StudyFiles, roles: list[tuple[str, Role]], of_primary: Leads, has_preflights: bool
 ) -> Tables:
     """Every table of the page."""
     recommendation, comparison, audit = study.recommendation, study.comparison, study.audit
     ineligible, n_seeds = recommendation.ineligible, study.n_seeds
+    # The claims are of the Stage-1 choice: leads of their own where rollouts chose another variant.
+    claims = recommendation.confirmatory
+    of_another = study.primary is None or study.primary != study.stage1_primary
     return Tables(
         roles=result_tables.role_table(roles),
-        leads=lead_tables.lead_table(of_primary, ineligible),
+        leads=lead_tables.lead_table(of_primary, ineligible, () if of_another else claims),
         window=lead_tables.window_table(of_primary),
         eliminations=lead_tables.elimination_table(recommendation.decision.eliminated),
-        claims=lead_tables.claim_table(recommendation.confirmatory),
+        claims=lead_tables.claim_table(claims) if of_another else None,
         snapshots=result_tables.snapshot_tables(
             comparison.snapshots, ineligible, n_seeds, comparison.controls
         ),

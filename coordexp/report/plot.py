@@ -23,11 +23,27 @@ N_MARKERS = 10  # of a curve, about
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the report: figures/<name>.svg, and on the page with its caption."""
+    """A figure of the report: figures/<name>.svg, and on the page with its title and caption.
+
+    label: a description for screen readers; the title until another is given.
+    cells: the parts that the page lays out itself, in rows, in place of the whole drawing.
+    """
 
     name: str
     svg: str
+    label: str
     caption: str
+    title: str = ""
+    cells: Sequence[Sequence[Cell]] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A drawing that is a part of a figure; `name` is unique within it, `label` describes it."""
+
+    name: str
+    svg: str
+    label: str
 
 
 class Box(NamedTuple):
@@ -81,7 +97,7 @@ class Panel:
 
 def figure(name: str, label: str, caption: str, height: float, parts: Iterable[str]) -> Figure:
     """A figure of the page's width; `label` is its description for screen readers."""
-    return Figure(name, svg.document(WIDTH, height, label, parts), caption)
+    return Figure(name, svg.document(WIDTH, height, label, parts), label, caption)
 
 
 def small_multiples(

@@ -28,9 +28,8 @@ HEADINGS = (
     (BLOCKS_X, "a block left out"),
 )
 CAPTION = (
-    "Who is best at each evaluation that all runs share. Right: since when without a break; at how "
-    "many steps of the window the last one is best; and who is best on the mean over the window "
-    "when one of its blocks of steps is left out."
+    "At each evaluation that all runs share. Right: since when the last one is best; at how many "
+    "steps of the window; who is best on its mean without one block of steps."
 )
 
 

@@ -27,8 +27,7 @@ FAINT = 0.35  # opacity before the collapse ends
 CAPTION = (
     f"Train over eval loss at each evaluation. Dark band: {EXPECTED[0]} to {EXPECTED[1]}, what "
     f"sound logs show; light band: {CONSISTENT[0]} to {CONSISTENT[1]}, what the verdict accepts of "
-    "a median but for its noise. Faint stretches lie before the collapse ends, where train rows "
-    "lag behind, and do not count."
+    "a median. Faint, before the collapse ends, does not count."
 )
 
 

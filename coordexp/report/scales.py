@@ -9,13 +9,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values to px: `low` to `start`, `high` to `end`, linearly or logarithmically."""
+    """Maps values to px: `low` to `start`, `high` to `end`, linearly or logarithmically.
+
+    zeros: every value is 0, so the limits mean nothing: the only tick is 0.
+    """
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    zeros: bool = False
 
     def __call__(self, value: float) -> float:
         if self.log:
@@ -35,6 +39,11 @@ def padded_limits(values: Sequence[float], pad: float = 0.06) -> tuple[float, fl
     return low - room, high + room
 
 
+def padded_scale(values: Sequence[float], start: float, end: float, pad: float = 0.06) -> Scale:
+    """An axis with room around its values; one of zeros alone has 0 in its middle."""
+    return Scale(*padded_limits(values, pad), start, end, zeros=not any(values))
+
+
 def y_scale(values: Sequence[float], top: float, bottom: float, from_zero: bool) -> Scale:
     """The y axis of a panel.
 
@@ -44,10 +53,10 @@ def y_scale(values: Sequence[float], top: float, bottom: float, from_zero: bool)
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
     if from_zero:
-        return Scale(0.0, 1.08 * high if high > 0 else 1.0, bottom, top)
+        return Scale(0.0, 1.08 * high if high > 0 else 1.0, bottom, top, zeros=high <= 0)
     if low > 0 and high / low > 3:
         return Scale(low / 1.1, high * 1.1, bottom, top, log=True)
-    return Scale(*padded_limits(finite), bottom, top)
+    return padded_scale(finite, bottom, top)
 
 
 def lead_scale(values: Sequence[float], margin: float | None, start: float, end: float) -> Scale:
@@ -57,9 +66,9 @@ def lead_scale(values: Sequence[float], margin: float | None, start: float, end:
     see.
     """
     margin = margin or 0.0
-    largest = max((abs(value) for value in values), default=0.0) or margin or 1.0
+    largest = max((abs(value) for value in values), default=0.0) or margin
     shown_margin = min(margin, 3 * largest)
-    return Scale(*padded_limits([*values, 0.0, -shown_margin, shown_margin]), start, end)
+    return padded_scale([*values, 0.0, -shown_margin, shown_margin], start, end)
 
 
 def step_scale(steps: Sequence[int], left: float, right: float) -> Scale:
@@ -71,6 +80,8 @@ def step_scale(steps: Sequence[int], left: float, right: float) -> Scale:
 
 def ticks(scale: Scale, n_most: int) -> list[float]:
     """At most about `n_most` round values inside a scale."""
+    if scale.zeros:
+        return [0.0]
     if scale.log:
         return log_ticks(scale.low, scale.high, n_most)
     step = round_up((scale.high - scale.low) / max(1, n_most))

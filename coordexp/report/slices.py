@@ -16,8 +16,8 @@ TOP, BOTTOM = 30.0, 210.0  # px, of both panels
 SLOT_PANEL, SIZE_PANEL = (46.0, 360.0), (412.0, 700.0)  # px, left and right
 KEY_LEFT, KEY_WIDTH = 720, 230  # px
 CAPTION = (
-    "MAE of the expected bin over the tokens of each slice of the validation set, all seeds "
-    "together. Box sizes as COCO names them, area in px²."
+    "MAE of the expected bin over the validation tokens of each slice, all seeds together. Box "
+    "sizes are COCO's."
 )
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from coordexp.report.svg import PAPER, Data, Point, element, joined, tooltip
 
-# Colours of Okabe & Ito (2008), without yellow (invisible on paper), and a grey. Dashes and markers
-# distinguish variants where colours do not: in greyscale, and for colour-blind readers.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+# After Okabe & Ito (2008), without yellow, and a grey. The lighter ones are darkened, so that each
+# has a contrast of 3 : 1 with the page, light and dark. Dashes and markers distinguish variants
+# where colours do not: in greyscale, and for colour-blind readers.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c56a9c", "#b97a00", "#4590c4", "#7f7f7f")
 _DASHES = (None, "9 3", "3 2", "9 3 2 3", "5 2 2 2 2 2", "14 3", "2 2")
 _PLUS = (
     (-0.4, -1.1),
