@@ -157,7 +157,7 @@ def test_five_variants_of_three_seeds_are_all_shown() -> None:
     runs += [renamed(run, f"{run.path.parent.name}_again") for run in copied]
     found = readable(decided(runs, seeds=3), {"slices"})
     (study,) = [node.text for node in found.card.all("p") if "study" in node.classes]
-    assert "3 seeds a variant · 5 variants" in study
+    assert "5 variants · 3 seeds a variant" in study
     audited = [row[0].text for row in found.tables["audit"].rows]
     assert len(audited) == 15
     assert "mixed_again s2" in audited

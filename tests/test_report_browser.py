@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -30,6 +32,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-extensions",
     "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--virtual-time-budget=4000",
 )
 
 
@@ -83,6 +86,7 @@ def requests_of(log: dict) -> list[str]:
 MEASURE = """
 <img src="http://127.0.0.1:9/asked.png"><script>
 console.error("complained");
+document.querySelectorAll("details").forEach(fold => { fold.open = true; });
 const heights = [...document.querySelectorAll("figure svg")]
   .map(svg => svg.getBoundingClientRect().height);
 const cut = [...document.querySelectorAll("figure svg text")].filter(words => {
@@ -93,7 +97,19 @@ const cut = [...document.querySelectorAll("figure svg text")].filter(words => {
 const scrolling = [...document.querySelectorAll("figure .scroll")]
   .filter(box => box.scrollWidth > box.clientWidth + 1).length;
 const overflow = document.documentElement.scrollWidth - window.innerWidth;
-document.body.dataset.measured = JSON.stringify({heights, cut, scrolling, overflow});
+const measured = JSON.stringify({heights, cut, scrolling, overflow});
+document.body.dataset.measured = measured;
+parent.postMessage(measured, "*");
+</script></body>"""
+
+# A window of the browser is at least 500 px wide, a frame in it as narrow as one likes.
+FRAME = """<body><iframe src="measured.html" width="{width}" height="800"></iframe><script>
+window.addEventListener("message", event => { document.body.dataset.measured = event.data; });
+</script></body>"""
+
+SAVE = """<script>
+HTMLAnchorElement.prototype.click = function () { document.body.dataset.saved = this.href; };
+document.querySelector("[data-png=effects]").click();
 </script></body>"""
 
 
@@ -110,7 +126,7 @@ def test_browser_shows_the_page_without_request_or_complaint(in_tmp: Path) -> No
     assert first_colour in colours, "no figure shows the first variant"
 
 
-@pytest.mark.parametrize("width", [1100, 500])
+@pytest.mark.parametrize("width", [1100, 400])
 def test_page_of_many_variants_fits_its_window(in_tmp: Path, width: int) -> None:
     """A script in the page measures it.
 
@@ -120,13 +136,31 @@ def test_page_of_many_variants_fits_its_window(in_tmp: Path, width: int) -> None
     html = write_report(study).read_text()
     measured_html = re.sub(r"<meta http-equiv=[^>]*>", "", html).replace("</body>", MEASURE)
     (in_tmp / "measured.html").write_text(measured_html)
-    opened = visit(in_tmp / "measured.html", in_tmp / "browser", width)
+    (in_tmp / "frame.html").write_text(FRAME.replace("{width}", str(width)))
+    opened = visit(in_tmp / "frame.html", in_tmp / "browser", width=1300)
     assert any("complained" in line for line in opened.console)
     assert opened.requests == ["http://127.0.0.1:9/asked.png"]
     measured = json.loads(str(Page(opened.dom).body.attributes["data-measured"]))
-    assert len(measured["heights"]) == 7
+    assert len(measured["heights"]) == 8
     assert min(measured["heights"]) > 150
     assert measured["overflow"] <= 0, "the page scrolls sideways"
     assert measured["cut"] == []
     # Figures are shown whole where there is room; in a narrow window they scroll to stay legible.
     assert (measured["scrolling"] > 0) == (width < 760)
+
+
+def test_figure_is_saved_as_a_png_by_the_page_alone(in_tmp: Path) -> None:
+    html = write_report(reports.study_files()).read_text()
+    html = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", html)
+    (in_tmp / "save.html").write_text(html.replace("</body>", SAVE))
+    opened = visit(in_tmp / "save.html", in_tmp / "browser")
+    assert opened.requests == []
+    saved = str(Page(opened.dom).body.attributes["data-saved"])
+    kind, _, content = saved.partition(",")
+    assert kind == "data:image/png;base64"
+    picture = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")
+    assert picture.width == 2 * 960, "twice the size of the figure"
+    colours = {colour for _, colour in picture.getcolors(picture.width * picture.height) or []}
+    for variant_look in looks(["first", "second", "third"]).values():
+        assert tuple(bytes.fromhex(variant_look.colour.removeprefix("#"))) in colours
+    assert (255, 255, 255) in colours, "on paper, whatever the page's colours are"

@@ -43,7 +43,7 @@ def test_run_of_one_step_has_no_plateau() -> None:
         ("audit", "logs that were handed over bring no pre-flight"),
         ("temperature", "values at T = 1 only: whether another temperature would change the order"),
         ("plateau", "image size is not known"),
-        ("slices", "Without token tables"),
+        ("evidence", "nor can the error be split by slot or box size"),
         (
             "rule",
             "after 3 of 3 runs had results: softce_w1_gate s0, pure_ce s0, mixed s0. For these",

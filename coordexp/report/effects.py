@@ -67,6 +67,8 @@ def effects(
     metrics = metrics_in(rows)
     if not metrics:
         return None
+    if leads:  # the other metrics stand in the table
+        metrics = [m for m in metrics if any(lead.metric == m.name for lead in leads)]
     pairs = list(dict.fromkeys((lead.first, lead.second) for lead in leads))
     value_names = [row.variant for row in rows]
     lead_names = pair_names(pairs)

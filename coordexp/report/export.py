@@ -29,6 +29,8 @@ _LATEX = {
     "✗": r"$\times$",
     "…": r"\dots{}",
     "–": "--",
+    "[": "{[}",  # after a line break, LaTeX would take it for the break's own argument
+    "]": "{]}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }

@@ -16,6 +16,7 @@ WIDTH = 960.0  # px: a figure is as wide as the page's column, so it is not scal
 COLUMNS = 3  # panels in a row
 KEY_PITCH = 21.0  # px from one line of the key to the next
 SMALL = 11.5  # px of the text at axes
+TICK_WIDTH = 44  # px that the label of a tick on the x axis needs
 DOTTED = "1.5 2.5"
 MARGIN_OPACITY = 0.09
 N_MARKERS = 10  # of a curve, about
@@ -139,7 +140,8 @@ def grid_y(panel: Panel, values: Sequence[float] | None = None) -> Iterator[str]
 
 def grid_x(panel: Panel) -> Iterator[str]:
     """A few vertical grid lines with their values below, and the axis."""
-    for value in ticks(panel.x, 4):
+    room = max(1, int(panel.width / TICK_WIDTH))
+    for value in ticks(panel.x, min(4, room)):
         x = panel.x(value)
         yield rule((x, panel.top), (x, panel.bottom), 0.1)
         below = panel.bottom + 15

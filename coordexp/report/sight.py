@@ -13,7 +13,7 @@ from coordexp.report.style import Look, glyph
 from coordexp.report.svg import Data, fitted, group, path, rule, text, text_width
 
 TOP, ROW = 58.0, 44.0  # px: of the first row; height of a row
-MAX_LABEL_WIDTH, GAP, AXIS_ROOM = 190.0, 44.0, 26.0  # px
+MAX_LABEL_WIDTH, GAP, AXIS_ROOM = 190.0, 34.0, 26.0  # px
 GUESS = "a guess without any picture"
 
 
@@ -38,7 +38,7 @@ def sight(probe: StudyProbe, looks: Mapping[str, Look]) -> Figure | None:
         y = TOP + ROW * (i + 0.5) + 4
         parts.append(fitted(label_width - 12, y, variant, label_width - 12, "end"))
     for i, (key, title, guess, higher) in enumerate(panels):
-        left = label_width + i * column
+        left = label_width + i * column + GAP
         pairs = {
             variant: (values[f"{key}_right"], values[f"{key}_swapped"])
             for variant, values in shown.items()
@@ -48,7 +48,7 @@ def sight(probe: StudyProbe, looks: Mapping[str, Look]) -> Figure | None:
             continue
         most = max([value for pair in pairs.values() for value in pair] + [guess or 0.0])
         end = min(1.0, max(0.1, 1.15 * most)) if higher else 1.08 * most or 1.0
-        x = Scale(0, end, left, left + column - GAP)
+        x = Scale(0, end, left, left + column - 2 * GAP)
         panel = Panel(x, Scale(0, len(shown), TOP, bottom))
         rows = {variant: row for row, variant in enumerate(shown)}
         drawn = sight_panel(panel, title, higher, pairs, guess, rows, looks)

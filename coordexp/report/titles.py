@@ -19,7 +19,7 @@ def titles(study: StudyFiles, leads: Sequence[Lead]) -> dict[str, str]:
     comparison = study.comparison
     votes = study.preregistration.decision_rule.metrics
     return {
-        "effects": effects_title(leads, study.primary, comparison.decision_step),
+        "effects": effects_title(leads, study.primary, comparison),
         "sight": sight_title(study.probe),
         "course": course_title(comparison, votes),
         "slices": slices_title(comparison.slices),
@@ -32,10 +32,12 @@ def titles(study: StudyFiles, leads: Sequence[Lead]) -> dict[str, str]:
     }
 
 
-def effects_title(leads: Sequence[Lead], primary: str | None, step: int | None) -> str:
-    """How many leads are more than noise: their intervals do not hold 0."""
+def effects_title(leads: Sequence[Lead], primary: str | None, comparison: Comparison) -> str:
+    """How many leads over other variants are more than noise: their intervals do not hold 0."""
+    controls = comparison.controls
+    leads = [lead for lead in leads if not {lead.first, lead.second} & set(controls)]
     if not leads:
-        return f"The metrics at step {step}"
+        return f"The metrics at step {comparison.decision_step}"
     if not any(lead.estimate for lead in leads):
         return without_intervals(leads, primary)
     if primary is None:
@@ -64,8 +66,7 @@ def counted(rivals: Mapping[str, Sequence[Lead]], chosen: Sequence[Lead]) -> str
             parts.append(f"{rival} on {n} of {len(leads)}")
     if not parts:
         return ""
-    unit = "comparisons" if "the others" in rivals else "metrics"
-    parts[0] += f" {unit}"
+    parts[0] += " comparisons" if "the others" in rivals else " metrics"
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
@@ -107,15 +108,18 @@ def course_title(comparison: Comparison, votes: Sequence[str]) -> str:
 
 
 def slices_title(slices: Mapping[str, Slices]) -> str:
-    """The box size on which every variant errs most, if it is the same."""
-    largest = {
-        max(of.by_box_size, key=of.by_box_size.__getitem__, default="") for of in slices.values()
-    }
-    if len(largest) == 1 and "" not in largest:
-        who = "Every variant errs" if len(slices) > 1 else "Errors are"
-        how = "most" if len(slices) > 1 else "largest"
-        return f"{who} {how} on {largest.pop()} boxes"
-    return "Where the errors are: by slot and by box size"
+    """The box size on which every variant errs most, if it is the same and there are several."""
+    worst = set()
+    for of in slices.values():
+        if len(of.by_box_size) > 1:
+            worst.add(max(of.by_box_size, key=of.by_box_size.__getitem__))
+        else:
+            worst.add("")
+    if len(worst) != 1 or "" in worst:
+        return "Where the errors are: by slot and by box size"
+    if len(slices) == 1:
+        return f"Errors are largest on {worst.pop()} boxes"
+    return f"Every variant errs most on {worst.pop()} boxes"
 
 
 def ratios_title(audit: Audit) -> str:

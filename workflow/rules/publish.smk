@@ -20,6 +20,7 @@ use rule audit as report with:
             category="Decision",
             labels={"shows": "report with all evidence"},
         ),
+        directory(f"{STUDY.path}/tables"),
     log:
         f"{LOGS}/report.log",
     benchmark:

@@ -14,22 +14,29 @@ async function drawn(svg) {
   await image.decode();
   return image;
 }
+// Where each drawing of a figure stands on the sheet. A figure of one drawing has its own size, one of
+// several (the gallery) that of the page; folded ones are left out.
+function places(name) {
+  const drawings = [...document.querySelectorAll(`#figure-${name} svg`)];
+  const shown = drawings.map(svg => ({svg, box: svg.getBoundingClientRect()})).filter(({box}) => box.width);
+  const left = Math.min(...shown.map(({box}) => box.left)), top = Math.min(...shown.map(({box}) => box.top));
+  const own = shown.length === 1 ? shown[0].svg.viewBox.baseVal.width / shown[0].box.width : 1;
+  const scale = SCALE * own;
+  return shown.map(({svg, box}) => ({
+    svg, x: scale * (box.left - left), y: scale * (box.top - top), width: scale * box.width, height: scale * box.height,
+  }));
+}
 async function save(name) {
-  const all = [...document.querySelectorAll(`#figure-${name} svg`)];
-  const parts = all.filter(svg => svg.getBoundingClientRect().width > 0);
-  const boxes = parts.map(svg => svg.getBoundingClientRect());
-  const left = Math.min(...boxes.map(box => box.left)), top = Math.min(...boxes.map(box => box.top));
-  const right = Math.max(...boxes.map(box => box.right)), bottom = Math.max(...boxes.map(box => box.bottom));
+  const parts = places(name);
   const canvas = document.createElement("canvas");
-  canvas.width = SCALE * (right - left);
-  canvas.height = SCALE * (bottom - top);
+  canvas.width = Math.round(Math.max(...parts.map(part => part.x + part.width)));
+  canvas.height = Math.round(Math.max(...parts.map(part => part.y + part.height)));
   const pen = canvas.getContext("2d");
   pen.fillStyle = PAPER;
   pen.fillRect(0, 0, canvas.width, canvas.height);
-  const images = await Promise.all(parts.map(drawn));
-  boxes.forEach((box, i) => {
-    pen.drawImage(images[i], SCALE * (box.left - left), SCALE * (box.top - top), SCALE * box.width, SCALE * box.height);
-  });
+  for (const {svg, x, y, width, height} of parts) {
+    pen.drawImage(await drawn(svg), x, y, width, height);
+  }
   const link = document.createElement("a");
   link.href = canvas.toDataURL("image/png");
   link.download = name + ".png";
