@@ -57,7 +57,14 @@ def test_the_study_directory_is_complete_and_the_card_is_printed(workspace):
     found = {path.name for path in study(workspace).iterdir()}
     decided = {"runs.json", "audit.json", "audit.csv", "comparison.json", "comparison.csv"}
     decided |= {"recommendation.json", "recommendation.md"}
-    assert found >= {"preregistration.json", *decided, "figures", "report.html", "mlflow.json"}
+    assert found >= {
+        "preregistration.json",
+        *decided,
+        "figures",
+        "tables",
+        "report.html",
+        "mlflow.json",
+    }
     recommendation = json.loads((study(workspace) / "recommendation.json").read_text())
     jsonschema.validate(
         recommendation,
