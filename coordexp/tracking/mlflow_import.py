@@ -53,6 +53,7 @@ STUDY_FILES = (
     "audit.csv",
     "report.html",
     "figures",
+    "tables",
 )
 RUN_TAG = "coordexp.run"
 STUDY_TAG = "coordexp.study"
