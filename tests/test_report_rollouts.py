@@ -242,11 +242,11 @@ def test_gallery_tells_found_false_and_missed_objects(record_file) -> None:
     nothing = shot(drawing, 1, "pure_ce")
     assert len(nothing.marks("missed")) == 2
     assert not nothing.marks("hit") + nothing.marks("false")
-    assert [m.words for m in nothing.marks("words")] == ["0.00  pure_ce: nothing that parses"]
+    assert [m.words for m in nothing.marks("words")] == ["pure_ce: F1 0.00, nothing that parses"]
     right = shot(drawing, 3, "mixed")
     assert len(right.marks("hit")) == 2
     assert not right.marks("missed") + right.marks("false")
-    assert [m.words for m in right.marks("words")] == ["1.00  mixed"]
+    assert [m.words for m in right.marks("words")] == ["mixed: F1 1.00"]
     names = {mark.words for mark in right.marks("name")}
     assert names == {"circle", "square"}, "names stand in the picture"
 

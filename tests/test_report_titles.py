@@ -36,6 +36,8 @@ def title_of(leads: Sequence[Lead], primary: str | None = "a", controls: Sequenc
 def test_title_of_leads_counts_those_beyond_noise() -> None:
     leads = [lead("b", 1, 2), lead("b", -1, 2), lead("c", -1, 1), lead("c", -2, -1)]
     assert title_of(leads) == "a leads b on 1 of 2 metrics, trails c on 1 of 2 metrics"
+    both = [*leads[:3], lead("b", -9, -8)]
+    assert title_of(both) == "a leads b on 1 of 3 metrics, trails it on 1"
     assert title_of(leads[1:3]) == "No lead of a is more than noise"
     assert (
         title_of([lead("c", -2, -1)]) == "a leads nobody beyond noise, trails c on 1 of 1 metrics"

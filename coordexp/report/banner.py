@@ -30,12 +30,12 @@ def banner_of(study: StudyFiles) -> Banner | None:
         return Banner(
             "stop",
             "Nothing parses",
-            "Parse rate 0: no rollout of any probed candidate is a list of objects.",
+            "Parse rate 0: no rollout of any probed candidate parses.",
         )
     if found.primary is None:
         title = "No primary" if found.withheld else "No recommendation"
         return Banner("none", title, "There is no checkpoint here to start Stage-2 from.")
     if found.primary.variant in mute:
-        words = f"Parse rate 0: no rollout of {found.primary.variant} is a list of objects."
+        words = f"Parse rate 0: no rollout of {found.primary.variant} parses."
         return Banner("stop", "The primary writes nothing that parses", words)
     return None

@@ -156,9 +156,9 @@ def image_row(index: int, validation: Validation, columns: Sequence[Column]) -> 
         parsed = parse_coordjson(column.texts[index])
         written = parsed.objects
         f1 = f"{column.f1[index]:.2f}"
-        words = f"{f1}  {column.variant}"
+        words = f"{column.variant}: F1 {f1}"
         if not written:
-            words += ": an empty list" if parsed.strict else ": nothing that parses"
+            words += ", an empty list" if parsed.strict else ", nothing that parses"
         shown = judged(written, truth)
         label = f"Picture {index}: {column.variant}, F1@.5 {f1}"
         content = shot(record, again, shown, column.variant, words)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from coordexp.analysis.recommendation.card import role_holders
 from coordexp.analysis.recommendation.findings import Role
+from coordexp.analysis.recommendation.statements import AGAINST_PRIMARY
 from coordexp.report import (
     commands,
     curve_tables,
@@ -28,6 +29,7 @@ from coordexp.report.study_files import StudyFiles
 from coordexp.report.style import Look
 from coordexp.report.table import Table
 
+ON_CARD = ("primary", "secondary")  # the roles whose checkpoints the card names
 # The folded parts of the page: the question that each answers.
 QUESTIONS = {
     "evidence": "How large are the leads, and why these roles?",
@@ -172,11 +174,17 @@ def page_of(
 def reasons_beyond(
     headline: str, roles: list[tuple[str, Role]]
 ) -> list[tuple[str, Role, list[str]]]:
-    """The roles with those of their reasons that the headline does not tell; none with no more."""
+    """The roles with those of their reasons that neither the headline nor the leads tell.
+
+    A role without more is left out, unless its checkpoint is not on the card.
+    """
     found = []
     for title, role in roles:
-        reasons = [reason for reason in role.reasons if reason not in headline]
-        if reasons:
+        reasons = []
+        for reason in role.reasons:
+            if reason not in headline and not reason.startswith(AGAINST_PRIMARY):
+                reasons.append(reason)
+        if reasons or (role.checkpoint and title not in ON_CARD):
             found.append((title, role, reasons))
     return found
 

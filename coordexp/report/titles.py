@@ -46,6 +46,9 @@ def effects_title(leads: Sequence[Lead], primary: str | None, comparison: Compar
     rivals: dict[str, list[Lead]] = {}
     for lead in leads:
         rivals.setdefault(lead.second, []).append(lead)
+    resolved = {lead.second for lead in leads if lead.ahead or lead.behind}
+    if len(resolved) == 1 and any(lead.ahead for lead in leads):
+        return against_one(primary, rivals[resolved.pop()])
     if len(rivals) > MOST_NAMED:
         rivals = {"the others": list(leads)}
     leading = counted(rivals, [lead for lead in leads if lead.ahead])
@@ -55,6 +58,13 @@ def effects_title(leads: Sequence[Lead], primary: str | None, comparison: Compar
     parts = [f"leads {leading}"] if leading else ["leads nobody beyond noise"]
     parts += [f"trails {trailing}"] if trailing else []
     return f"{primary} {', '.join(parts)}"
+
+
+def against_one(primary: str, leads: Sequence[Lead]) -> str:
+    """`A leads B on 4 of 5 metrics, trails it on 1`"""
+    ahead, behind = sum(lead.ahead for lead in leads), sum(lead.behind for lead in leads)
+    words = f"{primary} leads {leads[0].second} on {ahead} of {len(leads)} metrics"
+    return f"{words}, trails it on {behind}" if behind else words
 
 
 def counted(rivals: Mapping[str, Sequence[Lead]], chosen: Sequence[Lead]) -> str:

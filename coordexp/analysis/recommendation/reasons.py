@@ -14,6 +14,7 @@ from coordexp.analysis.recommendation.rule import (
     won_metrics,
 )
 from coordexp.analysis.recommendation.statements import (
+    AGAINST_PRIMARY,
     amount,
     equals,
     label,
@@ -191,7 +192,7 @@ def cost_against(variant: str, facts: Facts) -> list[Statement]:
         assertions += of_lead(lead)
     if not parts:
         return []
-    return [Statement("reasons", "against the primary: " + ", ".join(parts), assertions)]
+    return [Statement("reasons", AGAINST_PRIMARY + ", ".join(parts), assertions)]
 
 
 def standing(variant: str, rows: Values, names: Sequence[str]) -> list[Statement]:

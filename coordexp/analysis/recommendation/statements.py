@@ -12,6 +12,8 @@ from coordexp.analysis.comparison.leads import Lead
 from coordexp.analysis.recommendation.findings import Assertion, Elimination, Statement
 from coordexp.metrics import METRICS, PROBE_METRICS, REGISTRY
 
+AGAINST_PRIMARY = "against the primary: "  # opens the reason that lists the leads over a variant
+
 
 def texts(statements: Iterable[Statement]) -> list[str]:
     return [statement.text for statement in statements]
