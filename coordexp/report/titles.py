@@ -46,9 +46,9 @@ def effects_title(leads: Sequence[Lead], primary: str | None, comparison: Compar
     rivals: dict[str, list[Lead]] = {}
     for lead in leads:
         rivals.setdefault(lead.second, []).append(lead)
-    resolved = {lead.second for lead in leads if lead.ahead or lead.behind}
-    if len(resolved) == 1 and any(lead.ahead for lead in leads):
-        return against_one(primary, rivals[resolved.pop()])
+    told = {lead.second for lead in leads if lead.ahead or lead.behind}
+    if len(told) == 1 and any(lead.ahead for lead in leads):
+        return against_one(primary, rivals[told.pop()])
     if len(rivals) > MOST_NAMED:
         rivals = {"the others": list(leads)}
     leading = counted(rivals, [lead for lead in leads if lead.ahead])
