@@ -93,10 +93,10 @@ def effects(
 
 def caption(step: int | None, leads: Sequence[Lead], n_seeds: int) -> str:
     """How to read the figure; intervals are explained only if some lead has one."""
-    words = f"Above: values at step {step}"
-    if n_seeds > 1:
-        words += " (ticks: its seeds)"
-    words += ". Below: leads"
+    seeds = " (ticks: its seeds)" if n_seeds > 1 else ""
+    if not leads:
+        return f"Values at step {step}{seeds}."
+    words = f"Above: values at step {step}{seeds}. Below: leads"
     with_intervals = any(lead.method for lead in leads)
     if with_intervals:
         words += " with 95 % intervals"
