@@ -5,9 +5,9 @@ python -m coordexp.cli.log_page        writes docs/logs.md
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from coordexp.cli.markdown import table
 from coordexp.metrics import BESIDE, METRICS, REGISTRY, log_key
 from coordexp.storage.files import write_text
 from coordexp.storage.logs import settings
@@ -101,12 +101,6 @@ def key_rows() -> list[tuple[str, str, str]]:
         shown = ", ".join(f"`{theirs}`" for theirs in dict.fromkeys(ordered))
         found.append((REGISTRY[name].label, f"`{key}`", shown))
     return found
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ message. The values of settings are data in `conf/`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
@@ -49,11 +50,22 @@ def compose(overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Config:
         UserError: an unknown key, a wrong type, a missing group or an impossible value, in one
         line.
     """
+    with composed(overrides, conf_dir) as node:
+        return typed(node)
+
+
+@contextmanager
+def composed(overrides: Sequence[str], conf_dir: Path = CONF_DIR) -> Iterator[DictConfig]:
+    """What Hydra composes of these overrides; not checked, and values may be missing.
+
+    Raises:
+        UserError: a mistake in the overrides, or what is made of them here, in one line.
+    """
     GlobalHydra.instance().clear()
     try:
         check_overrides(overrides, conf_dir)
         with initialize_config_dir(str(conf_dir), version_base="1.3"):
-            return typed(hydra_compose("config", overrides=list(overrides)))
+            yield hydra_compose("config", overrides=list(overrides))
     except UserError as error:  # a value in it may hold line ends
         raise UserError(printable(str(error))) from error
     except (

@@ -26,24 +26,24 @@ from coordexp.config.setting_types import (
 class ModelConfig:
     """The setting of every base model: a name, which is part of its directory's name."""
 
-    name: Name
+    name: Name  # part of the directory's name
 
 
 @dataclass(frozen=True)
 class TinyQwen3VLConfig(ModelConfig):
     """A Qwen3-VL small enough for one CPU thread; built offline, from a seed."""
 
-    init_seed: Seed
-    init_std: Positive
-    text_hidden_size: Width
-    text_layers: Layers
-    text_heads: Width
-    text_intermediate_size: Width
-    vision_hidden_size: Width
-    vision_layers: Layers
-    vision_heads: Width
-    vision_intermediate_size: Width
-    patch_size: Annotated[int, at_least(1), at_most(1024)]  # px
+    init_seed: Seed  # of the random weights
+    init_std: Positive  # standard deviation of the random weights
+    text_hidden_size: Width  # width of the language model
+    text_layers: Layers  # of the language model
+    text_heads: Width  # attention heads of a layer
+    text_intermediate_size: Width  # width inside a layer's MLP
+    vision_hidden_size: Width  # width of the vision tower
+    vision_layers: Layers  # of the vision tower
+    vision_heads: Width  # attention heads of a layer
+    vision_intermediate_size: Width  # width inside a layer's MLP
+    patch_size: Annotated[int, at_least(1), at_most(1024)]  # px, of the vision tower
     # byte-level BPE, before special and coordinate tokens
     vocabulary_size: Annotated[int, at_least(1), at_most(10**6)]
     coord_init_frequencies: Width  # of the smooth (Fourier) coordinate embeddings
@@ -60,7 +60,7 @@ class CoordInit(Enum):
 class PretrainedQwen3VLConfig(ModelConfig):
     """A Qwen3-VL checkpoint: a local directory or a hub name."""
 
-    path: ReleasePath
+    path: ReleasePath  # the release: a local directory or a hub name
     coord_init: CoordInit
     coord_init_frequencies: Width  # of the Fourier features
 
@@ -69,21 +69,21 @@ class PretrainedQwen3VLConfig(ModelConfig):
 class DataConfig:
     """The setting of every data set: a name, which is part of its directory's name."""
 
-    name: Name
+    name: Name  # part of the directory's name
 
 
 @dataclass(frozen=True)
 class ScenesConfig(DataConfig):
     """Generated images of coloured shapes."""
 
-    seed: Seed
-    train_images: Images
-    val_images: Images
+    seed: Seed  # of everything that is drawn
+    train_images: Images  # pictures to train on
+    val_images: Images  # pictures to evaluate on
     image_size: Annotated[int, multiple_of(32), at_most(8192)]  # px, square
-    min_objects: Objects
-    max_objects: Objects
+    min_objects: Objects  # shapes in a picture, at least
+    max_objects: Objects  # shapes in a picture, at most
     min_side: Annotated[float, INNER_FRACTION]  # of a shape's box, as a fraction of the image side
-    max_side: Annotated[float, INNER_FRACTION]
+    max_side: Annotated[float, INNER_FRACTION]  # the largest, likewise
 
 
 class Geometry(Enum):
@@ -142,16 +142,17 @@ class CocoConfig(DataConfig):
     """COCO or LVIS annotations and their images (docs/data.md)."""
 
     seed: Seed  # of split, samples and random order
-    annotations: OptionalPath  # one file, split by val_fraction; or one file per split:
-    train_annotations: OptionalPath
-    val_annotations: OptionalPath
+    annotations: OptionalPath  # one file, split by val_fraction; or one file for each split
+    train_annotations: OptionalPath  # the file of the train split
+    val_annotations: OptionalPath  # the file of the val split
+    # share of the images that becomes val, where one file is split
     val_fraction: Annotated[float, INNER_FRACTION]
     images: PictureDirectory  # directory of the images; null: beside their annotation file
     train_pictures: PictureDirectory  # directory of one split's images, instead of `images`
-    val_pictures: PictureDirectory
+    val_pictures: PictureDirectory  # likewise, of the val split
     missing: MissingPictures
-    train_images: Annotated[int | None, at_least(1)]  # at most; null: all
-    val_images: Annotated[int | None, at_least(1)]
+    train_images: Annotated[int | None, at_least(1)]  # largest number of images; null: all
+    val_images: Annotated[int | None, at_least(1)]  # likewise, of the val split
     box_format: BoxFormat
     check_boxes: bool  # refuse boxes that look like another format
     allow_shared_pictures: bool  # between train and val: the same, nearly the same, or augmented
@@ -168,12 +169,13 @@ class RecordsConfig(DataConfig):
     """Record files and their images, as `coordexp validate` passes them (docs/data.md)."""
 
     seed: Seed  # of the split and the samples
-    records: OptionalPath  # one file, split by val_fraction; or one file per split:
-    train_records: OptionalPath
-    val_records: OptionalPath
+    records: OptionalPath  # one file, split by val_fraction; or one file for each split
+    train_records: OptionalPath  # the file of the train split
+    val_records: OptionalPath  # the file of the val split
+    # share of the records that becomes val, where one file is split
     val_fraction: Annotated[float, INNER_FRACTION]
-    train_images: Annotated[int | None, at_least(1)]  # at most; null: all
-    val_images: Annotated[int | None, at_least(1)]
+    train_images: Annotated[int | None, at_least(1)]  # largest number of images; null: all
+    val_images: Annotated[int | None, at_least(1)]  # likewise, of the val split
     allow_shared_pictures: bool  # between train and val: the same, nearly the same, or augmented
 
 

@@ -105,8 +105,8 @@ else:
 class EligibilityConfig:
     """Bars that a run must clear before it can hold a role."""
 
-    min_coord_mass: Fraction
-    min_text_token_acc: Fraction
+    min_coord_mass: Fraction  # probability on coordinate tokens where one is due
+    min_text_token_acc: Fraction  # share of text tokens that are predicted
     max_mae_over_best: Annotated[float, RATIO]  # of a secondary
     min_parse_rate: Fraction  # of rollouts, if the run was probed
     # Class-agnostic F1@.5 of rollouts, if the run was probed; 0: also not asked whether it looks at
@@ -119,7 +119,7 @@ class ProbeRuleConfig:
     """How the Stage-2 probe can change the roles."""
 
     signal: str  # the probe metric by which candidates are compared
-    margin: NotNegative
+    margin: NotNegative  # a lead within it names no winner
     geo_margin: NotNegative  # of the geometric loss, for the hypothesis about the secondary
     seed_sd: NotNegative  # of the signal; assumed where fewer than three seeds were probed
     may_change_roles: bool  # false: the probe is shown, and the metrics alone decide
@@ -143,10 +143,11 @@ DECISION_STEP = Limit(
 class RuleConfig:
     """The decision rule, fixed before training."""
 
-    decision_step: Annotated[str, DECISION_STEP]
+    decision_step: Annotated[str, DECISION_STEP]  # the step at which variants are compared
+    # of the coordinate slice: 1, the training's own, or fitted to each run
     temperature: Annotated[Temperature, one_of("1", "own", "fitted")]
     metrics: Annotated[list[str], NOT_EMPTY]  # evidence in this order, after the rollouts
-    margins: dict[str, NotNegative]
+    margins: dict[str, NotNegative]  # a lead within its margin names no winner, by metric
     # Declared SD between seeds, by metric; it counts where fewer than three seeds are paired.
     seed_sd: dict[str, NotNegative]
     window: Annotated[float, POSITIVE_FRACTION]  # last share of the steps, for stability
@@ -159,9 +160,9 @@ class RuleConfig:
 class StudyConfig:
     """Which runs a study consists of, and the rule that decides between them."""
 
-    name: Name
-    variants: Annotated[list[str], NOT_EMPTY]
-    seeds: Annotated[int, at_least(1), at_most(MOST_SEEDS)]
+    name: Name  # of the study's directory below results
+    variants: Annotated[list[str], NOT_EMPTY]  # candidates, of conf/variant
+    seeds: Annotated[int, at_least(1), at_most(MOST_SEEDS)]  # trainings of each variant
     rule: RuleConfig
     # Variants that are trained beside them, to explain a lead. They hold no role and have no vote.
     controls: list[str] = field(default_factory=list)
@@ -191,15 +192,15 @@ class ProbeConfig:
 
     images: Count  # of the validation set: rolled out, and used to validate
     steps: Count  # of the geometric fine-tune
-    images_per_step: Count
+    images_per_step: Count  # of the fine-tune
     micro_batch: Count  # images
     adapter_rank: CountOrZero  # LoRA as in optim.adapter; 0: every weight is trained
-    gradient_checkpointing: bool
-    lr: Positive
+    gradient_checkpointing: bool  # as in train
+    lr: Positive  # peak rate of the fine-tune
     temperature: Annotated[str, DECODE_TEMPERATURE]  # of the expected-coordinate decode
-    l1_weight: NotNegative
-    giou_weight: NotNegative
-    text_weight: NotNegative
+    l1_weight: NotNegative  # weight of the L1 distance of expected coordinates
+    giou_weight: NotNegative  # weight of 1 - GIoU of expected boxes
+    text_weight: NotNegative  # weight of cross-entropy on text tokens
     rollout_batch: Count  # images generated together
     seed: Seed  # data order
 
@@ -216,4 +217,4 @@ class Config:
     runtime: RuntimeConfig
     study: StudyConfig
     probe: ProbeConfig
-    seed: Seed = 0
+    seed: Seed = 0  # of the data order, the adapter initialisation and dropout

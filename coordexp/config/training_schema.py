@@ -21,15 +21,14 @@ class TokenGroups(Enum):
 class VariantConfig:
     """A training objective. A term with weight 0 is left out."""
 
-    name: Name
+    name: Name  # of the variant: in paths, and where runs are compared
     token_groups: TokenGroups
-    soft_ce: NotNegative = 0.0
-    w1: NotNegative = 0.0
-    gate: NotNegative = 0.0
-    ce: NotNegative = 0.0
-    temperature: Annotated[float, TEMPERATURE] = (
-        1.0  # of the coordinate slice, in soft_ce, w1 and gate
-    )
+    soft_ce: NotNegative = 0.0  # weight of cross-entropy against the soft target
+    w1: NotNegative = 0.0  # weight of the 1-Wasserstein distance to the soft target
+    gate: NotNegative = 0.0  # weight of -log of the probability of any coordinate token
+    ce: NotNegative = 0.0  # weight of cross-entropy over the coordinate tokens alone
+    # Of the coordinate slice, in soft_ce, w1 and gate.
+    temperature: Annotated[float, TEMPERATURE] = 1.0
     sigma_bins: Positive = 1.0  # width of the soft target
     # The soft target is zero beyond this distance.
     radius_bins: Annotated[int, NOT_NEGATIVE, at_most(999)] = 8
@@ -51,16 +50,16 @@ class OptimConfig:
     """AdamW with one learning rate per part of the model, linear warm-up, then cosine decay."""
 
     lr: Positive  # language model
-    lr_vision: NotNegative
-    lr_aligner: NotNegative
+    lr_vision: NotNegative  # vision tower; 0: not trained
+    lr_aligner: NotNegative  # from the vision tower to the language model; 0: not trained
     lr_coord: NotNegative  # embedding rows of the coordinate tokens
-    beta1: Annotated[float, BELOW_ONE]
-    beta2: Annotated[float, BELOW_ONE]
-    eps: Positive
-    weight_decay: NotNegative
-    warmup_fraction: Fraction
+    beta1: Annotated[float, BELOW_ONE]  # decay of AdamW's mean of gradients
+    beta2: Annotated[float, BELOW_ONE]  # decay of AdamW's mean of squared gradients
+    eps: Positive  # AdamW's, added to the root of that mean
+    weight_decay: NotNegative  # AdamW's, of matrices
+    warmup_fraction: Fraction  # share of the steps in which the rates rise from 0
     floor_fraction: Fraction  # of each part's peak rate, at the last step
-    clip_norm: Positive
+    clip_norm: Positive  # largest norm of a step's gradient
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
 
 
@@ -76,13 +75,13 @@ class Dtype(Enum):
 class TrainConfig:
     """Length of a run, its batches, and how often it evaluates, logs and saves."""
 
-    max_steps: Count
-    images_per_step: Count
+    max_steps: Count  # optimizer steps; the schedule ends there
+    images_per_step: Count  # images of one optimizer step, over all processes
     micro_batch: Count  # images; accumulation = images_per_step / (micro_batch * processes)
-    eval_steps: Count
-    eval_micro_batch: Count
+    eval_steps: Count  # steps between evaluations
+    eval_micro_batch: Count  # images evaluated together
     audit_images: CountOrZero  # train images that every evaluation also covers; 0: none
-    logging_steps: Count
+    logging_steps: Count  # steps between rows of the log; a row is their mean
     state_steps: Count  # how often the resumable state is written
     checkpoint_steps: Count  # how often a checkpoint is kept; the last step always has one
     dtype: Dtype  # of the weights; adapters of a bfloat16 model are stored and trained in float32
@@ -101,8 +100,8 @@ class Device(Enum):
 class RuntimeConfig:
     """How a run is executed. These settings are not part of its identity."""
 
-    processes: Count = 1
-    threads: Count = 1
+    processes: Count = 1  # ranks of one training, each on its own device or cores
+    threads: Count = 1  # torch's threads of each process
     device: Device = Device.auto
     wait: bool = False  # if another trainer holds the run, wait for it instead of stopping
     diverged_ok: bool = False  # exit with 0 after a run that diverged

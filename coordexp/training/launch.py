@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from coordexp.errors import RESUMABLE, reported
 
 
-def main() -> None:
+def launch(arguments: Sequence[str]) -> None:
     """Train one run, or hand a sweep and Hydra's own flags to Hydra.
 
-    Entry point of `coordexp-train` and of `python -m coordexp.training.train`, by which
-    torch.distributed.run starts every rank.
+    Raises:
+        UserError: a mistake in the arguments, or what `train` refuses.
+    """
+    from coordexp.config.command_line import check_arguments
+
+    cfg = check_arguments(arguments)
+
+    from coordexp.training.train import train_or_sweep
+
+    train_or_sweep(cfg, arguments)
+
+
+def main() -> None:
+    """Entry point of `python -m coordexp.training.train`.
+
+    torch.distributed.run starts every rank by it.
     """
     with reported("coordexp-train", answers=RESUMABLE):
-        from coordexp.config.command_line import check_arguments
-
-        cfg = check_arguments(sys.argv[1:])
-
-        from coordexp.training.train import train_or_sweep
-
-        train_or_sweep(cfg, sys.argv[1:])
+        launch(sys.argv[1:])
