@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(required=True, metavar="VERB")
     for add in (
         add_show,
+        add_list,
+        add_diff,
+        add_clean,
         add_ui,
         add_prepare,
         add_convert,
@@ -122,6 +125,31 @@ def add_show(subparsers: Subparsers) -> None:
         nargs="?",
         help="a study directory; default: the newest results/*/latest",
     )
+
+
+def add_list(subparsers: Subparsers) -> None:
+    help_text = "list studies, runs, data and base models"
+    add_results(add_verb(subparsers, "list", verbs.list_results, help_text, NOTHING_WRITTEN))
+
+
+def add_diff(subparsers: Subparsers) -> None:
+    help_text = "show where two runs, or two studies, differ"
+    sub = add_verb(subparsers, "diff", verbs.diff, help_text, NOTHING_WRITTEN)
+    sub.add_argument("a", metavar="A", help="a run or a study")
+    sub.add_argument("b", metavar="B", help="another one of the same kind")
+
+
+def add_clean(subparsers: Subparsers) -> None:
+    help_text = "list what nothing refers to, and remove it with --delete"
+    sub = add_verb(subparsers, "clean", verbs.clean, help_text)
+    help_text = "only what lies at or below these"
+    sub.add_argument("paths", type=Path, nargs="*", metavar="PATH", help=help_text)
+    sub.add_argument("--delete", action="store_true", help="remove what is listed")
+    sub.add_argument("--results", type=Path, default=RESULTS, help="default: results")
+
+
+def add_results(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("results", type=Path, nargs="?", default=RESULTS, help="default: results")
 
 
 def add_ui(subparsers: Subparsers) -> None:
@@ -183,8 +211,7 @@ def add_validate(subparsers: Subparsers) -> None:
 
 def add_verify(subparsers: Subparsers) -> None:
     help_text = "read all results again and compare them with their recorded digests"
-    sub = add_verb(subparsers, "verify", verbs.verify_results, help_text, NOTHING_WRITTEN)
-    sub.add_argument("results", type=Path, nargs="?", default=RESULTS, help="default: results")
+    add_results(add_verb(subparsers, "verify", verbs.verify_results, help_text, NOTHING_WRITTEN))
 
 
 def add_compare(subparsers: Subparsers) -> None:

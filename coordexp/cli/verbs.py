@@ -104,9 +104,7 @@ def verify_results(args: argparse.Namespace) -> None:
     """
     from coordexp.cli.verify import verify
 
-    if not args.results.is_dir():
-        raise UserError(f"{args.results}: no such directory: nothing to verify")
-    found = list(verify(args.results))
+    found = list(verify(existing_results(args.results)))
     if not found:
         raise UserError(f"{args.results}: holds no results")
     for entry in found:
@@ -115,6 +113,52 @@ def verify_results(args: argparse.Namespace) -> None:
     print(f"{args.results}: {len(found)} directories, {n_faults} with a difference")
     if n_faults:
         sys.exit(1)
+
+
+def list_results(args: argparse.Namespace) -> None:
+    """List studies, runs, data and base models, and which of them refers to which."""
+    from coordexp.cli.listing import listing
+
+    print("\n".join(listing(existing_results(args.results))))
+
+
+def diff(args: argparse.Namespace) -> None:
+    """Show settings and results of two runs, or of two studies, where they differ.
+
+    A and B are paths, or the end of a path below results, such as mixed/s0-ee68c380 or 8eb208c6.
+    """
+    from coordexp.cli.difference import difference
+
+    print("\n".join(difference(args.a, args.b)))
+
+
+def clean(args: argparse.Namespace) -> None:
+    """List what nothing below results refers to, and remove it with --delete.
+
+    Studies are never removed. A run that you trained by hand belongs to no study, so it is listed.
+    """
+    from coordexp.cli.cleaning import chosen, remove, unused
+    from coordexp.cli.columns import columns, size
+
+    found = chosen(unused(existing_results(args.results)), args.paths)
+    if not found:
+        print(f"{args.results}: nothing is unused")
+        return
+    sizes = [entry.n_bytes for entry in found]
+    rows = [(size(n), str(e.path), e.reason) for n, e in zip(sizes, found, strict=True)]
+    print("\n".join(columns(rows)))
+    if not args.delete:
+        print(f"{size(sum(sizes))} unused; `coordexp clean --delete [PATH ...]` removes it")
+        return
+    for entry in found:
+        remove(entry)
+    print(f"{size(sum(sizes))} removed")
+
+
+def existing_results(results: Path) -> Path:
+    if not results.is_dir():
+        raise UserError(f"{results}: no such directory: nothing has been made here yet")
+    return results
 
 
 def compare_logs(args: argparse.Namespace) -> None:
