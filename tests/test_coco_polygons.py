@@ -144,6 +144,14 @@ def test_many_vertices_become_few_that_cover_the_same(n, simplified):
     assert iou(instance.object.pixels, outline) > 0.9
 
 
+def test_an_outline_of_a_million_vertices_becomes_a_box_at_once(monkeypatch):
+    """To simplify it would take minutes."""
+    monkeypatch.setattr("shapely.Polygon", lambda _: pytest.fail("it was simplified"))
+    instance = convert([ring(1_000_000)])
+    assert instance.object.kind == "bbox_2d"
+    assert instance.box_because == "an outline of too many vertices"
+
+
 @given(st.integers(3, 80), st.floats(0, 0.5), st.integers(3, 30), st.floats(0.5, 1))
 def test_a_polygon_keeps_to_its_limits_and_to_annotated_vertices(n, wobble, max_vertices, min_iou):
     outline = ring(n, wobble)

@@ -7,6 +7,7 @@ import errno
 import gzip
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,22 @@ def test_rows_are_flat_and_carry_step_and_prefix(path):
     assert found.evals == {10: {"loss": 1.0, "coord_token_acc": 0.5}}
     assert found.max_steps == 720
     assert found.warnings == []
+
+
+def test_a_log_is_read_with_less_memory_than_thrice_its_size(path):
+    """Neither the text of the file nor that of its rows is kept beside the numbers."""
+    path.parent.mkdir()
+    with path.open("w") as file:
+        for step in range(1, 5000):
+            values = {f"coord_diag/value_{i:02d}": math.sin(step + i) for i in range(40)}
+            file.write(json.dumps({STEP_KEY: step, "loss": 1 / step, **values}) + "\n")
+    tracemalloc.start()
+    try:
+        assert len(read_log(path).train) == 4999
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * path.stat().st_size, peak / path.stat().st_size
 
 
 def test_row_is_not_written_twice_not_even_after_a_restart(path):

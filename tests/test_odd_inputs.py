@@ -261,3 +261,30 @@ with reported("coordexp"):
 def test_error_of_a_program_keeps_its_traceback():
     with pytest.raises(OSError, match="a bug"), reported("coordexp"):
         raise OSError(9, "a bug")
+
+
+# --- results of another user ---
+
+
+@pytest.fixture
+def become_another_user(tmp_path):
+    """Turns this process into a user who may write nothing here, until the test ends."""
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    for folder in (tmp_path, *tmp_path.parents):
+        if "pytest-" in str(folder):
+            folder.chmod(0o755)
+    yield lambda: os.seteuid(65534)
+    os.seteuid(0)
+
+
+def test_what_belongs_to_another_user_is_refused_in_one_line(become_another_user):
+    logs = [f"{name}={write_log(name)}" for name in ("a", "b")]
+    main(["compare", *logs, "--out", "out"])
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    Path(write_log("secret")).chmod(0o600)
+    become_another_user()
+    assert "Permission denied" in refusal("compare", *logs, "--out", "elsewhere")
+    assert "Permission denied" in refusal("compare", *logs, "--out", "out")
+    assert "secret: cannot be read" in refusal("compare", "a=secret", "--out", "out")
+    assert all(path.read_bytes() == content for path, content in before.items())

@@ -14,6 +14,9 @@ Ring = list[tuple[float, float]]  # x, y in px, not closed
 FIRST_TOLERANCE_PX = 0.25
 TOLERANCE_STEP = math.sqrt(2)
 NO_AREA = "an outline without area"
+TOO_MANY = "an outline of too many vertices"
+# Simplifying takes 3 s at this number, and more than proportionally longer beyond it.
+MAX_ANNOTATED_VERTICES = 100_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def simplify_outline(
     The algorithm is Douglas-Peucker (1973), in GEOS's variant that keeps the outline valid. The
     tolerance grows by factors of √2 from 0.25 px until at most `max_vertices` are left. If the IoU
     with the annotation is then below `min_iou` (mostly small or ragged objects), the object is
-    written as a box.
+    written as a box, as it is with more than MAX_ANNOTATED_VERTICES.
 
     Args:
         ring: vertices in px of the record's picture.
@@ -46,6 +49,8 @@ def simplify_outline(
     Returns:
         The outline, or a str: why the object is written as a box instead.
     """
+    if len(ring) > MAX_ANNOTATED_VERTICES:
+        return TOO_MANY
     ring = distinct(ring)
     if len(ring) < 3:
         return NO_AREA
@@ -61,7 +66,7 @@ def simplify_outline(
         return NO_AREA
     found = _few_vertices(inside, limits.max_vertices)
     if found is None or _iou(found, inside) < limits.min_iou:
-        return "an outline of too many vertices"
+        return TOO_MANY
     rounded = distinct([(round(x, decimals), round(y, decimals)) for x, y in found.exterior.coords])
     pixels = [value for point in rounded for value in point]
     if geometry_problem("poly", pixels):
