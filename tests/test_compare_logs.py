@@ -5,9 +5,12 @@ already.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,7 @@ FILES = (
     "recommendation.md",
     "report.html",
     "figures",
+    "tables",
 )
 
 
@@ -309,3 +313,32 @@ def test_a_failed_import_into_mlflow_stops_neither_card_nor_report(logs, clone):
     assert len(read_json(latest / "mlflow.json")["runs"]) == 3
     back = snakemake(clone, "compare_logs", "--config", given)
     assert "Nothing to be done" in back.stdout + back.stderr
+
+
+@pytest.mark.slow
+def test_two_snakemakes_and_a_clock_a_day_off_change_nothing(logs, clone):
+    """One directory, two workflows at once; then clocks that were a day ahead and are back."""
+    given = "logs=" + " ".join(entry.replace("=", "=../") for entry in logs)
+    with ThreadPoolExecutor(2) as both:
+        calls = [
+            both.submit(snakemake, clone, "compare_logs", "--config", given, check=False)
+            for _ in range(2)
+        ]
+    done = [call.result() for call in calls]
+    finished = [call for call in done if call.returncode == 0]
+    assert finished, done
+    for refused in (call for call in done if call.returncode != 0):
+        assert "Directory cannot be locked" in refused.stdout + refused.stderr
+    latest = Path("results/compare_logs/latest").resolve()
+    card = (latest / "recommendation.json").read_bytes()
+    assert len(read_json(latest / "mlflow.json")["runs"]) == 3
+    main(["verify"])
+
+    tomorrow = time.time() + 86400
+    for path in (*Path("..").glob("*.jsonl"), *latest.glob("*.json")):
+        os.utime(path, (tomorrow, tomorrow))  # written while the clock was ahead
+    again = snakemake(clone, "compare_logs", "--config", given)
+    assert "Error" not in again.stderr
+    assert (latest / "recommendation.json").read_bytes() == card
+    assert len(list(Path("results/compare_logs").glob("*/preregistration.json"))) == 2  # + latest
+    main(["verify"])

@@ -66,6 +66,14 @@ def test_unchanged_file_is_read_once(old_file, reads):
     assert reads == [old_file]
 
 
+def test_file_from_the_future_is_read_each_time(old_file, reads):
+    """Its time says nothing of what may still be written to it."""
+    tomorrow = time.time() + 86400
+    os.utime(old_file, (tomorrow, tomorrow))
+    assert {known_sha256(old_file) for _ in range(3)} == {sha256_file(old_file)}
+    assert reads == [old_file] * 3
+
+
 def test_one_process_reads_a_file_once_where_there_is_no_store(reads, monkeypatch):
     monkeypatch.setattr(digest_store, "_READ", {})
     file = Path("file")
