@@ -141,7 +141,9 @@ def reported(
         if error.errno not in REFUSALS:
             raise
         where = (
-            f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+            f"{os.fsdecode(error.filename)}: "
+            if isinstance(error.filename, str | bytes | os.PathLike)
+            else ""
         )
         sys.exit(f"{program}: {one_line(f'{where}{error.strerror}')}")
     except MemoryError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import subprocess
@@ -140,6 +141,12 @@ def test_closed_stdout_gets_no_file_that_is_opened_later():
     )
     assert end_of(program, ">&- <&-") == (0, "")
     assert Path("kept").read_bytes() == b"1"
+
+
+def test_file_system_that_refuses_is_named_with_its_path():
+    with pytest.raises(SystemExit) as ended, reported("coordexp"):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), Path("results/.lock"))
+    assert ended.value.code == "coordexp: results/.lock: Read-only file system"
 
 
 def test_memory_that_does_not_suffice_is_one_line():
