@@ -223,11 +223,9 @@ def _refuse_contradictions(claims: Sequence[_Claim]) -> None:
     """
     by_spelling: dict[str, str] = {}
     for claim in claims:
-        other_name = by_spelling.setdefault(claim.variant.lower(), claim.variant)
-        if other_name != claim.variant:
-            raise UserError(
-                f"{other_name} and {claim.variant} differ only in capitals: name them apart"
-            )
+        spelt = by_spelling.setdefault(claim.variant.lower(), claim.variant)
+        if spelt != claim.variant:
+            raise UserError(f"{spelt} and {claim.variant} differ only in capitals: name them apart")
     by_seed: dict[tuple[str, int], Path] = {}
     by_name: dict[str, Located] = {}
     for claim in claims:
