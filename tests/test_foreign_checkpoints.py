@@ -23,6 +23,7 @@ from coordexp.data.chat import ChatEncoder, Prompt
 from coordexp.data.prompt_file import OWN, PromptFile, read_prompt_file
 from coordexp.data.records import read_records
 from coordexp.data.token_records import read_pixel_records, written_in_pixels
+from coordexp.errors import UserError
 from coordexp.models.foreign_prompt import GivenPrompt, find_prompt, given_text
 from coordexp.models.processor import CHAT_TEMPLATE, load_processor
 from coordexp.probe.outside import Outside, load_outside
@@ -467,6 +468,39 @@ def test_adapter_alone_is_refused_and_its_option_named(adapter, checkpoint, refu
     (checkpoint / WEIGHTS).unlink()
     with refused("an adapter without its base model", f"--adapter {checkpoint}"):
         load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"r": 0}, "r is 0: must be a whole number from 1 to 65536"),
+        ({"r": 10**9}, "r is 1000000000: must be"),
+        ({"r": "2"}, "r is 2: must be a whole number"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "rank_pattern.q_proj is 1000000000"),
+        ({"lora_alpha": math.nan}, "lora_alpha is nan: must be a positive number"),
+        ({"alpha_pattern": {"q_proj": math.inf}}, "alpha_pattern.q_proj is inf"),
+        ({"target_modules": ["nothing"]}, "not an adapter of this model"),
+        ({"target_modules": 7}, "not an adapter of this model"),
+        ({"peft_type": "NONE"}, "not an adapter of this model"),
+        ({"lora_alpha": 1e308}, "of its weights hold NaN or infinity"),
+    ],
+    ids=str,
+)
+def test_impossible_settings_of_an_adapter_are_refused(adapter, checkpoint, settings, message):
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(UserError) as error:
+        load(checkpoint, adapter)
+    assert str(error.value).startswith(f"--adapter {adapter}: ")
+    assert message in str(error.value)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "7", '"x"', "{"])
+def test_adapter_settings_of_another_shape_are_refused(adapter, checkpoint, content):
+    (adapter / "adapter_config.json").write_text(content)
+    with pytest.raises(UserError, match="give a"):
+        load(checkpoint, adapter)
 
 
 def test_adapter_is_merged_as_peft_merges_it(adapter, checkpoint):

@@ -59,7 +59,7 @@ NOT_EMPTY = Limit("must not be empty", lambda value: len(value) > 0)
 # At other temperatures logits overflow in float32, or all bins are equally probable.
 TEMPERATURE = Limit("must lie in [0.001, 1000]", lambda value: 1e-3 <= value <= 1e3)
 NAME = Limit(
-    "must be at most 100 letters, digits, _ and -, and not start with -",
+    "must be letters, digits, _ and -, at most 100, and not start with -",
     lambda value: re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", value) is not None,
 )
 
