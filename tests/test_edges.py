@@ -32,6 +32,9 @@ pytestmark = pytest.mark.usefixtures("in_tmp")
 # A call of each verb, the function behind it, and what a stop leaves.
 VERBS = {
     "show": (["show", "study"], "show", "nothing was written"),
+    "list": (["list"], "list_results", "nothing was written"),
+    "diff": (["diff", "a", "b"], "diff", "nothing was written"),
+    "clean": (["clean"], "clean", "the same command continues"),
     "ui": (["ui"], "ui", "the same command continues"),
     "prepare": (["prepare"], "prepare", "the same command continues"),
     "convert": (
