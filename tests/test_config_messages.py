@@ -56,7 +56,7 @@ WRONG_OVERRIDES = [
     ('model.name="a\\"', 'model.name="a\\": the quote " is not closed'),
     ("experiment=smoke'", "experiment=smoke': the quote ' is not closed"),
     # Values that nothing can use.
-    ("study.rule.metrics=[[a]]", "study.rule.metrics=[[a]]"),
+    ("study.rule.metrics=[[a]]", "study.rule.metrics: must hold names, not ['a']"),
     ("study.variants=[mixed,mixed]", "study.variants: mixed is named twice"),
     ("study.controls=[ce_split,ce_split]", "study.controls: ce_split is named twice"),
     (

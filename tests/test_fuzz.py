@@ -31,13 +31,12 @@ from coordexp.models.foreign_prompt import GivenPrompt, find_prompt
 from coordexp.storage.token_tables import read_columns, read_fitted_temperature
 from coordexp.training.state import load_state, save_state
 
-SHARE = 0.001  # of a whole run
+SHARE = 0.001  # of a whole run: 9 CPU seconds
 
 
 @pytest.mark.parametrize("group", ["study files", "logs", "data", "command lines"])
-def test_hostile_input_is_accepted_or_refused_in_a_line(group, capsys):
-    with capsys.disabled():
-        outcomes = fuzz.attack_group(group, "", seed=1, share=SHARE, told=False)
+def test_hostile_input_is_accepted_or_refused_in_a_line(group):
+    outcomes = fuzz.attack_group(group, "", seed=1, share=SHARE, cheap=True)
     assert {o.name: o.first for o in outcomes if o.findings} == {}
     assert sum(o.accepted for o in outcomes) > 0
     assert sum(o.refused for o in outcomes) > 0
