@@ -165,6 +165,12 @@ def test_missing_or_invalid_json_is_one_line_with_its_path(tmp_path, refused, co
         read_json(path)
 
 
+def test_a_pipe_is_refused_where_a_file_is_hashed(tmp_path, refused):
+    os.mkfifo(tmp_path / "log")
+    with refused("log: a pipe or a device, not a file"):
+        sha256_file(tmp_path / "log")
+
+
 def test_directory_digest_depends_on_every_byte_and_name(tmp_path):
     for name in ("a", "b/c"):
         write_text(tmp_path / "d" / name, name)

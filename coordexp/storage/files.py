@@ -187,6 +187,14 @@ def read_with_checksum(path: Path, advice: str) -> bytes:
 
 
 def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        UserError: it is a directory, a pipe or a device: these have no end, or none that comes.
+    """
+    if path.exists():
+        require_regular(path)
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
