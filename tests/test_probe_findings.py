@@ -42,7 +42,7 @@ from coordexp.detection.probe_manifest import ProbeManifest
 from coordexp.detection.probes import read_probe
 from coordexp.errors import UserError
 from coordexp.resampling import image_weights
-from coordexp.storage.files import read_json, write_json, write_text
+from coordexp.storage.files import read_json, sha256_directory, write_json, write_text
 from coordexp.storage.runs import probe_directory
 from coordexp.storage.typed import write_sealed, write_typed
 
@@ -129,7 +129,7 @@ def write_probe(
     manifest = ProbeManifest(
         checkpoint="checkpoint",
         records=str(path),
-        checkpoint_sha256="0" * 64,
+        checkpoint_sha256=sha256_directory(run.checkpoint(360)),
         data_sha256={},
         settings=plain(composed().probe),
         temperature=0.8,

@@ -81,6 +81,17 @@ def test_damaged_file_of_a_probe_is_refused(pattern, refused):
         read_probe(directory)
 
 
+def test_probe_of_another_checkpoint_is_refused(refused):
+    run = write_run("pure_ce", TIED, tables=True)
+    write_probe(run, 0.5, np.random.default_rng(0))
+    (directory,) = (run.path / "stage2").iterdir()
+    checkpoint = f"checkpoints/{directory.name.rpartition('-')[0]}"
+    assert read_probe(directory) is not None
+    write_manifest(run, run_manifest(artifacts={checkpoint: "1" * 64}))
+    with refused(f"recorded 111111111111 for {checkpoint}", f"remove {directory} and probe again"):
+        read_probe(directory)
+
+
 def test_runs_json_holds_the_digests_of_what_is_analysed():
     run = write_run("pure_ce", TIED, tables=True)
     study = write_study([run, write_run("mixed", TIED, tables=True)], rule=RULE)

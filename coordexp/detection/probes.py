@@ -26,6 +26,8 @@ from coordexp.detection.scores import RolloutScores, figures, score_rollouts, sc
 from coordexp.errors import UserError
 from coordexp.metrics import PROBE_METRICS
 from coordexp.storage.digest_store import require_sha256
+from coordexp.storage.manifest import read_manifest
+from coordexp.storage.runs import RunDirectory
 from coordexp.storage.token_tables import read_columns
 
 # Of an image with its own picture and with another one, in bins.
@@ -161,8 +163,27 @@ def require_probe(directory: Path, manifest: ProbeManifest) -> None:
     advice = f"restore it, or remove {directory} and probe again"
     for name, recorded in manifest.artifacts.items():
         require_sha256(directory / name, recorded, where, advice)
+    require_same_checkpoint(directory, manifest)
     if recorded_records := manifest.data_sha256.get(records.stem):
         require_sha256(records, recorded_records, where, advice)
+
+
+def require_same_checkpoint(directory: Path, manifest: ProbeManifest) -> None:
+    """Refuse a probe of another checkpoint than the one beside which it lies.
+
+    Raises:
+        UserError: run.json records other weights at this step.
+    """
+    run = RunDirectory(directory.parents[1])
+    trained = read_manifest(run)
+    checkpoint = f"checkpoints/{directory.name.rpartition('-')[0]}"
+    recorded = trained.artifacts.get(checkpoint) if trained else None
+    if recorded not in (None, manifest.checkpoint_sha256):
+        raise UserError(
+            f"{directory / PROBE_FILE}: of a checkpoint with sha256 "
+            f"{manifest.checkpoint_sha256[:12]}, and {run.manifest} recorded {recorded[:12]} for "
+            f"{checkpoint}: remove {directory} and probe again"
+        )
 
 
 def read_images(
