@@ -13,9 +13,11 @@ from coordexp.cli import cleaning
 from coordexp.cli.arguments import parse
 from coordexp.cli.cleaning import chosen, remove, unused
 from coordexp.cli.main import main
+from coordexp.cli.overview import overview
+from coordexp.cli.verify import verify
 from coordexp.data.prepare import DataManifest, SplitFacts
 from coordexp.models.base_manifest import BaseManifest, write_base_manifest
-from coordexp.storage.files import locked
+from coordexp.storage.files import locked, write_text
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
 
@@ -65,6 +67,18 @@ def test_what_a_finished_study_needs_is_never_unused(results):
     assert len(list(results.glob("runs/*/*/run.json"))) == 2
     assert (results / "data/scenes-used/data.json").exists()
     assert (results / "base/tiny-used/base.json").exists()
+
+
+@pytest.mark.parametrize("verb", ["clean", "list"])
+def test_a_study_without_registration_is_refused(results, refused, verb):
+    (study,) = (path.parent for path in results.glob("*/*/preregistration.json"))
+    write_text(study / "runs.json", "{}")
+    (study / "preregistration.json").unlink()
+    with refused(f"{study}/preregistration.json: missing", "restore it"):
+        overview(results)
+    with pytest.raises(SystemExit, match=r"preregistration\.json: missing"):
+        main([verb])
+    assert any(v.fault == "preregistration.json: missing" for v in verify(results))
 
 
 def test_set_aside_logs_and_left_overs_are_unused(results):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordexp.data.prepare import read_data_manifest
+from coordexp.errors import UserError
 from coordexp.models.base_manifest import read_base_manifest
 from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.run_config import RunConfig, read_run_config
@@ -17,6 +18,7 @@ from coordexp.storage.runs import RunDirectory, holds_results
 from coordexp.study.preregistration import FILE, Preregistration, read_preregistration
 
 ASIDE = ".aside-"
+LATER_FILES = ("runs.json", "audit.json", "comparison.json", "recommendation.json")  # of a study
 
 
 def key_of(run: Path) -> str:
@@ -89,8 +91,13 @@ def overview(results: Path) -> Overview:
     """Read the manifests below `results`.
 
     Raises:
-        UserError: one of them is damaged.
+        UserError: one of them is damaged, or a study has lost its preregistration.
     """
+    for study in unregistered(results):
+        raise UserError(
+            f"{study / FILE}: missing, so nobody can tell which runs {study} needs: restore it, "
+            "or remove that directory and run the study again"
+        )
     registrations = [p for p in results.glob(f"*/*/{FILE}") if not p.parent.is_symlink()]
     studies = [StudyEntry(path.parent, read_preregistration(path.parent)) for path in registrations]
     studies.sort(key=lambda study: study.registration.written_at, reverse=True)
@@ -102,6 +109,12 @@ def overview(results: Path) -> Overview:
         bases=[_base(path) for path in sorted(results.glob("base/*/base.json"))],
         aside=sorted(path for path in directories if ASIDE in path.name),
     )
+
+
+def unregistered(results: Path) -> list[Path]:
+    """Directories of studies that have lost preregistration.json: it names the runs they need."""
+    later = [p.parent for name in LATER_FILES for p in results.glob(f"*/*/{name}")]
+    return sorted({d for d in later if not d.is_symlink() and not (d / FILE).exists()})
 
 
 def _runs(directories: Iterable[Path]) -> list[RunEntry]:

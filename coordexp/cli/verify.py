@@ -10,6 +10,7 @@ from coordexp.analysis.audit.findings import read_audit
 from coordexp.analysis.comparison.findings import read_comparison
 from coordexp.analysis.comparison.probe_findings import read_study_probe
 from coordexp.analysis.recommendation.findings import read_recommendation
+from coordexp.cli.overview import unregistered
 from coordexp.data.prepare import read_data_manifest
 from coordexp.detection.probe_manifest import MissingProbe, read_probe_manifest
 from coordexp.errors import UserError, one_line
@@ -19,7 +20,7 @@ from coordexp.storage.identity import SOURCES, read_sources
 from coordexp.storage.manifest import RunManifest
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import read_typed
-from coordexp.study.preregistration import read_preregistration
+from coordexp.study.preregistration import FILE, read_preregistration
 from coordexp.study.study_runs import read_study_runs
 from coordexp.study.tracked import read_tracked_study
 
@@ -65,6 +66,8 @@ def verify(results: Path) -> Iterator[Verified]:
             if path.parent.is_symlink():  # results/<study>/latest
                 continue
             yield _verified(path, kind, check)
+    for study in unregistered(results):
+        yield Verified(study, "study", 1, f"{FILE}: missing")
 
 
 def _verified(path: Path, kind: str, check: Callable[[Path], Iterator[str]]) -> Verified:
