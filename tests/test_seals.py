@@ -17,6 +17,7 @@ from coordexp.storage.files import read_json, sha256_file, write_text
 from coordexp.storage.manifest import artifact_digests, write_manifest
 from coordexp.storage.runs import run_directory
 from coordexp.storage.typed import write_typed
+from coordexp.study.preregistration import read_preregistration
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 
@@ -79,6 +80,16 @@ def test_damaged_file_of_a_probe_is_refused(pattern, refused):
     file.unlink()
     with refused(f"{file}: missing, but {directory / 'probe.json'} records it"):
         read_probe(directory)
+
+
+def test_run_in_the_place_of_another_is_refused(refused):
+    run = write_run("pure_ce", TIED, tables=True)
+    study = write_study([run, write_run("mixed", TIED, tables=True)], rule=RULE)
+    plan = read_preregistration(study)
+    swapped = [replace(r, hash8="0badcafe") if r.variant == "mixed" else r for r in plan.runs]
+    write_typed(study / "preregistration.json", replace(plan, runs=swapped))
+    with refused("not of 0badcafe: put back what belongs there"):
+        STUDY_STEPS["audit"](study)
 
 
 def test_probe_of_another_checkpoint_is_refused(refused):

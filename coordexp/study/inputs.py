@@ -59,7 +59,7 @@ def study_run(run: RegisteredRun) -> StudyRun:
     """The entry of runs.json for a registered run.
 
     Raises:
-        UserError: the study trains it, and it is not finished.
+        UserError: the study trains it, and it is not finished, or its directory holds another.
     """
     entry = StudyRun(
         variant=run.variant,
@@ -75,6 +75,11 @@ def study_run(run: RegisteredRun) -> StudyRun:
         entry = replace(entry, files=evidence_digests(RunDirectory(Path(run.directory))))
     manifest = read_manifest(RunDirectory(Path(run.directory))) if run.directory else None
     if manifest is not None:
+        if run.hash8 not in (None, manifest.hash8):
+            raise UserError(
+                f"{run.directory}/run.json: of the run {manifest.hash8}, not of {run.hash8}: put "
+                "back what belongs there, or remove the directory to train again"
+            )
         return entry.with_manifest(manifest)
     if run.log is None:
         raise UserError(
