@@ -623,3 +623,23 @@ def is_object(line: bytes) -> bool:
         return isinstance(row, dict) and bool("".join(row).encode() or True)
     except (ValueError, RecursionError):
         return False
+
+
+@pytest.mark.parametrize(
+    ("line", "doubts"),
+    [
+        ('{"step": 1, "eval_loss": 1.0, "eval_loss": 2.0}', 1),
+        ('{"step": 1, "eval_loss" : 1.0, "eval_loss" : 2.0}', 1),
+        ('{"step": 1, "eval_loss": 2.0, "eval_loss": 2.0}', 0),
+        ('{"step": 1, "eval_loss": 2.0, "note": "\\"a\\": \\"b\\": 3"}', 0),
+        ('{"step": 1, "eval_loss": 2.0, "extra": {"eval_loss": 3}}', 0),
+    ],
+)
+def test_key_that_a_row_gives_twice_is_a_doubt(tmp_path, line, doubts):
+    path = tmp_path / "logging.jsonl"
+    path.write_text(f"{line}\n" * 3)
+    log = read_log(path)
+    assert log.evals[1]["loss"] == 2.0
+    assert [d.consequence for d in log.doubts if "gives eval_loss twice" in d.text] == [
+        "caps"
+    ] * doubts

@@ -33,8 +33,8 @@ JsonRow: TypeAlias = dict[str, object]
 def read_log(path: Path, told: Told = UNTOLD) -> Log:
     """Read a log of JSON lines; `add_rows` says which rows count.
 
-    A last line without a line end that is not JSON is dropped with a warning. If a row repeats a
-    key, the last value counts.
+    A last line without a line end that is not JSON is dropped with a warning. If a row gives a key
+    twice, the last value counts, and a doubt names the first such row.
 
     Raises:
         UserError: the file cannot be read, a line before the last is broken (the message names the
@@ -80,7 +80,11 @@ def raw_row(line: int, row: JsonRow, planned: object = None) -> RawRow:
 
 
 def _rows(path: Path, log: Log) -> Iterator[RawRow]:
-    """The objects of a log with their line numbers; an incomplete last line becomes a doubt."""
+    """The objects of a log with their line numbers.
+
+    An incomplete last line becomes a doubt, and so do keys that are given twice.
+    """
+    repeated = 0  # the first line that gives a key twice
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
@@ -94,7 +98,29 @@ def _rows(path: Path, log: Log) -> Iterator[RawRow]:
                 ) from error
             log.doubt(f"line {number} is torn (no line end) and was dropped", "not used")
         else:
+            if not repeated and (key := _repeated_key(line, row)):
+                repeated = number
+                log.doubt(f"line {number} gives {key} twice: the last value counts", "caps")
             yield raw_row(number, row)
+
+
+def _repeated_key(line: bytes, row: JsonRow) -> str:
+    """A key that the object of a line gives twice with different values; "" if there is none."""
+    if line.count(b'":') + line.count(b'" :') <= len(row):
+        return ""  # no more colons behind a quote than keys
+
+    found: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> JsonRow:
+        values: JsonRow = {}
+        for key, value in pairs:
+            if key in values and values[key] != value:
+                found.append(key)
+            values[key] = value
+        return values
+
+    json.loads(line, object_pairs_hook=note)
+    return found[0] if found else ""
 
 
 def _lines(path: Path) -> Iterator[bytes]:
