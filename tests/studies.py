@@ -172,7 +172,7 @@ def token_table(path: Path, final: dict[str, float], n_images: int = 60) -> dict
     ):
         errors = error * final[f"{prefix}/expected_bin_mae"]
         leaves = (gt + errors < 0) | (gt + errors > 999)  # no bin is there: to the other side
-        errors = np.where(leaves, -errors, errors)
+        errors = np.clip(np.where(leaves, -errors, errors), -gt, 999 - gt)
         p_gt, entropy = final[f"{prefix}/p_gt_mean"], final[f"{prefix}/entropy_mean"]
         columns |= {
             f"expected_bin_{label}": gt + errors,

@@ -115,4 +115,4 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
         )
     assert left.value.code == 130
     told = [line for line in capsys.readouterr().err.splitlines() if line and "img/s" not in line]
-    assert told == ["coordexp: interrupted: what is written already is kept"]
+    assert told == ["coordexp: interrupted: the same command continues"]

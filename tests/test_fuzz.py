@@ -170,7 +170,7 @@ def test_state_of_other_content_is_refused(refused):
 def test_fitted_temperature_that_is_none_is_refused(in_tmp, refused, told):
     table = pa.table({"a": [1.0]}).replace_schema_metadata({b"fitted_temperature": told})
     pq.write_table(table, in_tmp / "t.parquet")
-    with refused("t.parquet", "no number above 0"):
+    with refused("t.parquet", "its fitted temperature is"):
         read_fitted_temperature(in_tmp / "t.parquet")
 
 

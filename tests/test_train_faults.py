@@ -156,7 +156,7 @@ def test_second_ctrl_c_stops_at_once(fork_server, workspace, empty):
     fault = ("signal_before", signal.SIGINT, 2, "os.rename", "step-000002.parquet")
     child = fork_server.run(empty, *MIXED, fault=fault)
     assert child.returncode == 130
-    assert child.stderr.endswith("coordexp-train: interrupted: what is written already is kept\n")
+    assert child.stderr.endswith("coordexp-train: interrupted: the same command continues\n")
     assert not (run / "eval" / "step-000002.parquet").exists()
     assert fork_server.run(empty, *MIXED).returncode == 0
     assert_same_run(run, workspace.run("mixed"))
