@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from coordexp.errors import UserError
 from coordexp.storage.files import (
     locked,
     point_link,
@@ -297,3 +298,8 @@ def test_damaged_state_file_is_refused_wherever_it_is_damaged(tmp_path, refused)
         path.write_bytes(each)
         with refused(str(path)):
             load_state(path)
+
+
+def test_name_that_no_file_can_have_is_refused():
+    with pytest.raises(UserError, match="no such file"):
+        sha256_file(Path("a\0b"))

@@ -192,8 +192,9 @@ def sha256_file(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
         UserError: it is a directory, a pipe or a device: these have no end, or none that comes.
+            Or its name holds NUL.
     """
-    if path.exists():
+    if path.exists() or "\0" in str(path):
         require_regular(path)
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
