@@ -241,6 +241,7 @@ BOOKKEEPING = {
     "config/setting_types.py",
     "config/suggest.py",
     "config/training_schema.py",
+    "config/yaml_file.py",
     "errors.py",
     "metrics.py",
     "models/base_manifest.py",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from coordexp.config.package import launcher
 from coordexp.report.commands import compare_command, run_commands, study_command
 from coordexp.study.plan import plan_study
 from coordexp.study.preregistration import (
@@ -17,7 +18,7 @@ from coordexp.study.preregistration import (
     preregister,
     read_preregistration,
 )
-from coordexp.study.study import Vision, launcher
+from coordexp.study.study import Vision
 
 
 @pytest.fixture(autouse=True)

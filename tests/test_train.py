@@ -32,11 +32,11 @@ from training import (
 
 from coordexp.config.compose import compose
 from coordexp.config.digests import plain
+from coordexp.config.package import launcher
 from coordexp.data.prepare import read_data_manifest, split_facts
 from coordexp.storage.files import sha256_file
 from coordexp.storage.typed import write_typed
 from coordexp.study.plan import planned_run
-from coordexp.study.study import launcher
 
 pytest_plugins = ("training_fixtures",)
 pytestmark = pytest.mark.slow

@@ -21,3 +21,12 @@ def package_data(name: str) -> Path:
 
 
 CONF_DIR = package_data("conf")
+
+
+def launcher(processes: int) -> str:
+    """The command that runs a module in this many processes, one per rank.
+
+    It passes on the signals that schedulers send, so that the ranks write their state.
+    """
+    signals = "--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    return f"python -m torch.distributed.run --standalone {signals} --nproc-per-node {processes} -m"

@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from coordexp.config.package import launcher
 from coordexp.storage.logs.log import BY_USER
 from coordexp.study.plan import EVERY_VARIANT
 from coordexp.study.preregistration import Preregistration, RegisteredRun
-from coordexp.study.study import launcher
 
 STUDY_WIDE = ("experiment", "study")  # keys of `--config` that hold for the whole study
 NAMED_ELSEWHERE = ("variant", "seed")  # overrides that the study sets itself

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from coordexp.config.digests import plain
 from coordexp.config.overrides import last_of_each_key
+from coordexp.config.package import launcher
 from coordexp.config.schema import ProbeConfig, RuleConfig
 from coordexp.storage.identity import scenes_code_sha256
 from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory, run_directory
@@ -14,15 +15,6 @@ from coordexp.study.rollout_files import PROBE_FILE, RolloutFile
 from coordexp.study.sources import Source
 
 COMPARE_LOGS = "compare_logs"  # name of a study that compares runs and trains none
-
-
-def launcher(processes: int) -> str:
-    """The command that runs a module in this many processes, one per rank.
-
-    It passes on the signals that schedulers send, so that the ranks write their state.
-    """
-    signals = "--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    return f"python -m torch.distributed.run --standalone {signals} --nproc-per-node {processes} -m"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from coordexp.config.compose import typed
 from coordexp.config.digests import digest
-from coordexp.config.package import CONF_DIR
+from coordexp.config.package import CONF_DIR, launcher
 from coordexp.config.schema import Config
 from coordexp.data.prepare import require_data
 from coordexp.errors import UserError, one_line
@@ -56,7 +56,6 @@ from coordexp.storage.runs import (
     remove_leftovers,
     run_directory,
 )
-from coordexp.study.study import launcher
 from coordexp.training.evaluate import average_losses, evaluate, evenly_spaced
 from coordexp.training.interruption import StopRequest, stop_if_asked, stop_request
 from coordexp.training.seal import seal
