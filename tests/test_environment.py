@@ -153,12 +153,13 @@ def tiny_wheel(folder: Path) -> Path:
 
 @pytest.mark.parametrize("change", [False, True])
 def test_pip_refuses_a_file_whose_hash_the_lock_has_not(tmp_path, change):
-    digest = hashlib.sha256(tiny_wheel(tmp_path).read_bytes()).hexdigest()
+    wheel = tiny_wheel(tmp_path)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if change:
         digest = ("1" if digest[0] == "0" else "0") + digest[1:]
     lock = tmp_path / "tiny.lock"
-    lock.write_text(f"tiny==1.0 \\\n    --hash=sha256:{digest}\n")
-    options = ["--require-hashes", "--no-deps", "--no-index", "--find-links", str(tmp_path)]
+    lock.write_text(f"{wheel} \\\n    --hash=sha256:{digest}\n")
+    options = ["--require-hashes", "--no-deps", "--no-index"]
     to = ["--target", str(tmp_path / "to"), "-r", str(lock)]
     done = subprocess.run(
         [sys.executable, "-m", "pip", "--isolated", "install", *options, *to],
