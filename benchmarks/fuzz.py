@@ -1,16 +1,18 @@
 """Hostile input for every reader: a million inputs, each accepted or refused in one line.
 
-    python benchmarks/fuzz.py [--seed 0] [--share 1.0] [--group GROUP] [--only WORD] [--workers 2]
+    python benchmarks/fuzz.py [--seed 0] [--share 1.0] [--group GROUP] [--only WORD] [--workers 2] [--log FILE]
 
 Mutates valid examples of every file and command line, and lets hypothesis make others. Anything but
 an answer or a UserError of one line is a finding: another exception, more than 5 s or 1 GB, a write
 outside the results, a process, a connection. Prints each finding with the input's number; writes
-the table of docs/reliability.md if there is none and every kind was run.
+the table of docs/reliability.md if there is none and every kind was run. With --log, each kind is
+noted in FILE as it ends, and a run that was stopped goes on behind those.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -21,7 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import chdir
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -129,23 +131,36 @@ def count(outcome: Outcome, kind: Kind, given: Any, rng: Random, named: str) -> 
 
 
 def attack_group(
-    group: str, only: str, seed: int, share: float, cheap: bool = False
+    group: str,
+    only: str,
+    seed: int,
+    share: float,
+    cheap: bool = False,
+    log: Path | None = None,
+    done: Sequence[str] = (),
 ) -> list[Outcome]:
     """Attack the kinds of a group in a directory of its own.
 
-    `cheap` leaves out those of which a whole run has fewer than a thousand inputs, and prints
-    nothing.
+    Args:
+        only: a word in the names of these kinds.
+        cheap: leave out kinds of which a whole run has fewer than a thousand inputs; print nothing.
+        log: where to note each kind that has ended.
+        done: names of kinds to leave out.
     """
     with tempfile.TemporaryDirectory() as directory, chdir(directory):
         make_logs()
         found = []
         for kind in import_module(f"fuzzing.{GROUPS[group]}").kinds():
-            if only not in kind.name or (cheap and kind.inputs < 1_000):
+            is_dear = cheap and kind.inputs < 1_000
+            if only not in kind.name or is_dear or kind.name in done:
                 continue
             intact = kind.place.read_bytes() if kind.place and kind.place.is_file() else None
             found.append(attacked(kind, group, seed, share))
             if not cheap:
                 report(found[-1])
+            if log is not None:
+                with open(log, "a") as file:
+                    file.write(json.dumps(asdict(found[-1])) + "\n")
             if kind.place is not None:
                 clear(kind.place)
                 if intact is not None:
@@ -181,6 +196,11 @@ def table(outcomes: Sequence[Outcome], seed: int) -> str:
     return "\n".join([*lines, f"| all | | {told} | {sum(o.cpu_s for o in outcomes):.0f} |"]) + "\n"
 
 
+def read_outcomes(log: Path) -> list[Outcome]:
+    found = [Outcome(**json.loads(line)) for line in log.read_text().splitlines()]
+    return [replace(o, findings=Counter(o.findings)) for o in found]
+
+
 def write_page(text: str) -> None:
     page = PAGE.read_text()
     pattern = re.compile(re.escape(START) + ".*?" + re.escape(END), re.DOTALL)
@@ -197,12 +217,15 @@ def main() -> None:
     parser.add_argument("--group", choices=GROUPS, help="only kinds of this group")
     parser.add_argument("--only", default="", help="only kinds with this word in their name")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--log", type=Path, help="a file of its own for each seed and share")
     args = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    outcomes: list[Outcome] = []
+    log = args.log.absolute() if args.log else None
+    outcomes = read_outcomes(log) if log and log.exists() else []
+    done = [o.name for o in outcomes]
     with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
         jobs = [
-            pool.submit(attack_group, group, args.only, args.seed, args.share)
+            pool.submit(attack_group, group, args.only, args.seed, args.share, log=log, done=done)
             for group in ([args.group] if args.group else GROUPS)
         ]
         for job in as_completed(jobs):

@@ -144,9 +144,8 @@ def of_records() -> Iterator[Kind]:
             raise UserError(found)
         return records
 
-    yield file_kind(
-        "records", folder / "r.jsonl", files, of_lines, read, generated=json_trees(keys_in(files))
-    )
+    trees = json_trees(keys_in(files))
+    yield file_kind("records", folder / "r.jsonl", files, of_lines, read, 5_000, trees)
     yield from of_pictures(row | {"objects": [box]})
 
 
