@@ -1,6 +1,7 @@
 """Hostile input for every reader: a million inputs, each accepted or refused in one line.
 
-    python benchmarks/fuzz.py [--seed 0] [--share 1.0] [--group GROUP] [--only WORD] [--workers 2] [--log FILE]
+    python benchmarks/fuzz.py [--seed 0] [--share 1.0] [--workers 2] [--log FILE]
+                              [--group GROUP] [--only WORD]
 
 Mutates valid examples of every file and command line, and lets hypothesis make others. Anything but
 an answer or a UserError of one line is a finding: another exception, more than 5 s or 1 GB, a write
