@@ -70,7 +70,7 @@ def require_regular(path: Path) -> None:
     """
     try:
         mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: holds NUL
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # a NUL in the name
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -28,6 +28,7 @@ from coordexp.data.formats.recognise import recognise
 from coordexp.data.token_records import read_pixel_records
 from coordexp.errors import UserError
 from coordexp.models.foreign_prompt import GivenPrompt, find_prompt
+from coordexp.storage.files import sha256_file
 from coordexp.storage.token_tables import read_columns, read_fitted_temperature
 from coordexp.training.state import load_state, save_state
 
@@ -98,6 +99,12 @@ def test_reader_may_write_to_the_results(in_tmp):
 
 
 # What long runs found.
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "a\0b", "none", "."])
+def test_digest_is_of_a_file_alone(refused, name):
+    with refused("file"):
+        sha256_file(Path(name))
 
 
 def test_message_that_repeats_a_file_is_one_line():

@@ -190,12 +190,9 @@ def sha256_file(path: Path) -> str:
     """sha256 of a file's bytes.
 
     Raises:
-        OSError: it cannot be read.
-        UserError: it is a directory, a pipe or a device: these have no end, or none that comes.
-            Or its name holds NUL.
+        UserError: nothing is there, or it is not a file.
     """
-    if path.exists() or "\0" in str(path):
-        require_regular(path)
+    require_regular(path)
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
