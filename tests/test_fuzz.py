@@ -22,6 +22,7 @@ import fuzz
 from fuzzing.guard import Forbidden, Hang, limited
 from fuzzing.kind import Kind, attack
 
+from coordexp.config.compose import compose
 from coordexp.config.rule_file import load_rule
 from coordexp.data.formats.convert import convert
 from coordexp.data.formats.recognise import recognise
@@ -159,6 +160,16 @@ def test_templates_with_names_that_are_no_text_are_passed_over():
 def test_rule_whose_metrics_hold_a_list_is_refused(refused):
     Path("rule.yaml").write_text("metrics: [crps, []]\n")
     with refused("rule.yaml", "metrics", "must hold names"):
+        load_rule(Path("rule.yaml"), composed().study.rule)
+
+
+@pytest.mark.usefixtures("in_tmp")
+def test_number_of_400_digits_is_refused(refused):
+    digits = "9" * 400
+    with refused("optim.lr"):
+        compose([f"optim.lr={digits}"])
+    Path("rule.yaml").write_text(f"margins: {{crps: {digits}}}\n")
+    with refused("rule.yaml"):
         load_rule(Path("rule.yaml"), composed().study.rule)
 
 

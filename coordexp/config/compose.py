@@ -73,6 +73,7 @@ def composed(overrides: Sequence[str], conf_dir: Path = CONF_DIR) -> Iterator[Di
         OmegaConfBaseException,
         ValueError,
         TypeError,
+        OverflowError,  # a whole number of 400 digits, where a float is expected
     ) as error:  # Hydra raises a bare ValueError for train=3, and a TypeError for a list in a list
         told = f"configuration: {in_one_line(error, overrides, conf_dir)}"
         raise UserError(printable(told)) from error

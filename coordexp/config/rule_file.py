@@ -54,6 +54,7 @@ def load_rule(path: Path, default: RuleConfig) -> RuleConfig:
         OmegaConfBaseException,
         yaml.YAMLError,
         ValueError,  # a whole number of thousands of digits, or bytes that are not UTF-8
+        OverflowError,  # a whole number of hundreds of digits, where a float is expected
         RecursionError,
     ) as error:
         raise UserError(f"{path}: {in_one_line(error, node)}") from error

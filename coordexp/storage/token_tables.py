@@ -43,6 +43,8 @@ DISTRIBUTION_COLUMNS = ("expected_bin", "nll", "crps", "w1_to_delta", "p_gt", "e
 # then left out.
 _LATER_COLUMNS = ("nll", "crps")
 
+# What pyarrow raises for a damaged file.
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 _TEXT = "slot"  # the only column of text
 _ADVICE = "restore it, or remove the run directory and train again"
 
@@ -101,7 +103,7 @@ def read_fitted_temperature(path: Path) -> float:
     """
     try:
         metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{path}: not a readable parquet file ({first_line(error)}): {_ADVICE}"
         ) from error
@@ -196,7 +198,7 @@ def read_columns(
                     f"{path}: no column {', '.join(missing)}: not a table of this version; {advice}"
                 )
             table = file.read(columns=list(names), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{path}: not a readable parquet file ({first_line(error)}): {advice}"
         ) from error

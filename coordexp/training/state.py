@@ -13,7 +13,18 @@ from coordexp.errors import UserError
 from coordexp.storage.files import read_with_checksum, write_with_checksum
 
 # What torch raises for other content than its own.
-BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError)
+BROKEN = (
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
