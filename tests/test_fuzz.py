@@ -29,7 +29,10 @@ from coordexp.data.formats.recognise import recognise
 from coordexp.data.token_records import read_pixel_records
 from coordexp.errors import UserError
 from coordexp.models.foreign_prompt import GivenPrompt, find_prompt
+from coordexp.models.weight_files import refuse_unusable_files
 from coordexp.storage.files import sha256_file
+from coordexp.storage.run_config import read_run_config
+from coordexp.storage.runs import RunDirectory
 from coordexp.storage.token_tables import read_columns, read_fitted_temperature
 from coordexp.training.state import load_state, save_state
 
@@ -42,6 +45,10 @@ def test_hostile_input_is_accepted_or_refused_in_a_line(group):
     assert {o.name: o.first for o in outcomes if o.findings} == {}
     assert sum(o.accepted for o in outcomes) > 0
     assert sum(o.refused for o in outcomes) > 0
+
+
+def refuse_unusable(shard: Path) -> None:
+    refuse_unusable_files("x", shard.parent)
 
 
 def write_elsewhere() -> None:
@@ -100,6 +107,20 @@ def test_reader_may_write_to_the_results(in_tmp):
 
 
 # What long runs found.
+
+
+@pytest.mark.parametrize("read", [read_fitted_temperature, refuse_unusable])
+def test_pipe_in_place_of_a_file_is_not_waited_for(in_tmp, refused, read):
+    os.mkfifo(in_tmp / "model.safetensors")
+    with refused("a pipe"):
+        read(in_tmp / "model.safetensors")
+
+
+@pytest.mark.usefixtures("in_tmp")
+def test_half_a_surrogate_in_config_yaml_is_refused(refused):
+    Path("config.yaml").write_text('variant: {name: a}\nseed: "\\ud800"\n')
+    with refused("config.yaml"):
+        read_run_config(RunDirectory(Path()))
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "a\0b", "none", "."])

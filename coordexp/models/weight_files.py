@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from coordexp.errors import UserError
+from coordexp.errors import UserError, require_regular
 from coordexp.storage.files import read_json
 
 INDEX = "model.safetensors.index.json"
@@ -51,6 +51,7 @@ def refuse_unusable_files(named: str, path: Path) -> None:
         held = f"its weights are pickles ({pickles[0].name})" if pickles else "it holds no weights"
         raise UserError(f"{named}: {held}: save them as model.safetensors")
     for shard in shards:
+        require_regular(shard)
         refuse_pointer(named, shard)
     config = read_json(path / "config.json", COMPLETE) if (path / "config.json").is_file() else {}
     quantised = isinstance(config, dict) and config.get("quantization_config")

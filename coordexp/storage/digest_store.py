@@ -102,7 +102,7 @@ def _remembered(stamps: Mapping[Path, Stamp]) -> dict[Path, str]:
                 ).fetchone()
                 if row and row[1] == _seal(name, stamp, row[0]):
                     found[path] = row[0]
-    except sqlite3.Error:  # locked or damaged: the files themselves are read
+    except (sqlite3.Error, UnicodeDecodeError):  # locked or damaged: the files themselves are read
         return found
     return found
 
@@ -124,7 +124,7 @@ def _remember(new: Mapping[Path, tuple[Stamp, str]]) -> None:
         )
     except sqlite3.OperationalError:  # locked, read-only, full: nothing is remembered
         return
-    except sqlite3.DatabaseError:  # not a database
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # not a database, or a damaged one
         STORE.unlink(missing_ok=True)
 
 

@@ -49,7 +49,7 @@ def read_run_config(run: RunDirectory) -> RunConfig:
     content = read_yaml(run.config)
     try:
         config = msgspec.convert(content, RunConfig)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # half a surrogate pair
         raise UserError(f"{run.config}: {error}: damaged, or not of this project") from error
     if not isinstance(config.variant.get("name"), str):
         raise UserError(f"{run.config}: variant has no name: damaged, or not of this project")

@@ -101,6 +101,7 @@ def read_fitted_temperature(path: Path) -> float:
     Raises:
         UserError: the file is broken, or does not name it, or no temperature.
     """
+    require_regular(path)
     try:
         metadata = pq.read_schema(path).metadata or {}
     except UNREADABLE as error:

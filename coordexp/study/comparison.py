@@ -175,7 +175,7 @@ def recipes_of(run: RunDirectory) -> list[ProbeConfig]:
         settings = manifest.get("settings") if isinstance(manifest, dict) else None
         try:
             recipe = msgspec.convert(settings, ProbeConfig)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair
             continue
         if plain(recipe) == settings and recipe not in recipes:
             recipes.append(recipe)
