@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import chdir
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -161,7 +161,7 @@ def attack_group(
                 report(found[-1])
             if log is not None:
                 with open(log, "a") as file:
-                    file.write(json.dumps(asdict(found[-1])) + "\n")
+                    file.write(json.dumps(vars(found[-1])) + "\n")
             if kind.place is not None:
                 clear(kind.place)
                 if intact is not None:

@@ -414,6 +414,15 @@ def test_system_prompt_that_is_no_text_is_refused(checkpoint, refused):
     assert find_prompt([checkpoint], GivenPrompt(system="Own.")).recorded.system == "Own."
 
 
+def test_layers_that_the_weights_lack_are_refused_at_once(checkpoint, refused):
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["num_hidden_layers"] = 10**6
+    path.write_text(json.dumps(config))
+    with refused("config.json says 1000000 layers", "its weights hold 1"):
+        load(checkpoint)
+
+
 def test_quantised_weights_are_refused(checkpoint, refused):
     config = json.loads((checkpoint / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}

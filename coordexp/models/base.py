@@ -175,6 +175,7 @@ BROKEN_FILES = (
     KeyError,
     TypeError,
     AttributeError,
+    ArithmeticError,
     StrictDataclassError,
 )
 

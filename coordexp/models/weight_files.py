@@ -5,7 +5,9 @@ transformers would give weights that it does not find random values, and only wa
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,6 +23,11 @@ LFS_POINTER = b"version https://git-lfs"
 # Numbers of such weights are not their values: scales, often in other files, belong to them.
 QUANTISED = ("I8", "U8", "F8_", "F6_", "F4")
 COMPLETE = "are its files complete?"
+# Where config.json says how many layers there are, and what the names of their weights hold.
+LAYERS = (
+    ("text_config", "num_hidden_layers", "layers"),
+    ("vision_config", "depth", "blocks"),
+)
 # Parts of the names that peft gives to the weights of adapters and of the layers they wrap.
 ADAPTER_MARKS = (
     "lora_",
@@ -63,8 +70,27 @@ def refuse_unusable_files(named: str, path: Path) -> None:
             f"{named}: {len(marked)} of its weights belong to adapters that were not merged, "
             f"such as {marked[0]}: merge them (peft's merge_and_unload) and save it again"
         )
+    if isinstance(config, dict):
+        refuse_missing_layers(named, config, names)
     if isinstance(config, dict) and config.get("tie_word_embeddings"):
         refuse_other_head(named, shards)
+
+
+def refuse_missing_layers(named: str, config: dict[str, Any], names: list[str]) -> None:
+    """Raises UserError: config.json says more layers than the weights hold.
+
+    To make a million of them, before transformers misses their weights, would take hours.
+    """
+    for group, key, part in LAYERS:
+        settings = config.get(group)
+        told = settings.get(key) if isinstance(settings, dict) else None
+        numbers = [int(n) for name in names for n in re.findall(rf"\.{part}\.(\d{{1,9}})\.", name)]
+        held = max(numbers, default=-1) + 1
+        if isinstance(told, int) and told > held:
+            raise UserError(
+                f"{named}: config.json says {told} {part} ({group}.{key}), and its weights hold "
+                f"{held}: {COMPLETE}"
+            )
 
 
 def refuse_adapter_files(named: str, path: Path, shards: list[Path]) -> None:
