@@ -19,14 +19,15 @@ RANKS, RANK_PATTERN, HIGHEST_RANK = ("r", "init_r", "target_r"), "rank_pattern",
 SCALES, SCALE_PATTERN = ("lora_alpha", "alpha"), "alpha_pattern"
 # What peft raises for a directory that is damaged, or an adapter of another model.
 UNFIT = (
-    ValueError,
-    RuntimeError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ImportError,
     OSError,
     SafetensorError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
 )
 
 
