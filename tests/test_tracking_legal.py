@@ -22,6 +22,8 @@ from coordexp.tracking import mlflow_import as tracking
 from coordexp.tracking.legal import NOTE_CHARACTERS, cut_note, is_legal, legal_names
 from coordexp.tracking.metric_series import NOTE_TAG, MetricSeries, series_of_entry
 
+pytest_plugins = ("tracking_fixtures",)
+
 ODD = (
     "memory(GiB)",
     "memory[GiB]",
@@ -59,19 +61,11 @@ def accepted(name: str) -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's schema without an experiment: it takes seconds to make, so it is made once."""
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: Path) -> MlflowClient:
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> MlflowClient:
     monkeypatch.chdir(tmp_path)
     tracking.ROOT.mkdir(parents=True)
-    shutil.copy(schema, tracking.ROOT / "mlflow.db")
+    shutil.copy(empty_database, tracking.ROOT / "mlflow.db")
     return MlflowClient(f"sqlite:///{(tracking.ROOT / 'mlflow.db').resolve()}")
 
 
