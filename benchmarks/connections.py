@@ -39,7 +39,7 @@ PYTHON = (sys.executable, "-m")
 STRACE = ("strace", "--seccomp-bpf", "-f", "-qq", "-s", "0", "-e", "signal=none")
 CALLS = "trace=connect,sendto,sendmsg,sendmmsg"
 DNS_PORT = 53
-SERVER_WITHIN_S = 300  # a traced server starts slowly
+SERVER_WITHIN_S = 300  # a traced server starts and ends slowly
 # What a browser asks for when it opens the page that `coordexp ui` prints.
 PAGES = ("/", "/health", "/version", "/api/2.0/mlflow/experiments/get-by-name", "/ajax-api/2.0/x")
 
@@ -218,7 +218,7 @@ def ui(directory: Path) -> Connections:
             time.sleep(10)  # what the server does by itself, it does in its first seconds
         finally:
             os.killpg(server.pid, signal.SIGINT)
-            server.wait(60)
+            server.wait(SERVER_WITHIN_S)
         return count_connections(trace.read_text(errors="replace"))
 
 

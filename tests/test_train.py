@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -343,6 +344,11 @@ def test_two_processes_killed_within_a_window_resume_bit_for_bit(
     assert_same_run(run, two)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP holds a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def test_two_processes_stop_together_for_a_signal_to_either(fork_server, workspace, empty, two):
     arguments = (*MIXED, "runtime.processes=2")
     fault = ("signal_before", signal.SIGUSR1, 1, "os.rename", "step-000004.parquet")
@@ -358,12 +364,11 @@ def test_two_processes_stop_together_for_a_signal_to_either(fork_server, workspa
         assert [child.wait().returncode for child in children] == [75, 75]
         assert f"interrupted at step {step}/8" in children[0].stderr
 
-    # A signal to rank 1, which waits for rank 0 in a collective.
-    first, second = ranks(fork_server, empty, *arguments)
+    # A signal to rank 1, which waits for rank 0 in a collective: rank 0 holds still in step 7.
+    fault = ("signal_in", signal.SIGSTOP, "coordexp.training.train", "optimizer_step")
+    first, second = ranks(fork_server, empty, *arguments, fault=fault)
     run = empty / workspace.run("mixed").relative_to(workspace.path)
-    resumed = len(rows(run))
-    wait_for(lambda: len(rows(run)) > resumed)
-    first.signal(signal.SIGSTOP)
+    wait_for(lambda: is_stopped(first.pid))
     second.signal(signal.SIGTERM)
     first.signal(signal.SIGCONT)
     assert [child.wait().returncode for child in (first, second)] == [75, 75]
