@@ -24,7 +24,8 @@ from workflows import command, copy_project, environment  # noqa: E402
 SEALING = {
     "coordexp.storage.files": ("sha256_file", "sha256_files", "sha256_directory", "sha256_of_tree"),
     "coordexp.storage.digest_store": ("known_sha256s", "known_sha256_directory"),
-    "coordexp.storage.typed": ("write_sealed", "require_seal"),
+    "coordexp.storage.typed": ("sealed", "require_seal"),
+    "coordexp.study.study_files": ("require_as_written", "require_inputs", "write_study_file"),
 }
 
 # Python imports `sitecustomize` by itself. A call inside a call is counted once.

@@ -66,6 +66,12 @@ def named(path: Path, ids: dict[str, str]) -> str:
     return with_names(json.dumps(content), ids)
 
 
+def recorded(path: Path, _: dict[str, str]) -> dict[str, list[str]]:
+    """{file: what it was made from}, without digests: a clock wrote into some of these files."""
+    files = json.loads(path.read_text())["files"]
+    return {name: sorted(written["made_from"]) for name, written in files.items()}
+
+
 def mlflow(path: Path, ids: dict[str, str]) -> dict[str, Counter]:
     """{table: its rows}, without what a clock wrote: columns of time, metrics of the comparison."""
     found = {}
@@ -118,6 +124,7 @@ READERS: dict[str, Callable[[Path, dict[str, str]], Any]] = {
     "run.json": manifest,
     "probe.json": manifest,
     "preregistration.json": manifest,
+    "digests.json": recorded,
     "mlflow.json": named,
     "experiment.json": named,
     "mlflow.db": mlflow,

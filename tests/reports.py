@@ -54,6 +54,7 @@ from coordexp.storage.manifest import (
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_sealed, write_typed
 from coordexp.study.preregistration import Preregistration, RegisteredRun
+from coordexp.study.study_files import DIGESTS
 from coordexp.study.study_runs import StudyRun, write_study_runs
 
 STUDY = Path("results/stage1_ablation/0123abcd")
@@ -133,6 +134,7 @@ def change(study: Path, name: str, edit: Callable[[Any], Any]) -> Path:
     content = read_json(study / f"{name}.json")
     edit(content)
     write_sealed(study / f"{name}.json", content)
+    (study / DIGESTS).unlink(missing_ok=True)
     return study
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +12,18 @@ import pytest
 from studies import run_manifest, write_run, write_study
 from test_probe_findings import RULE, TIED, write_probe
 
+from coordexp.analysis.comparison.findings import read_comparison, write_comparison
+from coordexp.cli.main import main
 from coordexp.cli.steps import STUDY_STEPS
+from coordexp.cli.verify import verify
 from coordexp.detection.probe_manifest import read_probe_manifest
 from coordexp.detection.probes import read_probe
 from coordexp.storage.files import read_json, sha256_file, write_text
 from coordexp.storage.manifest import artifact_digests, write_manifest
 from coordexp.storage.runs import run_directory
-from coordexp.storage.typed import write_typed
+from coordexp.storage.typed import write_sealed, write_typed
 from coordexp.study.preregistration import read_preregistration
+from coordexp.study.study_files import DIGESTS, write_study_file
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 
@@ -110,6 +116,98 @@ def test_runs_json_holds_the_digests_of_what_is_analysed():
     files = read_json(study / "runs.json")["runs"][0]["files"]
     assert files["logging.jsonl"] == sha256_file(run.log)
     assert {"config.yaml", "eval/step-000360.parquet"} < files.keys()
+
+
+def edit(file: Path) -> None:
+    """Change what a file of a study says, and seal it again."""
+    write_sealed(file, read_json(file) | {"edited": True})
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """Results with a study up to its report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("decided"))
+        runs = [write_run(variant, TIED, tables=True) for variant in ("pure_ce", "mixed")]
+        study = write_study(runs, rule=RULE)
+        write_study_file(study / "preregistration.json", read_preregistration(study))
+        for step in ("audit", "compare", "collect-probes", "recommend", "report"):
+            STUDY_STEPS[step](study)
+        return Path("results").absolute()
+
+
+@pytest.fixture
+def decided(results, in_tmp) -> Path:
+    """A study up to its report, in results of its own below the working directory."""
+    shutil.copytree(results, in_tmp / "results")
+    return next(Path("results").glob("stage1_ablation/*"))
+
+
+# The steps that read each file of a study, or what was made from it.
+LAST = ("report", "track", "publish")
+READ_BY = {
+    "preregistration.json": ("audit", "compare", "collect-probes", "recommend", *LAST),
+    "runs.json": ("compare", "collect-probes", "recommend", *LAST),
+    "audit.json": ("recommend", *LAST),
+    "comparison.json": ("collect-probes", "recommend", *LAST),
+    "probe.json": ("recommend", *LAST),
+    "recommendation.json": LAST,
+}
+
+
+@pytest.mark.parametrize("name", READ_BY)
+def test_study_file_that_was_edited_and_sealed_is_refused(decided, refused, name):
+    intact = (decided / name).read_bytes()
+    edit(decided / name)
+    for step in READ_BY[name]:
+        with refused(f"{decided / name}: ", "its sha256 is ", "restore it, or remove"):
+            STUDY_STEPS[step](decided)
+    with pytest.raises(SystemExit, match=re.escape(str(decided / name))):
+        main(["show", str(decided)])
+    (entry,) = [entry for entry in verify(Path("results")) if "study" in entry.kind]
+    assert str(decided / name) in entry.fault
+    (decided / name).write_bytes(intact)
+    STUDY_STEPS["publish"](decided)
+    assert not [entry for entry in verify(Path("results")) if entry.fault]
+
+
+@pytest.mark.parametrize("name", READ_BY)
+def test_missing_file_that_another_was_made_from_is_shown(decided, refused, name):
+    (decided / name).unlink()
+    (entry,) = [entry for entry in verify(Path("results")) if "study" in entry.kind]
+    if name == "recommendation.json":  # nothing was made from it yet
+        assert (entry.fault, entry.kind) == ("", "unfinished study")
+        return
+    assert f"{name}: missing" in entry.fault
+    with refused(f"{decided / name}: missing"):
+        STUDY_STEPS["publish"](decided)
+
+
+def test_unfinished_study_is_no_difference():
+    study = write_study([write_run("pure_ce", TIED), write_run("mixed", TIED)], rule=RULE)
+    write_study_file(study / "preregistration.json", read_preregistration(study))
+    for step in ("audit", "compare", "collect-probes"):
+        assert not [entry for entry in verify(Path("results")) if entry.fault]
+        STUDY_STEPS[step](study)
+    assert not [entry for entry in verify(Path("results")) if entry.fault]
+
+
+def test_card_of_a_former_comparison_is_refused_until_made_again(decided, refused):
+    """As after a kill between two steps: the comparison is new, the card is not."""
+    found = read_comparison(decided)
+    write_comparison(decided, replace(found, common_steps=found.common_steps[:-1]))
+    for step in LAST:
+        with refused("comparison.json: changed since "):
+            STUDY_STEPS[step](decided)
+    for step in ("compare", "collect-probes", "recommend", "report"):
+        STUDY_STEPS[step](decided)
+    assert not [entry for entry in verify(Path("results")) if entry.fault]
+
+
+def test_study_without_its_digests_is_shown(decided):
+    (decided / DIGESTS).unlink()
+    (entry,) = [entry for entry in verify(Path("results")) if "study" in entry.kind]
+    assert entry.fault == "digests.json: missing"
 
 
 @pytest.mark.slow

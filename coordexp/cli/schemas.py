@@ -17,6 +17,7 @@ from coordexp.storage.files import write_text
 from coordexp.storage.manifest import RunManifest
 from coordexp.storage.typed import json_schema
 from coordexp.study.preregistration import Preregistration
+from coordexp.study.study_files import StudyDigests
 from coordexp.study.study_runs import StudyRuns
 
 DIRECTORY = package_data("schemas")
@@ -30,6 +31,7 @@ TYPES: dict[str, type] = {
     "comparison": Comparison,
     "probe": StudyProbe,
     "recommendation": Recommendation,
+    "digests": StudyDigests,
 }
 
 

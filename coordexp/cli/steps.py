@@ -92,14 +92,23 @@ def report_study(study: Path) -> None:
 
 def track_study(study: Path) -> None:
     """Import a study's runs, comparison and recommended checkpoints into MLflow (mlflow.json)."""
+    from coordexp.analysis.recommendation.findings import read_recommendation
     from coordexp.tracking.mlflow_import import create_database, import_study
 
+    read_recommendation(study)  # before a database is made for a study that is refused
     create_database()
     print(import_study(study).ui_link)
 
 
 def publish_study(study: Path) -> None:
-    """Point results/<study>/latest at this study."""
+    """Point results/<study>/latest at this study.
+
+    Raises:
+        UserError: a file of the study has changed since it was decided.
+    """
+    from coordexp.analysis.recommendation.findings import read_recommendation
+
+    read_recommendation(study)
     point_link(study.parent / "latest", study)
 
 

@@ -108,7 +108,7 @@ def verify_results(args: argparse.Namespace) -> None:
     if not found:
         raise UserError(f"{args.results}: holds no results")
     for entry in found:
-        print(f"{entry.fault or 'ok':50s} {entry.n_files:4d} files  {entry.kind:14s} {entry.path}")
+        print(f"{entry.fault or 'ok':50s} {entry.n_files:4d} files  {entry.kind:20s} {entry.path}")
     n_faults = sum(bool(entry.fault) for entry in found)
     print(f"{args.results}: {len(found)} directories, {n_faults} with a difference")
     if n_faults:

@@ -21,10 +21,12 @@ from coordexp.storage.manifest import RunManifest
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import read_typed
 from coordexp.study.preregistration import FILE, read_preregistration
+from coordexp.study.study_files import DIGESTS, read_digests, require_inputs
 from coordexp.study.study_runs import read_study_runs
 from coordexp.study.tracked import read_tracked_study
 
 STUDY_READERS: dict[str, Callable[[Path], object]] = {
+    DIGESTS: read_digests,
     "preregistration.json": read_preregistration,
     "runs.json": read_study_runs,
     "audit.json": read_audit,
@@ -65,9 +67,16 @@ def verify(results: Path) -> Iterator[Verified]:
         for path in sorted(results.glob(pattern)):
             if path.parent.is_symlink():  # results/<study>/latest
                 continue
-            yield _verified(path, kind, check)
+            yield _verified(path, _study_kind(path) if kind == "study" else kind, check)
     for study in unregistered(results):
         yield Verified(study, "study", 1, f"{FILE}: missing")
+
+
+def _study_kind(path: Path) -> str:
+    """What a study still lacks: no file is made from these two, so none can miss them."""
+    if not path.with_name("recommendation.json").exists():
+        return "unfinished study"
+    return "study" if path.with_name("mlflow.json").exists() else "study, not in MLflow"
 
 
 def _verified(path: Path, kind: str, check: Callable[[Path], Iterator[str]]) -> Verified:
@@ -133,7 +142,12 @@ def _probe(path: Path) -> Iterator[str]:
 
 
 def _study(path: Path) -> Iterator[str]:
+    """A file that no later one was made from may be missing: the study is not finished."""
     for name, read in STUDY_READERS.items():
-        if (path.parent / name).exists():
+        file = path.with_name(name)
+        if file.exists():
             read(path.parent)
+            require_inputs(file)
             yield ""
+        elif name == DIGESTS:
+            yield f"{name}: missing"

@@ -127,7 +127,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON. A NaN raises ValueError: it is a bug in the caller."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes(path, json_content(value))
+
+
+def json_content(value: Any) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from coordexp.config.digests import digest
 from coordexp.errors import UserError
-from coordexp.storage.files import DAMAGED, read_bytes, write_json
+from coordexp.storage.files import DAMAGED, json_content, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -51,16 +51,26 @@ def write_typed(path: Path, value: DataclassInstance) -> None:
 
     A NaN is a bug of the caller: it raises ValueError.
     """
+    write_bytes(path, typed_content(value))
+
+
+def typed_content(value: DataclassInstance) -> bytes:
+    """What `write_typed` writes."""
     # `to_builtins` would leave out fields of a decoded value that still have the class's default;
     # `asdict` reads every field.
     fields = {name: found for name, found in asdict(value).items() if found is not msgspec.UNSET}
-    write_sealed(path, msgspec.to_builtins(fields))
+    return sealed(msgspec.to_builtins(fields))
 
 
 def write_sealed(path: Path, fields: Mapping[str, object]) -> None:
     """Write the fields of a JSON object with a seal, in place of any seal among them."""
+    write_bytes(path, sealed(fields))
+
+
+def sealed(fields: Mapping[str, object]) -> bytes:
+    """A JSON object with a seal, in place of any seal among its fields."""
     unsealed = {key: value for key, value in fields.items() if key != SEAL}
-    write_json(path, unsealed | {SEAL: digest(unsealed)})
+    return json_content(unsealed | {SEAL: digest(unsealed)})
 
 
 def require_seal(path: Path, content: object, advice: str) -> None:

@@ -16,11 +16,11 @@ from coordexp.storage.logs.log import Told
 from coordexp.storage.manifest import utc_now
 from coordexp.storage.run_config import Settings
 from coordexp.storage.runs import RESULTS
-from coordexp.storage.typed import read_typed, write_typed
 from coordexp.study.locate import SourceKind
 from coordexp.study.rollout_files import RolloutFile
 from coordexp.study.sources import Source
 from coordexp.study.study import COMPARE_LOGS, PlannedRun, Study, Vision
+from coordexp.study.study_files import read_study_file, write_study_file
 
 FILE = "preregistration.json"
 
@@ -138,7 +138,7 @@ def read_preregistration(study_dir: Path) -> Preregistration:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return read_typed(study_dir / FILE, Preregistration)
+    return read_study_file(study_dir / FILE, Preregistration)
 
 
 def preregister(study: Study, study_dir: Path | None = None) -> Path:
@@ -177,7 +177,7 @@ def preregister(study: Study, study_dir: Path | None = None) -> Path:
         runs=runs,
     )
     registration = replace(registration, earlier_studies=related(registration, earlier))
-    write_typed(path, registration)
+    write_study_file(path, registration)
     return path
 
 

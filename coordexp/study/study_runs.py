@@ -7,8 +7,8 @@ from pathlib import Path
 
 from coordexp.storage.logs.log import Told
 from coordexp.storage.manifest import ImageSides, InputDigests, Preflight, RunManifest, Status
-from coordexp.storage.typed import read_typed, write_typed
 from coordexp.study.locate import SourceKind
+from coordexp.study.study_files import read_study_file, write_study_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,8 @@ def read_study_runs(study_dir: Path) -> list[StudyRun]:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return read_typed(study_dir / "runs.json", StudyRuns).runs
+    return read_study_file(study_dir / "runs.json", StudyRuns).runs
 
 
 def write_study_runs(study_dir: Path, runs: list[StudyRun]) -> None:
-    write_typed(study_dir / "runs.json", StudyRuns(runs))
+    write_study_file(study_dir / "runs.json", StudyRuns(runs))

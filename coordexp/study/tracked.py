@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordexp.storage.typed import read_typed, write_typed
+from coordexp.storage.typed import read_typed
+from coordexp.study.study_files import require_as_written, write_study_file
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,18 @@ class TrackedStudy:
 def read_tracked_study(study_dir: Path) -> TrackedStudy | None:
     """What mlflow.json says, or None while the study has not been imported.
 
+    It may be of an earlier import: the card is written before the next one.
+
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged or edited.
     """
     path = study_dir / "mlflow.json"
-    return read_typed(path, TrackedStudy) if path.exists() else None
+    if not path.exists():
+        return None
+    found = read_typed(path, TrackedStudy)
+    require_as_written(path)
+    return found
 
 
 def write_tracked_study(study_dir: Path, tracked: TrackedStudy) -> None:
-    write_typed(study_dir / "mlflow.json", tracked)
+    write_study_file(study_dir / "mlflow.json", tracked)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coordexp.storage.files import write_csv
 from coordexp.storage.logs.log import Doubt
-from coordexp.storage.typed import read_typed, write_typed
+from coordexp.study.study_files import read_study_file, write_study_file
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Audit:
 
 def read_audit(study_dir: Path) -> Audit:
     """Raises UserError: audit.json is missing or of another form."""
-    return read_typed(study_dir / "audit.json", Audit)
+    return read_study_file(study_dir / "audit.json", Audit)
 
 
 def write_audit(study_dir: Path, audit: Audit) -> None:
@@ -118,5 +118,5 @@ def write_audit(study_dir: Path, audit: Audit) -> None:
         for run in audit.runs
         for family, ratios in run.families.items()
     ]
-    write_typed(study_dir / "audit.json", audit)
+    write_study_file(study_dir / "audit.json", audit)
     write_csv(study_dir / "audit.csv", rows)

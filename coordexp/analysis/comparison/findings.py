@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from coordexp.analysis.comparison.statistics import Estimate
 from coordexp.storage.files import write_csv
-from coordexp.storage.typed import read_typed, write_typed
+from coordexp.study.study_files import read_study_file, write_study_file
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ class Comparison:
 
 def read_comparison(study_dir: Path) -> Comparison:
     """Raises UserError: comparison.json is missing or of another form."""
-    return read_typed(study_dir / "comparison.json", Comparison)
+    return read_study_file(study_dir / "comparison.json", Comparison)
 
 
 def write_comparison(study_dir: Path, comparison: Comparison) -> None:
@@ -300,5 +300,5 @@ def write_comparison(study_dir: Path, comparison: Comparison) -> None:
         {"variant": row.variant, "seed": row.seed, "step": row.step, **row.values}
         for row in comparison.curves
     ]
-    write_typed(study_dir / "comparison.json", comparison)
+    write_study_file(study_dir / "comparison.json", comparison)
     write_csv(study_dir / "comparison.csv", rows)

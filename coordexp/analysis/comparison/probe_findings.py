@@ -14,7 +14,8 @@ from coordexp.errors import UserError
 from coordexp.metrics import impossible_figure
 from coordexp.storage.files import DAMAGED
 from coordexp.storage.run_config import Settings
-from coordexp.storage.typed import read_typed, write_typed
+from coordexp.storage.typed import read_typed
+from coordexp.study.study_files import read_study_file, write_study_file
 
 _AGGREGATES_FORM = (
     'must be {"source": "…", "variants": {"pure_ce": {"f1_50": 0.564, "final_step": 1932}, …}}'
@@ -160,7 +161,7 @@ class StudyProbe:
 def read_study_probe(study_dir: Path) -> StudyProbe:
     """Raises UserError: probe.json is missing or of another form, or has an impossible figure."""
     path = study_dir / "probe.json"
-    probe = read_typed(path, StudyProbe)
+    probe = read_study_file(path, StudyProbe)
     figures = [(f"means of {variant}", values) for variant, values in probe.means.items()]
     figures += [(f"{c.variant} s{c.seed}", c.figures) for c in probe.candidates]
     for whose, values in figures:
@@ -173,7 +174,7 @@ def read_study_probe(study_dir: Path) -> StudyProbe:
 
 
 def write_study_probe(study_dir: Path, probe: StudyProbe) -> None:
-    write_typed(study_dir / "probe.json", probe)
+    write_study_file(study_dir / "probe.json", probe)
 
 
 def read_aggregates(path: Path) -> Aggregates:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias, get_args
 
 from msgspec import Meta
 
-from coordexp.storage.typed import read_typed, write_typed
+from coordexp.study.study_files import read_study_file, write_study_file
 
 SCHEMA_VERSION = 5
 
@@ -236,8 +236,8 @@ class Recommendation:
 
 def read_recommendation(study_dir: Path) -> Recommendation:
     """Raises UserError: recommendation.json is missing or of another form."""
-    return read_typed(study_dir / "recommendation.json", Recommendation)
+    return read_study_file(study_dir / "recommendation.json", Recommendation)
 
 
 def write_recommendation(study_dir: Path, found: Recommendation) -> None:
-    write_typed(study_dir / "recommendation.json", found)
+    write_study_file(study_dir / "recommendation.json", found)
