@@ -138,11 +138,9 @@ def same_rows(
     first: Mapping[int, Row], second: Mapping[int, Row], same: Callable[[float, float], bool]
 ) -> bool:
     """Whether two logs agree in every figure of their common steps."""
-    return all(
-        same(first[step][key], second[step][key])
-        for step in first.keys() & second.keys()
-        for key in figures(first[step], second[step])
-    )
+    common = first.keys() & second.keys()
+    pairs = ((first[step], second[step]) for step in common)
+    return all(same(a[key], b[key]) for a, b in pairs for key in figures(a, b))
 
 
 def equal_if_rounded(first: float, second: float) -> bool:

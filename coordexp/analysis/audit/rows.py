@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 
 from coordexp.analysis.audit.findings import Check
 from coordexp.analysis.audit.ratios import COORD_LOSS, SWITCH, TERMS
@@ -35,8 +35,8 @@ def log_checks(run: RunData) -> list[Check]:
     ]
 
 
-def all_rows(log: Log) -> list[Row]:
-    return [*log.train.values(), *log.evals.values()]
+def all_rows(log: Log) -> Iterator[Row]:
+    return chain(log.train.values(), log.evals.values())
 
 
 def not_finite(log: Log) -> list[str]:
@@ -165,15 +165,15 @@ def sum_checks(run: RunData) -> list[Check]:
 
     Without a coordinate loss, the loss must equal the base CE.
     """
-    rows, coord_loss = all_rows(run.log), f"{COORD_LOSS}/loss"
+    log, coord_loss = run.log, f"{COORD_LOSS}/loss"
     checks = []
-    if any("base_ce/loss" in row for row in rows):
+    if any("base_ce/loss" in row for row in all_rows(log)):
         parts = ["base_ce/loss"]
-        if any(row.get(coord_loss) for row in rows):
+        if any(row.get(coord_loss) for row in all_rows(log)):
             parts.append(coord_loss)
         checks.append(sum_check("loss adds up", run, "loss", parts))
     keys = [f"{COORD_LOSS}/{term}" for term in COORD_TERMS]
-    terms = [key for key in keys if any(key in row for row in rows)]
+    terms = [key for key in keys if any(key in row for row in all_rows(log))]
     if len(terms) > 1:
         checks.append(sum_check("coordinate terms add up", run, coord_loss, terms))
     return checks

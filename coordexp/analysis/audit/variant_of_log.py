@@ -29,9 +29,9 @@ def other_variant(run: RunData) -> str | None:
     if shipped(run.variant) and objective["name"] != run.variant:
         return f"its configuration is that of {objective['name']}, not of {run.variant}"
 
-    rows, switch = all_rows(run.log), coordinate_switch(run.log)
-    logged = {term for term in COORD_TERMS if any(row.get(f"{COORD_LOSS}/{term}") for row in rows)}
-    has_terms = bool(logged) or any(row.get(f"{COORD_LOSS}/loss") for row in rows)
+    switch = coordinate_switch(run.log)
+    logged = {term for term in COORD_TERMS if logs(run.log, term)}
+    has_terms = bool(logged) or logs(run.log, "loss")
     expected = {term for term in COORD_TERMS if objective.get(term)}
     if not expected:
         if not has_terms and 1.0 not in switch:
@@ -39,7 +39,7 @@ def other_variant(run: RunData) -> str | None:
         terms = ", ".join(sorted(logged)) or "some"
         return f"{run.variant} has no coordinate terms, the log has {terms}"
 
-    lacks_all = not has_terms and (0.0 in switch or loss_is_base_ce(rows))
+    lacks_all = not has_terms and (0.0 in switch or loss_is_base_ce(all_rows(run.log)))
     has_others = logged and logged != expected
     if not lacks_all and not has_others:
         return None
@@ -47,9 +47,16 @@ def other_variant(run: RunData) -> str | None:
     return f"{run.variant} trains on {', '.join(sorted(expected))}, the log has {terms}"
 
 
+def logs(log: Log, term: str) -> bool:
+    """Whether any row has the coordinate term, and not as 0."""
+    return any(row.get(f"{COORD_LOSS}/{term}") for row in all_rows(log))
+
+
 def loss_is_base_ce(rows: Iterable[Row]) -> bool:
     """Whether the loss equals the base CE in every row that has both, and at least one row has."""
-    pairs = [
-        (row["loss"], row["base_ce/loss"]) for row in rows if {"loss", "base_ce/loss"} <= row.keys()
+    close = [
+        math.isclose(row["loss"], row["base_ce/loss"], rel_tol=SUM_TOLERANCE)
+        for row in rows
+        if {"loss", "base_ce/loss"} <= row.keys()
     ]
-    return bool(pairs) and all(math.isclose(a, b, rel_tol=SUM_TOLERANCE) for a, b in pairs)
+    return bool(close) and all(close)

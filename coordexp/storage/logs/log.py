@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from coordexp.errors import one_line
+from coordexp.storage.logs.number_rows import NumberRows, Row
 
 EVAL = "eval_"  # prefix of each key of an eval row
 # A row with one of these keys and without a loss sums up the whole run: Hugging Face and ms-swift
@@ -26,7 +28,6 @@ SUMMARY_KEYS = {
     "log_history",
 }
 
-Row = dict[str, float]
 LARGEST = 1e100  # a number beyond it has overflowed: such values have no sum
 
 # Keys that tell how a row came about, such as its speed. They differ between two rows of the same
@@ -83,7 +84,7 @@ class Log:
     """
 
     path: Path
-    train: dict[int, Row] = field(default_factory=dict)
+    train: MutableMapping[int, Row] = field(default_factory=NumberRows)
     evals: dict[int, Row] = field(default_factory=dict)
     rollouts: dict[int, Row] = field(default_factory=dict)  # see rollout_figures.py
     max_steps: int | None = None  # planned
@@ -102,7 +103,9 @@ class Log:
     passes: list[tuple[int, int]] = field(default_factory=list, compare=False)
     sorted_restarts: set[int] = field(default_factory=set, compare=False)
     last_step: int = field(default=0, compare=False)  # of the row that was added last
-    _last_pass: dict[tuple[str, int], int] = field(default_factory=dict, compare=False, repr=False)
+    # In which pass each step was logged last.
+    _train_pass: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
+    _eval_pass: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
     repeats: set[int] = field(default_factory=set)
 
     @property
@@ -126,17 +129,17 @@ class Log:
         for rows, values in ((self.train, train), (self.evals, evals)):
             if not values:
                 continue
-            known = rows.setdefault(step, {})
+            known = rows.get(step, {})
             if any(differ(known[key], values[key]) for key in figures(known, values)):
                 self.rewritten.add(step)
-            known.update(values)
+            rows[step] = known | values
 
     def _add_version(self, step: int, evals: Row) -> None:
         """Note that a step was evaluated again, or that a row completes its last evaluation."""
         newest = self.written[step][-1] if step in self.written else self.evals[step]
         if not newest.keys().isdisjoint(evals):
             self.written.setdefault(step, [dict(newest)]).append(dict(evals))
-            passes = self.written_in.setdefault(step, [self._last_pass["eval", step]])
+            passes = self.written_in.setdefault(step, [self._eval_pass[step]])
             passes.append(len(self.passes))
         elif step in self.written:
             newest.update(evals)
@@ -144,11 +147,12 @@ class Log:
     def _note_pass(self, step: int, trained: bool, evaluated: bool) -> None:
         """Remember in which pass a step was logged."""
         number = len(self.passes)
-        if trained and self._last_pass.get(("train", step)) == number:
-            self.sorted_restarts.add(step)
-        for kind, logged in (("train", trained), ("eval", evaluated)):
-            if logged:
-                self._last_pass[kind, step] = number
+        if trained:
+            if self._train_pass.get(step) == number:
+                self.sorted_restarts.add(step)
+            self._train_pass[step] = number
+        if evaluated:
+            self._eval_pass[step] = number
 
 
 def figures(first: Row, second: Row) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from sys import intern
 
@@ -80,13 +80,8 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
     """
     left_out: dict[str, list[int]] = {}  # reason -> line numbers
     no_numbers: dict[str, list[int]] = {}  # key -> line numbers
-    # Of each row only the numbers are kept: a log can be large.
-    numbers = [_numbers_of(raw, no_numbers) for raw in rows]
-    n_beyond = sum(row.beyond for row in numbers)
-    plan_holds = 2 * n_beyond < len(numbers)
     step_keys: set[str] = set()
-    for row in numbers:
-        beyond = plan_holds and row.beyond
+    for row, beyond in _beyond_a_plan_that_holds(_numbers_of(raw, no_numbers) for raw in rows):
         if row.step is None or row.why_left_out or beyond:
             reason = "beyond the plan" if beyond else row.why_left_out
             left_out.setdefault(reason, []).append(row.line)
@@ -102,6 +97,24 @@ def add_rows(log: Log, rows: Iterable[RawRow], file_format: Format, told: Told) 
     keys = {key for by_step in (log.train, log.evals) for row in by_step.values() for key in row}
     interpret(log, recognise(file_format, keys | step_keys), told)
     return log
+
+
+def _beyond_a_plan_that_holds(rows: Iterable[_Numbers]) -> Iterator[tuple[_Numbers, bool]]:
+    """Each row, and whether its step lies beyond the plan while most rows keep to the plan.
+
+    A log can be large: rows wait for the last one only from the first that lies beyond.
+    """
+    n, n_beyond = 0, 0
+    waiting: list[_Numbers] = []
+    for row in rows:
+        n, n_beyond = n + 1, n_beyond + row.beyond
+        if n_beyond:
+            waiting.append(row)
+        else:
+            yield row, False
+    plan_holds = 2 * n_beyond < n
+    for row in waiting:
+        yield row, plan_holds and row.beyond
 
 
 def _doubt_left_out(
