@@ -30,6 +30,7 @@ from coordexp.study.sources import read_source
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (
     "preregistration.json",
+    "digests.json",
     "runs.json",
     "audit.json",
     "audit.csv",

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.cli.main import main
 from coordexp.coords import COORD_TOKENS
+from coordexp.data import chat
 from coordexp.data.batches import PROMPT, Dataset
 from coordexp.data.chat import ChatEncoder, Prompt
 from coordexp.data.prompt_file import OWN, PromptFile, read_prompt_file
 from coordexp.data.records import read_records
 from coordexp.data.token_records import read_pixel_records, written_in_pixels
 from coordexp.errors import UserError
+from coordexp.models.base import load_tokenizer
 from coordexp.models.foreign_prompt import GivenPrompt, find_prompt, given_text
 from coordexp.models.processor import CHAT_TEMPLATE, load_processor
 from coordexp.probe.outside import Outside, load_outside
@@ -191,6 +194,38 @@ def test_tokens_are_those_of_the_rendered_conversation(tiny, template, system):
 def test_template_that_loses_something_is_refused(tiny, refused, template, says):
     with refused("theirs ", says, "--template FILE"):
         ChatEncoder(tiny.processor.tokenizer, template, Prompt("Find it."), "theirs")
+
+
+LOOPS = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+
+
+@pytest.mark.parametrize("template", [LOOPS, "{{ 9 ** (9 ** 9) }}"])
+def test_template_that_would_never_end_is_refused(tiny, refused, monkeypatch, template):
+    monkeypatch.setattr(chat, "RENDER_LIMIT_S", 0.2)
+    before = signal.getsignal(signal.SIGVTALRM)
+    with refused("theirs took longer than 0.2 s", "--template FILE"):
+        ChatEncoder(tiny.processor.tokenizer, template, Prompt("Find it."), "theirs")
+    assert signal.getsignal(signal.SIGVTALRM) == before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_answer_at_which_a_template_never_ends_is_refused(tiny, refused, monkeypatch):
+    """Only answers that are longer than the trial one start the loops."""
+    monkeypatch.setattr(chat, "RENDER_LIMIT_S", 0.2)
+    own = tiny.processor.chat_template
+    hostile = own + "{% if messages[-1].content|string|length > 500 %}" + LOOPS + "{% endif %}"
+    encoder = ChatEncoder(tiny.processor.tokenizer, hostile, Prompt("Find it."), "theirs")
+    ids, _ = encoder.encode("short")
+    assert ids
+    with refused("theirs took longer than 0.2 s"):
+        encoder.encode("long " * 200)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b'{"version": "1.0"}', b"\xff", b"[]"])
+def test_damaged_tokenizer_is_one_line(checkpoint, refused, content):
+    (checkpoint / "tokenizer.json").write_bytes(content)
+    with refused(f"{checkpoint}: its tokenizer cannot be read"):
+        load_tokenizer(str(checkpoint))
 
 
 def test_prompt_with_a_picture_of_its_own_is_refused(tiny, refused):

@@ -117,8 +117,20 @@ def test_pipe_in_place_of_a_file_is_not_waited_for(in_tmp, refused, read):
 
 
 @pytest.mark.usefixtures("in_tmp")
-def test_half_a_surrogate_in_config_yaml_is_refused(refused):
-    Path("config.yaml").write_text('variant: {name: a}\nseed: "\\ud800"\n')
+@pytest.mark.parametrize(
+    "text",
+    [
+        'variant: {name: a}\nseed: "\\ud800"',
+        'variant: {name: "\\ud800"}\nseed: 0',
+        'variant: {name: "a\\nb"}\nseed: 0',
+        'variant: {name: ""}\nseed: 0',
+        'variant: {name: a}\nseed: 0\ntrain: {"\\ud800": 1}',
+        'variant: {name: a}\nseed: 0\ntrain: {a: ["\\ud800"]}',
+        f"variant: {{name: a}}\nseed: 0\ntrain: {{a: 0x{'f' * 5000}}}",
+    ],
+)
+def test_config_yaml_with_what_no_study_can_hold_is_refused(refused, text):
+    Path("config.yaml").write_text(text)
     with refused("config.yaml"):
         read_run_config(RunDirectory(Path()))
 

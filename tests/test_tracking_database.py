@@ -65,6 +65,11 @@ def be_a_directory() -> None:
     DATABASE.mkdir()
 
 
+def be_a_file() -> None:
+    shutil.rmtree(database.ROOT)
+    database.ROOT.write_text("mine")
+
+
 REVISION = "update alembic_version set version_num = '{}'"
 REMOVE = r"remove results/mlflow and import again"
 
@@ -80,7 +85,8 @@ REMOVE = r"remove results/mlflow and import again"
         (changed("delete from alembic_version"), r"of a newer MLflow than 3\."),
         (changed(REVISION.format("451aebb31d03")), r"of an older MLflow: `mlflow db upgrade"),
         (changed(REVISION.format("f" * 12)), r"of a newer MLflow than 3\..*: use that one; or"),
-        (be_a_directory, r"mlflow\.db: may not be written: make results/mlflow and its"),
+        (be_a_directory, r"mlflow\.db: not a file: .*: move that away, and import again"),
+        (be_a_file, r"results/mlflow: File exists: .*: move that away, and import again"),
     ],
 )
 def test_damage_is_one_line_at_once(damage: Callable[[], None], message: str) -> None:

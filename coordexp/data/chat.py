@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +16,9 @@ from coordexp.errors import UserError, first_line
 
 IMAGE_TOKEN = "<|image_pad|>"
 END_TOKEN = "<|im_end|>"  # of an answer
+
+# A template renders within a millisecond; nested loops of a hostile one would never end.
+RENDER_LIMIT_S = 10.0
 
 # A template with this block tells which tokens are the assistant's.
 _MARKS_ANSWER = re.compile(r"\{%-?\s*generation\b")
@@ -57,10 +64,11 @@ class ChatEncoder:
             named: what error messages call the template.
 
         Raises:
-            UserError: the template cannot be rendered, or loses the picture, the prompt or a part
-                of the answer.
+            UserError: the template cannot be rendered, takes longer than RENDER_LIMIT_S, or loses
+                the picture, the prompt or a part of the answer.
         """
         self.tokenizer, self.template, self.prompt = tokenizer, template, prompt
+        self.named = named
         self.marks_answer = _MARKS_ANSWER.search(template) is not None
         problems = []
         for self.layout in _LAYOUTS:
@@ -73,15 +81,20 @@ class ChatEncoder:
         self._before = None if self.marks_answer else self._token_ids(self._rendered(None))
 
     def encode(self, answer: str) -> tuple[list[int], list[int]]:
-        """Token ids of prompt, answer and end token; 1 for those of answer and end, else 0."""
+        """Token ids of prompt, answer and end token; 1 for those of answer and end, else 0.
+
+        Raises:
+            UserError: the template takes longer than RENDER_LIMIT_S.
+        """
         if self._before is None:
-            encoded = self.tokenizer.apply_chat_template(
-                self._messages(answer),
-                chat_template=self.template,
-                tokenize=True,
-                return_dict=True,
-                return_assistant_tokens_mask=True,
-            )
+            with limited_rendering(self.named):
+                encoded = self.tokenizer.apply_chat_template(
+                    self._messages(answer),
+                    chat_template=self.template,
+                    tokenize=True,
+                    return_dict=True,
+                    return_assistant_tokens_mask=True,
+                )
             return encoded["input_ids"], encoded["assistant_masks"]
         supervised = self._token_ids(answer + END_TOKEN)
         return self._before + supervised, [0] * len(self._before) + [1] * len(supervised)
@@ -116,17 +129,47 @@ class ChatEncoder:
 
     def _rendered(self, answer: str | None) -> str:
         """The text of the prompt, up to where the answer begins, or of the whole conversation."""
-        rendered: str = self.tokenizer.apply_chat_template(
-            self._messages(answer),
-            chat_template=self.template,
-            tokenize=False,
-            add_generation_prompt=answer is None,
-        )
+        with limited_rendering(self.named):
+            rendered: str = self.tokenizer.apply_chat_template(
+                self._messages(answer),
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=answer is None,
+            )
         return rendered
 
     def _token_ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+@contextmanager
+def limited_rendering(named: str) -> Iterator[None]:
+    """End a template after RENDER_LIMIT_S of this process's time.
+
+    Only the main thread may set a handler. A trainer encodes batches in another one, with this
+    project's own template.
+
+    Raises:
+        UserError: the limit was reached.
+    """
+
+    def end(*_: object) -> None:
+        raise UserError(
+            f"{named} took longer than {RENDER_LIMIT_S:g} s: give another one with --template FILE"
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, end)
+    # Again each second: Jinja drops what is raised while it folds constants.
+    signal.setitimer(signal.ITIMER_VIRTUAL, RENDER_LIMIT_S, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _content(text: str, layout: str) -> str | list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,10 +49,12 @@ def read_run_config(run: RunDirectory) -> RunConfig:
     """
     content = read_yaml(run.config)
     try:
+        json.dumps(content, ensure_ascii=False, default=str).encode()  # files of a study repeat it
         config = msgspec.convert(content, RunConfig)
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # half a surrogate pair
+    except (msgspec.ValidationError, ValueError) as error:  # half a surrogate pair, a huge number
         raise UserError(f"{run.config}: {error}: damaged, or not of this project") from error
-    if not isinstance(config.variant.get("name"), str):
+    name = config.variant.get("name")
+    if not isinstance(name, str) or not name or not name.isprintable():
         raise UserError(f"{run.config}: variant has no name: damaged, or not of this project")
     return config
 

@@ -41,15 +41,9 @@ NOT_WRITTEN = (
     "mend that and import again"
 )
 READ_ONLY = f"may not be written: make {ROOT} and its files writable, and import again"
-# errno of what keeps an importer from a file: rights, or something else in its place.
-KEPT_OUT = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EISDIR,
-)
+KEPT_OUT = (errno.EACCES, errno.EPERM, errno.EROFS)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # something else is in a file's place
+MOVE_AWAY = "something else is in its place: move that away, and import again"
 # What is wrong and what to do, by SQLite's primary error code.
 REFUSALS = {
     sqlite3.SQLITE_BUSY: LOCKED,
@@ -82,6 +76,8 @@ def writable_database() -> Iterator[MlflowClient]:
         UserError: MLflow or the file system refused what was to be written.
     """
     with refusals_in_one_line(), locked(ROOT / ".lock", "MLflow is being written", wait=True):
+        if DATABASE.exists() and not DATABASE.is_file():
+            raise DatabaseUnavailableError(f"{DATABASE}: not a file: {MOVE_AWAY}")
         if DATABASE.exists() and DATABASE.stat().st_size:
             require_usable()
         else:
@@ -168,8 +164,11 @@ def database_refusal(error: BaseException) -> str | None:
             return f"{ROOT}: {FULL}"
         if isinstance(cause, OSError) and cause.errno == errno.EFBIG:
             return f"{ROOT}: {NOT_WRITTEN}"
-        if isinstance(cause, OSError) and cause.errno in KEPT_OUT and is_below_root(cause.filename):
-            return f"{cause.filename}: {cause.strerror}: {READ_ONLY.partition(': ')[2]}"
+        if isinstance(cause, OSError) and is_below_root(cause.filename):
+            if cause.errno in KEPT_OUT:
+                return f"{cause.filename}: {cause.strerror}: {READ_ONLY.partition(': ')[2]}"
+            if cause.errno in IN_THE_WAY:
+                return f"{cause.filename}: {cause.strerror}: {MOVE_AWAY}"
     return None
 
 
