@@ -17,7 +17,9 @@ STRICT := $(addprefix coordexp/,config storage study analysis)
 
 ablation: $(STAMP)
 	snakemake --cores all stage1_ablation
-	coordexp show
+	@echo 'The commands of this project, and what to look at next:'
+	@echo '  export PATH="$(CURDIR)/$(BIN):$$PATH"'
+	@echo '  coordexp ui'
 
 test: lint
 	pytest

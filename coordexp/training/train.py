@@ -146,7 +146,7 @@ def train_to_end(t: Training, request: StopRequest) -> None:
         loop(t, request)
     except DivergedError as error:
         status, reason = "diverged", str(error)
-        print(f"{t.cfg.variant.name} s{t.cfg.seed}: {reason}", flush=True)
+        tell(f"{t.cfg.variant.name} s{t.cfg.seed}: {reason}")
     if t.accelerator.is_main_process:
         seal(t, status, reason)
 
@@ -165,7 +165,7 @@ def loop(t: Training, request: StopRequest) -> None:
         desc=t.cfg.variant.name,
         unit="step",
         mininterval=2.0,
-        disable=not main,
+        disable=None if main else True,  # None: drawn on a terminal only
     )
     with bar, ThreadPoolExecutor(max_workers=1) as prefetcher:
         upcoming = prefetcher.submit(load_window, t, p.step + 1)
@@ -237,14 +237,19 @@ def evaluate_step(t: Training, log: LogWriter | None, step: int) -> None:
     row |= {f"train_subset/{key}": value for key, value in subset.items()}
     log.append("eval", step, row | {"time_unix_s": time.time()})
     left_s = (t.progress.train_wall_s + t.progress.eval_wall_s) / step * (cfg.max_steps - step)
-    print(
+    tell(
         f"{t.cfg.variant.name} s{t.cfg.seed}  step {step}/{cfg.max_steps}  eval_loss "
         f"{row['loss']:.3f}  "
         f"MAE {row['coord_diag/expected_bin_mae']:.1f} bins  coord acc "
         f"{row['coord_token_acc']:.3f}  "
-        f"{left_s / 60:.1f} min left",
-        flush=True,
+        f"{left_s / 60:.1f} min left"
     )
+
+
+def tell(line: str) -> None:
+    """Print a line above the progress bar, if one is drawn."""
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.current_basedir.path).parents[1]))
 
 from coordexp.cli.code_digest import code_digest
+from coordexp.cli.progress import print_card, show_progress
 from coordexp.cli.steps import STUDY_STEPS
 from coordexp.errors import UserError
 from coordexp.study.plan import plan_study
@@ -23,6 +24,9 @@ except UserError as error:
 # they run again when their code has changed. Training and probe have no such parameter: a finished
 # run is never repeated because of changed code. Nor has the preregistration, which is written once.
 CODE = {name: code_digest(step) for name, step in STUDY_STEPS.items()}
+
+# One line for the whole study instead of Snakemake's own messages.
+show_progress(workflow, logger, STUDY, "results/logs")
 
 LOGS = f"results/logs/{STUDY.name}/{STUDY.hash8}"
 BENCHMARKS = f"results/benchmarks/{STUDY.name}/{STUDY.hash8}"

@@ -25,4 +25,4 @@ rule train:
     message:
         "Train {wildcards.variant}, seed {wildcards.seed}, on {threads} cores."
     shell:
-        "{params.launch} coordexp.training.train {params.overrides:q} runtime.wait=true runtime.diverged_ok=true 2>> {log}"
+        "{params.launch} coordexp.training.train {params.overrides:q} runtime.wait=true runtime.diverged_ok=true >> {log} 2>&1"
