@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from coordexp.coords import BOX_SLOTS, COORD_TOKENS, coord_token_ids, pixel_to_bin, write_coordjson
-from coordexp.data.batches import PROMPT, Batch, Dataset, step_indices
+from coordexp.data.batches import Batch, Dataset, step_indices
+from coordexp.data.chat import PROMPT
 from coordexp.data.records import Record, write_records
 from coordexp.errors import UserError
 

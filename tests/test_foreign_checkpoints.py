@@ -20,8 +20,8 @@ from transformers import Qwen3VLForConditionalGeneration
 from coordexp.cli.main import main
 from coordexp.coords import COORD_TOKENS
 from coordexp.data import chat
-from coordexp.data.batches import PROMPT, Dataset
-from coordexp.data.chat import ChatEncoder, Prompt
+from coordexp.data.batches import Dataset
+from coordexp.data.chat import PROMPT, ChatEncoder, Prompt
 from coordexp.data.prompt_file import OWN, PromptFile, read_prompt_file
 from coordexp.data.records import read_records
 from coordexp.data.token_records import read_pixel_records, written_in_pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from conftest import composed
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from mlflow.exceptions import MlflowException
+from studies import run_manifest
 from tracked_runs import (
     EVAL,
     FORK,
@@ -28,11 +30,17 @@ from tracked_runs import (
 
 from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.findings import read_recommendation
+from coordexp.coords import parse_coordjson
+from coordexp.data.chat import PROMPT
+from coordexp.data.records import Record, RecordObject, write_records
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json, sha256_directory, sha256_file, write_json, write_text
+from coordexp.storage.manifest import write_manifest
 from coordexp.storage.runs import RunDirectory, run_directory, write_config
 from coordexp.study.tracked import read_tracked_study
+from coordexp.tracking import metric_series, names, registration
 from coordexp.tracking import mlflow_import as tracking
+from coordexp.tracking.experiment import ui_link
 
 pytest_plugins = ("tracking_fixtures",)
 pytestmark = pytest.mark.usefixtures("project")
@@ -98,10 +106,24 @@ def artifacts(run_id: str) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
+def shown_metrics(variant: str) -> dict[str, float]:
+    """TRAIN and EVAL under their names in MLflow."""
+    mae = "coord_diag/expected_bin_mae"
+    return {
+        f"detail/{variant}/loss": TRAIN["loss"],
+        f"detail/{mae}": TRAIN[mae],
+        f"detail/{variant}/eval_loss": EVAL["loss"],
+        "comparable_as_logged/expected_bin_mae": EVAL[mae],
+        "comparable/coord_token_acc": EVAL["coord_token_acc"],
+    }
+
+
 def alias_target(role_name: str) -> str | None:
     """Directory of the checkpoint that a role's alias points at."""
     try:
-        version = client().get_model_version_by_alias(tracking.MODEL, tracking.ALIASES[role_name])
+        version = client().get_model_version_by_alias(
+            registration.MODEL, registration.ALIASES[role_name]
+        )
         return unquote(urlsplit(version.source).path)
     except MlflowException:
         return None
@@ -141,7 +163,8 @@ def test_import_writes_points_params_tags_and_files() -> None:
     assert data.params["optim.lr"] == str(composed().optim.lr)
     assert data.params["seed"] == "1"
     assert not any(key.startswith(("study.", "runtime.")) for key in data.params)
-    assert data.metrics == {**TRAIN, **{f"eval_{key}": value for key, value in EVAL.items()}}
+    assert data.metrics == shown_metrics("pure_ce")
+    assert data.tags["mlflow.source.name"] == "coordexp-train"
     assert data.tags["coordexp.run"] == "pure_ce/s1-0badcafe"
     assert data.tags["hash8"] == "0badcafe"
     assert data.tags["data_sha256"] == "d" * 64
@@ -177,7 +200,7 @@ def test_growing_log_is_imported_piece_by_piece() -> None:
     assert tracking.import_run(finish(run)) == run_id
     assert client().get_run(run_id).info.status == "FINISHED"
     assert client().get_run(run_id).info.end_time == 1_700_000_008_500
-    assert [m.step for m in client().get_metric_history(run_id, "loss")] == [2, 4, 8]
+    assert [m.step for m in client().get_metric_history(run_id, "detail/mixed/loss")] == [2, 4, 8]
     assert artifacts(run_id) == {"config.yaml", "run.json"}
 
 
@@ -195,8 +218,8 @@ def test_nan_and_infinity_become_gaps() -> None:
     for _ in range(2):
         tracking.import_run(run)
         assert query("select key, is_nan from metrics where step = 6 order by key") == [
-            ("grad_norm", 1),
-            ("loss", 1),
+            ("detail/grad_norm", 1),
+            ("detail/mixed/loss", 1),
         ]
 
 
@@ -227,7 +250,83 @@ def test_run_trained_anew_does_not_mix_with_the_old_one() -> None:
     new = tracking.import_run(make_run(started_s=STARTED_S + 1000))
     assert new != old
     assert client().get_run(old).info.lifecycle_stage == "deleted"
-    assert [m.step for m in client().get_metric_history(new, "loss")] == [2, 4]
+    assert [m.step for m in client().get_metric_history(new, "detail/mixed/loss")] == [2, 4]
+
+
+def test_run_of_an_earlier_form_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, each metric had the name of its key in the log."""
+    run = finish(make_run())
+    with monkeypatch.context() as patch:
+        patch.setattr(metric_series, "shown_points", lambda log, _: metric_series.log_points(log))
+        patch.setattr(metric_series, "FORM", "1")
+        old = tracking.import_run(run)
+    assert "eval_loss" in client().get_run(old).data.metrics
+    new = tracking.import_run(run)
+    assert client().get_run(old).info.lifecycle_stage == "deleted"
+    assert client().get_run(new).data.metrics == shown_metrics("mixed")
+    assert tracking.import_run(run) == new
+
+
+def test_losses_of_variants_never_share_a_name() -> None:
+    keys = ["loss", "eval_loss", "base_ce/loss", "eval_train_subset/loss", "coord_softce_w1/gate"]
+    keys += [
+        "grad_norm",
+        "eval_coord_diag_fitted_t/crps",
+        "eval_coord_diag/crps",
+        "eval_text_ce/loss",
+    ]
+    first, second = names.shown_names(keys, "pure_ce"), names.shown_names(keys, "mixed")
+    assert {key for key in keys if first[key] != second[key]} == set(keys[:5])
+    assert first["eval_train_subset/loss"] == "detail/pure_ce/eval_train_subset/loss"
+    assert first["eval_coord_diag_fitted_t/crps"] == "comparable/crps"
+    assert first["eval_coord_diag/crps"] == "detail/eval_coord_diag/crps"
+    assert len(set(first.values())) == len(keys)
+    bare = names.shown_names(["eval_coord_diag/crps"], "pure_ce")
+    assert bare == {"eval_coord_diag/crps": "comparable_as_logged/crps"}
+
+
+def test_experiment_explains_itself_and_opens_on_what_compares() -> None:
+    experiment_id = read_json(tracking.create_database())["experiment_id"]
+    tags = client().get_experiment(experiment_id).tags
+    assert "never the losses of two variants" in tags["mlflow.note.content"]
+    (key,) = re.findall(r"viewStateShareKey=(\w+)", ui_link(experiment_id))
+    state = json.loads(tags[f"mlflow.sharedViewState.{key}"])
+    assert "metrics.`comparable/crps`" in state["selectedColumns"]
+    assert state["chartsSearchFilter"] == "comparable"
+    # What an earlier version wrote is brought up to date.
+    client().set_experiment_tag(experiment_id, "mlflow.note.content", "old")
+    tracking.create_database()
+    assert client().get_experiment(experiment_id).tags == tags
+
+
+def test_finished_run_has_its_records_as_dataset_once() -> None:
+    run = make_run()
+    assert client().get_run(tracking.import_run(run)).inputs.dataset_inputs == []
+    write_manifest(finish(run), run_manifest(data="results/data/scenes-0badcafe", val_images=24))
+    for _ in range(2):
+        (given,) = client().get_run(tracking.import_run(run)).inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("scenes-0badcafe", "d" * 8)
+        assert "results/data/scenes-0badcafe" in given.dataset.source
+
+
+def test_registered_checkpoint_has_a_chat_as_example() -> None:
+    run = finish(make_run("pure_ce"))
+    data = Path("results/data/scenes-0badcafe")
+    write_manifest(run, run_manifest(data=str(data)))
+    obj = RecordObject("red cup", "bbox_2d", (0.0, 0.0, 99.0, 99.0))
+    data.mkdir(parents=True)
+    write_records(data / "val.jsonl", [Record("a.png", 100, 100, (obj,))])
+    (data / "a.png").write_bytes(b"a picture")
+    study = make_study("11111111", [run], role(run, 8), None)
+    run_id = tracking.import_study(study).runs["pure_ce/s0-0badcafe"]
+    assert artifacts(run_id) >= {"input_example/chat.json", "input_example/a.png"}
+    example = read_json(tracking.ROOT / "artifacts" / run_id / "artifacts/input_example/chat.json")
+    (question,) = example["messages"]
+    assert question["content"][0] == {"type": "image", "image": "a.png"}
+    assert question["content"][1] == {"type": "text", "text": PROMPT}
+    assert parse_coordjson(example["ground_truth"]["content"]).objects[0].desc == "red cup"
+    version = client().get_model_version_by_alias(registration.MODEL, "stage2-primary")
+    assert "pure_ce" in version.description
 
 
 def test_experiment_deleted_in_the_ui_is_restored() -> None:
@@ -277,7 +376,7 @@ def test_second_import_of_a_study_adds_nothing() -> None:
         "figures/mae.svg",
     }
 
-    version = client().get_model_version_by_alias(tracking.MODEL, "stage2-primary")
+    version = client().get_model_version_by_alias(registration.MODEL, "stage2-primary")
     assert version.run_id == result.runs["pure_ce/s0-0badcafe"]
     expected = {
         "variant": "pure_ce",
@@ -365,7 +464,11 @@ def test_log_without_a_run_is_imported_once_without_a_model() -> None:
     ((key, run_id),) = result.runs.items()
     assert key == f"logs/pure_ce/s0-{sha256[:8]}"
     imported = client().get_run(run_id)
-    assert imported.data.metrics == {"loss": 2.0, "eval_loss": 2.5, "eval_coord_token_acc": 0.25}
+    assert imported.data.metrics == {
+        "detail/pure_ce/loss": 2.0,
+        "detail/pure_ce/eval_loss": 2.5,
+        "comparable/coord_token_acc": 0.25,
+    }
     assert (imported.info.status, imported.data.tags["variant"]) == ("FINISHED", "pure_ce")
     assert tracking.import_study(study) == result
 

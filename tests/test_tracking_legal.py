@@ -145,7 +145,8 @@ def test_row_with_an_impossible_time_is_imported_at_its_step(database) -> None:
     sha256 = sha256_file(Path("a.jsonl"))
     entry = StudyRun(variant="a", seed=0, log="a.jsonl", kind=LOG, sha256=sha256)
     run_id = tracking.import_series(series_of_entry(entry))
-    assert [m.step for m in database.get_metric_history(run_id, "loss")] == [1, 2, 3]
+    history = database.get_metric_history(run_id, "detail/a/loss")
+    assert [m.step for m in history] == [1, 2, 3]
 
 
 def broken(*_: object, **__: object) -> None:

@@ -26,7 +26,6 @@ from coordexp.data.patches import patches_of, pixel_value_table
 from coordexp.data.records import TOKEN_SPELT, Record, read_records
 from coordexp.errors import UserError
 
-PROMPT = "Detect every object."
 # Memory for decoded pictures per dataset: enough for all of the default study, few of a real one.
 KEPT_BYTES = 256 << 20
 

@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from coordexp.errors import UserError, first_line
 
+PROMPT = "Detect every object."  # of this project's trainings
 IMAGE_TOKEN = "<|image_pad|>"
 END_TOKEN = "<|im_end|>"  # of an answer
 

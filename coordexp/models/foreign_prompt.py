@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordexp.data.batches import PROMPT
+from coordexp.data.chat import PROMPT
 from coordexp.data.prompt_file import OWN, PROMPT_FILE, PromptFile, read_prompt_file
 from coordexp.errors import UserError
 from coordexp.models.processor import CHAT_TEMPLATE

@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from coordexp.coords import COORD_TOKENS, CoordObject, write_coordjson
-from coordexp.data.batches import PROMPT
-from coordexp.data.chat import Prompt
+from coordexp.data.chat import PROMPT, Prompt
 from coordexp.data.prompt_file import read_prompt_file
 from coordexp.data.scenes import CATEGORIES
 

@@ -11,6 +11,7 @@ from coordexp.storage.typed import read_typed
 ROOT = RESULTS / "mlflow"
 EXPERIMENT = "coordexp-stage1"
 HOST, PORT = "127.0.0.1", 5000
+VIEW = "comparable"  # columns and charts of the page that links open (view.py)
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,6 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def ui_link(experiment_id: str, port: int = PORT) -> str:
-    """The URL of the page that shows the charts of all runs side by side."""
+    """The URL of the page that shows the comparable metrics of all runs side by side."""
     page = f"http://{HOST}:{port}/#/experiments/{experiment_id}/runs"
-    return f"{page}?workflowType=machine_learning&compareRunsMode=CHART"
+    return f"{page}?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from coordexp.tracking.metric_series import NOTE_TAG, MetricSeries, Point
+from coordexp.tracking.names import DETAIL
 
 NAME_CHARACTERS = 250
 NOTE_CHARACTERS = 8000  # MLflow's maximum length of a tag's value
@@ -101,7 +102,10 @@ def _normalised(name: str) -> str:
 def _renamed(names: dict[str, str]) -> list[str]:
     """A line of the note for each key with another name."""
     changed = sorted((name, key) for key, name in names.items() if name != key)
-    return [f"- `{name}` is {_shown(key)} of the log" for name, key in changed]
+    return [
+        f"- `{name}` is {_shown(key.removeprefix(f'{DETAIL}/'))} of the log"
+        for name, key in changed
+    ]
 
 
 def _not_finite(points: list[Point]) -> list[str]:

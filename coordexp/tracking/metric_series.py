@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from coordexp.config.package import VERSION
+from coordexp.metrics import METRICS, metric_values
 from coordexp.storage.identity import RUN_IDENTITY
 from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import EVAL, Log, Row
@@ -17,18 +18,24 @@ from coordexp.study.inputs import source_of
 from coordexp.study.locate import LOG
 from coordexp.study.sources import read_source
 from coordexp.study.study_runs import StudyRun
+from coordexp.tracking.names import FORM, shown_names
 
-NOTED_METRICS = (
-    "loss",
-    "coord_diag/expected_bin_mae",
-    "coord_token_acc",
-    "coord_diag/coord_mass_mean",
-)
 NOTE_TAG = "mlflow.note.content"
+FORM_TAG = "coordexp.names"
 TIME_KEY = "time_unix_s"  # of a log row
 MLFLOW_STATUS = {"complete": "FINISHED", "diverged": "FAILED"}
 
 Point = tuple[str, float, int, int]  # key, value, time (ms), step
+
+
+@dataclass(frozen=True)
+class TrackedDataset:
+    """The records that a run was trained and evaluated on."""
+
+    name: str
+    digest: str  # sha256
+    directory: str
+    val_images: int | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class MetricSeries:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    dataset: TrackedDataset | None = None
     status: str | None = None  # FINISHED or FAILED; None while it is running
 
 
@@ -68,8 +76,7 @@ def series_of_run(run: RunDirectory) -> MetricSeries:
     # Read the manifest first: if it exists, the log that is read after it is complete.
     manifest = read_manifest(run)
     log = read_log_if_any(run.log)
-    points = log_points(log)
-    if not points:
+    if not (log.train or log.evals or log.rollouts):
         return MetricSeries(run_key(run), "", [])
     config = read_run_config(run)
     files, status = [run.config], None
@@ -79,9 +86,10 @@ def series_of_run(run: RunDirectory) -> MetricSeries:
     return MetricSeries(
         key=run_key(run),
         name=f"{config.variant_name} s{config.seed}",
-        points=points,
+        points=shown_points(log, config.variant_name),
         params=run_params(config),
         tags=run_tags(run, config, log, manifest),
+        dataset=run_dataset(manifest) if manifest else None,
         files=tuple(files),
         status=status,
     )
@@ -105,7 +113,7 @@ def series_of_log(entry: StudyRun) -> MetricSeries:
     return MetricSeries(
         key=f"logs/{source.variant}/s{source.seed}-{source.sha256[:8]}",
         name=f"{name} (log)",
-        points=log_points(log),
+        points=shown_points(log, source.variant),
         params={"seed": str(source.seed)},
         tags={
             "variant": source.variant,
@@ -113,10 +121,20 @@ def series_of_log(entry: StudyRun) -> MetricSeries:
             "status": "log only",
             "sha256": source.sha256,
             "coordexp_version": VERSION,
+            "mlflow.source.name": str(source.path),
+            "mlflow.source.type": "LOCAL",
+            FORM_TAG: FORM,
             NOTE_TAG: "\n".join(note),
         },
         status="FINISHED",
     )
+
+
+def shown_points(log: Log, variant: str) -> list[Point]:
+    """Every number of a log, under its name in MLflow."""
+    points = log_points(log)
+    names = shown_names({key for key, *_ in points}, variant)
+    return [(names[key], value, time_ms, step) for key, value, time_ms, step in points]
 
 
 def log_points(log: Log) -> list[Point]:
@@ -175,6 +193,9 @@ def run_tags(
         "hash8": run.path.name.rpartition("-")[2],
         "status": status,
         "coordexp_version": VERSION,
+        "mlflow.source.name": "coordexp-train",
+        "mlflow.source.type": "LOCAL",
+        FORM_TAG: FORM,
     }
     if manifest:
         for name, sha256 in asdict(manifest.inputs_sha256).items():
@@ -183,7 +204,23 @@ def run_tags(
 
 
 def last_evaluation(log: Log) -> str:
-    """The last evaluation in a few words."""
+    """The metrics of the last evaluation that are comparable between variants."""
     row = log.evals.get(max(log.evals, default=0), {})
-    shown = [f"{key} {row[key]:.4g}" for key in NOTED_METRICS if key in row]
+    values = metric_values(row, "fitted")
+    shown = []
+    for name, value in (metric_values(row, "1") | values).items():
+        if name in METRICS:
+            shown.append(f"{METRICS[name].label} {value:.4g} {METRICS[name].unit}".rstrip())
     return ", ".join(shown) or "none yet"
+
+
+def run_dataset(manifest: RunManifest) -> TrackedDataset | None:
+    """The records of a finished run; None where its manifest does not name them."""
+    if manifest.data is None:
+        return None
+    return TrackedDataset(
+        name=Path(manifest.data).name,
+        digest=manifest.inputs_sha256.data,
+        directory=manifest.data,
+        val_images=manifest.val_images,
+    )

@@ -13,6 +13,7 @@ the next import rebuilds it.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -21,12 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from coordexp.analysis.recommendation.card import card
 from coordexp.analysis.recommendation.findings import Recommendation, Role, read_recommendation
 from coordexp.errors import UserError
-from coordexp.storage.digest_store import require_sha256
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
 from coordexp.study.inputs import require_unchanged
@@ -37,15 +37,16 @@ from coordexp.tracking.database import DATABASE, is_locked, writable_database
 from coordexp.tracking.experiment import EXPERIMENT, ROOT, Experiment, ui_link
 from coordexp.tracking.legal import cut_note, legal_series
 from coordexp.tracking.metric_series import (
+    FORM_TAG,
     NOTE_TAG,
     MetricSeries,
-    run_key,
+    TrackedDataset,
     series_of_entry,
     series_of_run,
 )
+from coordexp.tracking.registration import point_alias
+from coordexp.tracking.view import experiment_tags
 
-MODEL = EXPERIMENT  # name of the registered model
-ALIASES = {"primary": "stage2-primary", "secondary": "stage2-secondary"}  # by role
 STUDY_FILES = (
     "recommendation.json",
     "recommendation.md",
@@ -60,6 +61,7 @@ STUDY_TAG = "coordexp.study"
 STEP_TAG = "coordexp.imported_step"
 FAILURE_TAG = "coordexp.import_failed"  # of a run that the next import completes
 CONTROL_TAG = "coordexp.control_of"
+DIGEST_CHARACTERS = 8  # of a dataset's digest: columns are narrow
 
 
 def create_database() -> Path:
@@ -95,8 +97,12 @@ def import_series(series: MetricSeries) -> str:
     started_ms, ended_ms = points[0].timestamp, points[-1].timestamp
     with mlflow_client() as (client, experiment_id):
         run = find_run(client, experiment_id, RUN_TAG, series.key)
-        if run and run.info.start_time != started_ms:
-            # The run was trained again since the last import: do not mix the two curves.
+        if run and (
+            run.info.start_time != started_ms
+            or run.data.tags.get(FORM_TAG) != series.tags.get(FORM_TAG)
+        ):
+            # The run was trained again since the last import, or an earlier version imported it
+            # under other names: do not mix the two curves.
             client.delete_run(run.info.run_id)
             run = None
         if run and run.info.status != "RUNNING" and FAILURE_TAG not in run.data.tags:
@@ -114,6 +120,8 @@ def import_series(series: MetricSeries) -> str:
             client.log_batch(run_id, new, params, run_tags)
             # Set the tag after the points: an import that is killed before this repeats them.
             client.set_tag(run_id, STEP_TAG, points[-1].step)
+            if series.dataset:
+                client.log_inputs(run_id, [dataset_input(series.dataset)])
             for path in series.files:
                 client.log_artifact(run_id, str(path))
             if series.status:
@@ -123,6 +131,19 @@ def import_series(series: MetricSeries) -> str:
             if FAILURE_TAG in run.data.tags:
                 client.delete_tag(run_id, FAILURE_TAG)
     return run_id
+
+
+def dataset_input(dataset: TrackedDataset) -> DatasetInput:
+    """The records of a run, as MLflow shows them; it has them once, however often it gets them."""
+    profile = {"validation images": dataset.val_images} if dataset.val_images else {}
+    entity = Dataset(
+        name=dataset.name,
+        digest=dataset.digest[:DIGEST_CHARACTERS],
+        source_type="local",
+        source=json.dumps({"uri": dataset.directory}),
+        profile=json.dumps(profile),
+    )
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training and validation")])
 
 
 def last_imported_step(run: Run) -> int:
@@ -189,10 +210,7 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
     with writable_database() as client:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            note = "Stage-1 runs and their comparisons, imported from `results/`. "
-            note += "Nothing is read back from here."
-            tags = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: note}
-            experiment_id = client.create_experiment(EXPERIMENT, artifacts, tags)
+            experiment_id = client.create_experiment(EXPERIMENT, artifacts)
             experiment = client.get_experiment(experiment_id)
         if experiment.artifact_location != artifacts:
             raise UserError(
@@ -201,6 +219,9 @@ def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
             )
         if experiment.lifecycle_stage == "deleted":  # by hand, in the UI
             client.restore_experiment(experiment.experiment_id)
+        for key, value in experiment_tags().items():
+            if experiment.tags.get(key) != value:
+                client.set_experiment_tag(experiment.experiment_id, key, value)
         yield client, experiment.experiment_id
 
 
@@ -263,43 +284,3 @@ def import_comparison(
         if FAILURE_TAG in run.data.tags:
             client.delete_tag(run_id, FAILURE_TAG)
     return run_id
-
-
-def point_alias(
-    client: MlflowClient,
-    role: str,
-    entry: Role | None,
-    study: str,
-    run_ids: dict[str, str],
-) -> int | None:
-    """Point a role's alias at the checkpoint that holds the role; returns the model's version.
-
-    The checkpoint is registered first, unless it is registered already.
-    """
-    if not client.search_registered_models(f"name = '{MODEL}'"):
-        description = "Stage-1 checkpoints that a study recommended for Stage-2"
-        client.create_registered_model(MODEL, description=description)
-    if entry is None or entry.checkpoint is None:
-        client.delete_registered_model_alias(MODEL, ALIASES[role])
-        return None
-    checkpoint = Path(entry.checkpoint)
-    if not checkpoint.is_dir():
-        raise UserError(f"{checkpoint}: recommended as {role}, but there is no such directory")
-    advice = "restore it, or train the run and decide the study again"
-    require_sha256(checkpoint, str(entry.sha256), "recommendation.json", advice)
-    known = client.search_model_versions(f"name = '{MODEL}' and tags.sha256 = '{entry.sha256}'")
-    if known:
-        version = known[0].version
-    else:
-        run_id = run_ids.get(run_key(RunDirectory(checkpoint.parents[1])))
-        tags = {
-            "variant": entry.variant,
-            "seed": str(entry.seed),
-            "step": str(entry.step),
-            "sha256": str(entry.sha256),
-        }
-        uri = checkpoint.resolve().as_uri()
-        version = client.create_model_version(MODEL, uri, run_id, tags).version
-    client.set_model_version_tag(MODEL, version, "study", study)
-    client.set_registered_model_alias(MODEL, ALIASES[role], version)
-    return int(version)
