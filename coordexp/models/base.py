@@ -30,11 +30,13 @@ from coordexp.config.schema import (
     TinyQwen3VLConfig,
 )
 from coordexp.coords import COORD_TOKENS, coord_token_ids
+from coordexp.data.chat import IMAGE_TOKEN
 from coordexp.errors import UserError, first_line
 from coordexp.models.base_manifest import BaseManifest, write_base_manifest
 from coordexp.models.checkpoints import save_pretrained
 from coordexp.models.embeddings import set_coordinate_rows, set_position_rows
 from coordexp.models.processor import ImageProcessor, build_processor, build_tokenizer
+from coordexp.models.processor_files import find_video_settings
 from coordexp.models.weight_files import (
     COMPLETE,
     refuse_not_finite,
@@ -45,7 +47,6 @@ from coordexp.storage.digest_store import known_sha256_directory
 from coordexp.storage.files import locked
 from coordexp.storage.identity import Sources, base_path, by_contents, source_sha256, write_sources
 
-IMAGE_TOKEN = "<|image_pad|>"
 HEAD_ROWS_MULTIPLE = (
     64  # an extended vocabulary is padded to a multiple of this: full tiles make products faster
 )
@@ -164,7 +165,9 @@ def grow_pretrained(
         digits = digit_ids if cfg.coord_init is CoordInit.digits else None
         set_coordinate_rows(model, coord_token_ids(tokenizer), cfg.coord_init_frequencies, digits)
     _set_generation_tokens(model, tokenizer)
-    return model, build_processor(tokenizer, model.config.vision_config.patch_size)
+    processor = build_processor(tokenizer, model.config.vision_config.patch_size)
+    processor.videos = find_video_settings(cfg.path)
+    return model, processor
 
 
 # What transformers raises for a file that is damaged, or not what its name says.

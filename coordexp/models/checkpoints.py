@@ -14,6 +14,7 @@ from coordexp.models.adapters import add_adapters, is_adapted
 from coordexp.models.attention import has_flash, use_flash
 from coordexp.models.merging import save_adapted
 from coordexp.models.processor import ImageProcessor, load_processor
+from coordexp.models.usage import detect_code, picture_messages
 from coordexp.storage.files import replacing_directory
 from coordexp.storage.identity import base_path
 
@@ -23,15 +24,12 @@ pipeline_tag: image-text-to-text
 ---
 # CoordExp Stage-1 checkpoint: {what}
 
-Writes detections as JSON whose coordinates are the tokens `<|coord_0|>` … `<|coord_999|>` (bin k =
-coordinate k/999). Prompt: one picture, then "Detect every object.". Pictures are not resized; both
-sides must be multiples of 32 px.
+Writes detections as JSON whose coordinates are the tokens `<|coord_0|>` … `<|coord_999|>` (bin k
+of a side of n px is pixel k / 999 * (n - 1)). Both sides of a picture must be multiples of
+{cell} px: `coordexp export` writes a copy that takes any picture, with a whole model card. Here:
 
-    from pathlib import Path
-    from transformers import Qwen3VLForConditionalGeneration
-    from coordexp.models.processor import load_processor
-    model = Qwen3VLForConditionalGeneration.from_pretrained(".")
-    processor = load_processor(Path("."))
+```python
+{code}```
 """
 
 
@@ -165,4 +163,7 @@ def save_checkpoint(
     with replacing_directory(path) as temporary:
         save_adapted(vlm, temporary) if is_adapted(vlm) else vlm.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        (temporary / "README.md").write_text(MODEL_CARD.format(what=what))
+        images = processor.image_processor
+        code = detect_code(".", picture_messages(processor.prompt))
+        cell = images.patch_size * images.merge_size
+        (temporary / "README.md").write_text(MODEL_CARD.format(what=what, cell=cell, code=code))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
@@ -13,6 +14,7 @@ from coordexp.coords import COORD_TOKENS, CoordObject, write_coordjson
 from coordexp.data.chat import PROMPT, Prompt
 from coordexp.data.prompt_file import read_prompt_file
 from coordexp.data.scenes import CATEGORIES
+from coordexp.models.processor_files import find_video_settings, name_processor
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -54,6 +56,7 @@ class ImageProcessor(Qwen3VLProcessor):
     """Qwen3-VL's processor without its video processor, which needs torchvision."""
 
     prompt = Prompt(PROMPT)  # of a checkpoint that was trained elsewhere: of its prompt.json
+    videos: dict[str, Any] | None = None  # settings of the release's video processor
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
         super().__init__(
@@ -63,6 +66,11 @@ class ImageProcessor(Qwen3VLProcessor):
     @classmethod
     def get_attributes(cls):
         return ["image_processor", "tokenizer"]
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        """Write files of which `AutoProcessor` makes a processor of transformers' own."""
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        name_processor(Path(save_directory), self.videos)
 
 
 def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
@@ -131,6 +139,7 @@ def load_processor(path: Path) -> ImageProcessor:
         PreTrainedTokenizerFast.from_pretrained(path, trust_remote_code=False),
         chat_template=(path / "chat_template.jinja").read_text(),
     )
+    processor.videos = find_video_settings(str(path))
     if (recorded := read_prompt_file(path)) is not None:
         processor.prompt = recorded.prompt
     return processor

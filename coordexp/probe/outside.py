@@ -35,6 +35,7 @@ from coordexp.models.foreign_adapter import merge_adapter
 from coordexp.models.foreign_pictures import OWN, find_normalisation
 from coordexp.models.foreign_prompt import FoundPrompt, GivenPrompt, find_prompt
 from coordexp.models.processor import ImageProcessor, build_processor
+from coordexp.models.processor_files import find_video_settings
 from coordexp.probe.run import run_probe
 from coordexp.storage.files import (
     locked,
@@ -215,6 +216,7 @@ def load_outside(
     processor = build_processor(tokenizer, vision.patch_size, found.template)
     processor.image_processor.image_mean = list(pictures.mean)
     processor.image_processor.image_std = list(pictures.std)
+    processor.videos = find_video_settings(named)
     return model, processor
 
 
