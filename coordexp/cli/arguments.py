@@ -11,6 +11,7 @@ from pathlib import Path
 
 from coordexp.cli.completion import PrintCompletion
 from coordexp.cli.data_arguments import add_convert, add_prepare, add_validate
+from coordexp.cli.export_arguments import add_export
 from coordexp.cli.result_arguments import (
     add_clean,
     add_diff,
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
         add_convert,
         add_validate,
         add_verify,
+        add_export,
         add_compare,
         add_probe,
         add_evaluate,

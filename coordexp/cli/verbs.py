@@ -155,6 +155,17 @@ def clean(args: argparse.Namespace) -> None:
     print(f"{size(sum(sizes))} removed")
 
 
+def export_checkpoint(args: argparse.Namespace) -> None:
+    """Write a checkpoint as a directory that others can use with transformers alone.
+
+    SOURCE is a study, of which the primary checkpoint is taken, or a run; a path, or the end of a
+    path below results. Prints what was written, and the lines that use it.
+    """
+    from coordexp.cli.exporting import export_checkpoint
+
+    print("\n".join(export_checkpoint(args)))
+
+
 def existing_results(results: Path) -> Path:
     if not results.is_dir():
         raise UserError(f"{results}: no such directory: nothing has been made here yet")

@@ -1,0 +1,1 @@
+"""A checkpoint as a directory that others can use: files, model card, and the hub."""

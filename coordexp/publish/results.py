@@ -1,0 +1,72 @@
+"""What was measured of a checkpoint: for the table of its model card and for its metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordexp.analysis.comparison.probe_findings import read_study_probe
+from coordexp.metrics import PROBE_METRICS, REGISTRY, metric_values
+from coordexp.publish.chosen import Chosen
+from coordexp.storage.logs.jsonl import read_log
+
+AFTER = "_after"  # of the names of what a probe measures after its fine-tune: of other weights
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure. `of` says on what it was measured, and of which weights."""
+
+    name: str
+    label: str
+    value: float
+    of: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.value:.4g}"
+
+
+def results_of(chosen: Chosen) -> list[Result]:
+    """The metrics that a study compares by, and its rollouts; of a run its own evaluation."""
+    if chosen.study is None or chosen.found is None or chosen.role is None:
+        return evaluated(chosen)
+    seeds = chosen.found.study.seeds
+    of = "validation" if seeds == 1 else f"validation, mean of {seeds} seeds"
+    found = [Result(name, label(name), v, of) for name, v in chosen.role.metrics.items()]
+    return found + rolled_out(chosen.study, chosen)
+
+
+def evaluated(chosen: Chosen) -> list[Result]:
+    """Of the run's log at the checkpoint's step, at temperature 1."""
+    rows = read_log(chosen.run.log).evals if chosen.run.log.exists() else {}
+    values = metric_values(rows.get(chosen.step, {}), "1")
+    return [
+        Result(name, label(name), value, "validation, temperature 1")
+        for name, value in values.items()
+    ]
+
+
+def rolled_out(study: Path, chosen: Chosen) -> list[Result]:
+    """Of the checkpoint's greedy answers, where it was probed."""
+    if not (study / "probe.json").exists():
+        return []
+    role, found = chosen.role, []
+    for candidate in read_study_probe(study).candidates:
+        if role is None or (candidate.variant, candidate.seed) != (role.variant, role.seed):
+            continue
+        of = f"greedy answers for {candidate.images} validation pictures"
+        for name, metric in PROBE_METRICS.items():
+            if name in candidate.figures and metric.decides and is_of_checkpoint(name):
+                found.append(Result(name, metric.label, candidate.figures[name], of))
+    return found
+
+
+def is_of_checkpoint(name: str) -> bool:
+    """Whether a figure is of the checkpoint itself, not of its fine-tune."""
+    return not name.endswith(AFTER) and not name.startswith("geo_loss")
+
+
+def label(name: str) -> str:
+    metric = REGISTRY[name]
+    return f"{metric.label} ({metric.unit})" if metric.unit else metric.label
