@@ -9,6 +9,8 @@ import re
 from coordexp.report.numbers import MINUS, NONE
 from coordexp.report.table import Cell, Part, Table
 
+FORMULA = ("=", "+", "-", "@")
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -41,17 +43,26 @@ _SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
 def to_csv(table: Table) -> str:
     """One line for each row; lines of a cell are joined by `; `. A cell without a value is empty.
 
-    The groups of a table are its first column. Minus signs are hyphens, as programs read them.
+    The groups of a table are its first column. Minus signs are hyphens, as programs read them. A
+    text that a spreadsheet would run as a formula stands behind an apostrophe.
     """
     grouped = any(row.group for row in table.rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    heading = [plain(column.heading) for column in table.columns]
+    heading = [as_text(plain(column.heading)) for column in table.columns]
     writer.writerow(["group", *heading] if grouped else heading)
     for row in table.rows:
-        cells = [plain(cell) for cell in row.cells]
-        writer.writerow([row.group, *cells] if grouped else cells)
+        cells = [
+            plain(cell) if column.numeric else as_text(plain(cell))
+            for cell, column in zip(row.cells, table.columns, strict=True)
+        ]
+        writer.writerow([as_text(row.group), *cells] if grouped else cells)
     return out.getvalue()
+
+
+def as_text(words: str) -> str:
+    """Words that no spreadsheet takes for a formula: a doubt may begin with the key of a log."""
+    return f"'{words}" if words.startswith(FORMULA) else words
 
 
 def plain(cell: Cell) -> str:

@@ -14,6 +14,7 @@ from coordexp.storage.logs.log import Row
 from coordexp.study.inputs import RunData, by_variant
 
 HEIGHT = 150  # px, of a panel
+MOST_POINTS = 4000  # of a line: a panel is some hundred pixels wide
 CROSS = 5  # px, half of its width
 CAPTION = (
     "Train loss (line: mean since the row before) and eval loss (points). Each objective sums "
@@ -76,9 +77,22 @@ def loss_lines(panel: Panel, run: RunData, look: Look) -> Iterator[str]:
 
 
 def finite_losses(rows: Mapping[int, Row]) -> dict[int, float]:
-    """Losses by step, in order."""
+    """Losses by step, in order; of many the lowest and highest of each stretch, and the last."""
     losses = {}
-    for step, row in sorted(rows.items()):
-        if math.isfinite(row.get("loss", math.nan)):
-            losses[step] = row["loss"]
-    return losses
+    for step in sorted(rows):
+        loss = rows[step].get("loss", math.nan)
+        if math.isfinite(loss):
+            losses[step] = loss
+    if len(losses) <= MOST_POINTS:
+        return losses
+    steps = list(losses)
+    drawn = {steps[-1]}
+    for stretch in batched(steps, math.ceil(2 * len(steps) / MOST_POINTS)):
+        drawn |= {min(stretch, key=losses.__getitem__), max(stretch, key=losses.__getitem__)}
+    return {step: losses[step] for step in sorted(drawn)}
+
+
+def batched(steps: Sequence[int], n: int) -> Iterator[Sequence[int]]:
+    """Parts of n steps; the last one may have fewer."""
+    for start in range(0, len(steps), n):
+        yield steps[start : start + n]

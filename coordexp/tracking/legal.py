@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+from coordexp.storage.logs.log import shown_key
 from coordexp.tracking.metric_series import NOTE_TAG, MetricSeries, Point
 from coordexp.tracking.names import DETAIL
 
 NAME_CHARACTERS = 250
 NOTE_CHARACTERS = 8000  # MLflow's maximum length of a tag's value
 LARGEST_INT = 2**63 - 1  # of SQLite
-SHOWN_KEY_CHARACTERS = 80  # of a key in the note
 UNNAMED = "unnamed"
 
 _LEGAL = re.compile(r"[/\w.\- :]*")
@@ -133,9 +133,7 @@ def _steps_left_out(points: list[Point]) -> list[str]:
 
 def _shown(key: str) -> str:
     """A key on one line of the note."""
-    shown = key if key.isprintable() else ascii(key)[1:-1]
-    if len(shown) > SHOWN_KEY_CHARACTERS:
-        shown = f"{shown[:SHOWN_KEY_CHARACTERS]}… ({len(key)} characters)"
+    shown = shown_key(key)
     return f'"{shown}"' if "`" in shown else f"`{shown}`"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from coordexp.analysis.audit.rows import infinite_values, must_be_finite
 from coordexp.analysis.audit.validation_set import samples_by_step
 from coordexp.storage.logs.doubts import is_rounded
-from coordexp.storage.logs.log import EVAL, Doubt, Log, Row, figures
+from coordexp.storage.logs.log import EVAL, Doubt, Log, Row, figures, shown_key
 from coordexp.study.inputs import RunData, by_variant
 
 GRADIENT = "grad_norm"
@@ -86,7 +86,7 @@ def skipped_steps(log: Log) -> list[Doubt]:
 def other_values(log: Log) -> list[Doubt]:
     """Values that are not finite, on which nothing rests: one doubt about all of them."""
     found = [
-        f"{prefix}{key} at step {step}"
+        f"{prefix}{shown_key(key)} at step {step}"
         for prefix, step, key in infinite_values(log)
         if not must_be_finite(prefix, key) and (prefix == EVAL or not key.endswith(GRADIENT))
     ]

@@ -11,7 +11,7 @@ from coordexp.analysis.audit.findings import Check
 from coordexp.analysis.audit.ratios import COORD_LOSS, SWITCH, TERMS
 from coordexp.metrics import BESIDE, COORD_TERMS, METRICS, REGISTRY, TEMPERATURE_PREFIX, log_key
 from coordexp.storage.logs.dialects import ACCUMULATION_KEY
-from coordexp.storage.logs.log import EVAL, Log, Row
+from coordexp.storage.logs.log import EVAL, Log, Row, shown_key
 from coordexp.study.inputs import RunData
 
 SUM_TOLERANCE = 1e-3  # of a sum, relative
@@ -42,7 +42,7 @@ def all_rows(log: Log) -> Iterator[Row]:
 def not_finite(log: Log) -> list[str]:
     """`eval_loss at step 40` for every value that must be finite and is not."""
     return [
-        f"{prefix}{key} at step {step}"
+        f"{prefix}{shown_key(key)} at step {step}"
         for prefix, step, key in infinite_values(log)
         if must_be_finite(prefix, key)
     ]

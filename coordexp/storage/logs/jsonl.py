@@ -15,7 +15,7 @@ from typing import TypeAlias
 from coordexp.errors import UserError, require_regular
 from coordexp.storage.files import read_bytes
 from coordexp.storage.logs.dialects import JSON_LINES, STEP_KEY
-from coordexp.storage.logs.log import UNTOLD, Log, Told
+from coordexp.storage.logs.log import UNTOLD, Log, Told, shown_key
 from coordexp.storage.logs.rows import RawRow, add_rows
 
 # The key of the step as ms-swift, trainer states, Megatron-SWIFT and LLaMA-Factory write it, and
@@ -100,7 +100,9 @@ def _rows(path: Path, log: Log) -> Iterator[RawRow]:
         else:
             if not repeated and (key := _repeated_key(line, row)):
                 repeated = number
-                log.doubt(f"line {number} gives {key} twice: the last value counts", "caps")
+                log.doubt(
+                    f"line {number} gives {shown_key(key)} twice: the last value counts", "caps"
+                )
             yield raw_row(number, row)
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from coordexp.errors import one_line
+from coordexp.errors import escaped, one_line
 from coordexp.storage.logs.number_rows import NumberRows, Row
 
 EVAL = "eval_"  # prefix of each key of an eval row
@@ -28,6 +28,7 @@ SUMMARY_KEYS = {
     "log_history",
 }
 
+SHOWN_CHARACTERS = 80  # of a key
 LARGEST = 1e100  # a number beyond it has overflowed: such values have no sum
 
 # Keys that tell how a row came about, such as its speed. They differ between two rows of the same
@@ -153,6 +154,14 @@ class Log:
             self._train_pass[step] = number
         if evaluated:
             self._eval_pass[step] = number
+
+
+def shown_key(key: str) -> str:
+    """A key as a sentence names it: printable, and not longer than a line."""
+    shown = escaped(key)
+    if len(shown) > SHOWN_CHARACTERS:
+        shown = f"{shown[:SHOWN_CHARACTERS]}… ({len(key)} characters)"
+    return shown
 
 
 def figures(first: Row, second: Row) -> list[str]:
