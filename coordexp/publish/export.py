@@ -12,8 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from coordexp.config.package import VERSION
-from coordexp.data.batches import PROMPT
-from coordexp.data.chat import Prompt
+from coordexp.data.chat import PROMPT, Prompt
 from coordexp.data.prompt_file import read_prompt_file
 from coordexp.errors import UserError
 from coordexp.models.processor_files import VIDEO_FILE, find_video_settings, name_processor

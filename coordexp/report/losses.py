@@ -10,7 +10,7 @@ from coordexp.report.plot import SMALL, Box, Figure, Panel
 from coordexp.report.scales import step_scale, y_scale
 from coordexp.report.style import Look, glyph
 from coordexp.report.svg import INK, Data, group, path, text
-from coordexp.storage.logs.log import Row
+from coordexp.storage.logs.number_rows import Row
 from coordexp.study.inputs import RunData, by_variant
 
 HEIGHT = 150  # px, of a panel

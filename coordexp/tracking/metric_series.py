@@ -10,7 +10,8 @@ from coordexp.config.package import VERSION
 from coordexp.metrics import METRICS, metric_values
 from coordexp.storage.identity import RUN_IDENTITY
 from coordexp.storage.logs.jsonl import read_log_if_any
-from coordexp.storage.logs.log import EVAL, Log, Row
+from coordexp.storage.logs.log import EVAL, Log
+from coordexp.storage.logs.number_rows import Row
 from coordexp.storage.manifest import RunManifest, read_manifest
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from coordexp.analysis.audit.rows import infinite_values, must_be_finite
 from coordexp.analysis.audit.validation_set import samples_by_step
 from coordexp.storage.logs.doubts import is_rounded
-from coordexp.storage.logs.log import EVAL, Doubt, Log, Row, figures, shown_key
+from coordexp.storage.logs.log import EVAL, Doubt, Log, figures, shown_key
+from coordexp.storage.logs.number_rows import Row
 from coordexp.study.inputs import RunData, by_variant
 
 GRADIENT = "grad_norm"

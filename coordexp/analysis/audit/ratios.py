@@ -16,7 +16,8 @@ import numpy as np
 
 from coordexp.analysis.audit.findings import FamilyRatios, RatioPair
 from coordexp.metrics import COORD_TERMS
-from coordexp.storage.logs.log import Log, Row
+from coordexp.storage.logs.log import Log
+from coordexp.storage.logs.number_rows import Row
 
 COORD_LOSS = "coord_softce_w1"  # its terms are logged as coord_softce_w1/<term>
 FAMILIES = ("loss", "base_ce/loss", f"{COORD_LOSS}/loss")

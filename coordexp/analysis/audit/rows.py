@@ -11,7 +11,8 @@ from coordexp.analysis.audit.findings import Check
 from coordexp.analysis.audit.ratios import COORD_LOSS, SWITCH, TERMS
 from coordexp.metrics import BESIDE, COORD_TERMS, METRICS, REGISTRY, TEMPERATURE_PREFIX, log_key
 from coordexp.storage.logs.dialects import ACCUMULATION_KEY
-from coordexp.storage.logs.log import EVAL, Log, Row, shown_key
+from coordexp.storage.logs.log import EVAL, Log, shown_key
+from coordexp.storage.logs.number_rows import Row
 from coordexp.study.inputs import RunData
 
 SUM_TOLERANCE = 1e-3  # of a sum, relative

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from coordexp.analysis.audit.ratios import COORD_LOSS, SWITCH
 from coordexp.analysis.audit.rows import SUM_TOLERANCE, all_rows
 from coordexp.metrics import COORD_TERMS
-from coordexp.storage.logs.log import Log, Row
+from coordexp.storage.logs.log import Log
+from coordexp.storage.logs.number_rows import Row
 from coordexp.study.inputs import RunData
 from coordexp.study.objective import declared, shipped
 

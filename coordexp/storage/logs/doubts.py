@@ -19,7 +19,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from coordexp.storage.logs.log import Log, Row, differ, figures, is_figure
+from coordexp.storage.logs.log import Log, differ, figures, is_figure
+from coordexp.storage.logs.number_rows import Row
 
 # An evaluation repeats another one if both agree in all figures to so many digits beyond those in
 # which neighbouring evaluations differ. With each digit a coincidence is ten times less likely, so

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 
 from coordexp.metrics import PROBE_METRICS
-from coordexp.storage.logs.log import EVAL, Log, Row
+from coordexp.storage.logs.log import EVAL, Log
+from coordexp.storage.logs.number_rows import Row
 
 # Keys in lower case, without `eval_` or `eval/`, and what they are. CoordExp's `detection/f1` is
 # not read: it matches by the IoU of masks, at a threshold that the log does not say.

@@ -12,7 +12,8 @@ from coordexp.errors import UserError
 from coordexp.storage.logs.dialects import COMPARED_KEYS, COORD_MASS, Dialect, Format, recognise
 from coordexp.storage.logs.doubts import examine
 from coordexp.storage.logs.eval_sets import keep_one_eval_set
-from coordexp.storage.logs.log import BY_USER, EVAL, LARGEST, SUMMARY_KEYS, Log, Row, Told
+from coordexp.storage.logs.log import BY_USER, EVAL, LARGEST, SUMMARY_KEYS, Log, Told
+from coordexp.storage.logs.number_rows import Row
 from coordexp.storage.logs.resembling import doubt_resembling_keys
 from coordexp.storage.logs.rollout_figures import set_rollouts_aside
 
