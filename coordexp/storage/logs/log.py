@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from coordexp.errors import escaped, one_line
-from coordexp.storage.logs.number_rows import NumberRows, Row
+from coordexp.storage.logs.number_rows import NumberRows
+from coordexp.storage.logs.number_rows import Row as Row
 
 EVAL = "eval_"  # prefix of each key of an eval row
 # A row with one of these keys and without a loss sums up the whole run: Hugging Face and ms-swift
