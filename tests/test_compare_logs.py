@@ -285,10 +285,11 @@ def test_the_dag_imports_every_metric_of_ms_swift(tmp_path, clone):
     assert "# Start Stage-2 from " in done.stdout
     for run_id in read_json(Path("results/compare_logs/latest/mlflow.json"))["runs"].values():
         run = MlflowClient(f"sqlite:///{clone}/results/mlflow/mlflow.db").get_run(run_id)
-        assert run.data.metrics["memory_GiB"] == 40.1
-        assert run.data.metrics["train_speed_iter_per_s"] == 0.25
-        assert "eval_coord_diag/expected_bin_mae" in run.data.metrics
-        assert "`memory_GiB` is `memory(GiB)` of the log" in run.data.tags["mlflow.note.content"]
+        assert run.data.metrics["detail/memory_GiB"] == 40.1
+        assert run.data.metrics["detail/train_speed_iter_per_s"] == 0.25
+        assert "comparable_as_logged/expected_bin_mae" in run.data.metrics
+        note = run.data.tags["mlflow.note.content"]
+        assert "`detail/memory_GiB` is `memory(GiB)` of the log" in note
 
 
 @pytest.mark.slow

@@ -241,7 +241,8 @@ def test_server_shows_a_run_while_it_grows() -> None:
         log(run, "train", 8, TRAIN)
         finish(run)
         wait_for(lambda: shown()[0]["info"]["status"] == "FINISHED")
-        assert {m["step"] for m in shown()[0]["data"]["metrics"] if m["key"] == "loss"} == {8}
+        metrics = shown()[0]["data"]["metrics"]
+        assert {m["step"] for m in metrics if m["key"] == "detail/mixed/loss"} == {8}
     # It was not killed:
     assert "Finished server process" in (tracking.ROOT / "server.log").read_text()
 

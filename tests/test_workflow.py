@@ -76,9 +76,39 @@ def test_the_study_directory_is_complete_and_the_card_is_printed(workspace):
     )
 
 
-def test_a_second_run_does_nothing_and_says_so(workspace):
+def test_a_second_run_does_nothing_and_prints_the_card(workspace):
     done = snakemake(workspace, "stage1_ablation", "--config", "experiment=smoke")
-    assert "Nothing to be done" in done.stdout + done.stderr
+    assert "Nothing to be done" in done.stderr
+    assert "# Start Stage-2 from" in done.stdout
+    dry = snakemake(workspace, "-n", "stage1_ablation", "--config", "experiment=smoke")
+    assert "Nothing to be done" in dry.stdout
+    assert "# Start" not in dry.stdout
+
+
+def test_first_run_told_each_job_in_a_line(workspace):
+    told = (workspace / "first.txt").read_text()
+    (total,) = re.findall(r"^stage1_ablation \w{8}: (\d+) jobs on 2 cores; logs: ", told, re.M)
+    ended = re.findall(rf"^[\d:]{{8}} +(\d+)/{total}  (\w+)", told, re.M)
+    # The target is a job, too, and has no line.
+    assert [int(number) for number, _ in ended] == list(range(1, int(total)))
+    assert [rule for _, rule in ended].count("train") == 3
+    for boilerplate in ("Provided cores", "Select jobs", "Host:", "eval_loss", "\r", "\x1b"):
+        assert boilerplate not in told
+    assert "eval_loss" in next(workspace.glob("results/logs/train/mixed-*.log")).read_text()
+
+
+def test_failed_job_prints_its_log_and_nothing_of_snakemake(workspace):
+    (weights,) = workspace.glob("results/base/*/model/model.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content + b"damaged")
+    arguments = ("stage1_ablation", "--config", "experiment=smoke", "mixed=optim.lr=7e-4")
+    failed = snakemake(workspace, *arguments, check=False)
+    weights.write_bytes(content)
+    assert failed.returncode == 1
+    (log,) = re.findall(r"FAILED  train mixed s0\n(results/logs/train/.*\.log):\n", failed.stderr)
+    assert (workspace / log).read_text() in failed.stderr
+    assert "changed or damaged" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_rules_were_written_down_before_any_training_started(workspace):
@@ -99,6 +129,14 @@ def test_report_of_snakemake_holds_card_page_and_figures(workspace, tmp_path):
     figures = {path.name for path in (study(workspace) / "figures").glob("*.svg")}
     assert figures
     assert names >= {"recommendation.md", "report.html", *figures}
+
+
+def test_printshellcmds_keeps_what_snakemake_says(workspace):
+    arguments = ("stage1_ablation", "--config", "experiment=smoke", "mixed=optim.lr=6e-4")
+    own = snakemake(workspace, "-n", "--printshellcmds", *arguments).stdout
+    assert "coordexp.cli step preregister" in own
+    assert "Building DAG of jobs" in own
+    assert "Building DAG of jobs" not in snakemake(workspace, "-n", *arguments).stdout
 
 
 def test_one_override_plans_one_training_and_taking_it_back_none(workspace):

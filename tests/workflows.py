@@ -66,8 +66,7 @@ def python_of(copy: Path) -> str:
 
 
 def environment(copy: Path) -> dict[str, str]:
-    """The rules' `python` is that of the copy; that `make` runs the tests is left out."""
+    """The rules' `python` is that of the copy."""
     own = Path(sys.executable).parent
     path = os.pathsep.join([str(Path(python_of(copy)).parent), str(own), os.environ["PATH"]])
-    inherited = {name: value for name, value in os.environ.items() if name != "MAKELEVEL"}
-    return inherited | {"PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}

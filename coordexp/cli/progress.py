@@ -27,6 +27,7 @@ BOILERPLATE = (
     *("Conda environments: ignored", "Select jobs to execute", "Touching output file "),
     *("Removing output files of failed job", "Some jobs were triggered by provenance"),
     *("Shutting down, this might take some time", "Complete log(s): ", "Elapsed time: "),
+    *("Cannot restore ", "WorkflowError:\nAt least one job did not complete"),
 )
 LAST_WORDS = ("Exiting because a job execution failed", "Terminating processes on user request")
 # Records of these events are not printed as they are.

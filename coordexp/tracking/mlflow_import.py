@@ -272,7 +272,9 @@ def import_comparison(
             key = f"{role}/{name}"
             if value != run.data.metrics.get(key):
                 changed.append(Metric(key, value, now_ms, 0))
-    tags[NOTE_TAG] = cut_note(card(found, Path(os.path.relpath(study_dir))))
+    shown_path = os.path.relpath(study_dir)
+    tags |= {"mlflow.source.name": shown_path, "mlflow.source.type": "LOCAL"}
+    tags[NOTE_TAG] = cut_note(card(found, Path(shown_path)))
     run_tags = [RunTag(key, value) for key, value in tags.items()]
     with marking_failure(client, run_id):
         client.log_batch(run_id, changed, tags=run_tags)
