@@ -69,7 +69,7 @@ def test_bash_offers_every_verb(complete, capsys):
         main(["--help"])
     help_text = capsys.readouterr().out
     offered = complete("coordexp", "")
-    assert len(offered) == 13
+    assert len(offered) == 14
     assert all(f"\n    {verb} " in help_text for verb in offered)
 
 

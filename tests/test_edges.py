@@ -45,6 +45,7 @@ VERBS = {
     ),
     "validate": (["validate", "a"], "validate_records", "nothing was written"),
     "verify": (["verify"], "verify_results", "nothing was written"),
+    "export": (["export", "a", "b"], "export_checkpoint", "the same command starts again"),
     "compare": (["compare", "a=a", "--out", "b"], "compare_logs", "the same command continues"),
     "probe": (["probe", "run"], "probe_run", "the same command continues"),
     "evaluate": (

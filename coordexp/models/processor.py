@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
@@ -56,7 +55,7 @@ class ImageProcessor(Qwen3VLProcessor):
     """Qwen3-VL's processor without its video processor, which needs torchvision."""
 
     prompt = Prompt(PROMPT)  # of a checkpoint that was trained elsewhere: of its prompt.json
-    videos: dict[str, Any] | None = None  # settings of the release's video processor
+    videos: bytes | None = None  # file of the release's video processor
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
         super().__init__(

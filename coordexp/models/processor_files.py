@@ -7,6 +7,7 @@ video_preprocessor_config.json  as the release has it, where the model was made 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers.utils import cached_file
 
 from coordexp.data.chat import IMAGE_TOKEN
 from coordexp.errors import UserError
-from coordexp.storage.files import DAMAGED, read_json, write_json
+from coordexp.storage.files import DAMAGED, read_bytes, read_json
 
 PROCESSOR_FILE = "processor_config.json"
 VIDEO_FILE = "video_preprocessor_config.json"
@@ -24,25 +25,30 @@ VIDEO_FILE = "video_preprocessor_config.json"
 WITH_VIDEOS, PICTURES_ALONE = "Qwen3VLProcessor", "PaddleOCRVLProcessor"
 
 
-def name_processor(directory: Path, videos: dict[str, Any] | None) -> None:
+def name_processor(directory: Path, videos: bytes | None) -> None:
     """Complete the files that a processor has saved.
 
     Args:
         directory: of the checkpoint.
-        videos: the settings of the release's video processor; None without a release.
+        videos: the file of the release's video processor; None without a release.
+
+    Raises:
+        UserError: a file is damaged.
     """
     kind = PICTURES_ALONE if videos is None else WITH_VIDEOS
     if videos is not None:
-        write_json(directory / VIDEO_FILE, videos)
+        (directory / VIDEO_FILE).write_bytes(videos)
     for name, named in (
         (PROCESSOR_FILE, {"processor_class": kind}),
         ("tokenizer_config.json", {"processor_class": kind, "image_token": IMAGE_TOKEN}),
     ):
-        write_json(directory / name, read_json(directory / name) | named)
+        # As transformers writes it: a tokenizer may hold numbers that strict JSON cannot.
+        content = json.dumps(read_settings(directory / name) | named, indent=2)
+        (directory / name).write_text(content + "\n")
 
 
-def find_video_settings(path: str) -> dict[str, Any] | None:
-    """The settings of a video processor in a directory or at a hub name; None without any.
+def find_video_settings(path: str) -> bytes | None:
+    """The file of a video processor in a directory or at a hub name; None without any.
 
     Raises:
         UserError: the file is damaged.
@@ -55,7 +61,13 @@ def find_video_settings(path: str) -> dict[str, Any] | None:
     )
     if found is None:
         return None
-    settings = read_json(Path(found))
+    read_settings(Path(found))
+    return read_bytes(Path(found))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Raises UserError: the file is missing, or holds no JSON object."""
+    settings = read_json(path)
     if not isinstance(settings, dict):
-        raise UserError(f"{found}: holds no settings: {DAMAGED}")
+        raise UserError(f"{path}: holds no settings: {DAMAGED}")
     return settings

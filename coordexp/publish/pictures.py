@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from coordexp.models.processor_files import PROCESSOR_FILE
-from coordexp.storage.files import read_json, write_json
+from coordexp.models.processor_files import PROCESSOR_FILE, read_settings
+from coordexp.storage.files import write_json
 from coordexp.storage.manifest import ImageSides
 from coordexp.storage.run_config import Settings
 
@@ -40,7 +39,7 @@ def trained_area(data: Settings, sides: ImageSides | None, cell_px: int | None) 
 
 def resize_pictures(directory: Path, area: Area) -> None:
     """Let the processor of a checkpoint resize pictures; one of a size within `area` stays."""
-    content: dict[str, Any] = read_json(directory / PROCESSOR_FILE)
+    content = read_settings(directory / PROCESSOR_FILE)
     size = {"shortest_edge": area.smallest, "longest_edge": area.largest}
     content["image_processor"] |= {"do_resize": True, "size": size}
     write_json(directory / PROCESSOR_FILE, content)

@@ -115,12 +115,14 @@ def figure(name: str, value: float) -> str:
 
 
 def where_things_lie(found: Recommendation, study_dir: Path) -> list[str]:
-    """The paths of checkpoints and report, and how to open the UI."""
+    """The paths of checkpoints and report, how to export the primary one, and to open the UI."""
     lines = []
     for role, entry in (("primary", found.primary), ("secondary", found.secondary)):
         if entry and entry.checkpoint and entry.sha256:
             label = f"{role} checkpoint"
             lines.append(f"{label:20s} {entry.checkpoint}  (sha256 {entry.sha256[:12]})")
+    if found.primary and found.primary.checkpoint:
+        lines.append(f"{'to share it':20s} `coordexp export {study_dir} DIRECTORY`")
     lines.append(f"{'report':20s} {study_dir / 'report.html'}")
     tracked = read_tracked_study(study_dir)
     link = f", then {tracked.ui_link}" if tracked else ""
