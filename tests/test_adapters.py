@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -282,11 +281,12 @@ def test_the_model_cards_code_loads_the_checkpoint(tiny, ids, kind, inputs, tmp_
     expected = logits(vlm, inputs).float()
     save_checkpoint(vlm, tiny.processor, tmp_path / "step", "a test")
     monkeypatch.chdir(tmp_path / "step")
-    (code,) = re.findall(r"(?:^    .*\n)+", Path("README.md").read_text(), re.M)
+    (code,) = re.findall(r"```python\n(.*\n.*\n)answer", Path("README.md").read_text())
     loaded = {}
-    exec(textwrap.dedent(code), loaded)
-    torch.testing.assert_close(logits(loaded["model"], inputs).float(), expected, rtol=0, atol=1e-5)
-    assert loaded["processor"].tokenizer.get_vocab() == tiny.processor.tokenizer.get_vocab()
+    exec(code, loaded)
+    detect = loaded["detect"]
+    torch.testing.assert_close(logits(detect.model, inputs).float(), expected, rtol=0, atol=1e-5)
+    assert detect.tokenizer.get_vocab() == tiny.processor.tokenizer.get_vocab()
 
 
 def test_a_model_with_flash_attention_writes_a_checkpoint(tiny, ids, cfg, inputs, tmp_path):

@@ -29,10 +29,12 @@ from coordexp.models.usage import PICTURE, picture_messages
 from coordexp.publish.chosen import of_run, recommended
 from coordexp.publish.export import EXPORT_FILE, export
 from coordexp.publish.metadata import Known, completed
+from coordexp.publish.model_card import warnings_of
 from coordexp.publish.pictures import Area, trained_area
 from coordexp.storage.files import files_below, read_json, sha256_file
 from coordexp.storage.manifest import ImageSides, artifact_digests, read_manifest, write_manifest
 from coordexp.storage.runs import RunDirectory
+from coordexp.storage.typed import write_sealed
 
 STUDY = "results/compared/12345678"
 SIDE = 64  # of the pictures
@@ -243,12 +245,8 @@ def test_what_cannot_be_exported_is_one_line(at_results, monkeypatch, arguments,
 def test_undecided_or_unfinished_is_one_line(at_results, tmp_path, refused):
     study, run = tmp_path / "study", tmp_path / "run"
     shutil.copytree(STUDY, study)
-    content = read_json(study / "recommendation.json") | {
-        "primary": None,
-        "withheld": "they differ",
-    }
-    del content["seal"]
-    (study / "recommendation.json").write_text(json.dumps(content))
+    decided = read_json(study / "recommendation.json")
+    write_sealed(study / "recommendation.json", decided | {"primary": None, "withheld": "a tie"})
     with refused("No primary at step 360: a tie: name the run"):
         recommended(study)
     (study / "recommendation.json").unlink()
@@ -275,6 +273,45 @@ def test_checkpoint_trained_elsewhere_keeps_its_prompt(at_results, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Trained elsewhere" in card
     assert "multiples of 32 px" in card
+
+
+def test_checkpoint_of_an_earlier_version_gets_its_release_files(at_results, tmp_path):
+    run, release = RunDirectory(tmp_path / "evaluated" / "old-12345678"), tmp_path / "release"
+    release.mkdir()
+    (release / "video_preprocessor_config.json").write_text('{"fps": 2}')
+    (release / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    shutil.copytree(at_results.checkpoint, run.checkpoint(7))
+    (run.checkpoint(7) / "adapter").mkdir()
+    (run.checkpoint(7) / "adapter" / "adapter_config.json").write_text("{}")
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        path = run.checkpoint(7) / name
+        path.write_text(json.dumps(read_json(path) | {"processor_class": "ImageProcessor"}))
+    run.config.write_text(f"variant: {{name: old}}\nseed: 0\nmodel: {{path: {release}}}\n")
+    export(of_run(run, 7), tmp_path / "out", Known())
+    assert (tmp_path / "out" / "video_preprocessor_config.json").read_text() == '{"fps": 2}'
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        assert read_json(tmp_path / "out" / name)["processor_class"] == "Qwen3VLProcessor"
+    assert not (tmp_path / "out" / "adapter").exists()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert "needs torchvision" in card.text
+    assert card.data.license == "apache-2.0"
+    assert str(tmp_path) not in card.text.replace(str(tmp_path / "out"), "")
+
+
+@pytest.mark.usefixtures("at_results")
+def test_what_must_not_be_overlooked_stands_above_all():
+    chosen = recommended(Path(STUDY))
+    assert chosen.found is not None
+    assert chosen.manifest is not None
+    assert warnings_of(chosen) == chosen.found.alerts
+    found = replace(chosen.found, rehearsal="why", blind="none detects", alerts=["rule changed"])
+    manifest = replace(chosen.manifest, status="diverged", reason="loss is NaN")
+    assert warnings_of(replace(chosen, found=found, manifest=manifest)) == [
+        "Rehearsal: why",
+        "none detects",
+        "rule changed",
+        "Its training diverged: loss is NaN",
+    ]
 
 
 def test_pictures_are_resized_as_the_data_were():

@@ -57,14 +57,12 @@ def model_card(
 ) -> str:
     """The text of README.md. `code` is the three lines that use the checkpoint."""
     results = results_of(chosen)
-    found = chosen.found
-    warnings = [*(found.alerts if found else []), *filter(None, [found and found.rehearsal])]
     head = HEAD.format(
         metadata=metadata(chosen, known, results),
         variant=chosen.config.variant_name,
         seed=chosen.config.seed,
         step=chosen.step,
-        warnings="".join(f"> **{warning}**\n\n" for warning in warnings),
+        warnings="".join(f"> **{warning}**\n\n" for warning in warnings_of(chosen)),
         code=code,
         answer=write_coordjson([EXAMPLE]),
         to_pixels=TO_PIXELS,
@@ -80,6 +78,19 @@ def model_card(
         section("Training", training_lines(chosen, known)),
     ]
     return "\n".join(sections)
+
+
+def warnings_of(chosen: Chosen) -> list[str]:
+    """What stands above everything else: the checkpoint is no detector, or no result to rely on."""
+    found, manifest = chosen.found, chosen.manifest
+    warnings = []
+    if found is not None:
+        warnings += [f"Rehearsal: {found.rehearsal}"] if found.rehearsal else []
+        warnings += [found.blind] if found.blind else []
+        warnings += found.alerts
+    if manifest is not None and manifest.status != "complete":
+        warnings.append(f"Its training {manifest.status}: {manifest.reason}")
+    return warnings
 
 
 def section(title: str, lines: Iterable[str]) -> str:
@@ -168,7 +179,6 @@ def training_lines(chosen: Chosen, known: Known) -> list[str]:
         "trained": trained,
         "precision": config.train.get("dtype"),
         "seed": config.seed,
-        "ended": manifest.status + (f": {manifest.reason}" if manifest.reason else ""),
         "versions": ", ".join(f"{name} {v}" for name, v in manifest.versions.items()),
         "run": f"`{chosen.key}`, CoordExp {VERSION}",
     }

@@ -9,8 +9,15 @@ from coordexp.analysis.comparison.probe_findings import read_study_probe
 from coordexp.metrics import PROBE_METRICS, REGISTRY, metric_values
 from coordexp.publish.chosen import Chosen
 from coordexp.storage.logs.jsonl import read_log
+from coordexp.study.preregistration import read_preregistration
 
 AFTER = "_after"  # of the names of what a probe measures after its fine-tune: of other weights
+# The temperature of the coordinates' softmax.
+AT = {
+    "1": ", temperature 1",
+    "own": ", the training's own temperature",
+    "fitted": ", judged half, temperature fitted to the other half",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ def results_of(chosen: Chosen) -> list[Result]:
     if chosen.study is None or chosen.found is None or chosen.role is None:
         return evaluated(chosen)
     seeds = chosen.found.study.seeds
-    of = "validation" if seeds == 1 else f"validation, mean of {seeds} seeds"
+    rule = read_preregistration(chosen.study).decision_rule
+    of = f"validation{AT[rule.temperature]}{f', mean of {seeds} seeds' * (seeds > 1)}"
     found = [Result(name, label(name), v, of) for name, v in chosen.role.metrics.items()]
     return found + rolled_out(chosen.study, chosen)
 
@@ -42,8 +50,7 @@ def evaluated(chosen: Chosen) -> list[Result]:
     rows = read_log(chosen.run.log).evals if chosen.run.log.exists() else {}
     values = metric_values(rows.get(chosen.step, {}), "1")
     return [
-        Result(name, label(name), value, "validation, temperature 1")
-        for name, value in values.items()
+        Result(name, label(name), value, f"validation{AT['1']}") for name, value in values.items()
     ]
 
 
