@@ -19,6 +19,7 @@ from coordexp.config.limits import LAST_STEP, TEMPERATURE
 from coordexp.errors import UserError
 from coordexp.storage.runs import RESULTS
 from coordexp.study.sources import check_name
+from coordexp.study.tracked import read_tracked_study
 
 READ_BY_EVALUATE = ("probe.", "runtime.", "train.eval_micro_batch=")
 
@@ -30,7 +31,9 @@ def show(args: argparse.Namespace) -> None:
         raise UserError(
             f"{study}: holds no recommendation: run `snakemake --cores all stage1_ablation`"
         )
-    print(card(read_recommendation(study), study), end="")
+    tracked = read_tracked_study(study)
+    link = tracked.ui_link if tracked else ""
+    print(card(read_recommendation(study), study, link), end="")
 
 
 def latest_study() -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from coordexp.analysis.recommendation.findings import Recommendation, Role
 from coordexp.metrics import METRICS
-from coordexp.study.tracked import read_tracked_study
 
 # The columns of the table of roles: the first of these that every holder of a role has.
 COLUMNS = (
@@ -23,8 +22,11 @@ MOST_COLUMNS = 5
 ROLE_LABELS = {"secondary": "secondary (hypothesis)"}
 
 
-def card(found: Recommendation, study_dir: Path) -> str:
-    """The card of a recommendation; `study_dir` holds the report and the link to MLflow."""
+def card(found: Recommendation, study_dir: Path, mlflow_link: str = "") -> str:
+    """The card of a recommendation; `study_dir` holds the report.
+
+    A file that holds the card has no link to MLflow: the study is imported after it was written.
+    """
     confidence = found.confidence
     lines = [f"!! REHEARSAL: {found.rehearsal}"] if found.rehearsal else []
     lines += [f"!! {alert}" for alert in found.alerts]
@@ -46,7 +48,7 @@ def card(found: Recommendation, study_dir: Path) -> str:
     ):
         if entries:
             lines += ["", title, *items(entries)]
-    lines += ["", *where_things_lie(found, study_dir)]
+    lines += ["", *where_things_lie(found, study_dir, mlflow_link)]
     return "\n".join(lines) + "\n"
 
 
@@ -114,7 +116,7 @@ def figure(name: str, value: float) -> str:
     return f"{value:.2f}" if METRICS[name].unit else f"{value:.4f}"
 
 
-def where_things_lie(found: Recommendation, study_dir: Path) -> list[str]:
+def where_things_lie(found: Recommendation, study_dir: Path, mlflow_link: str) -> list[str]:
     """The paths of checkpoints and report, how to export the primary one, and to open the UI."""
     lines = []
     for role, entry in (("primary", found.primary), ("secondary", found.secondary)):
@@ -124,7 +126,6 @@ def where_things_lie(found: Recommendation, study_dir: Path) -> list[str]:
     if found.primary and found.primary.checkpoint:
         lines.append(f"{'to share it':20s} `coordexp export {study_dir} DIRECTORY`")
     lines.append(f"{'report':20s} {study_dir / 'report.html'}")
-    tracked = read_tracked_study(study_dir)
-    link = f", then {tracked.ui_link}" if tracked else ""
+    link = f", then {mlflow_link}" if mlflow_link else ""
     lines.append(f"{'MLflow':20s} `coordexp ui`{link}")
     return ["```", *lines, "```"]
