@@ -27,6 +27,7 @@ from coordexp.config.compose import compose
 from coordexp.data.batches import Batch
 from coordexp.data.prepare import prepare_data
 from coordexp.models.base import prepare_base
+from coordexp.storage.manifest import InputDigests
 from coordexp.storage.runs import RunDirectory
 from coordexp.training.setup import set_up
 from coordexp.training.step import Training, count_tokens, load_window, optimizer_step
@@ -53,7 +54,7 @@ def measure(variant: str, overrides: list[str], run: Path) -> list[str]:
     cfg = compose([f"variant={variant}", "runtime.device=cpu", *overrides])
     prepare_data(cfg)
     prepare_base(cfg)
-    t = set_up(cfg, RunDirectory(run), {}, Accelerator(cpu=True))
+    t = set_up(cfg, RunDirectory(run), InputDigests(data="", base=""), Accelerator(cpu=True))
     spent: dict[str, list[float]] = {"first read": [], "read again": [], "step": [], "bare": []}
     for step in range(1, STEPS + 1):
         for name in ("first read", "read again"):

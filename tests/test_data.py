@@ -16,7 +16,7 @@ from PIL import Image
 from coordexp.data.coco.annotations import coco_records
 from coordexp.data.prepare import prepare_data
 from coordexp.data.records import Record, RecordObject, read_records
-from coordexp.data.scenes import CATEGORIES, Shape, draw_scene, place_shapes
+from coordexp.data.scenes import CATEGORIES, Shape, draw_scene, place_shapes, visible_box
 from coordexp.storage.files import read_json, sha256_directory
 
 SPLITS = ("train", "val")
@@ -74,10 +74,11 @@ def test_a_picture_depends_on_seed_split_and_index_only(scenes):
         assert (more / name).read_bytes() == (scenes.path / name).read_bytes()
 
 
+@pytest.mark.parametrize("cut", [0, 1])
 @pytest.mark.parametrize("category", range(len(CATEGORIES)))
-def test_boxes_are_tight_to_within_a_pixel(category):
-    cfg = dataclasses.replace(SCENES_CFG, image_size=128, min_objects=1, max_objects=1)
-    for seed in range(3):
+def test_boxes_are_tight_to_within_a_pixel(category, cut):
+    cfg = dataclasses.replace(SCENES_CFG, image_size=128, min_objects=1, max_objects=1, cut=cut)
+    for seed in range(6):
         (shape,) = place_shapes(cfg, np.random.default_rng([category, seed]))
         shape = Shape(category, shape.box)
         drawn, empty = (
@@ -85,7 +86,22 @@ def test_boxes_are_tight_to_within_a_pixel(category):
             for shapes in ([shape], [])
         )
         ys, xs = np.nonzero(np.abs(drawn - empty).max(-1))
-        assert np.abs(np.array([xs.min(), ys.min(), xs.max(), ys.max()]) - shape.box).max() <= 1
+        box = visible_box(shape, 128)
+        assert np.abs(np.array([xs.min(), ys.min(), xs.max(), ys.max()]) - box).max() <= 1
+        assert (box == shape.box) == (cut == 0)
+
+
+def test_the_border_cuts_as_many_sides_as_asked_for():
+    cfg = dataclasses.replace(SCENES_CFG, image_size=128, min_objects=3, max_objects=3, cut=0.2)
+    boxes = [
+        visible_box(shape, 128)
+        for seed in range(600)
+        for shape in place_shapes(cfg, np.random.default_rng(seed))
+    ]
+    assert len(boxes) > 1700
+    at_border = np.isin(boxes, [0, 127])
+    assert at_border.mean() == pytest.approx(0.1, abs=0.012), "one end of each cut side"
+    assert at_border.any(0).all(), "each of the four borders cuts some"
 
 
 def test_the_counts_and_sizes_are_those_asked_for(scenes):
@@ -98,6 +114,7 @@ def test_the_counts_and_sizes_are_those_asked_for(scenes):
             max(b - a for a, b in ((o.box[0], o.box[2]), (o.box[1], o.box[3]))) / 64
             for r in records
             for o in r.objects
+            if o.box[0] > 0 and o.box[1] > 0 and o.box[2] < 63 and o.box[3] < 63  # whole ones
         ]
     assert counts == {1, 2, 3}
     assert min(sides) >= 0.2

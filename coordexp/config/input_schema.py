@@ -9,6 +9,7 @@ from typing import Annotated
 from coordexp.config.limits import INNER_FRACTION, POSITIVE_FRACTION, at_least, at_most, multiple_of
 from coordexp.config.setting_types import (
     Count,
+    Fraction,
     Images,
     Layers,
     Name,
@@ -84,6 +85,7 @@ class ScenesConfig(DataConfig):
     max_objects: Objects  # shapes in a picture, at most
     min_side: Annotated[float, INNER_FRACTION]  # of a shape's box, as a fraction of the image side
     max_side: Annotated[float, INNER_FRACTION]  # the largest, likewise
+    cut: Fraction  # share of widths, and of heights, that the picture's border cuts at one end
 
 
 class Geometry(Enum):

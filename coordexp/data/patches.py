@@ -1,6 +1,6 @@
 """Convert pictures to patches for the vision tower.
 
-The values equal those of transformers' image processor; the conversion takes half its time.
+The values equal those of transformers' image processor, in less time.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ def pixel_value_table(images: Any) -> np.ndarray:
 def patches_of(picture: Image.Image, images: Any, table: np.ndarray) -> np.ndarray:
     """`pixel_values` of one picture, bit for bit equal to those of the image processor.
 
-    The image processor normalises each pixel in float64. This function looks each byte up in
-    `table` instead.
+    The image processor normalises each pixel in float64 and then moves the floats. This function
+    moves the bytes, and then looks each one up in `table`.
 
     Args:
         picture: RGB, [H, W].
         images: the image processor.
         table: `pixel_value_table(images)`, [3, 256].
 
-    Returns: [n patches, d]
+    Returns: [n patches, d] float32; patches of a cell stand together
     """
-    pixels = np.asarray(picture).transpose(2, 0, 1)
-    channels = [
-        value_of_byte[channel] for value_of_byte, channel in zip(table, pixels, strict=True)
-    ]
-    values = np.stack(channels)
-    return images.patchify(
-        values, images.patch_size, images.merge_size, images.temporal_patch_size
-    )[0]
+    side, merged, frames = images.patch_size, images.merge_size, images.temporal_patch_size
+    rows, columns = (length // (side * merged) for length in (picture.height, picture.width))
+    cells = np.asarray(picture).reshape(rows, merged, side, columns, merged, side, 3)
+    of_channel = cells.transpose(6, 0, 3, 1, 4, 2, 5).reshape(3, -1, side * side)
+    patches = np.empty((of_channel.shape[1], 3, frames, side * side), np.float32)
+    for channel, bytes_ in enumerate(of_channel):
+        patches[:, channel] = np.take(table[channel], bytes_, mode="clip")[:, None]
+    return patches.reshape(len(patches), -1)

@@ -1,5 +1,7 @@
 """Generated scenes: anti-aliased shapes on varied backgrounds, as PNGs and a COCO annotation file.
 
+As in photographs, the border cuts some objects; the box of such an object ends there.
+
 Every picture is a function of (seed, split, index), so drawing can be interrupted and continued.
 """
 
@@ -29,6 +31,7 @@ CATEGORIES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES
 _SUPERSAMPLE = 4
 _MAX_OVERLAP = 0.05  # intersection over the area of the smaller box
 _PLACEMENT_TRIES = 50
+_MAX_CUT = 0.4  # of a side, beyond the border; the centre of a shape is always visible
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in px
 
@@ -36,7 +39,7 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in px
 @dataclass(frozen=True)
 class Shape:
     category: int  # index into CATEGORIES
-    box: Box
+    box: Box  # of the whole shape; it may reach beyond the border
 
     @property
     def colour(self) -> tuple[int, int, int]:
@@ -64,7 +67,8 @@ def make_scenes(cfg: ScenesConfig, out: Path, split: str, n_images: int) -> Path
             {"id": index, "file_name": file_name, "width": cfg.image_size, "height": cfg.image_size}
         )
         for shape in shapes:
-            annotations.append(_annotation(len(annotations), index, shape))
+            box = visible_box(shape, cfg.image_size)
+            annotations.append(_annotation(len(annotations), index, shape.category, box))
     path = out / "annotations" / f"{split}.json"
     categories = [{"id": i, "name": name} for i, name in enumerate(CATEGORIES)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
@@ -77,18 +81,39 @@ def place_shapes(cfg: ScenesConfig, rng: np.random.Generator) -> list[Shape]:
     Fewer than the randomly drawn number if the picture has no room for more.
     """
     shapes: list[Shape] = []
+    last = cfg.image_size - 1
     for _ in range(int(rng.integers(cfg.min_objects, cfg.max_objects + 1))):
+        cut = rng.uniform(size=2) < cfg.cut  # width, height: a retry must not change this share
         for _ in range(_PLACEMENT_TRIES):
             side = rng.uniform(cfg.min_side, cfg.max_side) * cfg.image_size
             aspect = math.exp(rng.uniform(-0.35, 0.35))
             w = min(side * math.sqrt(aspect), 0.9 * cfg.image_size)
             h = min(side / math.sqrt(aspect), 0.9 * cfg.image_size)
-            x1, y1 = rng.uniform(0, cfg.image_size - 1 - w), rng.uniform(0, cfg.image_size - 1 - h)
+            x1, y1 = (_place(*side, last, rng) for side in zip((w, h), cut, strict=True))
             box = (round(x1, 2), round(y1, 2), round(x1 + w, 2), round(y1 + h, 2))
             if all(_overlap(box, other.box) <= _MAX_OVERLAP for other in shapes):
                 shapes.append(Shape(int(rng.integers(len(CATEGORIES))), box))
                 break
     return shapes
+
+
+def _place(length: float, is_cut: bool, last: int, rng: np.random.Generator) -> float:
+    """Where a width or height begins, in px: it lies within 0 … last, or is cut at one end."""
+    free = last - length
+    if not is_cut:
+        return rng.uniform(0, free)
+    beyond = rng.uniform(0, _MAX_CUT) * length
+    return -beyond if rng.uniform() < 0.5 else free + beyond
+
+
+def visible_box(shape: Shape, size: int) -> Box:
+    """The box of what a picture of `size` px shows of a shape."""
+    x1, y1, x2, y2 = shape.box
+    last = float(size - 1)
+    if shape.name == "triangle":  # what is left of its base is narrower
+        narrower = max(0.0, y2 - size) / (y2 - y1) * (x2 - x1) / 2
+        x1, x2 = round(x1 + narrower, 2), round(x2 - narrower, 2)
+    return max(x1, 0.0), max(y1, 0.0), min(x2, last), min(y2, last)
 
 
 def _overlap(a: Box, b: Box) -> float:
@@ -100,12 +125,21 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 def draw_scene(size: int, shapes: list[Shape], rng: np.random.Generator) -> Image.Image:
-    """The background with the shapes on it, anti-aliased by supersampling."""
+    """The background with the shapes on it, anti-aliased by supersampling.
+
+    Only the pixels around a shape's box are supersampled: all others would stay as they are.
+    """
     picture = Image.fromarray(_background(size, rng))
     for shape in shapes:
-        mask = Image.new("L", (size * _SUPERSAMPLE,) * 2, 0)
-        _draw_shape(ImageDraw.Draw(mask), shape.name, *(v * _SUPERSAMPLE for v in shape.box))
-        picture.paste(shape.colour, (0, 0), mask.resize((size, size), Image.Resampling.BOX))
+        x1, y1, x2, y2 = shape.box
+        left, top = math.floor(x1), math.floor(y1)
+        width, height = math.floor(x2) + 1 - left, math.floor(y2) + 1 - top
+        mask = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE), 0)
+        inside = (x1 - left, y1 - top, x2 - left, y2 - top)
+        _draw_shape(ImageDraw.Draw(mask), shape.name, *(v * _SUPERSAMPLE for v in inside))
+        picture.paste(
+            shape.colour, (left, top), mask.resize((width, height), Image.Resampling.BOX)
+        )
     return picture
 
 
@@ -144,13 +178,13 @@ def _save(picture: Image.Image, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _annotation(annotation_id: int, image_id: int, shape: Shape) -> dict[str, object]:
-    x1, y1, x2, y2 = shape.box
+def _annotation(annotation_id: int, image_id: int, category: int, box: Box) -> dict[str, object]:
+    x1, y1, x2, y2 = box
     w, h = round(x2 - x1, 2), round(y2 - y1, 2)
     return {
         "id": annotation_id,
         "image_id": image_id,
-        "category_id": shape.category,
+        "category_id": category,
         "bbox": [x1, y1, w, h],
         "area": round(w * h, 2),
         "iscrowd": 0,

@@ -13,6 +13,7 @@ rule train:
         "results/logs/train/{variant}-s{seed}-{hash8}.log",
     benchmark:
         "results/benchmarks/train/{variant}-s{seed}-{hash8}.tsv"
+    priority: 10  # before the probes of runs that are finished: no core is idle at the end
     conda:
         "../../environment.yml"
     threads: lambda wildcards: STUDY.run(**wildcards).cores
