@@ -137,20 +137,22 @@ def draw_scene(size: int, shapes: list[Shape], rng: np.random.Generator) -> Imag
         mask = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE), 0)
         inside = (x1 - left, y1 - top, x2 - left, y2 - top)
         _draw_shape(ImageDraw.Draw(mask), shape.name, *(v * _SUPERSAMPLE for v in inside))
-        picture.paste(
-            shape.colour, (left, top), mask.resize((width, height), Image.Resampling.BOX)
-        )
+        picture.paste(shape.colour, (left, top), mask.resize((width, height), Image.Resampling.BOX))
     return picture
 
 
 def _background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A gradient between two random colours in a random direction, with coarse noise."""
-    first, second = rng.uniform(90, 190, 3), rng.uniform(90, 190, 3)
+    """A gradient between two greyish colours in a random direction, with coarse noise.
+
+    It is grey in the middle of the range, where normalised pixels are near 0: then shapes stand out
+    from the first step, and the models learn to see them sooner.
+    """
+    first, second = 128 + rng.uniform(-25, 25, (2, 3))
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     blend = (math.cos(angle) * x + math.sin(angle) * y + 0.75) / 1.5
     picture = first + (second - first) * blend[..., None]  # [H, W, 3]
-    coarse = rng.normal(0, 7, (size // 8, size // 8, 1)).repeat(8, 0).repeat(8, 1)
+    coarse = rng.normal(0, 4, (size // 8, size // 8, 1)).repeat(8, 0).repeat(8, 1)
     return np.clip(picture + coarse, 0, 255).astype(np.uint8)
 
 
