@@ -49,20 +49,20 @@ def test_control_is_trained_and_not_probed():
 
 
 def test_override_of_a_control_changes_its_run_alone():
-    changed = keys(ce_split="optim.lr=2e-3")
+    changed = keys(ce_split="optim.lr=3e-3")
     assert {key.partition("/")[0] for key in changed - keys()} == {"ce_split"}
 
 
 def test_control_has_no_say_in_the_decision_step():
-    assert plan_study({"ce_split": "train.max_steps=400"}).decision_step == 720
+    assert plan_study({"ce_split": "train.max_steps=400"}).decision_step == 1440
 
 
 def test_override_changes_one_run_however_it_is_spelt():
-    changed = keys(pure_ce="optim.lr=2e-3")
+    changed = keys(pure_ce="optim.lr=3e-3")
     assert len(changed - keys()) == 1
-    as_list = plan_study({"pure_ce": ["optim.lr=2.0e-3"]})
-    assert changed == keys(pure_ce="optim.lr=0.002") == {run.key for run in as_list.runs}
-    assert planned(pure_ce="optim.lr=2e-3").hash8 != planned().hash8 == planned(seeds=1).hash8
+    as_list = plan_study({"pure_ce": ["optim.lr=3.0e-3"]})
+    assert changed == keys(pure_ce="optim.lr=0.003") == {run.key for run in as_list.runs}
+    assert planned(pure_ce="optim.lr=3e-3").hash8 != planned().hash8 == planned(seeds=1).hash8
 
 
 def test_override_of_all_changes_every_run():
