@@ -59,7 +59,7 @@ def kinds() -> Iterator[Kind]:
     yield from of_prompts()
     yield of_names()
     yield from of_state()
-    vlm, processor = build(compose(TINY_OVERRIDES).model)
+    vlm, processor = build(compose(TINY_OVERRIDES))
     whole = Path("in/checkpoint")
     write_pretrained(vlm, processor, whole)
     yield from of_headers(whole)

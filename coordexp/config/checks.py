@@ -10,12 +10,14 @@ from coordexp.config.package import CONF_DIR
 from coordexp.config.schema import (
     CocoConfig,
     Config,
+    Geometry,
     OptimConfig,
     ProbeConfig,
     RecordsConfig,
     RuleConfig,
     ScenesConfig,
     StudyConfig,
+    TinyQwen3VLConfig,
     TokenGroups,
     VariantConfig,
 )
@@ -34,6 +36,7 @@ def check(cfg: Config) -> None:
     check_adapter(cfg.optim)
     check_variant(cfg.variant)
     check_probe(cfg.probe)
+    check_names(cfg)
     check_variant_files("variants", cfg.study.variants)
     check_controls(cfg.study)
     check_rule(cfg.study.rule)
@@ -85,6 +88,16 @@ def check_variant(variant: VariantConfig) -> None:
             f"configuration: variant.{name}={weight}: {variant.name} has no coordinate terms, "
             "because variant.token_groups=joint: leave the weight out, or set "
             "variant.token_groups=split"
+        )
+
+
+def check_names(cfg: Config) -> None:
+    """A tokenizer can learn the names of an annotation file only where there is one."""
+    is_asked = isinstance(cfg.model, TinyQwen3VLConfig) and cfg.model.names_of_data
+    if is_asked and not isinstance(cfg.data, CocoConfig):
+        raise UserError(
+            "configuration: model.names_of_data=true: the data have no annotation file: "
+            "set data=coco, or model.names_of_data=false"
         )
 
 
@@ -160,6 +173,10 @@ def check_sources(data: CocoConfig) -> None:
         raise UserError(
             "configuration: data.annotations is one file for both splits, so its pictures have "
             "one directory: set data.images instead of data.train_pictures and data.val_pictures"
+        )
+    if data.tile_px and data.geometry is Geometry.poly_prefer:
+        raise UserError(
+            f"configuration: data.tile_px={data.tile_px}: tiles hold boxes: set data.geometry=bbox"
         )
 
 

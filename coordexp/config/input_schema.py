@@ -47,6 +47,9 @@ class TinyQwen3VLConfig(ModelConfig):
     patch_size: Annotated[int, at_least(1), at_most(1024)]  # px, of the vision tower
     # byte-level BPE, before special and coordinate tokens
     vocabulary_size: Annotated[int, at_least(1), at_most(10**6)]
+    # The BPE learns the names of data.annotations, so a name is few tokens; false: those of the
+    # generated scenes.
+    names_of_data: bool
     coord_init_frequencies: Width  # of the smooth (Fourier) coordinate embeddings
 
 
@@ -139,6 +142,14 @@ class BoxFormat(Enum):
     cxcywh_thousandths = "cxcywh_thousandths"
 
 
+class TileTurns(Enum):
+    """How training tiles are turned, one of these at random. Validation tiles are never turned."""
+
+    none = "none"  # not at all
+    mirror = "mirror"  # left to right, or not
+    all = "all"  # also upside down and by 90 degrees: microscopes, satellites
+
+
 @dataclass(frozen=True)
 class CocoConfig(DataConfig):
     """COCO or LVIS annotations and their images (docs/data.md)."""
@@ -164,6 +175,18 @@ class CocoConfig(DataConfig):
     max_objects: Count  # an image with more is left out
     order: ObjectOrder
     pixel_budget: Annotated[int, at_least(1024, "a cell of 32 x 32")]  # px of an image
+    # Side of the square tiles that are cut from each image, in px as the model sees them; null: no
+    # tiles, the model sees whole images.
+    tile_px: Annotated[int | None, multiple_of(32), at_most(8192)]
+    tile_objects: Positive  # what a tile covers: so many times the side of the median object
+    tile_train: Images  # tiles drawn at random from the train images
+    tile_val: Annotated[int | None, at_least(1)]  # largest number of tiles of val; null: all
+    tile_turns: TileTurns
+    # Each channel of an image that is cut gets the mean 0.5 and this standard deviation, of 0 … 1;
+    # null: as it is.
+    tile_contrast: Annotated[float | None, INNER_FRACTION]
+    # share of an object's box in a tile from which on it is an object of the tile
+    tile_min_visible: Annotated[float, POSITIVE_FRACTION]
 
 
 @dataclass(frozen=True)

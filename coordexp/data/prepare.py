@@ -28,12 +28,13 @@ from coordexp.data.coco.conversion import (
     keep_pictures_of,
     planned_conversion,
 )
-from coordexp.data.coco.conversion_stats import summary
+from coordexp.data.coco.conversion_stats import listed, summary
 from coordexp.data.coco.samples import draw_samples
 from coordexp.data.own_records import RecordPlan, copy_records, planned_records
 from coordexp.data.parallel import n_cores
 from coordexp.data.records import iter_records, write_records
 from coordexp.data.scenes import make_scenes
+from coordexp.data.tiles import cut_tiles
 from coordexp.storage.digest_store import known_sha256, known_sha256_directory, require_sha256
 from coordexp.storage.files import locked, write_json
 from coordexp.storage.identity import (
@@ -177,15 +178,25 @@ def write_own_records(plan: RecordPlan, out: Path) -> None:
 
 
 def convert_records(settings: CocoConfig, plan: Plan, out: Path) -> None:
-    """Write records and pictures, conversion.json (counts by split) and samples.png (a preview)."""
-    stats_by_split = convert_planned(settings, plan, out, n_cores())
-    write_json(
-        out / "conversion.json", {split: stats.report() for split, stats in stats_by_split.items()}
-    )
+    """Write records and pictures, conversion.json (counts by split) and samples.png (a preview).
+
+    With `data.tile_px` the whole pictures and their records are written to `out`/whole, and the
+    tiles that are cut from them to `out`.
+    """
+    whole = out / "whole" if settings.tile_px else out
+    stats_by_split = convert_planned(settings, plan, whole, n_cores())
+    report = {split: stats.report() for split, stats in stats_by_split.items()}
+    if settings.tile_px:
+        keep_pictures_of(plan.sources, out)
+        for split, of_tiles in cut_tiles(settings, whole, out, n_cores()).items():
+            report[split]["noted"] |= of_tiles["noted"]
+            report[split]["tiles"] = of_tiles["tiles"]
+    write_json(out / "conversion.json", report)
     draw_samples(out / "val.jsonl", out / "samples.png")
-    print(
-        "\n".join(summary(split, stats) for split, stats in stats_by_split.items()), file=sys.stderr
-    )
+    for split, stats in stats_by_split.items():
+        print(summary(split, stats), file=sys.stderr)
+        if settings.tile_px:
+            print(f"  tiles: {listed(report[split]['tiles'])}", file=sys.stderr)
 
 
 def read_data_manifest(path: Path) -> DataManifest:

@@ -6,6 +6,7 @@ variant starts from those bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from coordexp.config.checks import is_missing_directory
 from coordexp.config.schema import (
     Config,
     CoordInit,
-    ModelConfig,
     PretrainedQwen3VLConfig,
     TinyQwen3VLConfig,
 )
 from coordexp.coords import COORD_TOKENS, coord_token_ids
 from coordexp.data.chat import IMAGE_TOKEN
+from coordexp.data.coco.annotations import annotated_names
+from coordexp.data.scenes import CATEGORIES
 from coordexp.errors import UserError, first_line
 from coordexp.models.base_manifest import BaseManifest, write_base_manifest
 from coordexp.models.checkpoints import save_pretrained
@@ -45,7 +47,13 @@ from coordexp.models.weight_files import (
 )
 from coordexp.storage.digest_store import known_sha256_directory
 from coordexp.storage.files import locked
-from coordexp.storage.identity import Sources, base_path, by_contents, source_sha256, write_sources
+from coordexp.storage.identity import (
+    Sources,
+    base_contents,
+    base_path,
+    source_sha256,
+    write_sources,
+)
 
 HEAD_ROWS_MULTIPLE = (
     64  # an extended vocabulary is padded to a multiple of this: full tiles make products faster
@@ -62,7 +70,7 @@ def prepare_base(cfg: Config) -> Path:
     with locked(out / ".lock", "being prepared", wait=True):
         if (out / "base.json").exists():
             return out / "base.json"
-        model, processor = build(cfg.model)
+        model, processor = build(cfg)
         save_pretrained(model, processor, out / "model")
         if isinstance(cfg.model, PretrainedQwen3VLConfig):
             release = source_sha256(cfg.model.path, is_release=True)
@@ -70,7 +78,7 @@ def prepare_base(cfg: Config) -> Path:
         write_base_manifest(
             out / "base.json",
             BaseManifest(
-                model=by_contents(cfg.model),
+                model=base_contents(cfg),
                 sha256=known_sha256_directory(out / "model"),
                 parameters=sum(p.numel() for p in model.parameters()),
                 vocabulary=len(processor.tokenizer),
@@ -79,18 +87,24 @@ def prepare_base(cfg: Config) -> Path:
     return out / "base.json"
 
 
-def build(cfg: ModelConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+def build(cfg: Config) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
     """Build the base model that the configuration describes: tiny, or from a pretrained one."""
-    if isinstance(cfg, TinyQwen3VLConfig):
-        return build_tiny(cfg)
-    if isinstance(cfg, PretrainedQwen3VLConfig):
-        return grow_pretrained(cfg)
-    raise TypeError(f"no base model is built from {type(cfg).__name__}")
+    if isinstance(cfg.model, TinyQwen3VLConfig):
+        names = annotated_names(cfg.data) if cfg.model.names_of_data else CATEGORIES
+        return build_tiny(cfg.model, names)
+    if isinstance(cfg.model, PretrainedQwen3VLConfig):
+        return grow_pretrained(cfg.model)
+    raise TypeError(f"no base model is built from {type(cfg.model).__name__}")
 
 
-def build_tiny(cfg: TinyQwen3VLConfig) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
-    """A randomly initialised Qwen3-VL of the configured size, with smooth coordinate rows."""
-    tokenizer = build_tokenizer(cfg.vocabulary_size)
+def build_tiny(
+    cfg: TinyQwen3VLConfig, names: Sequence[str] = CATEGORIES
+) -> tuple[Qwen3VLForConditionalGeneration, ImageProcessor]:
+    """A randomly initialised Qwen3-VL of the configured size, with smooth coordinate rows.
+
+    `names` of objects train its tokenizer.
+    """
+    tokenizer = build_tokenizer(cfg.vocabulary_size, names)
     processor = build_processor(tokenizer, cfg.patch_size)
     head_dim = cfg.text_hidden_size // cfg.text_heads
     config = Qwen3VLConfig(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -72,10 +72,14 @@ class ImageProcessor(Qwen3VLProcessor):
         name_processor(Path(save_directory), self.videos)
 
 
-def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    vocabulary_size: int, names: Sequence[str] = CATEGORIES
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE of the task's words, with Qwen's special tokens and the coordinate tokens.
 
-    `vocabulary_size` counts the BPE alone.
+    Args:
+        vocabulary_size: of the BPE alone.
+        names: of the objects; it learns them with the prompt and the form of an answer.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -91,7 +95,7 @@ def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(_corpus(names), trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
@@ -103,9 +107,9 @@ def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
     return fast
 
 
-def _corpus() -> Iterator[str]:
-    """The texts that train the BPE: the prompt, and CoordJSON of every category without numbers."""
-    for name in CATEGORIES:
+def _corpus(names: Sequence[str]) -> Iterator[str]:
+    """The texts that train the BPE: the prompt, and CoordJSON of every name without numbers."""
+    for name in names:
         text = write_coordjson(
             [CoordObject(name, "bbox_2d", (0, 0, 0, 0)), CoordObject(name, "poly", (0,) * 6)]
         )

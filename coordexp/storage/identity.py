@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from coordexp.config.digests import digest, plain
-from coordexp.config.schema import Config, DataConfig, ModelConfig
+from coordexp.config.schema import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    TinyQwen3VLConfig,
+    source_files,
+)
 from coordexp.config.setting_types import PICTURES, RELEASE, SPELLED_ONE_WAY
 from coordexp.errors import UserError
 from coordexp.storage.digest_store import known_sha256, known_sha256s
@@ -52,7 +58,16 @@ def data_path(cfg: Config) -> Path:
 
 def base_path(cfg: Config) -> Path:
     """The directory of this configuration's base model."""
-    return RESULTS / "base" / f"{cfg.model.name}-{contents_hash(cfg.model)}"
+    return RESULTS / "base" / f"{cfg.model.name}-{digest(base_contents(cfg))[:8]}"
+
+
+def base_contents(cfg: Config) -> dict[str, Any]:
+    """What determines the base model: its settings, and the annotations whose names it learns."""
+    counted = by_contents(cfg.model)
+    if isinstance(cfg.model, TinyQwen3VLConfig) and cfg.model.names_of_data:
+        digests = (source_sha256(path) or path for path in source_files(cfg.data))
+        counted["names_from"] = " ".join(digests)
+    return counted
 
 
 def contents_hash(settings: DataConfig | ModelConfig) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from coordexp.config.schema import DataConfig, source_files
 from coordexp.data.coco.instances import DroppedError, Frame, convert_instance
 from coordexp.data.formats.recognise import what_instead
 from coordexp.data.picture_paths import is_text, lies_below, paths_of
@@ -85,6 +86,16 @@ def read_coco(path: Path) -> CocoFile:
         if told := what_instead(path):
             raise UserError(told) from error
         raise
+
+
+def annotated_names(settings: DataConfig) -> list[str]:
+    """The names of the categories of all annotation files, each once.
+
+    Raises:
+        UserError: a file is not a COCO annotation file.
+    """
+    files = [read_coco(Path(path)) for path in source_files(settings)]
+    return sorted({name for file in files for name in file.names.values()})
 
 
 def _read(path: Path) -> CocoFile:
