@@ -333,6 +333,8 @@ class Checker:
                 if run["prompt"]["system"] is not None:
                     system = f"the system prompt of {of['system']}"
                 return f"{template}{system} and the user prompt of {run['prompt']['user_source']}"
+            case "validation tiles":
+                return max(run.get("val_images_tiles") or 0 for run in self.runs)
             case "slope of run":
                 return next(
                     p["slope_percent_per_100_steps"]

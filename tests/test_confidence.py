@@ -335,6 +335,15 @@ def test_drawn_pictures_make_a_rehearsal():
     assert rehearsal(f.rule, f.runs, NOT_PROBED) is None
 
 
+def test_the_card_says_that_pictures_are_tiles():
+    tiles = run_manifest(val_images=256, val_images_tiles=256)
+    texts = [line.text for line in caveats(facts({"a": 1.0}, 1, manifest=tiles))]
+    (line,) = [text for text in texts if "tiles" in text]
+    assert line.startswith("256 validation pictures are tiles")
+    whole = caveats(facts({"a": 1.0}, 1, manifest=run_manifest(val_images=256)))
+    assert not [line for line in whole if "tiles" in line.text]
+
+
 def test_bar_of_zero_or_rollouts_that_never_parse_make_a_rehearsal():
     bars = replace(RULE.eligible, min_coord_mass=0.0, min_parse_rate=0.0)
     line = "the rule has no bar for coordinate mass, parse rate"

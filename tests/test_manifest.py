@@ -59,6 +59,7 @@ def test_manifest_of_an_older_run_gets_defaults(run):
         "cell_px",
         "val_sides_px",
         "val_images_rendered",
+        "val_images_tiles",
         "data_notes",
     ):
         del content[key]

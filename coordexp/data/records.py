@@ -31,6 +31,7 @@ KINDS = ("bbox_2d", "poly")
 MAX_SIDE_PX = 2**31 - 1  # no picture format allows more
 ORDER = "order"
 TOKEN_SPELT = re.compile(r"<\|[^|]*\|>")  # text with the form of a special token, in a name
+TILE = "tile"  # metadata key: the square of a larger picture that this one was cut from
 RENDERED = "rendered"  # metadata key: the picture was drawn from its annotations
 # A polygon whose area is at most this share of its box counts as flat: it is rounding error.
 FLAT = 1e-9

@@ -26,6 +26,7 @@ from coordexp.data.coco.instances import Box, DroppedError, Frame, box_in_record
 from coordexp.data.parallel import in_parallel
 from coordexp.data.records import (
     ORDER,
+    TILE,
     Record,
     RecordObject,
     in_order,
@@ -35,7 +36,6 @@ from coordexp.data.records import (
 )
 from coordexp.errors import UserError
 
-TILE = "tile"  # metadata key
 ZOOM = 4 / 3  # training tiles are at most so much larger or smaller than validation tiles
 # How a square can be turned: mirrored left to right, then top to bottom, then along its diagonal.
 TURNS = {

@@ -140,6 +140,7 @@ class RunManifest:
     cell_px: int | None = None  # side of the square that one visual token covers
     val_images: int | None = None
     val_images_rendered: int = 0  # of these, drawn from annotations
+    val_images_tiles: int = 0  # of these, cut from larger pictures
     val_sides_px: ImageSides | None = None
     data_notes: list[str] = field(default_factory=list)  # of the conversion, such as copies
     checkpoints: list[int] = field(default_factory=list)  # steps

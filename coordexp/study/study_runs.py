@@ -45,6 +45,7 @@ class StudyRun:
     cell_px: int | None = None
     val_images: int | None = None
     val_images_rendered: int | None = None
+    val_images_tiles: int | None = None
     val_sides_px: ImageSides | None = None
     data_notes: list[str] | None = None
     checkpoints: list[int] | None = None
@@ -73,6 +74,7 @@ class StudyRun:
             cell_px=manifest.cell_px,
             val_images=manifest.val_images,
             val_images_rendered=manifest.val_images_rendered,
+            val_images_tiles=manifest.val_images_tiles,
             val_sides_px=manifest.val_sides_px,
             data_notes=manifest.data_notes,
             checkpoints=manifest.checkpoints,

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 
 from coordexp.data.coco.conversion_stats import conversion_notes
-from coordexp.data.records import RENDERED
+from coordexp.data.records import RENDERED, TILE
 from coordexp.storage.identity import data_path, run_hash
 from coordexp.storage.manifest import (
     ImageSides,
@@ -54,6 +54,7 @@ def manifest_of(t: Training, status: Status, reason: str | None) -> RunManifest:
         cell_px=images.patch_size * images.merge_size,
         val_images=len(records),
         val_images_rendered=sum(bool(r.metadata.get(RENDERED)) for r in records),
+        val_images_tiles=sum(TILE in r.metadata for r in records),
         val_sides_px=ImageSides(
             width=spread([r.width for r in records]), height=spread([r.height for r in records])
         ),

@@ -75,7 +75,7 @@ def caveats(facts: Facts) -> list[Statement]:
         assertions = [equals("seeds of variant", float(n), v) for v, n in seeds.items()]
         text = f"unequal seeds ({counts}): {leads_of_unequal_seeds(facts)}"
         lines.append(Statement("caveats", text, assertions))
-    lines += prompts(facts)
+    lines += [*prompts(facts), *tiles(facts)]
     lines += [*missing_metrics(facts), *logged_temperatures(facts)]
     m = METRICS["expected_bin_mae"]
     moving = [p for p in facts.comparison.plateau if p.metric == m.name and not p.flat]
@@ -110,6 +110,18 @@ def prompts(facts: Facts) -> list[Statement]:
         )
         for words, names in asked.items()
     ]
+
+
+def tiles(facts: Facts) -> list[Statement]:
+    """That the pictures of the study are tiles of larger ones."""
+    n_tiles = max((r.manifest.val_images_tiles for r in facts.runs if r.manifest), default=0)
+    if not n_tiles:
+        return []
+    text = (
+        f"{n_tiles:,} validation pictures are tiles, cut from larger pictures: every figure here "
+        "is of tiles, and none of a whole picture"
+    )
+    return [Statement("caveats", text, [equals("validation tiles", float(n_tiles))])]
 
 
 def leads_of_unequal_seeds(facts: Facts) -> str:
