@@ -17,6 +17,7 @@ from PIL import Image
 from coordexp.config.compose import compose
 from coordexp.config.schema import TileTurns
 from coordexp.data.coco.conversion_stats import conversion_notes
+from coordexp.data.cut_tiles import side_of_tiles, validation_cuts
 from coordexp.data.prepare import prepare_data, require_data
 from coordexp.data.records import Record, RecordObject
 from coordexp.data.tiles import (
@@ -26,9 +27,7 @@ from coordexp.data.tiles import (
     objects_in,
     pixels_in,
     random_tile,
-    side_of_tiles,
     standardised,
-    validation_cuts,
 )
 from coordexp.models.processor import build_tokenizer
 from coordexp.storage.identity import base_path, run_hash
@@ -65,7 +64,7 @@ def test_a_box_stays_on_its_object(data):
     top = data.draw(st.integers(0, HEIGHT - side))
     for turn in TURNS[TileTurns.all]:
         tile = Tile(left, top, side, *turn)
-        found = objects_in(tile, record, TILES, Counter())
+        found = objects_in(tile, record, PX, 0.3, Counter())
         if found:
             # To half a pixel of the source: resizing shows no more.
             expected = np.minimum(extent(pixels_in(tile, picture, PX)), PX - 1)
@@ -81,7 +80,7 @@ def test_an_object_counts_from_its_visible_share():
         "nothing": Tile(60, 30, 30),
     }
     counts: dict[str, Counter[str]] = {name: Counter() for name in tiles}
-    found = {name: objects_in(t, record, TILES, counts[name]) for name, t in tiles.items()}
+    found = {name: objects_in(t, record, PX, 0.3, counts[name]) for name, t in tiles.items()}
     assert [name for name, objects in found.items() if objects] == ["whole", "half"]
     assert found["half"][0].box == (0.0, 24.0, 24.0, 72.0)
     assert counts["a tenth"] == {"objects too little of which is in the tile": 1}
@@ -226,6 +225,7 @@ def test_settings_that_tiles_refuse(refused):
         compose([*SMALL, "data.geometry=poly_prefer"])
     with refused("no tile of 2 px holds an object", "data.tile_objects=0.01"):
         prepare_data(compose([*SMALL, "data.tile_objects=0.01", "data.tile_train=1"]))
+    assert not list(Path("results/data").glob("*/*")), "a refusal leaves nothing behind"
     with refused("model.names_of_data=true", "data=coco"):
         compose(["model.names_of_data=true"])
 

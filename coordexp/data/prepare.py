@@ -30,11 +30,11 @@ from coordexp.data.coco.conversion import (
 )
 from coordexp.data.coco.conversion_stats import listed, summary
 from coordexp.data.coco.samples import draw_samples
+from coordexp.data.cut_tiles import cut_tiles
 from coordexp.data.own_records import RecordPlan, copy_records, planned_records
 from coordexp.data.parallel import n_cores
 from coordexp.data.records import iter_records, write_records
 from coordexp.data.scenes import make_scenes
-from coordexp.data.tiles import cut_tiles
 from coordexp.storage.digest_store import known_sha256, known_sha256_directory, require_sha256
 from coordexp.storage.files import locked, write_json
 from coordexp.storage.identity import (

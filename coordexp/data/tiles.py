@@ -1,40 +1,21 @@
-"""Square tiles cut from pictures: each shows a few objects, at a size that a small model can see.
+"""A tile: a square of a picture, and the objects and pixels in it.
 
-Training tiles lie at random places, have random sizes, and may be mirrored or turned. Each is a
-function of (seed, picture, number), so all variants train on the same ones. Validation tiles lie on
-a grid that covers the picture, and are never changed.
+A training tile lies at a random place, has a random size, and may be mirrored or turned. The tiles
+of a grid cover the picture and are never turned.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from coordexp.config.schema import CocoConfig, TileTurns
-from coordexp.data.coco.images import save_picture
 from coordexp.data.coco.instances import Box, DroppedError, Frame, box_in_record
-from coordexp.data.parallel import in_parallel
-from coordexp.data.records import (
-    ORDER,
-    TILE,
-    Record,
-    RecordObject,
-    in_order,
-    read_records,
-    reading_order,
-    write_records,
-)
-from coordexp.errors import UserError
+from coordexp.data.records import Record, RecordObject
 
 ZOOM = 4 / 3  # training tiles are at most so much larger or smaller than validation tiles
 # How a square can be turned: mirrored left to right, then top to bottom, then along its diagonal.
@@ -62,86 +43,6 @@ class Tile:
     transposed: bool = False
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What is cut from one picture, and where it is written below `images/<split>/`."""
-
-    record: Record
-    tiles: tuple[tuple[str, Tile], ...]
-
-
-def cut_tiles(settings: CocoConfig, whole: Path, out: Path, workers: int) -> dict[str, Any]:
-    """Write `out`/{train,val}.jsonl and the tiles they name, from the whole pictures in `whole`.
-
-    Returns:
-        Of each split, what conversion.json says of its tiles.
-
-    Raises:
-        UserError: no tile of a split holds an object.
-    """
-    records = {split: read_records(whole / f"{split}.jsonl") for split in ("train", "val")}
-    side = side_of_tiles(records["train"], settings.tile_objects)
-    shutil.rmtree(out / "images", ignore_errors=True)  # of a conversion that was killed
-    reports = {}
-    for split, cuts in (
-        ("train", training_cuts(records["train"], side, settings)),
-        ("val", validation_cuts(records["val"], side, settings)),
-    ):
-        write = partial(write_tiles, settings, whole, out, split)
-        results = in_parallel(write, cuts, workers)
-        label = f"{settings.name} {split} tiles"
-        bar = tqdm(results, total=len(cuts), desc=label, unit="img", mininterval=1.0)
-        written: list[Record] = []
-        counts: Counter[str] = Counter()
-        for tiles, counted in bar:
-            written += tiles
-            counts += counted
-        if not written:
-            raise UserError(
-                f"{whole / f'{split}.jsonl'}: no tile of {side} px holds an object: raise "
-                f"data.tile_objects={settings.tile_objects:g} or lower data.tile_min_visible="
-                f"{settings.tile_min_visible:g}"
-            )
-        write_records(out / f"{split}.jsonl", written)
-        n_objects = sum(len(record.objects) for record in written)
-        told = note(split, side, len(records[split]), settings)
-        reports[split] = {
-            "tiles": {"kept": len(written), "side_px": side, "objects": n_objects, **counts},
-            "noted": {told: len(written)},
-        }
-    return reports
-
-
-def note(split: str, side: int, n_pictures: int, settings: CocoConfig) -> str:
-    """What the card says of the tiles of a split, after their number."""
-    how = "at random" if split == "train" else "on a grid"
-    return (
-        f"tiles of {'about ' if split == 'train' else ''}{side} px, cut {how} from {n_pictures} "
-        f"pictures: the model sees tiles, not whole pictures, and an object counts where "
-        f"{settings.tile_min_visible:.0%} of its box or more is in the tile"
-    )
-
-
-def side_of_tiles(records: Iterable[Record], n_sides: float) -> int:
-    """The side of a validation tile in px: `n_sides` times the side of the median object."""
-    boxes = np.array([obj.box for record in records for obj in record.objects])  # [N, 4]
-    sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-    return max(2, round(n_sides * float(np.median(sides))))
-
-
-def training_cuts(records: Sequence[Record], side: int, settings: CocoConfig) -> list[Cut]:
-    """`data.tile_train` random tiles, spread evenly over the pictures."""
-    cuts = []
-    for index, record in enumerate(records):
-        n_tiles = len(range(index, settings.tile_train, len(records)))
-        tiles = [
-            random_tile(record, side, settings, np.random.default_rng([settings.seed, index, k]))
-            for k in range(n_tiles)
-        ]
-        cuts.append(named_cut(index, record, tiles))
-    return cuts
-
-
 def random_tile(record: Record, side: int, settings: CocoConfig, rng: np.random.Generator) -> Tile:
     zoomed = side * math.exp(rng.uniform(-math.log(ZOOM), math.log(ZOOM)))
     fitted = max(2, min(round(zoomed), record.width, record.height))
@@ -149,19 +50,6 @@ def random_tile(record: Record, side: int, settings: CocoConfig, rng: np.random.
     top = int(rng.integers(record.height - fitted + 1))
     turns = TURNS[settings.tile_turns]
     return Tile(left, top, fitted, *turns[rng.integers(len(turns))])
-
-
-def validation_cuts(records: Sequence[Record], side: int, settings: CocoConfig) -> list[Cut]:
-    """The tiles of a grid over each picture; of all of them a sample of `data.tile_val`."""
-    grids = [grid(record, side) for record in records]
-    places = [(index, k) for index, tiles in enumerate(grids) for k in range(len(tiles))]
-    drawn = np.random.default_rng([settings.seed, 2]).permutation(len(places))
-    chosen = {places[i] for i in drawn[: settings.tile_val].tolist()}
-    cuts = []
-    for index, (record, tiles) in enumerate(zip(records, grids, strict=True)):
-        kept = [tile for k, tile in enumerate(tiles) if (index, k) in chosen]
-        cuts.append(named_cut(index, record, kept))
-    return cuts
 
 
 def grid(record: Record, side: int) -> list[Tile]:
@@ -175,48 +63,6 @@ def offsets(length: int, side: int) -> list[int]:
     """Where the fewest intervals of `side` begin that cover `length`, evenly spaced."""
     n = math.ceil(length / side)
     return [round(i * (length - side) / max(1, n - 1)) for i in range(n)]
-
-
-def named_cut(index: int, record: Record, tiles: Sequence[Tile]) -> Cut:
-    return Cut(record, tuple((f"{index:06d}-{k:03d}.jpg", tile) for k, tile in enumerate(tiles)))
-
-
-def write_tiles(
-    settings: CocoConfig, whole: Path, out: Path, split: str, cut: Cut
-) -> tuple[list[Record], Counter[str]]:
-    """Write the tiles of one picture; returns their records, and counts what is left out."""
-    records, counts = [], Counter[str]()
-    with Image.open(whole / cut.record.image) as opened:
-        picture = opened.convert("RGB")
-    if settings.tile_contrast is not None:
-        picture = standardised(picture, settings.tile_contrast)
-    for name, tile in cut.tiles:
-        objects = objects_in(tile, cut.record, settings, counts)
-        if not objects:
-            counts["left out: no object in it"] += 1
-            continue
-        path = out / "images" / split / name
-        save_picture(pixels_in(tile, picture, settings.tile_px or 0), path)
-        metadata = cut.record.metadata | {TILE: {"of": cut.record.image, **vars(tile)}}
-        if ORDER in metadata:
-            rng = np.random.default_rng([settings.seed, *cut.record.image.encode(), tile.left])
-            metadata[ORDER] = rng.permutation(len(objects)).tolist()
-        ordered = in_order(reading_order(objects), metadata.get(ORDER))
-        size = (settings.tile_px or 0,) * 2
-        records.append(Record(str(path.relative_to(out)), *size, ordered, metadata))
-    return records, counts
-
-
-def standardised(picture: Image.Image, contrast: float) -> Image.Image:
-    """Each channel with mean 0.5 and standard deviation `contrast`, of 0 … 1; clipped.
-
-    A microscope's picture is one bright tone with faint shapes: the tone is most of what a vision
-    tower without pretraining receives, and it is the same everywhere.
-    """
-    pixels = np.asarray(picture, dtype=np.float32) / 255  # [H, W, 3]
-    deviation = np.maximum(pixels.std((0, 1)), 1 / 255)  # of one tone: it stays one
-    scaled = 0.5 + (pixels - pixels.mean((0, 1))) / deviation * contrast
-    return Image.fromarray((255 * scaled.clip(0, 1)).round().astype(np.uint8))
 
 
 def pixels_in(tile: Tile, picture: Image.Image, px: int) -> Image.Image:
@@ -233,11 +79,22 @@ def pixels_in(tile: Tile, picture: Image.Image, px: int) -> Image.Image:
     return cut
 
 
+def standardised(picture: Image.Image, contrast: float) -> Image.Image:
+    """Each channel with mean 0.5 and standard deviation `contrast`, of 0 … 1; clipped.
+
+    A microscope's picture is one bright tone with faint shapes: the tone is most of what a vision
+    tower without pretraining receives, and it is the same everywhere.
+    """
+    pixels = np.asarray(picture, dtype=np.float32) / 255  # [H, W, 3]
+    deviation = np.maximum(pixels.std((0, 1)), 1 / 255)  # of one tone: it stays one
+    scaled = 0.5 + (pixels - pixels.mean((0, 1))) / deviation * contrast
+    return Image.fromarray((255 * scaled.clip(0, 1)).round().astype(np.uint8))
+
+
 def objects_in(
-    tile: Tile, record: Record, settings: CocoConfig, counts: Counter[str]
+    tile: Tile, record: Record, px: int, min_visible: float, counts: Counter[str]
 ) -> list[RecordObject]:
     """The objects that are visible in the tile, clipped to it, in px of the tile's picture."""
-    px = settings.tile_px or 0
     frame = Frame((tile.side, tile.side), (px, px))
     found = []
     for obj in record.objects:
@@ -245,7 +102,7 @@ def objects_in(
         share = visible_share(box, tile)
         if share == 0:
             continue
-        if share < settings.tile_min_visible:
+        if share < min_visible:
             counts["objects too little of which is in the tile"] += 1
             continue
         try:
