@@ -34,7 +34,12 @@ from coordexp.storage.identity import base_path, run_hash
 
 WIDTH, HEIGHT, PX = 120, 90, 96
 TILES = settings("data.tile_px=96", "data.tile_turns=all")
-SMALL = ("experiment=small_real", "data.annotations=coco.json", "data.tile_px=32")
+SMALL = (
+    "experiment=small_real",
+    "data.annotations=coco.json",
+    "data.tile_px=32",
+    "data.tile_objects=2",
+)
 
 
 def shown(box: tuple[int, int, int, int]) -> tuple[Record, Image.Image]:
