@@ -107,10 +107,16 @@ def is_clock(table: str, column: str, row: tuple) -> bool:
 
 
 def mlflow_names(database: Path) -> dict[str, str]:
-    """{MLflow's id of a run: what it was imported from}"""
+    """{a random id of MLflow: what it stands for}: of runs, and of the data sets they name."""
     with closing(sqlite3.connect(database)) as opened:
         query = "SELECT run_uuid, value FROM tags WHERE key IN ('coordexp.run', 'coordexp.study')"
-        return {run: f"<{name}>" for run, name in opened.execute(query)}
+        names = {run: f"<{name}>" for run, name in opened.execute(query)}
+        data = opened.execute("SELECT dataset_uuid, name, digest FROM datasets")
+        names |= {uuid: f"<data {name} {digest}>" for uuid, name, digest in data}
+        inputs = opened.execute("SELECT input_uuid, source_id, destination_id FROM inputs")
+        for uuid, source, run in inputs:
+            names[uuid] = f"<{names.get(source)} of {names.get(run)}>"
+    return names
 
 
 def with_names(text: str, ids: dict[str, str]) -> str:
