@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import stat
 import sys
@@ -37,6 +38,9 @@ REFUSALS = {
     errno.ESTALE,
     errno.ETXTBSY,
 }
+# PyTorch tells of it in a RuntimeError: "DefaultCPUAllocator: can't allocate memory: …" on a CPU,
+# "CUDA out of memory. …" on a GPU.
+OUT_OF_MEMORY = r"can't allocate memory|\bout of memory\b"
 # What a command that was stopped leaves.
 CONTINUES = "the same command continues"
 NOTHING_WRITTEN = "nothing was written"
@@ -148,6 +152,10 @@ def reported(
         sys.exit(f"{program}: {one_line(f'{where}{error.strerror}')}")
     except MemoryError:
         sys.exit(f"{program}: out of memory")
+    except RuntimeError as error:
+        if not re.search(OUT_OF_MEMORY, str(error)):
+            raise
+        sys.exit(f"{program}: out of memory: a smaller batch, adapter rank or picture needs less")
     except Interrupted as stop:
         if message := str(stop):
             print(f"\n{program}: {message}", file=sys.stderr)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from coordexp.analysis.comparison.probe_findings import read_aggregates
 from coordexp.cli import verbs
@@ -159,6 +160,11 @@ def test_memory_that_does_not_suffice_is_one_line():
     with pytest.raises(SystemExit) as ended, reported("coordexp"):
         bytearray(2**62)
     assert ended.value.code == "coordexp: out of memory"
+    with (
+        pytest.raises(SystemExit, match=r"^coordexp: out of memory: a smaller "),
+        reported("coordexp"),
+    ):
+        torch.empty(2**62, dtype=torch.uint8)
 
 
 # --- arguments ---
@@ -172,6 +178,9 @@ def test_memory_that_does_not_suffice_is_one_line():
         ["ui", "--port", "x"],
         ["compare", "a=a", "--out", "b", "--cell", "9" * 5000],
         ["show", "a", "b\n" * 3000],
+        ["clean", "--delete", ""],
+        ["export", "a", ""],
+        ["evaluate", "a", "--data", "", "--name", "a"],
     ],
     ids=lambda arguments: " ".join(arguments)[:20],
 )
@@ -236,6 +245,7 @@ def test_names_that_differ_only_in_capitals_are_refused():
         (["prepare", "runtime.threads=0"], "must be at least 1"),
         (["prepare", "runtime.processes=-3"], "must be at least 1"),
         (["prepare", "optim.lr=1e309"], "must be a positive number"),
+        (["prepare", "probe.adapter_rank=999999999"], "must be at most 65536"),
         (["prepare", "seed=-1"], "must be a number that is not negative"),
     ],
     ids=lambda value: " ".join(value)[-30:] if isinstance(value, list) else "",

@@ -208,7 +208,9 @@ def test_export_is_written_again_but_nothing_else_is_replaced(at_results, tmp_pa
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
 
 
-def test_changed_checkpoint_is_refused_and_leaves_nothing(results, tmp_path, monkeypatch, refused):
+def test_changed_checkpoint_or_log_is_refused_and_leaves_nothing(
+    results, tmp_path, monkeypatch, refused
+):
     shutil.copytree(results.root, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     weights = results.run.checkpoint(STEPS[-1]) / "model.safetensors"
@@ -218,6 +220,12 @@ def test_changed_checkpoint_is_refused_and_leaves_nothing(results, tmp_path, mon
     for chosen in (recommended(Path(STUDY)), of_run(results.run, None)):
         with refused(str(weights.parent), "recorded is"):
             export(chosen, tmp_path / "out", Known())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    log = results.run.log
+    log.write_text(log.read_text().replace("20.0", "2.0"))
+    with refused(f"{log}: changed or damaged", "run.json recorded"):
+        export(of_run(results.run, None), tmp_path / "out", Known())
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
@@ -230,6 +238,10 @@ def test_changed_checkpoint_is_refused_and_leaves_nothing(results, tmp_path, mon
         (["RUN", "out", "--push", "a/b"], "switched off"),
         (["RUN", "out", "--push", "no owner"], "--push no owner"),
         (["RUN", "out", "--push", "name"], "give OWNER/NAME"),
+        (["RUN", "out", "--license", "mit\n---"], "--license mit\\n---: give the name that"),
+        (["RUN", "out", "--license", ""], "--license : give the name that"),
+        (["RUN", "out", "--base-model", "../../x"], "--base-model ../../x: "),
+        (["RUN", "out", "--dataset", "a/b", "--dataset", "c\nd"], "--dataset c\\nd: "),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(at_results, monkeypatch, arguments, told):

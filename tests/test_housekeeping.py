@@ -69,6 +69,19 @@ def test_what_a_finished_study_needs_is_never_unused(results):
     assert (results / "base/tiny-used/base.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "verbs"),
+    [("logging.jsonl", ["list", "diff"]), ("config.yaml", ["list", "diff", "clean"])],
+)
+def test_what_changed_since_the_run_finished_is_not_shown(results, file, verbs):
+    run, other = (next(results.glob(f"runs/{variant}/s0-*")) for variant in ("mixed", "pure_ce"))
+    (run / file).write_text((run / file).read_text().replace("12", "11"))
+    words = {"list": ["list"], "diff": ["diff", str(other), str(run)], "clean": ["clean"]}
+    for verb in verbs:
+        with pytest.raises(SystemExit, match=rf"{run}/{file}: changed or damaged"):
+            main(words[verb])
+
+
 @pytest.mark.parametrize("verb", ["clean", "list"])
 def test_a_study_without_registration_is_refused(results, refused, verb):
     (study,) = (path.parent for path in results.glob("*/*/preregistration.json"))

@@ -144,6 +144,8 @@ def test_what_is_no_checkpoint_costs_one_line(in_tmp):
     with pytest.raises(SystemExit, match="empty: it holds no weights"):
         main(["evaluate", "empty", "--data", "val.jsonl", "--name", "x"])
     assert not list(Path("results/evaluated").iterdir())  # nothing is left of a refusal
+    with pytest.raises(SystemExit, match=r"^coordexp: \.: a directory, not a file"):
+        main(["evaluate", "empty", "--data", ".", "--name", "x"])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from coordexp.cli.verify import verify
 from coordexp.detection.probe_manifest import read_probe_manifest
 from coordexp.detection.probes import read_probe
 from coordexp.storage.files import read_json, sha256_file, write_text
-from coordexp.storage.manifest import artifact_digests, write_manifest
+from coordexp.storage.manifest import artifact_digests, read_manifest, write_manifest
 from coordexp.storage.runs import run_directory
 from coordexp.storage.typed import write_sealed, write_typed
 from coordexp.study.preregistration import read_preregistration
@@ -48,6 +48,20 @@ def test_run_that_changed_since_the_audit_ends_the_next_steps(name, refused):
             STUDY_STEPS[step](study)
     assert (study / "recommendation.json").read_bytes() == before
     flip_last_bit(changed)
+    STUDY_STEPS["compare"](study)
+
+
+def test_edited_and_sealed_run_json_ends_the_next_steps(refused):
+    runs = [write_run(variant, TIED, tables=True) for variant in ("pure_ce", "mixed")]
+    study = write_study(runs, rule=RULE)
+    STUDY_STEPS["audit"](study)
+    found = read_manifest(runs[0])
+    write_manifest(runs[0], replace(found, train_wall_s=1.0))
+    with refused(f"{runs[0].manifest}: has changed since the audit", f"remove {study}/runs.json"):
+        STUDY_STEPS["compare"](study)
+    (fault,) = [found.fault for found in verify(Path("results")) if found.kind.endswith("study")]
+    assert f"{runs[0].manifest}: sha256 " in fault
+    write_manifest(runs[0], found)
     STUDY_STEPS["compare"](study)
 
 

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tracked_runs import (
 
 from coordexp.errors import UserError
 from coordexp.storage.files import read_json
+from coordexp.storage.manifest import evidence_digests, read_manifest, write_manifest
 from coordexp.tracking import database, follower
 from coordexp.tracking import mlflow_import as tracking
 from coordexp.tracking import server as ui
@@ -81,6 +83,21 @@ def test_broken_log_does_not_stop_the_others_and_is_told_once(capsys) -> None:
     broken.log.write_text(whole)
     assert said(capsys, following) == ["importing again"]
     assert counts()["runs"] == 2
+
+
+def test_log_edited_after_the_run_finished_is_not_imported(capsys) -> None:
+    run = finish(make_run("mixed"))
+    found = read_manifest(run)
+    write_manifest(run, replace(found, artifacts=evidence_digests(run)))
+    whole = run.log.read_text()
+    run.log.write_text(whole.replace("190.0", "19.0"))
+    following = Follower()
+    (line,) = said(capsys, following)
+    assert line.startswith(f"not imported: {run.log}: changed or damaged")
+    assert counts()["runs"] == 0
+    run.log.write_text(whole)
+    assert said(capsys, following) == ["importing again"]
+    assert counts()["runs"] == 1
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), UserError("odd")])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from coordexp.cli import verbs
-from coordexp.cli.subparsers import Subparsers, add_overrides, add_verb
+from coordexp.cli.subparsers import Subparsers, add_overrides, add_verb, named_path
 from coordexp.errors import NOTHING_WRITTEN
 
 
@@ -19,17 +17,17 @@ def add_prepare(subparsers: Subparsers) -> None:
 def add_convert(subparsers: Subparsers) -> None:
     help_text = "turn annotations of another format (VOC, YOLO, CVAT …) into COCO"
     sub = add_verb(subparsers, "convert", verbs.convert_annotations, help_text)
-    sub.add_argument("source", type=Path, help="an annotation file, or a directory of them")
+    sub.add_argument("source", type=named_path, help="an annotation file, or a directory of them")
     sub.add_argument(
         "--out",
-        type=Path,
+        type=named_path,
         required=True,
         metavar="FILE",
         help="the COCO file; where the source has train and val, one for each (FILE_train …)",
     )
     sub.add_argument(
         "--images",
-        type=Path,
+        type=named_path,
         metavar="DIR",
         help="directory below which the pictures lie; default: that of the annotations",
     )
@@ -52,7 +50,7 @@ def add_validate(subparsers: Subparsers) -> None:
     sub = add_verb(subparsers, "validate", verbs.validate_records, help_text, NOTHING_WRITTEN)
     sub.add_argument(
         "records",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="a JSONL file of records, of this project or another",
     )

@@ -17,6 +17,7 @@ from coordexp.config.digests import flatten
 from coordexp.errors import UserError
 from coordexp.metrics import METRICS, metric_values
 from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.manifest import require_recorded
 from coordexp.storage.run_config import read_yaml
 from coordexp.storage.runs import RESULTS, RunDirectory
 from coordexp.study.preregistration import FILE, read_preregistration
@@ -80,6 +81,8 @@ def is_run(path: Path) -> bool:
 def of_runs(a: Path, b: Path) -> list[str]:
     """Settings that differ, then the metrics at the last step that both evaluated."""
     first, second = RunDirectory(a), RunDirectory(b)
+    for run in (first, second):
+        require_recorded(run, run.config, run.log)
     lines = told("settings", compared(settings_of(first), settings_of(second)))
     evals = [read_log(run.log).evals if run.log.exists() else {} for run in (first, second)]
     common = sorted(evals[0].keys() & evals[1].keys())

@@ -12,6 +12,7 @@ from coordexp.cli.overview import InputEntry, Overview, RunEntry, StudyEntry, ov
 from coordexp.metrics import METRICS, log_key
 from coordexp.storage.files import files_below
 from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.manifest import require_recorded
 
 SHOWN_METRIC = "expected_bin_mae"
 HEADLINE_WIDTH = 100
@@ -21,7 +22,7 @@ def listing(results: Path) -> list[str]:
     """The lines of `coordexp list`.
 
     Raises:
-        UserError: a manifest below `results` is damaged.
+        UserError: a manifest below `results` is damaged, or a log that one records has changed.
     """
     found = overview(results)
     lines = titled("studies, the newest first", [study_row(study) for study in found.studies])
@@ -64,6 +65,7 @@ def run_row(entry: RunEntry, found: Overview) -> list[str]:
 
 def last_evaluation(entry: RunEntry) -> str:
     """The step of the last evaluation, with one metric."""
+    require_recorded(entry.run, entry.run.log)
     evals = read_log(entry.run.log).evals if entry.run.log.exists() else {}
     if not evals:
         return "no evaluation"

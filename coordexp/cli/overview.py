@@ -12,7 +12,7 @@ from pathlib import Path
 from coordexp.data.prepare import read_data_manifest
 from coordexp.errors import UserError
 from coordexp.models.base_manifest import read_base_manifest
-from coordexp.storage.manifest import RunManifest, read_manifest
+from coordexp.storage.manifest import RunManifest, read_manifest, require_recorded
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory, holds_results
 from coordexp.study.preregistration import FILE, Preregistration, read_preregistration
@@ -122,6 +122,8 @@ def _runs(directories: Iterable[Path]) -> list[RunEntry]:
     for path in sorted(directories):
         run = RunDirectory(path)
         if holds_results(run) or run.state.exists():
+            # It names the data and the base model: an edited one would leave them unused.
+            require_recorded(run, run.config)
             config = read_run_config(run) if run.config.exists() else None
             found.append(RunEntry(run, read_manifest(run), config))
     return found

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from coordexp.cli import verbs
 from coordexp.cli.steps import STEP_NAMES
-from coordexp.cli.subparsers import Subparsers, add_results, add_verb
+from coordexp.cli.subparsers import Subparsers, add_results, add_verb, named_path
 from coordexp.errors import NOTHING_WRITTEN
 from coordexp.storage.runs import RESULTS
 
@@ -16,7 +14,7 @@ def add_show(subparsers: Subparsers) -> None:
     sub = add_verb(subparsers, "show", verbs.show, help_text, NOTHING_WRITTEN)
     sub.add_argument(
         "study",
-        type=Path,
+        type=named_path,
         nargs="?",
         help="a study directory; default: the newest results/*/latest",
     )
@@ -38,9 +36,9 @@ def add_clean(subparsers: Subparsers) -> None:
     help_text = "list what nothing refers to, and remove it with --delete"
     sub = add_verb(subparsers, "clean", verbs.clean, help_text)
     help_text = "only what lies at or below these"
-    sub.add_argument("paths", type=Path, nargs="*", metavar="PATH", help=help_text)
+    sub.add_argument("paths", type=named_path, nargs="*", metavar="PATH", help=help_text)
     sub.add_argument("--delete", action="store_true", help="remove what is listed")
-    sub.add_argument("--results", type=Path, default=RESULTS, help="default: results")
+    sub.add_argument("--results", type=named_path, default=RESULTS, help="default: results")
 
 
 def add_ui(subparsers: Subparsers) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from coordexp.cli import verbs
-from coordexp.cli.subparsers import Subparsers, add_overrides, add_repeated, add_verb
+from coordexp.cli.subparsers import Subparsers, add_overrides, add_repeated, add_verb, named_path
 
 
 def add_compare(subparsers: Subparsers) -> None:
@@ -19,10 +18,10 @@ def add_compare(subparsers: Subparsers) -> None:
         help="PATH is a log (docs/logs.md lists what is read), or a run, study, checkpoint or "
         "output directory",
     )
-    sub.add_argument("--out", type=Path, required=True, help="the study directory to write")
+    sub.add_argument("--out", type=named_path, required=True, help="the study directory to write")
     sub.add_argument(
         "--rule",
-        type=Path,
+        type=named_path,
         help="a file like conf/study/stage1_ablation.yaml, or only the settings that differ",
     )
     sub.add_argument(
@@ -39,7 +38,7 @@ def add_compare(subparsers: Subparsers) -> None:
     )
     sub.add_argument(
         "--evidence",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="published rollout metrics (JSON), shown beside the comparison with their confounds",
     )
@@ -71,7 +70,7 @@ def add_rollouts(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--ground-truth",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="COCO annotations or records, for rollouts that hold no ground truth",
     )
@@ -80,7 +79,7 @@ def add_rollouts(sub: argparse.ArgumentParser) -> None:
 def add_probe(subparsers: Subparsers) -> None:
     help_text = "run the Stage-2 probe of a run: rollouts, a short fine-tune, rollouts again"
     sub = add_verb(subparsers, "probe", verbs.probe_run, help_text)
-    sub.add_argument("run", type=Path, help="a run directory")
+    sub.add_argument("run", type=named_path, help="a run directory")
     add_overrides(sub, "a Hydra override, such as probe.steps=10")
     sub.add_argument("--step", type=int, help="step of the checkpoint; default: the last")
     sub.add_argument(
@@ -95,12 +94,12 @@ def add_evaluate(subparsers: Subparsers) -> None:
     sub = add_verb(subparsers, "evaluate", verbs.evaluate_outside, help_text)
     sub.add_argument(
         "checkpoint",
-        type=Path,
+        type=named_path,
         help="a Hugging Face directory of a Qwen3-VL with the coordinate tokens",
     )
     sub.add_argument(
         "--data",
-        type=Path,
+        type=named_path,
         required=True,
         metavar="FILE",
         help="a record file; val.jsonl with a train.jsonl beside it is also probed",
@@ -120,7 +119,7 @@ def add_evaluate(subparsers: Subparsers) -> None:
 def add_how_it_was_trained(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--adapter",
-        type=Path,
+        type=named_path,
         metavar="DIR",
         help="an adapter that peft saved; it is merged into the checkpoint",
     )
@@ -136,7 +135,7 @@ def add_how_it_was_trained(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--template",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="a chat template (Jinja); default: the checkpoint's own",
     )

@@ -37,6 +37,18 @@ def add_verb(
     return sub
 
 
+def named_path(word: str) -> Path:
+    """A path that was given. An empty one, of a variable that is not set, would be the directory
+    where the command runs.
+
+    Raises:
+        ArgumentTypeError: it is empty.
+    """
+    if not word:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(word)
+
+
 def add_overrides(sub: argparse.ArgumentParser, help_text: str) -> None:
     sub.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=help_text)
 
@@ -49,4 +61,6 @@ def add_repeated(sub: argparse.ArgumentParser, option: str, metavar: str, help_t
 
 
 def add_results(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("results", type=Path, nargs="?", default=RESULTS, help="default: results")
+    sub.add_argument(
+        "results", type=named_path, nargs="?", default=RESULTS, help="default: results"
+    )

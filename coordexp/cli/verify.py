@@ -18,7 +18,7 @@ from coordexp.models.base_manifest import read_base_manifest
 from coordexp.storage.files import read_with_checksum, sha256_directory, sha256_file
 from coordexp.storage.identity import SOURCES, read_sources
 from coordexp.storage.manifest import RunManifest
-from coordexp.storage.runs import RunDirectory
+from coordexp.storage.runs import RESULTS, RunDirectory
 from coordexp.storage.typed import read_typed
 from coordexp.study.preregistration import FILE, read_preregistration
 from coordexp.study.study_files import DIGESTS, read_digests, require_inputs
@@ -151,3 +151,17 @@ def _study(path: Path) -> Iterator[str]:
             yield ""
         elif name == DIGESTS:
             yield f"{name}: missing"
+    if path.with_name("runs.json").exists():
+        yield from _audited_manifests(path)
+
+
+def _audited_manifests(path: Path) -> Iterator[str]:
+    """run.json of each run, as it was at the audit. A run may have been removed since."""
+    for entry in read_study_runs(path.parent):
+        recorded = (entry.files or {}).get("run.json")
+        directory = Path(entry.directory or "")
+        if directory.is_relative_to(RESULTS):  # as seen from where the study was made
+            directory = path.parents[2] / directory.relative_to(RESULTS)
+        if recorded is not None and (directory / "run.json").exists():
+            fault = _difference(directory / "run.json", recorded)
+            yield f"{directory}/{fault}" if fault else ""

@@ -44,11 +44,11 @@ from coordexp.config.limits import (
 from coordexp.config.setting_types import (
     SPELLED_ONE_WAY,
     Count,
-    CountOrZero,
     Fraction,
     Name,
     NotNegative,
     Positive,
+    Rank,
     Seed,
 )
 from coordexp.config.training_schema import (
@@ -196,7 +196,7 @@ class ProbeConfig:
     steps: Count  # of the geometric fine-tune
     images_per_step: Count  # of the fine-tune
     micro_batch: Count  # images
-    adapter_rank: CountOrZero  # LoRA as in optim.adapter; 0: every weight is trained
+    adapter_rank: Rank  # LoRA as in optim.adapter; 0: every weight is trained
     gradient_checkpointing: bool  # as in train
     lr: Positive  # peak rate of the fine-tune
     temperature: Annotated[str, DECODE_TEMPERATURE]  # of the expected-coordinate decode

@@ -10,6 +10,7 @@ from coordexp.config.limits import FRACTION, NAME, NOT_NEGATIVE, POSITIVE, at_le
 # otherwise fill the memory or never end.
 Count = Annotated[int, at_least(1), at_most(10**9)]
 CountOrZero = Annotated[int, NOT_NEGATIVE, at_most(10**9)]
+Rank = Annotated[int, NOT_NEGATIVE, at_most(2**16)]  # of an adapter; 0: none
 Width = Annotated[int, at_least(1), at_most(2**16)]
 Layers = Annotated[int, at_least(1), at_most(1000)]
 Images = Annotated[int, at_least(1), at_most(10**8)]

@@ -7,7 +7,15 @@ from enum import Enum
 from typing import Annotated
 
 from coordexp.config.limits import BELOW_ONE, NOT_NEGATIVE, TEMPERATURE, at_most
-from coordexp.config.setting_types import Count, CountOrZero, Fraction, Name, NotNegative, Positive
+from coordexp.config.setting_types import (
+    Count,
+    CountOrZero,
+    Fraction,
+    Name,
+    NotNegative,
+    Positive,
+    Rank,
+)
 
 
 class TokenGroups(Enum):
@@ -39,7 +47,7 @@ class AdapterConfig:
     """LoRA or DoRA on every linear layer, and the coordinate rows; all other weights are frozen."""
 
     # 0: no adapters, every weight is trained.
-    rank: Annotated[int, NOT_NEGATIVE, at_most(2**16)] = 0
+    rank: Rank = 0
     alpha: Count = 32  # an adapter's output is scaled by alpha / rank
     dropout: Annotated[float, BELOW_ONE] = 0.0  # of an adapter's input
     dora: bool = False  # also train the length of each row of a weight

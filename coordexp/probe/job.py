@@ -13,7 +13,12 @@ from coordexp.detection.probe_manifest import PROBE_FILE, MissingProbe
 from coordexp.errors import UserError
 from coordexp.models.checkpoints import device_for
 from coordexp.probe.run import run_probe
-from coordexp.storage.manifest import RunManifest, read_manifest, require_checkpoint
+from coordexp.storage.manifest import (
+    RunManifest,
+    read_manifest,
+    require_checkpoint,
+    require_recorded,
+)
 from coordexp.storage.run_config import read_run_config
 from coordexp.storage.runs import RESULTS, RunDirectory, probe_directory
 from coordexp.storage.typed import write_typed
@@ -26,6 +31,7 @@ def own_recipe(run: RunDirectory) -> list[str]:
     """
     if not run.config.exists():
         return []
+    require_recorded(run, run.config)
     return [f"probe.{key}={value}" for key, value in read_run_config(run).probe.items()]
 
 

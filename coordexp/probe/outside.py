@@ -28,7 +28,7 @@ from coordexp.data.batches import Dataset
 from coordexp.data.chat import ChatEncoder
 from coordexp.data.prompt_file import write_prompt_file
 from coordexp.data.token_records import read_pixel_records, written_in_pixels
-from coordexp.errors import UserError
+from coordexp.errors import UserError, require_regular
 from coordexp.models.base import load_tokenizer, load_whole
 from coordexp.models.checkpoints import device_for, load_base, write_pretrained
 from coordexp.models.foreign_adapter import merge_adapter
@@ -168,7 +168,12 @@ def refuse_damaged(checkpoint: Path) -> None:
 
 
 def with_training_records(records: Path) -> list[Path]:
-    """The validation file, and the file of training records beside it if there is one."""
+    """The validation file, and the file of training records beside it if there is one.
+
+    Raises:
+        UserError: it is not a file.
+    """
+    require_regular(records)
     train = records.with_name("train.jsonl")
     return [records, train] if records.name == "val.jsonl" and train.exists() else [records]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from coordexp.analysis.recommendation.card import headline
 from coordexp.analysis.recommendation.findings import Recommendation, Role, read_recommendation
 from coordexp.errors import UserError
-from coordexp.storage.manifest import RunManifest, read_manifest
+from coordexp.storage.manifest import RunManifest, read_manifest, require_recorded
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
 
@@ -94,6 +94,7 @@ def chosen(
     checkpoint = run.checkpoint(step)
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such directory: restore it, or train the run again")
+    require_recorded(run, run.config)
     config, manifest = read_run_config(run), read_manifest(run)
     if manifest is None and config.data:  # one trained elsewhere has no settings
         raise UserError(f"{run.path}: its training has not finished: start it again")

@@ -12,16 +12,25 @@ from huggingface_hub.utils import validate_repo_id
 from coordexp.errors import UserError, first_line
 
 
+def require_repository(name: str, option: str) -> None:
+    """Refuse what no repository of the hub can be called: OWNER/NAME, or NAME of the oldest ones.
+
+    Raises:
+        UserError: the message starts with the option.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"{option} {name}: {first_line(error)}") from error
+
+
 def require_hub(name: str) -> None:
     """Refuse what cannot be uploaded, before anything is written.
 
     Raises:
         UserError: `name` is no OWNER/NAME, the hub is switched off, or there is no token.
     """
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise UserError(f"--push {name}: {first_line(error)}") from error
+    require_repository(name, "--push")
     if name.count("/") != 1:
         raise UserError(f"--push {name}: give OWNER/NAME")
     if constants.is_offline_mode():

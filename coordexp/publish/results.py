@@ -9,6 +9,7 @@ from coordexp.analysis.comparison.probe_findings import read_study_probe
 from coordexp.metrics import PROBE_METRICS, REGISTRY, metric_values
 from coordexp.publish.chosen import Chosen
 from coordexp.storage.logs.jsonl import read_log
+from coordexp.storage.manifest import require_recorded
 from coordexp.study.preregistration import read_preregistration
 
 AFTER = "_after"  # of the names of what a probe measures after its fine-tune: of other weights
@@ -46,8 +47,16 @@ def results_of(chosen: Chosen) -> list[Result]:
 
 
 def evaluated(chosen: Chosen) -> list[Result]:
-    """Of the run's log at the checkpoint's step, at temperature 1."""
-    rows = read_log(chosen.run.log).evals if chosen.run.log.exists() else {}
+    """Of the run's log at the checkpoint's step, at temperature 1.
+
+    Raises:
+        UserError: the log is not what run.json records of it.
+    """
+    log = chosen.run.log
+    if not log.exists():  # a run may be handed over without its log
+        return []
+    require_recorded(chosen.run, log)
+    rows = read_log(log).evals
     values = metric_values(rows.get(chosen.step, {}), "1")
     return [
         Result(name, label(name), value, f"validation{AT['1']}") for name, value in values.items()

@@ -217,6 +217,25 @@ def damaged_artifacts(run: RunDirectory, manifest: RunManifest) -> list[str]:
     return sorted(name for name, sha256 in manifest.artifacts.items() if found.get(name) != sha256)
 
 
+def require_recorded(run: RunDirectory, *files: Path) -> None:
+    """Refuse files of a finished run that are not what run.json records of them.
+
+    Of a run that has not finished nothing is recorded yet, and of one of an earlier version not
+    every file.
+
+    Raises:
+        UserError: one is missing, changed or damaged, or run.json itself is damaged.
+    """
+    manifest = read_manifest(run)
+    if manifest is None:
+        return
+    advice = f"restore it, or remove {run.path} to train again"
+    for file in files:
+        recorded = manifest.artifacts.get(str(file.relative_to(run.path)))
+        if recorded is not None:
+            require_sha256(file, recorded, "run.json", advice)
+
+
 def require_checkpoint(run: RunDirectory, manifest: RunManifest, step: int) -> None:
     """Refuse a checkpoint that is not the one that run.json records.
 

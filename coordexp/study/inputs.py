@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.errors import UserError
+from coordexp.storage.digest_store import known_sha256
 from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import UNTOLD, Log
 from coordexp.storage.manifest import RunManifest, evidence_digests, read_manifest
@@ -72,7 +73,7 @@ def study_run(run: RegisteredRun) -> StudyRun:
         told=run.told,
     )
     if run.directory:
-        entry = replace(entry, files=evidence_digests(RunDirectory(Path(run.directory))))
+        entry = replace(entry, files=study_digests(RunDirectory(Path(run.directory))))
     manifest = read_manifest(RunDirectory(Path(run.directory))) if run.directory else None
     if manifest is not None:
         if run.hash8 not in (None, manifest.hash8):
@@ -91,6 +92,14 @@ def study_run(run: RegisteredRun) -> StudyRun:
     return entry
 
 
+def study_digests(run: RunDirectory) -> dict[str, str]:
+    """sha256 of the files of a run that an analysis reads, run.json among them."""
+    digests = evidence_digests(run)
+    if run.manifest.exists():
+        digests[run.manifest.name] = known_sha256(run.manifest)
+    return digests
+
+
 def load_runs(study_dir: Path) -> list[RunData]:
     """The runs noted in `runs.json`, with their logs read.
 
@@ -104,7 +113,7 @@ def load_runs(study_dir: Path) -> list[RunData]:
 
 
 def require_unchanged(study_dir: Path, entry: StudyRun) -> None:
-    """Refuse a run directory whose configuration, log or tables are not those of the audit.
+    """Refuse a run directory whose configuration, log, tables or run.json are not the audit's.
 
     Raises:
         UserError: a file has changed since, is gone or is new.
@@ -112,7 +121,9 @@ def require_unchanged(study_dir: Path, entry: StudyRun) -> None:
     if entry.directory is None or entry.files is None:
         return
     run = RunDirectory(Path(entry.directory))
-    found = evidence_digests(run)
+    found = study_digests(run)
+    if run.manifest.name not in entry.files:  # of an earlier version, or it finished since
+        found.pop(run.manifest.name, None)
     for name in sorted(found.keys() | entry.files.keys()):
         if found.get(name) != entry.files.get(name):
             advice = f"restore it, or remove {study_dir / 'runs.json'} to audit the study again"

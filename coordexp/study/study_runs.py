@@ -23,7 +23,7 @@ class StudyRun:
     kind: SourceKind | None = None  # of what was handed over
     sha256: str | None = None  # of what was handed over
     told: Told | None = None  # of a log that was handed over; null where nothing was told
-    files: dict[str, str] | None = None  # sha256 of configuration, log and tables of a directory
+    files: dict[str, str] | None = None  # sha256 of configuration, log, tables and run.json
     prompt: dict[str, str | None] | None = None  # of a checkpoint trained elsewhere: prompt.json
 
     # From the manifest, see RunManifest.

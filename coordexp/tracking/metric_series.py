@@ -12,7 +12,7 @@ from coordexp.storage.identity import RUN_IDENTITY
 from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.logs.number_rows import Row
-from coordexp.storage.manifest import RunManifest, read_manifest
+from coordexp.storage.manifest import RunManifest, read_manifest, require_recorded
 from coordexp.storage.run_config import RunConfig, read_run_config
 from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import source_of
@@ -72,8 +72,10 @@ def series_of_run(run: RunDirectory) -> MetricSeries:
     """A run directory, finished or not. Without a row in its log, the series has no points.
 
     Raises:
-        UserError: log, configuration or manifest cannot be read.
+        UserError: log, configuration or manifest cannot be read, or one has changed since the run
+            finished.
     """
+    require_recorded(run, run.config, run.log)
     # Read the manifest first: if it exists, the log that is read after it is complete.
     manifest = read_manifest(run)
     log = read_log_if_any(run.log)
