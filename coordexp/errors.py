@@ -12,10 +12,10 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 LONGEST_WORD = 300  # characters; a path may be much longer
 # What the machine refuses: the user can mend it, and the message of the system says what it is.
@@ -41,6 +41,7 @@ REFUSALS = {
 # PyTorch tells of it in a RuntimeError: "DefaultCPUAllocator: can't allocate memory: …" on a CPU,
 # "CUDA out of memory. …" on a GPU.
 OUT_OF_MEMORY = r"can't allocate memory|\bout of memory\b"
+ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
 # What a command that was stopped leaves.
 CONTINUES = "the same command continues"
 NOTHING_WRITTEN = "nothing was written"
@@ -165,6 +166,24 @@ def reported(
         sys.exit(130)
     finally:
         _drop_unwritable_output()
+
+
+def tell_interruption(program: str, otherwise: ExceptHook) -> ExceptHook:
+    """A `sys.excepthook` that tells of Ctrl-C in one line; other exceptions are left to
+    `otherwise`. The interpreter then ends with 130, as after a traceback.
+
+    For a program whose main function is another's, such as Snakemake.
+    """
+
+    def hook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print(f"\n{program}: interrupted: {CONTINUES}", file=sys.stderr)
+        else:
+            otherwise(kind, error, traceback)
+
+    return hook
 
 
 def _open_standard_streams() -> None:

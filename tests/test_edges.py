@@ -106,6 +106,26 @@ def test_signal_at_an_import_is_one_line(number, code, name, module, arguments):
     assert "interrupted" in done.stderr or "terminated: " in done.stderr
 
 
+def test_ctrl_c_while_the_workflow_is_read_is_one_line(tmp_path):
+    """Snakemake's main function would show a traceback."""
+    root = Path(__file__).resolve().parents[1]
+    words = ["snakemake", "-n", "--cores", "1", "-s", str(root / "Snakefile")]
+    words += ["-d", str(tmp_path), "--config", "experiment=smoke"]
+    command = [sys.executable, "-c", SIGNAL_AT_IMPORT, "2", "coordexp.study.plan", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGINT  # 130 in a shell
+    assert done.stderr.endswith("\nstage1_ablation: interrupted: the same command continues\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_other_errors_than_ctrl_c_keep_their_traceback():
+    program = "import sys; from coordexp.errors import tell_interruption\n"
+    program += "sys.excepthook = tell_interruption('x', sys.excepthook); 1 / 0"
+    code, message = end_of(program, "")
+    assert code == 1
+    assert message.startswith("Traceback")
+
+
 # --- streams that cannot be written ---
 
 PRINTING = "from coordexp.errors import reported\nwith reported('coordexp'):\n    "

@@ -93,6 +93,7 @@ def test_damaged_file_of_a_probe_is_refused(pattern, refused):
         replace(written, artifacts=sealed, data_sha256={records.stem: sha256_file(records)}),
     )
     assert read_probe(directory) is not None
+    assert not [entry for entry in verify(Path("results")) if entry.kind == "probe" and entry.fault]
     file = records if pattern == "val.jsonl" else min(directory.glob(pattern))
     flip_last_bit(file)
     with refused(f"{file}: changed or damaged", "probe.json recorded", f"remove {directory}"):
@@ -100,6 +101,16 @@ def test_damaged_file_of_a_probe_is_refused(pattern, refused):
     file.unlink()
     with refused(f"{file}: missing, but {directory / 'probe.json'} records it"):
         read_probe(directory)
+
+
+def test_verify_shows_a_probe_of_another_checkpoint():
+    run = write_run("pure_ce", TIED)
+    write_probe(run, 0.5, np.random.default_rng(0))
+    (directory,) = (run.path / "stage2").iterdir()
+    found = read_probe_manifest(directory / "probe.json")
+    write_typed(directory / "probe.json", replace(found, checkpoint_sha256="e" * 64))
+    (fault,) = [entry.fault for entry in verify(Path("results")) if entry.kind == "probe"]
+    assert "probe.json: of a checkpoint with sha256 eeeeeeeeeeee" in fault
 
 
 def test_run_in_the_place_of_another_is_refused(refused):

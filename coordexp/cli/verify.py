@@ -13,6 +13,7 @@ from coordexp.analysis.recommendation.findings import read_recommendation
 from coordexp.cli.overview import unregistered
 from coordexp.data.prepare import read_data_manifest
 from coordexp.detection.probe_manifest import MissingProbe, read_probe_manifest
+from coordexp.detection.probes import require_same_checkpoint
 from coordexp.errors import UserError, one_line
 from coordexp.models.base_manifest import read_base_manifest
 from coordexp.storage.files import read_with_checksum, sha256_directory, sha256_file
@@ -137,6 +138,7 @@ def _probe(path: Path) -> Iterator[str]:
     manifest = read_probe_manifest(path)
     yield ""
     if not isinstance(manifest, MissingProbe):
+        require_same_checkpoint(path.parent, manifest)
         for name, recorded in manifest.artifacts.items():
             yield _difference(path.parent / name, recorded)
 

@@ -7,10 +7,14 @@ from pathlib import Path
 # Import the package of this clone, even if another version is installed.
 sys.path.insert(0, str(Path(workflow.current_basedir.path).parents[1]))
 
+from coordexp.errors import UserError, tell_interruption
+
+# Ctrl-C, until Snakemake starts the first job: one line.
+sys.excepthook = tell_interruption("stage1_ablation", sys.excepthook)
+
 from coordexp.cli.code_digest import code_digest
 from coordexp.cli.progress import print_card, show_progress
 from coordexp.cli.steps import STUDY_STEPS
-from coordexp.errors import UserError
 from coordexp.study.plan import plan_study
 from coordexp.study.quotes import refuse_unpaired_quotes
 
