@@ -258,7 +258,7 @@ def test_run_of_an_earlier_form_is_replaced(monkeypatch: pytest.MonkeyPatch) -> 
     run = finish(make_run())
     with monkeypatch.context() as patch:
         patch.setattr(metric_series, "shown_points", lambda log, _: metric_series.log_points(log))
-        patch.setattr(metric_series, "FORM", "1")
+        patch.setattr(tracking, "FORM", "1")
         old = tracking.import_run(run)
     assert "eval_loss" in client().get_run(old).data.metrics
     new = tracking.import_run(run)

@@ -19,10 +19,9 @@ from coordexp.study.inputs import source_of
 from coordexp.study.locate import LOG
 from coordexp.study.sources import read_source
 from coordexp.study.study_runs import StudyRun
-from coordexp.tracking.names import FORM, shown_names
+from coordexp.tracking.names import shown_names
 
 NOTE_TAG = "mlflow.note.content"
-FORM_TAG = "coordexp.names"
 TIME_KEY = "time_unix_s"  # of a log row
 MLFLOW_STATUS = {"complete": "FINISHED", "diverged": "FAILED"}
 
@@ -126,7 +125,6 @@ def series_of_log(entry: StudyRun) -> MetricSeries:
             "coordexp_version": VERSION,
             "mlflow.source.name": str(source.path),
             "mlflow.source.type": "LOCAL",
-            FORM_TAG: FORM,
             NOTE_TAG: "\n".join(note),
         },
         status="FINISHED",
@@ -198,7 +196,6 @@ def run_tags(
         "coordexp_version": VERSION,
         "mlflow.source.name": "coordexp-train",
         "mlflow.source.type": "LOCAL",
-        FORM_TAG: FORM,
     }
     if manifest:
         for name, sha256 in asdict(manifest.inputs_sha256).items():

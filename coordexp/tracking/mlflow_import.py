@@ -37,13 +37,13 @@ from coordexp.tracking.database import DATABASE, is_locked, writable_database
 from coordexp.tracking.experiment import EXPERIMENT, ROOT, Experiment, ui_link
 from coordexp.tracking.legal import cut_note, legal_series
 from coordexp.tracking.metric_series import (
-    FORM_TAG,
     NOTE_TAG,
     MetricSeries,
     TrackedDataset,
     series_of_entry,
     series_of_run,
 )
+from coordexp.tracking.names import FORM
 from coordexp.tracking.registration import point_alias
 from coordexp.tracking.view import experiment_tags
 
@@ -58,6 +58,7 @@ STUDY_FILES = (
 )
 RUN_TAG = "coordexp.run"
 STUDY_TAG = "coordexp.study"
+FORM_TAG = "coordexp.names"  # the form of its metrics' names
 STEP_TAG = "coordexp.imported_step"
 FAILURE_TAG = "coordexp.import_failed"  # of a run that the next import completes
 CONTROL_TAG = "coordexp.control_of"
@@ -97,10 +98,7 @@ def import_series(series: MetricSeries) -> str:
     started_ms, ended_ms = points[0].timestamp, points[-1].timestamp
     with mlflow_client() as (client, experiment_id):
         run = find_run(client, experiment_id, RUN_TAG, series.key)
-        if run and (
-            run.info.start_time != started_ms
-            or run.data.tags.get(FORM_TAG) != series.tags.get(FORM_TAG)
-        ):
+        if run and (run.info.start_time != started_ms or run.data.tags.get(FORM_TAG) != FORM):
             # The run was trained again since the last import, or an earlier version imported it
             # under other names: do not mix the two curves.
             client.delete_run(run.info.run_id)
@@ -108,7 +106,8 @@ def import_series(series: MetricSeries) -> str:
         if run and run.info.status != "RUNNING" and FAILURE_TAG not in run.data.tags:
             return str(run.info.run_id)  # the status is written last, so the import is complete
         if run is None:
-            tags = {RUN_TAG: series.key}
+            # Both from its first moment: without them the next import would begin another run.
+            tags = {RUN_TAG: series.key, FORM_TAG: FORM}
             run = client.create_run(experiment_id, started_ms, tags, run_name=series.name)
         run_id = str(run.info.run_id)
         with marking_failure(client, run_id):
