@@ -16,6 +16,7 @@ from conftest import TINY_OVERRIDES, chdir
 from huggingface_hub import ModelCard
 from memorised import PICTURES, memorised
 from PIL import Image
+from reports import change
 from studies import STEPS, eval_row, write_run
 from transformers import AutoProcessor
 
@@ -34,7 +35,6 @@ from coordexp.publish.pictures import Area, trained_area
 from coordexp.storage.files import files_below, read_json, sha256_file
 from coordexp.storage.manifest import ImageSides, artifact_digests, read_manifest, write_manifest
 from coordexp.storage.runs import RunDirectory
-from coordexp.storage.typed import write_sealed
 
 STUDY = "results/compared/12345678"
 SIDE = 64  # of the pictures
@@ -257,8 +257,7 @@ def test_what_cannot_be_exported_is_one_line(at_results, monkeypatch, arguments,
 def test_undecided_or_unfinished_is_one_line(at_results, tmp_path, refused):
     study, run = tmp_path / "study", tmp_path / "run"
     shutil.copytree(STUDY, study)
-    decided = read_json(study / "recommendation.json")
-    write_sealed(study / "recommendation.json", decided | {"primary": None, "withheld": "a tie"})
+    change(study, "recommendation", lambda card: card.update(primary=None, withheld="a tie"))
     with refused("No primary at step 360: a tie: name the run"):
         recommended(study)
     (study / "recommendation.json").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 WINDOW = ("train.images_per_step=4", "train.micro_batch=2")
 # What the message says of each planted fault, for a variant with two token groups.
 NAMED = {
-    "halved backward": ("reference formula", "0.5", "the backward pass is scaled"),
+    "halved backward": ("reference formula", "the backward pass is scaled"),
     "coordinates over their count again": (
         "reference formula",
         "1 over their number",
@@ -100,8 +101,11 @@ def test_adapters_dropout_and_checkpointing_agree(tiny, scenes):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_named(tiny, scenes, fault, dtype, refused):
     t = of_dtype(tiny, scenes, "mixed", dtype)
-    with FAULTS[fault](), refused("pre-flight: ", *NAMED[fault]):
+    with FAULTS[fault](), refused("pre-flight: ", *NAMED[fault]) as error:
         preflight(t)
+    if fault == "halved backward":  # bfloat16 measures a factor to a few per cent
+        (factor,) = re.findall(r"it is ([\d.]+) of what it must be", str(error.value))
+        assert float(factor) == pytest.approx(0.5, rel=1e-4 if dtype == "float32" else 0.02)
     assert all(p.grad is None for p in t.model.parameters())
 
 

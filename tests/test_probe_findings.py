@@ -15,6 +15,7 @@ import pytest
 from conftest import composed
 from note import write_log
 from PIL import Image
+from reports import change
 from scipy import stats
 from studies import NOTE_RULE, eval_row, write_run, write_study
 
@@ -44,7 +45,7 @@ from coordexp.errors import UserError
 from coordexp.resampling import image_weights
 from coordexp.storage.files import read_json, sha256_directory, write_json, write_text
 from coordexp.storage.runs import probe_directory
-from coordexp.storage.typed import write_sealed, write_typed
+from coordexp.storage.typed import write_typed
 
 # The class-aware figure at .5 decides here: a box that is off by half changes it, and no other.
 # Without a declared SD between seeds, images alone are the noise.
@@ -184,9 +185,7 @@ def test_clear_rollout_lead_changes_a_primary_that_stage1_left_open():
     page = (study / "report.html").read_text()
     assert "Does it hold in rollouts?" in page
     assert "Overturned:" in page
-    probe = read_json(study / "probe.json")
-    probe["settings"]["adapter_rank"] = 16
-    write_sealed(study / "probe.json", probe)
+    change(study, "probe", lambda probe: probe["settings"].update(adapter_rank=16))
     main(["step", "report", str(study)])
     of_adapters = "adapters of rank 16"
     assert of_adapters in (study / "report.html").read_text()

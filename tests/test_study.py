@@ -54,7 +54,7 @@ def test_override_of_a_control_changes_its_run_alone():
 
 
 def test_control_has_no_say_in_the_decision_step():
-    assert plan_study({"ce_split": "train.max_steps=400"}).decision_step == 1440
+    assert plan_study({"ce_split": "train.max_steps=400"}).decision_step == 900
 
 
 def test_override_changes_one_run_however_it_is_spelt():

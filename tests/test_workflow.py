@@ -171,8 +171,8 @@ def test_probe_claims_as_many_cores_as_its_training(workspace):
 
 def test_equal_spellings_are_the_same_run(workspace):
     assert (
-        planned(workspace, "pure_ce=optim.lr=2e-3")
-        == planned(workspace, "pure_ce=optim.lr=0.002")
+        planned(workspace, "pure_ce=optim.lr=1e-3")
+        == planned(workspace, "pure_ce=optim.lr=0.001")
         == {}
     )
 

@@ -19,6 +19,14 @@ from coordexp.errors import UserError
 from coordexp.study.comparison import default_rule, plan_comparison
 from coordexp.study.preregistration import preregister, read_preregistration
 from coordexp.study.sources import parse_sources
+from coordexp.study.study_files import DIGESTS
+
+
+def is_new(out: Path) -> bool:
+    """Whether nothing is there, or only what a writer left that ended before its first file."""
+    if not out.is_dir():
+        return not out.exists()
+    return all(path.name == DIGESTS or path.suffix == ".tmp" for path in out.iterdir())
 
 
 def compare(
@@ -80,8 +88,8 @@ def compare(
         rollouts,
         Path(ground_truth) if ground_truth else None,
     )
-    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    if not is_new and not (out / "preregistration.json").exists():
+    starts_new = is_new(out)
+    if not starts_new and not (out / "preregistration.json").exists():
         raise UserError(f"{out}: exists and is not a study directory: choose another --out")
     preregister(study, out)
     try:
@@ -90,7 +98,7 @@ def compare(
             if name == "collect-probes" and evidence:
                 _add_evidence(out, Path(evidence))
     except UserError:
-        if is_new:  # a partial study would refuse the corrected command
+        if starts_new:  # a partial study would refuse the corrected command
             _empty(out)
         raise
     return read_recommendation(out)

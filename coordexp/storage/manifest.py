@@ -42,6 +42,8 @@ TRAINING_MODULES = (
     "models/merging.py",
     "models/attention.py",
     "models/processor.py",
+    "models/processor_files.py",
+    "models/usage.py",
     "losses/fused.py",
     "losses/products.py",
     "losses/gradients.py",
