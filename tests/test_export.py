@@ -162,9 +162,12 @@ def test_model_card_says_what_the_study_says(at_results, tmp_path, capsys):
     assert printed.rstrip().endswith(blocks(card.text)[0].rstrip())
     assert str(tmp_path / "out" / "README.md") in printed
     data, found = card.data, read_json(Path(STUDY) / "recommendation.json")
-    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-text-to-text")
-    assert (data.license, data.base_model) == ("apache-2.0", "Qwen/Qwen3-VL-4B-Instruct")
-    assert data.datasets == ["a/b", "c/d"]
+    head = data.to_dict()
+    assert head["library_name"] == "transformers"
+    assert head["pipeline_tag"] == "image-text-to-text"
+    assert head["license"] == "apache-2.0"
+    assert head["base_model"] == "Qwen/Qwen3-VL-4B-Instruct"
+    assert head["datasets"] == ["a/b", "c/d"]
     results = {result.metric_type: result.metric_value for result in data.eval_results}
     assert results == pytest.approx(found["primary"]["metrics"], rel=1e-5)
     for sentence in (
