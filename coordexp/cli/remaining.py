@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordexp.storage.logs.dialects import STEP_KEY
+from coordexp.storage.logs.dialects import STEP_KEY, TIME_KEY
 from coordexp.storage.logs.log import EVAL
 
 TAIL_BYTES = 1 << 16  # of a log: the rows that tell the present speed
-TIME_KEY = "time_unix_s"
 MAE_KEY = EVAL + "coord_diag/expected_bin_mae"
 
 
@@ -23,10 +22,6 @@ class Position:
     max_steps: int
     s_per_step: float | None  # measured, evaluations included; None before there are two rows
     mae: float | None  # of the last evaluation in the tail of the log
-
-    @property
-    def left_s(self) -> float | None:
-        return None if self.s_per_step is None else self.s_per_step * (self.max_steps - self.step)
 
 
 def position(log: Path, since_s: float) -> Position | None:

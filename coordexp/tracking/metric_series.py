@@ -9,6 +9,7 @@ from pathlib import Path
 from coordexp.config.package import VERSION
 from coordexp.metrics import METRICS, metric_values
 from coordexp.storage.identity import RUN_IDENTITY
+from coordexp.storage.logs.dialects import TIME_KEY
 from coordexp.storage.logs.jsonl import read_log_if_any
 from coordexp.storage.logs.log import EVAL, Log
 from coordexp.storage.logs.number_rows import Row
@@ -22,7 +23,6 @@ from coordexp.study.study_runs import StudyRun
 from coordexp.tracking.names import shown_names
 
 NOTE_TAG = "mlflow.note.content"
-TIME_KEY = "time_unix_s"  # of a log row
 MLFLOW_STATUS = {"complete": "FINISHED", "diverged": "FAILED"}
 
 Point = tuple[str, float, int, int]  # key, value, time (ms), step

@@ -19,6 +19,7 @@ TENSORBOARD: Final = "TensorBoard"
 WANDB: Final = "W&B CSV"
 
 STEP_KEY = "global_step/max_steps"
+TIME_KEY = "time_unix_s"  # when a row was written
 ACCUMULATION_KEY = "accum/grad_steps"  # gradient accumulation steps, in train rows
 COORD_MASS = "coord_diag/coord_mass_mean"
 

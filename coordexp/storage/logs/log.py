@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from coordexp.errors import escaped, one_line
-from coordexp.storage.logs.number_rows import NumberRows
-from coordexp.storage.logs.number_rows import Row as Row
+from coordexp.storage.logs.number_rows import NumberRows, Row
 
 EVAL = "eval_"  # prefix of each key of an eval row
 # A row with one of these keys and without a loss sums up the whole run: Hugging Face and ms-swift
