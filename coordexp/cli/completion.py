@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from coordexp.cli.subparsers import named_path
 
 
 class PrintCompletion(argparse.Action):
@@ -24,7 +25,7 @@ class PrintCompletion(argparse.Action):
 def path_arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """The arguments of a parser, and of its verbs, that are paths."""
     for action in parser._actions:
-        if action.type is Path:
+        if action.type is named_path:
             yield action
         if isinstance(action, argparse._SubParsersAction):
             for sub in action.choices.values():
