@@ -23,7 +23,7 @@ from coordexp.storage.manifest import artifact_digests, read_manifest, write_man
 from coordexp.storage.runs import run_directory
 from coordexp.storage.typed import write_sealed, write_typed
 from coordexp.study.preregistration import read_preregistration
-from coordexp.study.study_files import DIGESTS, write_study_file
+from coordexp.study.study_files import DIGESTS, read_digests, write_study_file
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 
@@ -233,6 +233,15 @@ def test_study_without_its_digests_is_shown(decided):
     (decided / DIGESTS).unlink()
     (entry,) = [entry for entry in verify(Path("results")) if "study" in entry.kind]
     assert entry.fault == "digests.json: missing"
+
+
+@pytest.mark.parametrize("name", ["", "../log.json", "tables"])
+def test_digests_of_what_is_no_file_of_a_study_are_refused(decided, refused, name):
+    found = read_digests(decided)
+    written = replace(found.files["audit.json"], made_from={name: "0" * 64})
+    write_typed(decided / DIGESTS, replace(found, files=found.files | {"audit.json": written}))
+    with refused(f"{decided / DIGESTS}: {name!r} is no file of a study"):
+        STUDY_STEPS["publish"](decided)
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import load_runs
 from coordexp.study.preregistration import Preregistration, read_preregistration
 from coordexp.study.sources import parse_sources
+from coordexp.study.study_files import DIGESTS, StudyDigests, read_digests
 from coordexp.study.study_runs import StudyRuns, read_study_runs
 from coordexp.study.tracked import TrackedStudy, read_tracked_study
 from coordexp.tracking.experiment import Experiment, read_experiment
@@ -64,6 +65,7 @@ TYPED: tuple[tuple[str, type, Reader], ...] = (
     ("run.json", RunManifest, read_run),
     ("prompt.json", PromptFile, lambda path: read_prompt_file(path.parent)),
     ("experiment.json", Experiment, read_experiment),
+    (DIGESTS, StudyDigests, lambda path: read_digests(path.parent)),
     ("preregistration.json", Preregistration, read_registered),
     ("runs.json", StudyRuns, lambda path: read_study_runs(path.parent)),
     ("audit.json", Audit, lambda path: read_audit(path.parent)),
@@ -110,8 +112,14 @@ def of_a_study(study: Path) -> Iterator[Kind]:
         return list(verify(Path("results")))
 
     def copied(name: str, directory: str) -> Path:
-        """A directory of its own, in which the other files stay whole."""
+        """A directory of its own, in which the other files stay whole.
+
+        Beside digests.json nearly every changed file would be refused before it is read: only that
+        file itself is changed there.
+        """
         for file in study.glob("*.json"):
+            if file.name == DIGESTS != name:
+                continue
             target = Path(directory) / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
@@ -136,6 +144,15 @@ def of_a_study(study: Path) -> Iterator[Kind]:
         runs,
         of_sealed,
         lambda path: parse_sources([f"a={path.parent}"]),
+        4_000,
+    )
+    place = copied(DIGESTS, "in/recorded")
+    yield file_kind(
+        f"{DIGESTS}, and the files it names",
+        place,
+        examples(place.name),
+        of_sealed,
+        lambda path: shown(path.with_name("recommendation.json")),
         4_000,
     )
     place = copied("audit.json", "results/compare/0")

@@ -87,13 +87,17 @@ def read_digests(study_dir: Path) -> StudyDigests:
     """digests.json; without files where there is none, as in a study made by hand.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or names what is no file of a study.
     """
     path = study_dir / DIGESTS
     if not path.exists():
         return StudyDigests({})
     advice = f"restore it, or remove it and {study_dir / 'runs.json'}, and run the study again"
-    return read_typed(path, StudyDigests, advice)
+    found = read_typed(path, StudyDigests, advice)
+    named = {*found.files, *(name for file in found.files.values() for name in file.made_from)}
+    if unknown := sorted(named - set(MADE_FROM)):
+        raise UserError(f"{path}: {unknown[0]!r} is no file of a study: {advice}")
+    return found
 
 
 def require_as_written(path: Path) -> None:
