@@ -8,13 +8,12 @@ that one.
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from coordexp.cli.jobs import Jobs
+from coordexp.cli.main import main
 from coordexp.cli.screen import Screen, clock
 from coordexp.study.study import Study
 
@@ -134,12 +133,10 @@ def print_card(study: Study) -> None:
     """Print the card, if there is one: only a part of the DAG may have been asked for.
 
     Raises:
-        SystemExit: it cannot be read, as the command said.
+        SystemExit: it cannot be read, as one line has said.
     """
     if (study.path / "recommendation.json").exists():
-        command = [sys.executable, "-m", "coordexp.cli", "show", str(study.path)]
-        if code := subprocess.call(command):
-            sys.exit(code)
+        main(["show", str(study.path)])
 
 
 def show_progress(workflow: Any, logger: logging.Logger, study: Study, logs: str) -> None:
