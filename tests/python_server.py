@@ -35,7 +35,7 @@ PRELOADED = (
     "coordexp.probe.job",
     "coordexp.report.html",
     "coordexp.training.train",
-    "coordexp.tracking.mlflow_import",
+    "coordexp.tracking.study_import",
     "mlflow.tracking",
 )
 

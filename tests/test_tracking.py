@@ -34,13 +34,16 @@ from coordexp.coords import parse_coordjson
 from coordexp.data.chat import PROMPT
 from coordexp.data.records import Record, RecordObject, write_records
 from coordexp.errors import UserError
+from coordexp.report.style import looks
 from coordexp.storage.files import read_json, sha256_directory, sha256_file, write_json, write_text
 from coordexp.storage.manifest import write_manifest
 from coordexp.storage.runs import RunDirectory, run_directory, write_config
+from coordexp.study.study_runs import read_study_runs
 from coordexp.study.tracked import read_tracked_study
 from coordexp.tracking import metric_series, names, registration
 from coordexp.tracking import mlflow_import as tracking
 from coordexp.tracking.experiment import ui_link
+from coordexp.tracking.study_import import import_study
 
 pytest_plugins = ("tracking_fixtures",)
 pytestmark = pytest.mark.usefixtures("project")
@@ -318,7 +321,7 @@ def test_registered_checkpoint_has_a_chat_as_example() -> None:
     write_records(data / "val.jsonl", [Record("a.png", 100, 100, (obj,))])
     (data / "a.png").write_bytes(b"a picture")
     study = make_study("11111111", [run], role(run, 8), None)
-    run_id = tracking.import_study(study).runs["pure_ce/s0-0badcafe"]
+    run_id = import_study(study).runs["pure_ce/s0-0badcafe"]
     assert artifacts(run_id) >= {"input_example/chat.json", "input_example/a.png"}
     example = read_json(tracking.ROOT / "artifacts" / run_id / "artifacts/input_example/chat.json")
     (question,) = example["messages"]
@@ -352,7 +355,7 @@ def test_second_import_of_a_study_adds_nothing() -> None:
     )
     study = make_study("11111111", [first, second, live], role(first, 8), role(second, 4, mae=41.0))
     decided = card(read_recommendation(study), study)
-    result = tracking.import_study(study)
+    result = import_study(study)
     before = counts()
     assert read_tracked_study(study) == result
     assert set(result.runs) == {"pure_ce/s0-0badcafe", "mixed/s0-0badcafe"}
@@ -387,8 +390,18 @@ def test_second_import_of_a_study_adds_nothing() -> None:
     }
     assert version.tags == expected
 
-    assert tracking.import_study(study) == result
+    assert import_study(study) == result
     assert counts() == before
+
+
+def test_a_variant_has_one_colour_in_report_and_mlflow() -> None:
+    runs = [finish(make_run(variant)) for variant in ("mixed", "pure_ce")]
+    study = make_study("11111111", runs, role(runs[0], 8), None)
+    imported = import_study(study).runs
+    drawn = looks(entry.variant for entry in read_study_runs(study))
+    for variant in ("mixed", "pure_ce"):
+        run = client().get_run(imported[f"{variant}/s0-0badcafe"])
+        assert run.data.tags["mlflow.runColor"] == drawn[variant].colour
 
 
 def test_damaged_checkpoint_is_not_registered(refused) -> None:
@@ -396,7 +409,7 @@ def test_damaged_checkpoint_is_not_registered(refused) -> None:
     study = make_study("11111111", [first, second], role(first, 8), role(second, 4))
     write_text(first.checkpoint(8) / "config.json", "damaged")
     with refused("step-000008: changed or damaged", "recommendation.json recorded"):
-        tracking.import_study(study)
+        import_study(study)
     assert query("select count(*) from model_versions") == [(0,)]
 
 
@@ -408,8 +421,8 @@ def test_aliases_follow_the_study_and_are_removed() -> None:
     latest = Path("results/stage1_ablation/latest")
     latest.symlink_to("22222222")
 
-    tracking.import_study(older)
-    assert tracking.import_study(latest).models == {"primary": 3, "secondary": None}
+    import_study(older)
+    assert import_study(latest).models == {"primary": 3, "secondary": None}
     assert alias_target("primary") == str(second.checkpoint(8).resolve())
     assert alias_target("secondary") is None
     assert query("select name from runs where name like '% comparison %' order by name") == [
@@ -417,7 +430,7 @@ def test_aliases_follow_the_study_and_are_removed() -> None:
         ("stage1_ablation comparison 22222222",),
     ]
 
-    assert tracking.import_study(older).models == {"primary": 1, "secondary": 2}
+    assert import_study(older).models == {"primary": 1, "secondary": 2}
     assert alias_target("primary") == str(first.checkpoint(8).resolve())
     assert alias_target("secondary") == str(second.checkpoint(4).resolve())
     assert counts()["model_versions"] == 3
@@ -425,12 +438,12 @@ def test_aliases_follow_the_study_and_are_removed() -> None:
 
 def test_aliases_stay_if_a_study_is_no_reason_to_start() -> None:
     first, second = finish(make_run("pure_ce")), finish(make_run("mixed"))
-    tracking.import_study(make_study("11111111", [first, second], role(first, 8), None))
+    import_study(make_study("11111111", [first, second], role(first, 8), None))
     later = make_study("22222222", [first, second], role(second, 8), None)
     found = json.loads((later / "recommendation.json").read_text())
     for key in ("rehearsal", "blind"):
         write_json(later / "recommendation.json", found | {key: "nothing to start from"})
-        assert tracking.import_study(later).models == {"primary": None, "secondary": None}
+        assert import_study(later).models == {"primary": None, "secondary": None}
         assert alias_target("primary") == str(first.checkpoint(8).resolve())
 
 
@@ -459,7 +472,7 @@ def test_log_without_a_run_is_imported_once_without_a_model() -> None:
         "sha256": sha256,
     }
     write_json(study / "runs.json", {"runs": [log]})
-    result = tracking.import_study(study)
+    result = import_study(study)
     assert result.models == {"primary": None, "secondary": None}
     ((key, run_id),) = result.runs.items()
     assert key == f"logs/pure_ce/s0-{sha256[:8]}"
@@ -470,7 +483,7 @@ def test_log_without_a_run_is_imported_once_without_a_model() -> None:
         "comparable/coord_token_acc": 0.25,
     }
     assert (imported.info.status, imported.data.tags["variant"]) == ("FINISHED", "pure_ce")
-    assert tracking.import_study(study) == result
+    assert import_study(study) == result
 
 
 def test_missing_checkpoint_is_one_line() -> None:
@@ -478,7 +491,7 @@ def test_missing_checkpoint_is_one_line() -> None:
     study = make_study("11111111", [run], role(run, 8), None)
     shutil.rmtree(run.checkpoint(8))
     with pytest.raises(UserError, match=f"{run.checkpoint(8)}: recommended as primary"):
-        tracking.import_study(study)
+        import_study(study)
 
 
 def share(barrier: Any) -> None:

@@ -93,7 +93,8 @@ def report_study(study: Path) -> None:
 def track_study(study: Path) -> None:
     """Import a study's runs, comparison and recommended checkpoints into MLflow (mlflow.json)."""
     from coordexp.analysis.recommendation.findings import read_recommendation
-    from coordexp.tracking.mlflow_import import create_database, import_study
+    from coordexp.tracking.mlflow_import import create_database
+    from coordexp.tracking.study_import import import_study
 
     read_recommendation(study)  # before a database is made for a study that is refused
     create_database()

@@ -6,11 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from coordexp.report.svg import PAPER, Data, Point, element, joined, tooltip
+from coordexp.study.colours import colours
 
-# After Okabe & Ito (2008), without yellow, and a grey. The lighter ones are darkened, so that each
-# has a contrast of 3 : 1 with the page, light and dark. Dashes and markers distinguish variants
-# where colours do not: in greyscale, and for colour-blind readers.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c56a9c", "#b97a00", "#4590c4", "#7f7f7f")
+# Dashes and markers distinguish variants where colours do not: in greyscale, and for colour-blind
+# readers.
 _DASHES = (None, "9 3", "3 2", "9 3 2 3", "5 2 2 2 2 2", "14 3", "2 2")
 _PLUS = (
     (-0.4, -1.1),
@@ -53,12 +52,11 @@ def looks(variants: Iterable[str]) -> dict[str, Look]:
     Colours repeat after seven; markers are then shifted by one, so that no two of the first 49
     variants share both.
     """
-    found: dict[str, Look] = {}
-    for variant in variants:
-        if variant not in found:
-            i = len(found)
-            found[variant] = Look(_COLOURS[i % 7], _MARKERS[(i + i // 7) % 7], _DASHES[i % 7])
-    return found
+    named = colours(variants)
+    return {
+        variant: Look(colour, _MARKERS[(i + i // 7) % 7], _DASHES[i % 7])
+        for i, (variant, colour) in enumerate(named.items())
+    }
 
 
 def looks_of(variants: Collection[str | None], looks: Mapping[str, Look]) -> dict[str, Look]:

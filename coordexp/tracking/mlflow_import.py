@@ -1,4 +1,4 @@
-"""Import result files into MLflow. Nothing reads them back, so results/mlflow may be removed.
+"""Import runs into MLflow. Nothing reads them back, so results/mlflow may be removed.
 
     results/mlflow/mlflow.db         SQLite: runs, metrics, registered models
     results/mlflow/artifacts/        copies of small files, by run
@@ -14,9 +14,7 @@ the next import rebuilds it.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,44 +22,21 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
-from coordexp.analysis.recommendation.card import card
-from coordexp.analysis.recommendation.findings import Recommendation, Role, read_recommendation
 from coordexp.errors import UserError
 from coordexp.storage.runs import RunDirectory
 from coordexp.storage.typed import write_typed
-from coordexp.study.inputs import require_unchanged
-from coordexp.study.study_runs import read_study_runs
-from coordexp.study.tracked import TrackedStudy, write_tracked_study
 from coordexp.tracking import IGNORED
 from coordexp.tracking.database import DATABASE, is_locked, writable_database
-from coordexp.tracking.experiment import EXPERIMENT, ROOT, Experiment, ui_link
-from coordexp.tracking.legal import cut_note, legal_series
-from coordexp.tracking.metric_series import (
-    NOTE_TAG,
-    MetricSeries,
-    TrackedDataset,
-    series_of_entry,
-    series_of_run,
-)
+from coordexp.tracking.experiment import EXPERIMENT, ROOT, Experiment
+from coordexp.tracking.legal import legal_series
+from coordexp.tracking.metric_series import MetricSeries, TrackedDataset, series_of_run
 from coordexp.tracking.names import FORM
-from coordexp.tracking.registration import point_alias
 from coordexp.tracking.view import experiment_tags
 
-STUDY_FILES = (
-    "recommendation.json",
-    "recommendation.md",
-    "comparison.csv",
-    "audit.csv",
-    "report.html",
-    "figures",
-    "tables",
-)
 RUN_TAG = "coordexp.run"
-STUDY_TAG = "coordexp.study"
 FORM_TAG = "coordexp.names"  # the form of its metrics' names
 STEP_TAG = "coordexp.imported_step"
 FAILURE_TAG = "coordexp.import_failed"  # of a run that the next import completes
-CONTROL_TAG = "coordexp.control_of"
 DIGEST_CHARACTERS = 8  # of a dataset's digest: columns are narrow
 
 
@@ -151,51 +126,6 @@ def last_imported_step(run: Run) -> int:
     return int(tag) if tag.isascii() and tag.isdigit() else 0
 
 
-def import_study(study_dir: Path) -> TrackedStudy:
-    """Import a study's runs, its comparison and the checkpoints it recommends; write mlflow.json.
-
-    The aliases `stage2-primary` and `stage2-secondary` move to this study's checkpoints, even if
-    the study is older than the last imported one. The alias of a role without a holder is removed.
-    A rehearsal leaves them where they are, and so does a study in which no candidate detects.
-
-    Raises:
-        UserError: a file of the study, or a recommended checkpoint, is missing or broken.
-    """
-    study_dir = study_dir.resolve()  # it may be the link `latest`
-    found = read_recommendation(study_dir)
-    run_ids = {}
-    for entry in read_study_runs(study_dir):
-        require_unchanged(study_dir, entry)
-        series = series_of_entry(entry)
-        if series and series.points:
-            run_ids[series.key] = import_series(series)
-            if entry.control:
-                tag_control(run_ids[series.key], study_dir)
-    models: dict[str, int | None] = {}
-    with mlflow_client() as (client, experiment_id):
-        comparison_run_id = import_comparison(client, experiment_id, study_dir, found)
-        for role, holder in roles_of(found).items():
-            if found.rehearsal is not None or found.blind is not None:
-                models[role] = None
-                continue
-            models[role] = point_alias(client, role, holder, study_dir.name, run_ids)
-    tracked = TrackedStudy(
-        experiment_id=experiment_id,
-        runs=run_ids,
-        comparison_run_id=comparison_run_id,
-        models=models,
-        ui_link=ui_link(experiment_id),
-    )
-    write_tracked_study(study_dir, tracked)
-    return tracked
-
-
-def tag_control(run_id: str, study_dir: Path) -> None:
-    """Tag a run as a control, with the study it is one of: it may be a candidate of another."""
-    with mlflow_client() as (client, _):
-        client.set_tag(run_id, CONTROL_TAG, f"{study_dir.parent.name}/{study_dir.name}")
-
-
 @contextmanager
 def mlflow_client() -> Iterator[tuple[MlflowClient, str]]:
     """MLflow's client and the experiment's id, for one process at a time.
@@ -246,42 +176,3 @@ def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> 
     """The MLflow run with this tag."""
     query = f"tags.`{tag}` = '{value}'"
     return next(iter(client.search_runs([experiment_id], query, max_results=1)), None)
-
-
-def roles_of(found: Recommendation) -> dict[str, Role | None]:
-    return {"primary": found.primary, "secondary": found.secondary}
-
-
-def import_comparison(
-    client: MlflowClient, experiment_id: str, study_dir: Path, found: Recommendation
-) -> str:
-    """One MLflow run with the decision: its note is the card, its metrics those of the roles."""
-    study, hash8 = study_dir.parent.name, study_dir.name
-    tags = {STUDY_TAG: f"{study}/{hash8}", "hash8": hash8}
-    run = find_run(client, experiment_id, STUDY_TAG, tags[STUDY_TAG])
-    if run is None:
-        run = client.create_run(experiment_id, tags=tags, run_name=f"{study} comparison {hash8}")
-    run_id = str(run.info.run_id)
-
-    now_ms = int(1000 * time.time())
-    changed = []
-    for role, entry in roles_of(found).items():
-        tags[role] = entry.variant if entry else "none"
-        for name, value in (entry.metrics if entry else {}).items():
-            key = f"{role}/{name}"
-            if value != run.data.metrics.get(key):
-                changed.append(Metric(key, value, now_ms, 0))
-    shown_path = os.path.relpath(study_dir)
-    tags |= {"mlflow.source.name": shown_path, "mlflow.source.type": "LOCAL"}
-    tags[NOTE_TAG] = cut_note(card(found, Path(shown_path)))
-    run_tags = [RunTag(key, value) for key, value in tags.items()]
-    with marking_failure(client, run_id):
-        client.log_batch(run_id, changed, tags=run_tags)
-        for name in STUDY_FILES:
-            if (study_dir / name).exists():
-                client.log_artifact(run_id, str(study_dir / name))
-        if run.info.status != "FINISHED":
-            client.set_terminated(run_id)
-        if FAILURE_TAG in run.data.tags:
-            client.delete_tag(run_id, FAILURE_TAG)
-    return run_id
