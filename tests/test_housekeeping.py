@@ -114,6 +114,19 @@ def test_set_aside_logs_and_left_overs_are_unused(results):
     assert str(young.relative_to(results)) not in found
 
 
+def test_nothing_of_another_program_is_unused(results, tmp_path_factory):
+    """As where `--results` names the wrong directory."""
+    home = tmp_path_factory.mktemp("home")
+    for below in (home, results):
+        for name in ("logs/backup/monday", "cache"):
+            (below / name).mkdir(parents=True)
+        for name in (".editor.tmp", "cache/.page.tmp"):
+            (below / name).write_text("another program's")
+            os.utime(below / name, (0, 0))
+    assert reasons(home) == {}
+    assert not [path for path in reasons(results) if path.endswith(".tmp")]
+
+
 def test_an_unfinished_run_keeps_the_inputs_it_may_use(results):
     run = next(results.glob("runs/mixed/s7-*"))
     (run / "run.json").unlink()  # its configuration says scenes and tiny_qwen3vl

@@ -16,6 +16,8 @@ from coordexp.storage.files import files_below, locked
 
 # A writer that is alive keeps its temporary file for seconds.
 LEFT_OVER_AFTER_S = 3600
+# Where writers of this project leave one, beside the directories of studies.
+WRITTEN = ("base", "data", "evaluated", "mlflow", "runs")
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,22 @@ class Unused:
 def unused(results: Path) -> list[Unused]:
     """What may be removed without a loss to any study below `results`.
 
-    Data and base models count as used by the runs that stay, so a second call may find more.
+    Data and base models count as used by the runs that stay, so a second call may find more. In a
+    directory that holds no study, run, data or base model nothing is: it may be anybody's.
 
     Raises:
         UserError: a manifest is damaged, so that nobody can tell what it refers to.
     """
     found = overview(results)
+    if not (found.studies or found.runs or found.data or found.bases):
+        return []
     return [
         *(Unused(path, "set aside: its data or base model has changed") for path in found.aside),
         *_runs_of_no_study(found),
         *(Unused(d.path, "data of no run") for d in found.data if not found.runs_of_data(d)),
         *(Unused(b.path, "base of no run") for b in found.bases if not found.runs_of_base(b)),
         *_logs_of_no_study(results),
-        *_left_over(results),
+        *_left_over(results, found),
     ]
 
 
@@ -69,10 +74,12 @@ def _logs_of_no_study(results: Path) -> Iterator[Unused]:
                 yield Unused(path, "output of the jobs of a study that is gone")
 
 
-def _left_over(results: Path) -> Iterator[Unused]:
-    for path in sorted(results.rglob(".*.tmp")):
-        if time.time() - path.lstat().st_mtime > LEFT_OVER_AFTER_S:
-            yield Unused(path, "left over from a writer that was killed")
+def _left_over(results: Path, found: Overview) -> Iterator[Unused]:
+    studies = {study.path.parent for study in found.studies}
+    for directory in sorted({results / name for name in WRITTEN} | studies):
+        for path in sorted(directory.rglob(".*.tmp")):
+            if time.time() - path.lstat().st_mtime > LEFT_OVER_AFTER_S:
+                yield Unused(path, "left over from a writer that was killed")
 
 
 def chosen(found: Collection[Unused], paths: Collection[Path]) -> list[Unused]:
