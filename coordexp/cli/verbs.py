@@ -226,15 +226,16 @@ def evaluate_outside(args: argparse.Namespace) -> None:
 
     Prints which prompt was used, and the directory that `coordexp compare` takes.
     """
-    from coordexp.models.foreign_prompt import GivenPrompt, given_text
-    from coordexp.probe.outside import Outside, evaluate_checkpoint
-
     refuse_unread("evaluate", args.overrides, READ_BY_EVALUATE)
     check_name(args.name, f"--name {args.name}")
     check_step(args.step)
     if not TEMPERATURE.holds(args.temperature):
         raise UserError(f"--temperature {args.temperature:g}: {TEMPERATURE.must}")
     cfg = compose(args.overrides)
+    # Seconds, as they import torch: what the command line says is checked before.
+    from coordexp.models.foreign_prompt import GivenPrompt, given_text
+    from coordexp.probe.outside import Outside, evaluate_checkpoint
+
     given = GivenPrompt(
         given_text(args.prompt, "--prompt"), given_text(args.system, "--system"), args.template
     )
