@@ -6,6 +6,7 @@ A command ends with one line and a non-zero exit code.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import signal
@@ -135,6 +136,7 @@ def reported(
     """
     answers = answers or {signal.SIGTERM: (f"terminated: {stopped}", 143)}
     _open_standard_streams()
+    _escape_unprintable()
     try:
         with _answering(answers), _flushed():
             yield
@@ -199,6 +201,12 @@ def _open_standard_streams() -> None:
                 os.dup2(handle, number)
                 os.close(handle)
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def _escape_unprintable() -> None:
+    """Print what the output's encoding lacks, as ± in ASCII, by its escape."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

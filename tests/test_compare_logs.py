@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -255,6 +256,15 @@ def test_compare_logs_without_logs_says_what_is_missing(tmp_path):
     assert "compare_logs: give the logs: --config logs=" in done.stderr
 
 
+def test_a_file_in_the_place_of_results_is_one_line(tmp_path):
+    clone = copy_project(tmp_path / "clone")
+    (clone / "results").write_text("a file")
+    done = snakemake(clone, "-n", "stage1_ablation", check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("\nstage1_ablation: results: not a directory: move it away\n")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_the_dag_goes_from_logs_to_mlflow_and_trains_nothing(logs, clone):
     given = "logs=" + " ".join(entry.replace("=", "=../") for entry in logs)
@@ -265,6 +275,17 @@ def test_the_dag_goes_from_logs_to_mlflow_and_trains_nothing(logs, clone):
     assert not list(Path("results").glob("runs/*/*"))
     again = snakemake(clone, "compare_logs", "--config", given)
     assert "Nothing to be done" in again.stdout + again.stderr
+    # A database that was removed comes back whole, with the comparison.
+    before = runs_in_mlflow(clone)
+    shutil.rmtree("results/mlflow")
+    snakemake(clone, "compare_logs", "--config", given)
+    assert runs_in_mlflow(clone) == before
+    assert len(before) == 4
+
+
+def runs_in_mlflow(clone: Path) -> list[str]:
+    client = MlflowClient(f"sqlite:///{clone}/results/mlflow/mlflow.db")
+    return sorted(str(run.info.run_name) for run in client.search_runs(["1"]))
 
 
 def write_as_ms_swift(path: Path, variant: str) -> Path:

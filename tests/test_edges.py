@@ -118,6 +118,14 @@ def test_ctrl_c_while_the_workflow_is_read_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_what_an_encoding_lacks_is_escaped():
+    program = "from coordexp.errors import reported\nwith reported('x', 'y'): print('± 1 …')"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "\\xb1 1 \\u2026\n")
+
+
 def test_other_errors_than_ctrl_c_keep_their_traceback():
     program = "import sys; from coordexp.errors import tell_interruption\n"
     program += "sys.excepthook = tell_interruption('x', sys.excepthook); 1 / 0"

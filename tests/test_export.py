@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -94,6 +95,17 @@ def at_results(results, monkeypatch) -> Results:
 
 def blocks(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+
+@pytest.mark.usefixtures("at_results")
+def test_a_file_that_cannot_be_copied_is_one_line(tmp_path, monkeypatch):
+    def full(_: Path, target: Path) -> None:
+        raise OSError(errno.EACCES, "Permission denied", target)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(SystemExit, match=r"^coordexp: \S+: Permission denied$"):
+        main(["export", STUDY, str(tmp_path / "shared")])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("scale", [1, 5])

@@ -19,6 +19,7 @@ from coordexp.storage.files import (
     point_link,
     read_json,
     replacing,
+    replacing_directory,
     sha256_directory,
     sha256_file,
     write_bytes,
@@ -170,6 +171,14 @@ def test_a_pipe_is_refused_where_a_file_is_hashed(tmp_path, refused):
     os.mkfifo(tmp_path / "log")
     with refused("log: a pipe or a device, not a file"):
         sha256_file(tmp_path / "log")
+
+
+def test_whoever_may_read_a_directory_may_read_its_files(tmp_path):
+    with replacing_directory(tmp_path / "made") as temporary:
+        (temporary / "own").write_text("1")
+        (temporary / "own").chmod(0o600)
+    may_read = (tmp_path / "made").stat().st_mode & 0o666
+    assert (tmp_path / "made/own").stat().st_mode & 0o777 == may_read
 
 
 def test_directory_digest_depends_on_every_byte_and_name(tmp_path):

@@ -458,12 +458,29 @@ def test_layers_that_the_weights_lack_are_refused_at_once(checkpoint, refused):
         load(checkpoint)
 
 
-def test_quantised_weights_are_refused(checkpoint, refused):
+@pytest.mark.parametrize("group", [None, "text_config", "vision_config"])
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq"])
+def test_quantised_weights_are_refused(checkpoint, refused, group, method):
     config = json.loads((checkpoint / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    settings = config[group] if group else config
+    settings["quantization_config"] = {"quant_method": method, "bits": 4}
     (checkpoint / "config.json").write_text(json.dumps(config))
     with refused("its weights are quantised"):
         load(checkpoint)
+
+
+@pytest.mark.slow
+def test_finite_weights_that_compute_nan_are_refused(checkpoint, scenes, in_tmp):
+    def overflow(weights: dict) -> None:
+        for weight in weights.values():
+            weight *= 1e37
+
+    change_weights(checkpoint, overflow)
+    shutil.copy(scenes.path / "val.jsonl", in_tmp / "v.jsonl")
+    (in_tmp / "images").symlink_to(scenes.path / "images")
+    with pytest.raises(SystemExit, match="the weights are finite, but what the model computes"):
+        main(["evaluate", str(checkpoint), "--data", "v.jsonl", "--name", "m"])
+    assert not list(Path("results/evaluated").glob("*"))
 
 
 @pytest.mark.slow

@@ -226,6 +226,20 @@ def main_raising(arguments: list[str]) -> None:
 
 
 def test_no_results_is_one_line(refused):
-    for verb in ("list", "clean"):
+    for verb in ("list", "clean", "verify"):
         with refused("results", "no such directory"):
             main_raising([verb])
+    Path("results").write_text("a file")
+    for verb in ("list", "clean", "verify"):
+        with refused("results", "not a directory"):
+            main_raising([verb])
+
+
+def test_an_evaluated_checkpoint_is_no_unfinished_run(results, capsys):
+    run = next(results.glob("runs/mixed/s7-*"))
+    (run / "run.json").unlink()
+    (results / "evaluated").mkdir()
+    run.rename(results / "evaluated/release-0badcafe")
+    main(["list"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "/release-" in line]
+    assert " evaluated " in line

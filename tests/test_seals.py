@@ -229,6 +229,15 @@ def test_card_of_a_former_comparison_is_refused_until_made_again(decided, refuse
     assert not [entry for entry in verify(Path("results")) if entry.fault]
 
 
+@pytest.mark.usefixtures("decided")
+def test_study_whose_runs_are_gone_is_shown():
+    (run, *_) = Path("results/runs").glob("*/*")
+    run.rename(run.with_name("s9-0badcafe"))
+    faults = {entry.kind: entry.fault for entry in verify(Path("results")) if entry.fault}
+    assert faults["study, not in MLflow"] == f"{run}: missing, but the study names it"
+    assert faults["run"].endswith("seed 0: not of this directory")
+
+
 def test_study_without_its_digests_is_shown(decided):
     (decided / DIGESTS).unlink()
     (entry,) = [entry for entry in verify(Path("results")) if "study" in entry.kind]

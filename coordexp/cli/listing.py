@@ -59,8 +59,16 @@ def run_row(entry: RunEntry, found: Overview) -> list[str]:
     names = ", ".join(
         f"{s.registration.study}/{s.registration.hash8}" for s in found.studies_of(entry)
     )
-    status = entry.manifest.status if entry.manifest else "not finished"
-    return [str(entry.path), status, last_evaluation(entry), names or "no study"]
+    return [str(entry.path), status_of(entry), last_evaluation(entry), names or "no study"]
+
+
+def status_of(entry: RunEntry) -> str:
+    """An evaluation of a checkpoint from outside has no manifest: nothing was trained."""
+    if entry.manifest:
+        return entry.manifest.status
+    if entry.path.parent.name != "evaluated":
+        return "not finished"
+    return "evaluated" if entry.run.log.exists() else "not evaluated yet"
 
 
 def last_evaluation(entry: RunEntry) -> str:

@@ -17,7 +17,7 @@ from coordexp.cli.steps import run_step
 from coordexp.config.compose import compose
 from coordexp.config.limits import LAST_STEP, TEMPERATURE
 from coordexp.errors import UserError
-from coordexp.storage.runs import RESULTS
+from coordexp.storage.runs import RESULTS, refuse_no_directory
 from coordexp.study.sources import check_name
 from coordexp.study.tracked import read_tracked_study
 
@@ -170,6 +170,7 @@ def export_checkpoint(args: argparse.Namespace) -> None:
 
 
 def existing_results(results: Path) -> Path:
+    refuse_no_directory(results)
     if not results.is_dir():
         raise UserError(f"{results}: no such directory: nothing has been made here yet")
     return results

@@ -19,7 +19,8 @@ from coordexp.models.base_manifest import read_base_manifest
 from coordexp.storage.files import read_with_checksum, sha256_directory, sha256_file
 from coordexp.storage.identity import SOURCES, read_sources
 from coordexp.storage.manifest import RunManifest
-from coordexp.storage.runs import RESULTS, RunDirectory
+from coordexp.storage.run_config import read_run_config
+from coordexp.storage.runs import RESULTS, RunDirectory, run_directory
 from coordexp.storage.typed import read_typed
 from coordexp.study.preregistration import FILE, read_preregistration
 from coordexp.study.study_files import DIGESTS, read_digests, require_inputs
@@ -127,6 +128,17 @@ def _run(path: Path) -> Iterator[str]:
         # A checkpoint may have been removed to save space.
         if (run.path / name).exists() or not name.startswith("checkpoints/"):
             yield _difference(run.path / name, recorded)
+    if fault := _misplaced(run):
+        yield fault
+
+
+def _misplaced(run: RunDirectory) -> str:
+    """What is wrong if a run's directory was renamed to that of another one."""
+    config = read_run_config(run)
+    meant = run_directory(config.variant_name, config.seed, run.path.name.rpartition("-")[2])
+    if run.path.parts[-2:] == meant.path.parts[-2:]:
+        return ""
+    return f"config.yaml: of {config.variant_name}, seed {config.seed}: not of this directory"
 
 
 def _state(path: Path) -> Iterator[str]:
@@ -158,12 +170,16 @@ def _study(path: Path) -> Iterator[str]:
 
 
 def _audited_manifests(path: Path) -> Iterator[str]:
-    """run.json of each run, as it was at the audit. A run may have been removed since."""
+    """run.json of each run below results, as it was at the audit."""
     for entry in read_study_runs(path.parent):
-        recorded = (entry.files or {}).get("run.json")
         directory = Path(entry.directory or "")
-        if directory.is_relative_to(RESULTS):  # as seen from where the study was made
-            directory = path.parents[2] / directory.relative_to(RESULTS)
+        if not directory.is_relative_to(RESULTS):
+            continue
+        # As seen from where the study was made.
+        directory = path.parents[2] / directory.relative_to(RESULTS)
+        if not directory.exists():
+            yield f"{directory}: missing, but the study names it"
+        recorded = (entry.files or {}).get("run.json")
         if recorded is not None and (directory / "run.json").exists():
             fault = _difference(directory / "run.json", recorded)
             yield f"{directory}/{fault}" if fault else ""

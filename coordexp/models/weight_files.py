@@ -61,8 +61,7 @@ def refuse_unusable_files(named: str, path: Path) -> None:
         require_regular(shard)
         refuse_pointer(named, shard)
     config = read_json(path / "config.json", COMPLETE) if (path / "config.json").is_file() else {}
-    quantised = isinstance(config, dict) and config.get("quantization_config")
-    if quantised or any(is_quantised(shard) for shard in shards):
+    if names_quantisation(config) or any(is_quantised(shard) for shard in shards):
         raise UserError(f"{named}: its weights are quantised: save them in bfloat16 or float32")
     names = [name for shard in shards for name in tensor_names(shard)]
     if marked := [name for name in names if any(mark in name for mark in ADAPTER_MARKS)]:
@@ -74,6 +73,16 @@ def refuse_unusable_files(named: str, path: Path) -> None:
         refuse_missing_layers(named, config, names)
     if isinstance(config, dict) and config.get("tie_word_embeddings"):
         refuse_other_head(named, shards)
+
+
+def names_quantisation(config: object) -> bool:
+    """Whether a configuration, or one inside it, such as that of the text, is of quantised weights.
+
+    transformers follows each of them, and asks for packages that unpack such weights.
+    """
+    if not isinstance(config, dict):
+        return False
+    return bool(config.get("quantization_config")) or any(map(names_quantisation, config.values()))
 
 
 def refuse_missing_layers(named: str, config: dict[str, Any], names: list[str]) -> None:

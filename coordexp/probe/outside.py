@@ -7,6 +7,7 @@ the step and the temperature.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
@@ -184,6 +185,9 @@ def judge(
     """Write the token table and return the eval row.
 
     The model is freed when this function returns, because the probe needs the memory.
+
+    Raises:
+        UserError: a value is not finite, as of finite weights whose products overflow.
     """
     vlm, processor = load_base(run.checkpoint(step), torch.float32)
     accelerator = Accelerator(cpu=device_for(cfg.runtime) == "cpu")
@@ -192,6 +196,11 @@ def judge(
         model, Dataset(records, processor), cfg.train.eval_micro_batch, accelerator, run.table(step)
     )
     assert row is not None
+    if broken := [name for name, value in row.items() if not math.isfinite(value)]:
+        raise UserError(
+            f"{variant.name}: {broken[0]} is {row[broken[0]]} on {records}: the weights are "
+            "finite, but what the model computes is not: was it saved whole? Did it diverge?"
+        )
     return row
 
 

@@ -94,7 +94,10 @@ def export(chosen: Chosen, directory: Path, known: Known, name: str | None = Non
 
 def copy_checkpoint(chosen: Chosen, temporary: Path) -> str:
     """Copy the checkpoint, and compare what was copied with its record; returns its digest."""
-    shutil.copytree(chosen.checkpoint, temporary, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    for file in files_below(chosen.checkpoint):
+        target = temporary / file.relative_to(chosen.checkpoint)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
     digests = {file: sha256_file(file) for file in files_below(temporary)}
     sha256 = sha256_of_tree(temporary, digests)
     if chosen.sha256 is not None and sha256 != chosen.sha256:

@@ -229,6 +229,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path`.
 
     If the block ends without an error, every file is fsynced and the directory replaces `path`.
+    Whoever may read the directory may read its files; some libraries keep theirs for their owner.
 
     Raises:
         UserError: the disk is full.
@@ -239,7 +240,10 @@ def replacing_directory(path: Path) -> Iterator[Path]:
         with naming_full_disk(path):
             temporary.mkdir(parents=True)
             yield temporary
+            may_read = temporary.stat().st_mode & 0o666  # as the umask says
             for item in temporary.rglob("*"):
+                if item.is_file():
+                    item.chmod(may_read)
                 sync(item)
             if path.exists():
                 shutil.rmtree(path)

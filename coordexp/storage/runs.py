@@ -23,9 +23,16 @@ from omegaconf import OmegaConf
 
 from coordexp.config.digests import group_hash, plain
 from coordexp.config.schema import Config, ProbeConfig
+from coordexp.errors import UserError
 from coordexp.storage.files import is_abandoned, write_text
 
 RESULTS = Path("results")
+
+
+def refuse_no_directory(results: Path) -> None:
+    """Raises UserError: something stands in the place of the results that is no directory."""
+    if os.path.lexists(results) and not results.is_dir():
+        raise UserError(f"{results}: not a directory: move it away")
 
 
 @dataclass(frozen=True)

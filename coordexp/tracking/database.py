@@ -124,9 +124,14 @@ def schema_revisions() -> tuple[str | None, set[str]]:
 
 
 def create_schema() -> None:
-    """An empty database, under another name first: a kill leaves no half of a schema."""
+    """An empty database, under another name first: a kill leaves no half of a schema.
+
+    The workflow's marks of what the former one held are removed, so that it imports again.
+    """
     for left in ROOT.glob(".new-*"):
         shutil.rmtree(left, ignore_errors=True)
+    for mark in ROOT.glob("*.imported"):
+        mark.unlink()
     with tempfile.TemporaryDirectory(prefix=".new-", dir=ROOT) as directory:
         new = Path(directory).resolve() / DATABASE.name
         MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)

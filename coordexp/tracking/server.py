@@ -25,7 +25,7 @@ START_WITHIN_S = 120
 def serve(port: int = PORT) -> None:
     """Serve MLflow on 127.0.0.1 and import what the runs write.
 
-    Returns at Ctrl-C, SIGTERM or SIGHUP, which are the ways to end it.
+    Returns at Ctrl-C, SIGTERM or SIGHUP, which are the ways to end it, and says so.
 
     Raises:
         UserError: the port is taken, the database cannot be used, or the server ended by itself.
@@ -48,6 +48,7 @@ def serve(port: int = PORT) -> None:
         raise UserError(
             f"the MLflow server ended with status {server.returncode}: {ROOT}/server.log says why"
         )
+    print("\nstopped: the server has ended, and no run is imported any more")
 
 
 def require_free(port: int) -> None:

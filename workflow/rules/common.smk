@@ -15,11 +15,13 @@ sys.excepthook = tell_interruption("stage1_ablation", sys.excepthook)
 from coordexp.cli.code_digest import code_digest
 from coordexp.cli.progress import print_card, show_progress
 from coordexp.cli.steps import STUDY_STEPS
+from coordexp.storage.runs import RESULTS, refuse_no_directory
 from coordexp.study.plan import plan_study
 from coordexp.study.quotes import refuse_unpaired_quotes
 
 try:
     refuse_unpaired_quotes(sys.argv)
+    refuse_no_directory(RESULTS)
     STUDY = plan_study(config)
 except UserError as error:
     sys.exit(f"stage1_ablation: {error}")
@@ -40,5 +42,6 @@ DECIDED = [
     f"{STUDY.path}/recommendation.json",
     f"{STUDY.path}/report.html",
     f"{STUDY.path}/mlflow.json",
+    f"results/mlflow/{STUDY.name}.imported",
     str(STUDY.latest),
 ]

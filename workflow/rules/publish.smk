@@ -52,7 +52,8 @@ use rule report as latest with:
 
 # MLflow comes after the report, and after the link, which has a priority: if it fails, the study is
 # decided, reported and linked. The second output is shared by all studies of a name: going back to
-# an older one imports it again, which moves the aliases to its checkpoints.
+# an older one imports it again, which moves the aliases to its checkpoints. It lies beside the
+# database and goes with it, so that a removed database is made again.
 rule mlflow_import:
     input:
         f"{STUDY.path}/recommendation.json",
