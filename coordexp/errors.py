@@ -138,7 +138,7 @@ def reported(
     _open_standard_streams()
     _escape_unprintable()
     try:
-        with _answering(answers), _flushed():
+        with _minding_ctrl_c(), _answering(answers), _flushed():
             yield
     except UserError as error:
         sys.exit(f"{program}: {one_line(error)}")
@@ -229,6 +229,31 @@ def _drop_unwritable_output() -> None:
         handle = os.open(os.devnull, os.O_WRONLY)
         os.dup2(handle, sys.stdout.fileno())
         os.close(handle)
+
+
+@contextmanager
+def _minding_ctrl_c() -> Iterator[None]:
+    """Raise Interrupted at the end where Ctrl-C came and a library has dropped it: C code that asks
+    for an attribute may clear whatever exception that raises.
+    """
+    pressed = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # only the main thread may set a handler, and others have their own answer
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise Interrupted("interrupted, but it had finished", 130)
 
 
 @contextmanager

@@ -118,6 +118,21 @@ def test_ctrl_c_while_the_workflow_is_read_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_ctrl_c_that_a_library_drops_is_told():
+    program = """
+import os, signal
+from coordexp.errors import reported
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with reported("coordexp", "nothing was written"):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        pass
+"""
+    done = end_of(program, "")
+    assert done == (130, "\ncoordexp: interrupted, but it had finished\n")
+
+
 def test_what_an_encoding_lacks_is_escaped():
     program = "from coordexp.errors import reported\nwith reported('x', 'y'): print('± 1 …')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

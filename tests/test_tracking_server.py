@@ -28,7 +28,7 @@ from tracked_runs import (
     query,
 )
 
-from coordexp.errors import UserError
+from coordexp.errors import UserError, reported
 from coordexp.storage.files import read_json
 from coordexp.storage.manifest import evidence_digests, read_manifest, write_manifest
 from coordexp.tracking import database, follower
@@ -236,7 +236,8 @@ def serve_in_fork(port: int, printed: Path, python: str) -> None:
     # What runs the tests in the background has SIGINT or SIGHUP ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    ui.serve(port)
+    with reported("coordexp", ""):
+        ui.serve(port)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from coordexp.errors import UserError
+from coordexp.errors import Interrupted, UserError
 from coordexp.tracking.database import DATABASE
 from coordexp.tracking.experiment import HOST, PORT, ROOT, read_experiment, ui_link
 from coordexp.tracking.follower import Follower
@@ -25,9 +25,8 @@ START_WITHIN_S = 120
 def serve(port: int = PORT) -> None:
     """Serve MLflow on 127.0.0.1 and import what the runs write.
 
-    Returns at Ctrl-C, SIGTERM or SIGHUP, which are the ways to end it, and says so.
-
     Raises:
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP, which are the ways to end it; the code is 0.
         UserError: the port is taken, the database cannot be used, or the server ended by itself.
     """
     require_free(port)
@@ -35,7 +34,7 @@ def serve(port: int = PORT) -> None:
     for stop in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup sets SIG_IGN
             signal.signal(stop, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), server_process(port) as server:
+    with told_when_stopped(), server_process(port) as server:
         wait_until_up(server, port)
         if server.poll() is None:
             print(f"MLflow: {ui_link(experiment_id, port)}")
@@ -48,7 +47,14 @@ def serve(port: int = PORT) -> None:
         raise UserError(
             f"the MLflow server ended with status {server.returncode}: {ROOT}/server.log says why"
         )
-    print("\nstopped: the server has ended, and no run is imported any more")
+
+
+@contextmanager
+def told_when_stopped() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Interrupted("stopped: the server has ended, nothing is imported", 0) from stop
 
 
 def require_free(port: int) -> None:
