@@ -38,7 +38,8 @@ SMALL = (
     "experiment=small_real",
     "data.annotations=coco.json",
     "data.tile_px=32",
-    "data.tile_objects=2",
+    "model=tiny_qwen3vl",
+    "model.names_of_data=true",
 )
 
 
@@ -115,6 +116,24 @@ def test_random_tiles_lie_in_the_picture_in_every_turn():
     mirrored = settings("data.tile_px=96")
     tiles = [random_tile(record, 60, mirrored, np.random.default_rng(i)) for i in range(40)]
     assert {(t.mirrored, t.flipped, t.transposed) for t in tiles} == set(TURNS[TileTurns.mirror])
+
+
+@given(st.data())
+def test_a_training_tile_shows_an_object_whole(data):
+    x1, y1 = data.draw(st.integers(0, WIDTH - 12)), data.draw(st.integers(0, HEIGHT - 12))
+    x2, y2 = data.draw(st.integers(x1 + 10, WIDTH)), data.draw(st.integers(y1 + 10, HEIGHT))
+    record, _ = shown((x1, y1, x2, y2))
+    tile = random_tile(record, 40, TILES, np.random.default_rng(data.draw(st.integers(0, 99))))
+    right, bottom = tile.left + tile.side, tile.top + tile.side
+    assert 0 <= tile.left < right <= WIDTH
+    assert 0 <= tile.top < bottom <= HEIGHT
+    for start, end, first, last in ((x1, x2, tile.left, right), (y1, y2, tile.top, bottom)):
+        if end - start <= tile.side:
+            assert first <= start
+            assert end <= last
+        else:
+            assert start <= first
+            assert last <= end
 
 
 def test_a_tile_is_sized_by_the_median_object():
