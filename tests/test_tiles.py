@@ -17,7 +17,7 @@ from PIL import Image
 from coordexp.config.compose import compose
 from coordexp.config.schema import TileTurns
 from coordexp.data.coco.conversion_stats import conversion_notes
-from coordexp.data.cut_tiles import side_of_tiles, validation_cuts
+from coordexp.data.cut_tiles import note, side_of_tiles, validation_cuts
 from coordexp.data.prepare import prepare_data, require_data
 from coordexp.data.records import Record, RecordObject
 from coordexp.data.tiles import (
@@ -236,10 +236,15 @@ def test_what_is_told_of_tiles(capsys):
     assert report["train"]["instances"]["annotated"] == 10
     notes = conversion_notes(out)
     assert any(
-        note.startswith(f"val: {n_val} tiles of 54 px, cut on a grid from 1 pictures")
-        for note in notes
+        told.startswith(f"val: {n_val} tiles of 54 px, cut on a grid from 1 pictures")
+        for told in notes
     )
     assert "tiles: " in capsys.readouterr().err
+    assert all(
+        told.endswith("an object counts where all of its box is in the tile") for told in notes
+    )
+    some = note("val", 54, 1, compose([*SMALL, "data.tile_min_visible=0.3"]).data)
+    assert some.endswith("an object counts where 30% of its box or more is in the tile")
 
 
 @pytest.mark.usefixtures("in_tmp")
