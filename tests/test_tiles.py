@@ -17,7 +17,7 @@ from PIL import Image
 from coordexp.config.compose import compose
 from coordexp.config.schema import TileTurns
 from coordexp.data.coco.conversion_stats import conversion_notes
-from coordexp.data.cut_tiles import side_of_tiles, validation_cuts
+from coordexp.data.cut_tiles import note, side_of_tiles, validation_cuts
 from coordexp.data.prepare import prepare_data, require_data
 from coordexp.data.records import Record, RecordObject
 from coordexp.data.tiles import (
@@ -38,7 +38,8 @@ SMALL = (
     "experiment=small_real",
     "data.annotations=coco.json",
     "data.tile_px=32",
-    "data.tile_objects=2",
+    "model=tiny_qwen3vl",
+    "model.names_of_data=true",
 )
 
 
@@ -115,6 +116,24 @@ def test_random_tiles_lie_in_the_picture_in_every_turn():
     mirrored = settings("data.tile_px=96")
     tiles = [random_tile(record, 60, mirrored, np.random.default_rng(i)) for i in range(40)]
     assert {(t.mirrored, t.flipped, t.transposed) for t in tiles} == set(TURNS[TileTurns.mirror])
+
+
+@given(st.data())
+def test_a_training_tile_shows_an_object_whole(data):
+    x1, y1 = data.draw(st.integers(0, WIDTH - 12)), data.draw(st.integers(0, HEIGHT - 12))
+    x2, y2 = data.draw(st.integers(x1 + 10, WIDTH)), data.draw(st.integers(y1 + 10, HEIGHT))
+    record, _ = shown((x1, y1, x2, y2))
+    tile = random_tile(record, 40, TILES, np.random.default_rng(data.draw(st.integers(0, 99))))
+    right, bottom = tile.left + tile.side, tile.top + tile.side
+    assert 0 <= tile.left < right <= WIDTH
+    assert 0 <= tile.top < bottom <= HEIGHT
+    for start, end, first, last in ((x1, x2, tile.left, right), (y1, y2, tile.top, bottom)):
+        if end - start <= tile.side:
+            assert first <= start
+            assert end <= last
+        else:
+            assert start <= first
+            assert last <= end
 
 
 def test_a_tile_is_sized_by_the_median_object():
@@ -217,10 +236,15 @@ def test_what_is_told_of_tiles(capsys):
     assert report["train"]["instances"]["annotated"] == 10
     notes = conversion_notes(out)
     assert any(
-        note.startswith(f"val: {n_val} tiles of 54 px, cut on a grid from 1 pictures")
-        for note in notes
+        told.startswith(f"val: {n_val} tiles of 54 px, cut on a grid from 1 pictures")
+        for told in notes
     )
     assert "tiles: " in capsys.readouterr().err
+    assert all(
+        told.endswith("an object counts where all of its box is in the tile") for told in notes
+    )
+    some = note("val", 54, 1, compose([*SMALL, "data.tile_min_visible=0.3"]).data)
+    assert some.endswith("an object counts where 30% of its box or more is in the tile")
 
 
 @pytest.mark.usefixtures("in_tmp")

@@ -86,10 +86,12 @@ def cut_tiles(settings: CocoConfig, whole: Path, out: Path, workers: int) -> dic
 def note(split: str, side: int, n_pictures: int, settings: CocoConfig) -> str:
     """What the card says of the tiles of a split, after their number."""
     how = "at random" if split == "train" else "on a grid"
+    least = settings.tile_min_visible
+    counting = "all of its box" if least == 1 else f"{least:.0%} of its box or more"
     return (
         f"tiles of {'about ' if split == 'train' else ''}{side} px, cut {how} from {n_pictures} "
         f"pictures: the model sees tiles, not whole pictures, and an object counts where "
-        f"{settings.tile_min_visible:.0%} of its box or more is in the tile"
+        f"{counting} is in the tile"
     )
 
 

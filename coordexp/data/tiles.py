@@ -1,7 +1,7 @@
 """A tile: a square of a picture, and the objects and pixels in it.
 
-A training tile lies at a random place, has a random size, and may be mirrored or turned. The tiles
-of a grid cover the picture and are never turned.
+A training tile shows one object whole, chosen at random, at a random place in it; it has a random
+size, and may be mirrored or turned. The tiles of a grid cover the picture and are never turned.
 """
 
 from __future__ import annotations
@@ -44,12 +44,28 @@ class Tile:
 
 
 def random_tile(record: Record, side: int, settings: CocoConfig, rng: np.random.Generator) -> Tile:
+    """A tile that shows a random object of the record whole, or a part of a larger one."""
     zoomed = side * math.exp(rng.uniform(-math.log(ZOOM), math.log(ZOOM)))
     fitted = max(2, min(round(zoomed), record.width, record.height))
-    left = int(rng.integers(record.width - fitted + 1))
-    top = int(rng.integers(record.height - fitted + 1))
+    around: Box = (0, 0, record.width, record.height)  # anywhere
+    if record.objects:
+        around = edges(record.objects[rng.integers(len(record.objects))].box, record)
+    left = offset_around(around[0], around[2], record.width, fitted, rng)
+    top = offset_around(around[1], around[3], record.height, fitted, rng)
     turns = TURNS[settings.tile_turns]
     return Tile(left, top, fitted, *turns[rng.integers(len(turns))])
+
+
+def offset_around(
+    start: float, end: float, length: int, side: int, rng: np.random.Generator
+) -> int:
+    """Where an interval of `side` in 0 … `length` begins, at random, that holds `start` … `end`.
+
+    Of a longer one it holds a part.
+    """
+    low, high = sorted((math.ceil(end) - side, math.floor(start)))
+    most = length - side
+    return int(rng.integers(min(max(low, 0), most), min(max(high, 0), most) + 1))
 
 
 def grid(record: Record, side: int) -> list[Tile]:
