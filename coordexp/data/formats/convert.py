@@ -169,7 +169,9 @@ def summary(
     if len(notes) > MAX_NOTES:
         lines.append(f"  … and {len(notes) - MAX_NOTES} more")
     if not missing:
-        lines.append("next comes a rehearsal; experiment=small_real trains on the pictures (docs/data.md)")
+        lines.append(
+            "next comes a rehearsal; experiment=small_real trains on the pictures (docs/data.md)"
+        )
     lines.append(f"next: {next_command(files, root)}")
     return [escaped(line) for line in lines]  # they repeat names of the files
 
