@@ -28,7 +28,7 @@ NEEDED = {
     "data=lvis": ["data.annotations=lvis.json", "data.images=/pictures"],
     "data=records": ["data.records=a.jsonl"],
     "experiment=lvis_rehearsal": ["data.annotations=lvis.json"],
-    "experiment=small_real": ["model.path=/models/scenes", "data.annotations=cells.json"],
+    "experiment=small_real": ["data.annotations=cells.json"],
     "experiment=lvis_4b": [
         "model.path=/models/Qwen3-VL",
         "data.annotations=lvis.json",
