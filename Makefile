@@ -13,13 +13,17 @@ export HF_HUB_OFFLINE := 1
 
 STRICT := $(addprefix coordexp/,config storage study analysis)
 
-.PHONY: ablation test lint lock
+.PHONY: ablation install test lint lock
 
 ablation: $(STAMP)
 	snakemake --cores all stage1_ablation
 	@echo 'The commands of this project, and what to look at next:'
 	@echo '  export PATH="$(CURDIR)/$(BIN):$$PATH"'
 	@echo '  coordexp ui'
+
+install: $(STAMP)
+	@echo 'To have the commands of this project in this shell:'
+	@echo '  export PATH="$(CURDIR)/$(BIN):$$PATH"'
 
 test: lint
 	pytest

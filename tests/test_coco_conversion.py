@@ -34,13 +34,13 @@ from test_pictures import png_header
 from coordexp.config.compose import compose
 from coordexp.config.schema import MissingPictures
 from coordexp.data.coco.conversion import convert_annotations
-from coordexp.data.coco.conversion_stats import ConversionStats
+from coordexp.data.coco.conversion_stats import ConversionStats, conversion_notes
 from coordexp.data.coco.images import colour_of
 from coordexp.data.parallel import CHUNK, CHUNKS_PER_WORKER, in_parallel
 from coordexp.data.prepare import prepare_data
 from coordexp.data.records import read_records
 from coordexp.errors import UserError
-from coordexp.storage.files import read_json, sha256_directory
+from coordexp.storage.files import read_json, sha256_directory, write_json
 
 SPLITS = ("train", "val")
 ROOT = Path(__file__).resolve().parents[1]
@@ -601,3 +601,13 @@ def test_real_categories_may_have_any_name():
     ]
     assert sorted(found) == sorted(names)
     assert CATEGORIES[1]["name"] in found
+
+
+@pytest.mark.parametrize(
+    ("kept", "notes"),
+    [(4, ["train: 44 of 48 pictures left out: 44 more than max_objects"]), (4000, [])],
+)
+def test_many_pictures_left_out_are_noted(tmp_path, kept, notes):
+    pictures = {"kept": kept, "left out": {"more than max_objects": 44}}
+    write_json(tmp_path / "conversion.json", {"train": {"pictures": pictures}})
+    assert conversion_notes(tmp_path) == notes

@@ -29,9 +29,9 @@ from coordexp.models.checkpoints import save_checkpoint
 from coordexp.models.processor import load_processor
 from coordexp.models.usage import PICTURE, picture_messages
 from coordexp.publish.chosen import of_run, recommended
-from coordexp.publish.export import EXPORT_FILE, export
+from coordexp.publish.export import EXPORT_FILE, export, step_of_export
 from coordexp.publish.metadata import Known, completed
-from coordexp.publish.model_card import warnings_of
+from coordexp.publish.model_card import tiles_told, warnings_of
 from coordexp.publish.pictures import Area, trained_area
 from coordexp.storage.files import files_below, read_json, sha256_file
 from coordexp.storage.manifest import ImageSides, artifact_digests, read_manifest, write_manifest
@@ -135,6 +135,28 @@ def test_three_lines_of_the_model_card_detect(at_results, scenes, tmp_path, monk
         assert found == pytest.approx(expected, abs=1 + scale / 5), pixels
 
 
+def test_an_export_knows_its_step(at_results, tmp_path):
+    main(["export", str(at_results.run.path), str(tmp_path / "out")])
+    assert step_of_export(tmp_path / "out") == STEPS[-1]
+    assert step_of_export(at_results.checkpoint) is None
+
+
+def test_model_card_names_no_path_of_the_machine(at_results, tmp_path):
+    main(["export", str(at_results.run.path), str(tmp_path / "shared")])
+    assert str(tmp_path) not in (tmp_path / "shared/README.md").read_text()
+
+
+def test_model_card_says_that_the_training_saw_tiles(at_results):
+    chosen = of_run(at_results.run, None)
+    tiles = {"name": "coco", "tile_px": 128, "tile_objects": 2.0, "tile_contrast": 0.17}
+    config = replace(chosen.config, data=chosen.config.data | tiles)
+    assert any("tiles of pictures" in told for told in warnings_of(replace(chosen, config=config)))
+    assert not any("tiles" in told for told in warnings_of(chosen))
+    assert "2 times as wide" in tiles_told(tiles)
+    assert "128 x 128 px, each channel then shifted to mid-grey" in tiles_told(tiles)
+    assert tiles_told({"name": "coco", "tile_px": None}) == ""
+
+
 def test_weights_and_texts_are_those_of_the_checkpoint(at_results, tmp_path):
     main(["export", str(at_results.run.path), str(tmp_path / "out")])
     names = {file.name for file in files_below(at_results.checkpoint)}
@@ -171,7 +193,8 @@ def test_model_card_says_what_the_study_says(at_results, tmp_path, capsys):
     main(["export", "compared/12345678", str(tmp_path / "out"), *known])
     printed = capsys.readouterr().out
     card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert printed.rstrip().endswith(blocks(card.text)[0].rstrip())
+    portable = printed.rstrip().replace(str(tmp_path / "out"), "out")
+    assert portable.endswith(blocks(card.text)[0].rstrip())
     assert str(tmp_path / "out" / "README.md") in printed
     data, found = card.data, read_json(Path(STUDY) / "recommendation.json")
     head = data.to_dict()
@@ -345,6 +368,7 @@ def test_pictures_are_resized_as_the_data_were():
     assert trained_area({"pixel_budget": 786432}, sides, 32) == Area(1024, 786432)
     assert trained_area({"name": "records"}, sides, 32) == Area(64 * 32, 128 * 96)
     assert trained_area({"name": "scenes"}, None, None) is None
+    assert trained_area({"pixel_budget": 786432, "tile_px": 128}, sides, 32) == Area(16384, 16384)
 
 
 def test_licence_and_base_come_from_the_release(tmp_path, refused):

@@ -173,6 +173,14 @@ def test_a_run_that_is_being_trained_is_not_removed(results, refused):
     assert (entry.path / "run.json").exists()
 
 
+def test_show_takes_the_end_of_a_path(results, refused):
+    (study,) = (path.parent for path in results.glob("*/*/preregistration.json"))
+    with refused(f"{study}: holds no recommendation"):
+        main_raising(["show", study.name])
+    with refused("nonsense: neither a run nor a study"):
+        main_raising(["show", "nonsense"])
+
+
 def test_list_names_studies_and_what_they_use(results, capsys):
     main(["list"])
     lines = capsys.readouterr().out.splitlines()

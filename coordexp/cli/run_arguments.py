@@ -106,7 +106,7 @@ def add_evaluate(subparsers: Subparsers) -> None:
     )
     add_overrides(sub, "a Hydra override of train.eval_micro_batch, runtime.… or probe.…")
     sub.add_argument("--name", required=True, help="name of the checkpoint in a comparison")
-    sub.add_argument("--step", type=int, default=1, help="step at which the training stopped")
+    sub.add_argument("--step", type=int, help="step at which the training stopped")
     sub.add_argument(
         "--temperature",
         type=float,

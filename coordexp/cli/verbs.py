@@ -27,6 +27,10 @@ READ_BY_EVALUATE = ("probe.", "runtime.", "train.eval_micro_batch=")
 def show(args: argparse.Namespace) -> None:
     """Print the decision card."""
     study = args.study or latest_study()
+    if not study.is_dir():
+        from coordexp.cli.difference import find
+
+        study = find(str(study))
     if not (study / "recommendation.json").exists():
         raise UserError(
             f"{study}: holds no recommendation: run `snakemake --cores all stage1_ablation`"
@@ -229,18 +233,25 @@ def evaluate_outside(args: argparse.Namespace) -> None:
     """
     refuse_unread("evaluate", args.overrides, READ_BY_EVALUATE)
     check_name(args.name, f"--name {args.name}")
-    check_step(args.step)
+    if args.step is not None:
+        check_step(args.step)
     if not TEMPERATURE.holds(args.temperature):
         raise UserError(f"--temperature {args.temperature:g}: {TEMPERATURE.must}")
     cfg = compose(args.overrides)
     # Seconds, as they import torch: what the command line says is checked before.
     from coordexp.models.foreign_prompt import GivenPrompt, given_text
     from coordexp.probe.outside import Outside, evaluate_checkpoint
+    from coordexp.publish.export import step_of_export
 
     given = GivenPrompt(
         given_text(args.prompt, "--prompt"), given_text(args.system, "--system"), args.template
     )
-    outside = Outside(args.checkpoint, args.name, args.step, args.temperature, args.adapter, given)
+    step = args.step if args.step is not None else step_of_export(args.checkpoint)
+    if step is None:
+        step = 1
+        told = "its step is unknown: taken as 1; to compare it with runs, say it with --step"
+        print(f"{args.checkpoint}: {told}", file=sys.stderr)
+    outside = Outside(args.checkpoint, args.name, step, args.temperature, args.adapter, given)
     print(evaluate_checkpoint(outside, args.data, cfg).path)
 
 

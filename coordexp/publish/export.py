@@ -52,6 +52,12 @@ class Exported:
     files: dict[str, str]
 
 
+def step_of_export(directory: Path) -> int | None:
+    """The step of an exported checkpoint; None for one that no export wrote. Raises UserError."""
+    path = directory / EXPORT_FILE
+    return read_typed(path, Exported).step if path.is_file() else None
+
+
 def export(chosen: Chosen, directory: Path, known: Known, name: str | None = None) -> str:
     """Write the directory, in place of an earlier export; returns the code that uses it.
 
@@ -69,7 +75,7 @@ def export(chosen: Chosen, directory: Path, known: Known, name: str | None = Non
     known = completed(known, None if path is None else str(path))
     recorded = read_prompt_file(chosen.checkpoint)
     prompt = recorded.prompt if recorded else Prompt(PROMPT)
-    code = detect_code(name or str(directory), picture_messages(prompt))
+    messages = picture_messages(prompt)
     with replacing_directory(directory.resolve()) as temporary:
         sha256 = copy_checkpoint(chosen, temporary)
         write_processor(chosen, temporary)
@@ -82,6 +88,8 @@ def export(chosen: Chosen, directory: Path, known: Known, name: str | None = Non
         if area is not None:
             resize_pictures(temporary, area)
         has_videos = (temporary / VIDEO_FILE).exists()
+        # Whoever gets it has the directory's name, and not its path on this machine.
+        code = detect_code(name or directory.resolve().name, messages)
         card = model_card(chosen, known, code, prompt, area, version("transformers"), has_videos)
         write_text(temporary / "README.md", card)
         files = {
@@ -89,7 +97,7 @@ def export(chosen: Chosen, directory: Path, known: Known, name: str | None = Non
         }
         exported = Exported(chosen.key, chosen.step, chosen.study_key, sha256, VERSION, files)
         write_typed(temporary / EXPORT_FILE, exported)
-    return code
+    return detect_code(name or str(directory), messages)
 
 
 def copy_checkpoint(chosen: Chosen, temporary: Path) -> str:

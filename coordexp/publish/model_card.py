@@ -14,6 +14,7 @@ from coordexp.publish.chosen import Chosen
 from coordexp.publish.metadata import Known, metadata
 from coordexp.publish.pictures import Area
 from coordexp.publish.results import Result, results_of
+from coordexp.storage.run_config import Settings
 
 HEAD = """\
 ---
@@ -67,7 +68,7 @@ def model_card(
         answer=write_coordjson([EXAMPLE]),
         to_pixels=TO_PIXELS,
         prompt=prompt_told(prompt),
-        pictures=pictures_told(area),
+        pictures=tiles_told(chosen.config.data) or pictures_told(area),
         transformers=transformers,
         needs="; its processor needs torchvision, as every Qwen3-VL's" if has_videos else "",
     )
@@ -84,6 +85,9 @@ def warnings_of(chosen: Chosen) -> list[str]:
     """What stands above everything else: the checkpoint is no detector, or no result to rely on."""
     found, manifest = chosen.found, chosen.manifest
     warnings = []
+    if chosen.config.data.get("tile_px"):
+        told = "a whole picture is nothing that it has seen (Pictures, below)"
+        warnings.append(f"Trained on tiles of pictures: {told}")
     if found is not None:
         warnings += [f"Rehearsal: {found.rehearsal}"] if found.rehearsal else []
         warnings += [found.blind] if found.blind else []
@@ -111,6 +115,23 @@ def pictures_told(area: Area | None) -> str:
     return f"of any size; the processor resizes them to {told}, as those of the training were."
 
 
+def tiles_told(data: Settings) -> str:
+    """What a checkpoint that was trained on tiles was shown; "" for one of whole pictures."""
+    side = data.get("tile_px")
+    if not side:
+        return ""
+    told = (
+        f"square tiles that are {data.get('tile_objects'):g} times as wide as the side of the "
+        f"median object of the training pictures, resized to {side} x {side} px"
+    )
+    if contrast := data.get("tile_contrast"):
+        told += (
+            f", each channel then shifted to mid-grey and scaled to a standard deviation of "
+            f"{contrast:g} of its range"
+        )
+    return f"{told}. The processor resizes, and does nothing else of this."
+
+
 def result_lines(chosen: Chosen, results: Sequence[Result]) -> list[str]:
     if not results:
         return ["Nothing was measured at this step."]
@@ -118,7 +139,8 @@ def result_lines(chosen: Chosen, results: Sequence[Result]) -> list[str]:
     lines = ["| metric | value | measured on |", "|---|---:|---|", *rows, ""]
     data, manifest = chosen.config.data, chosen.manifest
     if manifest is not None and manifest.val_images is not None:
-        told = f"Validation set: {manifest.val_images:,} pictures of `{data.get('name')}`"
+        noun = "tiles of pictures" if data.get("tile_px") else "pictures"
+        told = f"Validation set: {manifest.val_images:,} {noun} of `{data.get('name')}`"
         drawn = manifest.val_images_rendered
         lines.append(f"{told}{f', of which {drawn:,} were drawn from annotations' * bool(drawn)}.")
     if chosen.found is not None:

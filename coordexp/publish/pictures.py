@@ -26,10 +26,13 @@ def trained_area(data: Settings, sides: ImageSides | None, cell_px: int | None) 
     """The sizes of the pictures of a training; None where nothing tells them.
 
     Args:
-        data: settings of the data. A pixel budget limits the size from above alone.
+        data: settings of the data. A pixel budget limits the size from above alone. Tiles have one
+            size, whatever that of the pictures.
         sides: of the validation pictures.
         cell_px: side of the square that one visual token covers.
     """
+    if tile := data.get("tile_px"):
+        return Area(int(tile) ** 2, int(tile) ** 2)
     if (budget := data.get("pixel_budget")) and cell_px is not None:
         return Area(cell_px**2, int(budget))
     if sides is None:

@@ -18,6 +18,7 @@ from coordexp.storage.files import read_json
 
 SIDE_EDGES_BINS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 MAX_FAULTS = 100  # pictures that are named one by one
+MANY_LEFT_OUT = 0.05  # of the pictures: a share from which on the card tells it
 BY_END = "found under the last parts of their name"
 
 
@@ -184,7 +185,8 @@ def summary(split: str, stats: ConversionStats) -> str:
 
 
 def conversion_notes(directory: Path) -> list[str]:
-    """What conversion.json of a data directory notes; empty for data that were not converted.
+    """What conversion.json of a data directory notes, and whether many pictures were left out;
+    empty for data that were not converted.
 
     Raises:
         UserError: the file is not valid JSON.
@@ -195,6 +197,12 @@ def conversion_notes(directory: Path) -> list[str]:
     notes = []
     for split, report in read_json(path).items():
         notes += [f"{split}: {n} {what}" for what, n in report.get("noted", {}).items()]
+        pictures = report.get("pictures", {})
+        left_out = pictures.get("left out", {})
+        n_left_out = sum(left_out.values())
+        total = n_left_out + pictures.get("kept", 0)
+        if n_left_out > MANY_LEFT_OUT * total:
+            notes.append(f"{split}: {n_left_out} of {total} pictures left out: {listed(left_out)}")
     return notes
 
 
