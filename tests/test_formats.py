@@ -8,6 +8,7 @@ import codecs
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -556,8 +557,23 @@ def test_coco_is_not_converted_again(refused, writer):
     with refused("set: a directory of COCO annotations", "annotations=set"):
         convert(source, Path("coco.json"))
     (file, *_) = sorted(source.rglob("*.json"))
-    with refused(f"{file}: COCO annotations already", f"data.annotations={file}"):
+    with refused(f"{file}: COCO annotations already", f"use data=coco data.annotations={file}"):
         convert(file, Path("coco.json"))
+
+
+def test_advice_on_a_path_with_blanks_can_be_pasted(refused, capsys):
+    source = roboflow_coco(Path("my set"), SCENE) / "train"
+    file = (source / "_annotations.coco.json").rename(source / "export (1).json")
+    with refused(f"{file}: COCO annotations already: use ") as told:
+        convert(file, Path("coco.json"))
+    settings = shlex.split(str(told.value).rpartition(": use ")[2])
+    code, told = prepare(capsys, *settings)
+    assert code == 0, told
+    (records,) = Path("results/data").glob("*/train.jsonl")
+    shutil.copy(records, source / "a b.jsonl")
+    code, told = prepare(capsys, "data=coco", f'data.annotations="{source / "a b.jsonl"}"')
+    words = shlex.split(told.rpartition("train on it with ")[2])
+    assert words == ["data=records", f'data.records="{source / "a b.jsonl"}"']
 
 
 def test_all_names_are_written():

@@ -11,7 +11,7 @@ from typing import Any
 from coordexp.data.formats.commands import next_command
 from coordexp.data.formats.dataset import Coordinates, Dataset, Picture, Shape, Source
 from coordexp.data.formats.picture_files import PictureFiles
-from coordexp.data.formats.recognise import COCO, recognise, what_instead
+from coordexp.data.formats.recognise import COCO, coco_settings, recognise, what_instead
 from coordexp.data.formats.splits import by_split
 from coordexp.data.picture_paths import ANNOTATION_DIRECTORIES
 from coordexp.data.records import twice_area
@@ -70,7 +70,8 @@ def picture_root(path: Path) -> Path:
 def not_converted(path: Path) -> UserError:
     found = recognise(path)
     if found and found.format is COCO and not path.is_dir():
-        return UserError(f"{path}: COCO annotations already: use data.annotations={path}")
+        use = f"data=coco {coco_settings(found.files)}"
+        return UserError(f"{path}: COCO annotations already: use {use}")
     if told := what_instead(path):
         return UserError(told)
     if not path.exists():
