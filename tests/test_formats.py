@@ -261,7 +261,7 @@ def test_yolo_takes_lists_of_pictures_and_refuses_lost_directories(refused):
     assert "1 picture of train.txt that is missing" in told
     assert_is_scene(boxes_of(Path("coco_train.json")), SCENE[3:])
     write(Path("set/data.yaml"), good.replace("val: images/val", "val: images/lost"))
-    with refused("data.yaml", "val: there is no 'images/lost'"):
+    with refused("data.yaml", "val: there is no 'images/lost'", "--images DIRECTORY"):
         convert(source, Path("other.json"))
     write(Path("set/data.yaml"), good.replace("names:", "kpt_shape: [2, x]\nnames:"))
     with refused("data.yaml", "kpt_shape"):
@@ -523,9 +523,30 @@ def test_nothing_is_overwritten_and_a_refusal_writes_nothing(refused):
 def test_missing_pictures_are_told_and_ambiguous_ones_not_taken():
     for split in ("a", "b"):
         picture(Path(f"set/{split}/1.jpg"))
-    write(Path("set/xml/1.xml"), voc_xml(Annotated("1.jpg", (64, 64), SCENE[0].boxes)))
+    picture(Path("set/2.jpg"))
+    for name in ("1", "2"):
+        entry = Annotated(f"{name}.jpg", (64, 64), SCENE[0].boxes)
+        write(Path(f"set/xml/{name}.xml"), voc_xml(entry))
     told = "\n".join(convert(Path("set"), Path("coco.json")))
     assert "not found below set: 1 pictures, such as '1.jpg'" in told
+    assert "--images DIRECTORY" in told
+
+
+@pytest.mark.parametrize(
+    ("writer", "told"),
+    [("voc_beside", "not found below set: 12 pictures"), ("createml", "12 picture missing")],
+)
+def test_pictures_elsewhere_are_asked_for_before_writing(writer, told, refused):
+    source = WRITERS[writer](Path("set"), SCENE)
+    Path("pictures").mkdir()
+    for found in list(source.rglob("*.jpg")):
+        found.rename(Path("pictures") / found.name)
+    with refused(told, "--images DIRECTORY"):
+        convert(source, Path("coco.json"))
+    assert not list(Path().glob("*.json"))
+    told = convert(source, Path("coco.json"), images=Path("pictures"))
+    assert "not found" not in "\n".join(told)
+    assert_is_scene(boxes_of(*Path().glob("coco*.json")))
 
 
 @pytest.mark.parametrize("writer", WRITERS)

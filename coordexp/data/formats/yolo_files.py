@@ -66,7 +66,10 @@ def places_of(split: str, entry: Any, base: Any, file: Path) -> Iterator[Path]:
         if found:
             yield found[0]
         elif split != "test":
-            raise UserError(f"{file}: {split}: there is no {word!r} beside it: correct the path")
+            raise UserError(
+                f"{file}: {split}: there is no {word!r} beside it: correct the path, or name the "
+                "directory of pictures that lie elsewhere with --images DIRECTORY"
+            )
 
 
 def pictures_in(source: Source, place: Path, dataset: Dataset) -> list[str]:
