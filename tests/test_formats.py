@@ -211,6 +211,20 @@ def test_voc_keeps_its_flags_and_counts_what_it_cannot_take():
     assert "1 without a name" in told
 
 
+def test_voc_pictures_that_are_listed_without_a_file_are_named():
+    source = WRITERS["voc"](Path("set"), SCENE)
+    Path("set/Annotations/p00.xml").rename("set/Annotations/my cup.xml")
+    Path("set/JPEGImages/p00.jpg").rename("set/JPEGImages/my cup.jpg")
+    Path("set/Annotations/p05.xml").unlink()
+    write(Path("set/ImageSets/Main/val.txt"), "my cup\np01\np02 1\n")
+    told = "\n".join(convert(source, Path("coco.json")))
+    assert "dropped: 1 picture of ImageSets/Main without an XML file\n" in told
+    assert "  p05: named in train.txt, and has no XML file" in told
+    assert set(boxes_of(Path("coco_val.json"))) == {"my cup.jpg", "p01.jpg", "p02.jpg"}
+    one = convert(Path("set/Annotations/p01.xml"), Path("one.json"), images=Path("set"))
+    assert "without an XML file" not in "\n".join(one)
+
+
 def test_yolo_outlines_and_rows_that_are_none():
     yolo(Path("set"), SCENE[:4])
     row = "0 0.25 0.25 0.75 0.25 0.75 0.5"
@@ -281,6 +295,30 @@ def test_yolo_directories_of_another_machine_are_found(root):
     write(Path("set/data.yaml"), text)
     convert(source, Path("coco.json"))
     assert_is_scene(boxes_of(Path("coco_train.json"), Path("coco_val.json")))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_yolo_labels_of_lost_pictures_are_counted_and_named(elsewhere):
+    source = yolo(Path("set"), SCENE)
+    Path("set/images/train/p05.jpg").unlink()
+    write(Path("set/labels/train/background.txt"), "")
+    write(Path("set/README.txt"), "a set of cups")
+    images = Path("pictures") if elsewhere else None
+    if elsewhere:
+        Path("set/images").rename("pictures")
+    told = "\n".join(convert(source, Path("coco.json"), images=images))
+    assert "dropped: 1 label file without a picture\n" in told
+    assert "  labels/train/p05.txt: no picture of this name" in told
+    assert_is_scene(boxes_of(Path("coco_train.json")), [*SCENE[3:5], *SCENE[6:]])
+
+
+def test_yolo_labels_of_a_picture_that_is_not_listed_are_not_lost():
+    source = yolo(Path("set"), SCENE)
+    lines = [f"images/train/{entry.name}" for entry in SCENE[4:]]
+    write(Path("set/train.txt"), "\n".join(lines))
+    text = Path("set/data.yaml").read_text()
+    write(Path("set/data.yaml"), text.replace("train: images/train", "train: train.txt"))
+    assert "dropped" not in "\n".join(convert(source, Path("coco.json")))
 
 
 def test_yolo_files_that_windows_marked_as_utf_8():
