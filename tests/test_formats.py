@@ -8,6 +8,7 @@ import codecs
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,20 @@ def test_voc_keeps_its_flags_and_counts_what_it_cannot_take():
     assert "1 without a name" in told
 
 
+def test_voc_pictures_that_are_listed_without_a_file_are_named():
+    source = WRITERS["voc"](Path("set"), SCENE)
+    Path("set/Annotations/p00.xml").rename("set/Annotations/my cup.xml")
+    Path("set/JPEGImages/p00.jpg").rename("set/JPEGImages/my cup.jpg")
+    Path("set/Annotations/p05.xml").unlink()
+    write(Path("set/ImageSets/Main/val.txt"), "my cup\np01\np02 1\n")
+    told = "\n".join(convert(source, Path("coco.json")))
+    assert "dropped: 1 picture of ImageSets/Main without an XML file\n" in told
+    assert "  p05: named in train.txt, and has no XML file" in told
+    assert set(boxes_of(Path("coco_val.json"))) == {"my cup.jpg", "p01.jpg", "p02.jpg"}
+    one = convert(Path("set/Annotations/p01.xml"), Path("one.json"), images=Path("set"))
+    assert "without an XML file" not in "\n".join(one)
+
+
 def test_yolo_outlines_and_rows_that_are_none():
     yolo(Path("set"), SCENE[:4])
     row = "0 0.25 0.25 0.75 0.25 0.75 0.5"
@@ -260,7 +275,7 @@ def test_yolo_takes_lists_of_pictures_and_refuses_lost_directories(refused):
     assert "1 picture of train.txt that is missing" in told
     assert_is_scene(boxes_of(Path("coco_train.json")), SCENE[3:])
     write(Path("set/data.yaml"), good.replace("val: images/val", "val: images/lost"))
-    with refused("data.yaml", "val: there is no 'images/lost'"):
+    with refused("data.yaml", "val: there is no 'images/lost'", "--images DIRECTORY"):
         convert(source, Path("other.json"))
     write(Path("set/data.yaml"), good.replace("names:", "kpt_shape: [2, x]\nnames:"))
     with refused("data.yaml", "kpt_shape"):
@@ -280,6 +295,30 @@ def test_yolo_directories_of_another_machine_are_found(root):
     write(Path("set/data.yaml"), text)
     convert(source, Path("coco.json"))
     assert_is_scene(boxes_of(Path("coco_train.json"), Path("coco_val.json")))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_yolo_labels_of_lost_pictures_are_counted_and_named(elsewhere):
+    source = yolo(Path("set"), SCENE)
+    Path("set/images/train/p05.jpg").unlink()
+    write(Path("set/labels/train/background.txt"), "")
+    write(Path("set/README.txt"), "a set of cups")
+    images = Path("pictures") if elsewhere else None
+    if elsewhere:
+        Path("set/images").rename("pictures")
+    told = "\n".join(convert(source, Path("coco.json"), images=images))
+    assert "dropped: 1 label file without a picture\n" in told
+    assert "  labels/train/p05.txt: no picture of this name" in told
+    assert_is_scene(boxes_of(Path("coco_train.json")), [*SCENE[3:5], *SCENE[6:]])
+
+
+def test_yolo_labels_of_a_picture_that_is_not_listed_are_not_lost():
+    source = yolo(Path("set"), SCENE)
+    lines = [f"images/train/{entry.name}" for entry in SCENE[4:]]
+    write(Path("set/train.txt"), "\n".join(lines))
+    text = Path("set/data.yaml").read_text()
+    write(Path("set/data.yaml"), text.replace("train: images/train", "train: train.txt"))
+    assert "dropped" not in "\n".join(convert(source, Path("coco.json")))
 
 
 def test_yolo_files_that_windows_marked_as_utf_8():
@@ -522,9 +561,30 @@ def test_nothing_is_overwritten_and_a_refusal_writes_nothing(refused):
 def test_missing_pictures_are_told_and_ambiguous_ones_not_taken():
     for split in ("a", "b"):
         picture(Path(f"set/{split}/1.jpg"))
-    write(Path("set/xml/1.xml"), voc_xml(Annotated("1.jpg", (64, 64), SCENE[0].boxes)))
+    picture(Path("set/2.jpg"))
+    for name in ("1", "2"):
+        entry = Annotated(f"{name}.jpg", (64, 64), SCENE[0].boxes)
+        write(Path(f"set/xml/{name}.xml"), voc_xml(entry))
     told = "\n".join(convert(Path("set"), Path("coco.json")))
     assert "not found below set: 1 pictures, such as '1.jpg'" in told
+    assert "--images DIRECTORY" in told
+
+
+@pytest.mark.parametrize(
+    ("writer", "told"),
+    [("voc_beside", "not found below set: 12 pictures"), ("createml", "12 picture missing")],
+)
+def test_pictures_elsewhere_are_asked_for_before_writing(writer, told, refused):
+    source = WRITERS[writer](Path("set"), SCENE)
+    Path("pictures").mkdir()
+    for found in list(source.rglob("*.jpg")):
+        found.rename(Path("pictures") / found.name)
+    with refused(told, "--images DIRECTORY"):
+        convert(source, Path("coco.json"))
+    assert not list(Path().glob("*.json"))
+    told = convert(source, Path("coco.json"), images=Path("pictures"))
+    assert "not found" not in "\n".join(told)
+    assert_is_scene(boxes_of(*Path().glob("coco*.json")))
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -556,8 +616,23 @@ def test_coco_is_not_converted_again(refused, writer):
     with refused("set: a directory of COCO annotations", "annotations=set"):
         convert(source, Path("coco.json"))
     (file, *_) = sorted(source.rglob("*.json"))
-    with refused(f"{file}: COCO annotations already", f"data.annotations={file}"):
+    with refused(f"{file}: COCO annotations already", f"use data=coco data.annotations={file}"):
         convert(file, Path("coco.json"))
+
+
+def test_advice_on_a_path_with_blanks_can_be_pasted(refused, capsys):
+    source = roboflow_coco(Path("my set"), SCENE) / "train"
+    file = (source / "_annotations.coco.json").rename(source / "export (1).json")
+    with refused(f"{file}: COCO annotations already: use ") as told:
+        convert(file, Path("coco.json"))
+    settings = shlex.split(str(told.value).rpartition(": use ")[2])
+    code, told = prepare(capsys, *settings)
+    assert code == 0, told
+    (records,) = Path("results/data").glob("*/train.jsonl")
+    shutil.copy(records, source / "a b.jsonl")
+    code, told = prepare(capsys, "data=coco", f'data.annotations="{source / "a b.jsonl"}"')
+    words = shlex.split(told.rpartition("train on it with ")[2])
+    assert words == ["data=records", f'data.records="{source / "a b.jsonl"}"']
 
 
 def test_all_names_are_written():

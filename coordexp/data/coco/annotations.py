@@ -289,7 +289,7 @@ def coco_records(path: Path, root: Path) -> list[Record]:
 
 
 def _strictly(coco: CocoFile, annotation: RawEntry, frame: Frame) -> RecordObject:
-    """The object of an annotation; UserError if the conversion would drop or clip it."""
+    """The object of an annotation; UserError where the conversion drops it, or counts a clip."""
     try:
         instance = convert_instance(annotation, coco.names, frame)
     except DroppedError as dropped:

@@ -17,6 +17,8 @@ from coordexp.data.coco.polygons import PolygonLimits, Ring, Simplified, simplif
 from coordexp.data.records import RecordObject, all_finite
 
 DECIMALS = 4  # of a pixel, in records
+# An overhang up to this is the rounding of the annotations (YOLO's six decimals), not told.
+ROUNDED_PX = 0.01
 ROTATED = "boxes with attributes.rotation, written as if upright: they are not the objects' extents"
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
@@ -49,7 +51,7 @@ class Frame:
 @dataclass(frozen=True)
 class Instance:
     object: RecordObject
-    clipped: bool  # the annotation reaches beyond its picture
+    clipped: bool  # the annotation reaches beyond its picture, by more than rounding
     simplified: bool = False
     box_because: str = ""  # where an outline was preferred
 
@@ -71,7 +73,7 @@ def convert_instance(
     refuse_crowd(annotation.get("iscrowd"))
     x1, y1, x2, y2 = box = annotated_box(annotation, frame.annotated)
     width, height = frame.annotated
-    clipped = x1 < 0 or y1 < 0 or x2 > width or y2 > height
+    clipped = max(-x1, -y1, x2 - width, y2 - height) > ROUNDED_PX
     pixels = box_in_record(box, frame)
     if limits is None:
         return Instance(RecordObject(name, "bbox_2d", pixels), clipped)

@@ -11,7 +11,7 @@ from typing import Any
 from coordexp.data.formats.commands import next_command
 from coordexp.data.formats.dataset import Coordinates, Dataset, Picture, Shape, Source
 from coordexp.data.formats.picture_files import PictureFiles
-from coordexp.data.formats.recognise import COCO, recognise, what_instead
+from coordexp.data.formats.recognise import COCO, coco_settings, recognise, what_instead
 from coordexp.data.formats.splits import by_split
 from coordexp.data.picture_paths import ANNOTATION_DIRECTORIES
 from coordexp.data.records import twice_area
@@ -20,6 +20,7 @@ from coordexp.storage.files import write_text
 
 MAX_NOTES = 20
 DECIMALS = 4  # of a pixel
+NAME_IMAGES = "name their directory with --images DIRECTORY"
 
 
 def convert(
@@ -36,7 +37,8 @@ def convert(
     `coco.json`.
 
     Raises:
-        UserError: the format is unknown or its files are broken; nothing is written then.
+        UserError: the format is unknown, its files are broken, or all pictures are missing;
+            nothing is written then.
     """
     root = images or picture_root(path)
     if not root.is_dir():
@@ -48,6 +50,9 @@ def convert(
     dataset = found.format.read(source)
     splits = by_split(dataset.pictures)
     refuse_empty(path, dataset)
+    missing = missing_pictures(dataset, root)
+    if len(missing) == len(dataset.pictures):
+        raise UserError(f"{path}: all pictures are {missing_below(root, missing)}")
     names = sorted({shape.name for picture in dataset.pictures for shape in picture.shapes})
     files = {split: split_file(out, split) for split in splits}
     for file in files.values():
@@ -56,7 +61,7 @@ def convert(
     contents = {split: json.dumps(coco_of(splits[split], names)) + "\n" for split in splits}
     for split, file in files.items():
         write_text(file, contents[split])
-    return summary(found.format.name, dataset, files, splits, root)
+    return summary(found.format.name, dataset, files, splits, root, missing)
 
 
 def picture_root(path: Path) -> Path:
@@ -70,7 +75,8 @@ def picture_root(path: Path) -> Path:
 def not_converted(path: Path) -> UserError:
     found = recognise(path)
     if found and found.format is COCO and not path.is_dir():
-        return UserError(f"{path}: COCO annotations already: use data.annotations={path}")
+        use = f"data=coco {coco_settings(found.files)}"
+        return UserError(f"{path}: COCO annotations already: use {use}")
     if told := what_instead(path):
         return UserError(told)
     if not path.exists():
@@ -86,12 +92,22 @@ def refuse_empty(path: Path, dataset: Dataset) -> None:
     """
     if not any(picture.shapes for picture in dataset.pictures):
         dropped = listed(dataset) or "nothing was dropped"
-        raise UserError(f"{path}: no object is left ({dropped})")
+        remedy = "" if dataset.pictures else f": where pictures are elsewhere, {NAME_IMAGES}"
+        raise UserError(f"{path}: no object is left ({dropped}){remedy}")
     seen = set()
     for picture in dataset.pictures:
         if picture.file_name in seen:
             raise UserError(f"{path}: the picture {picture.file_name!r} is annotated twice")
         seen.add(picture.file_name)
+
+
+def missing_pictures(dataset: Dataset, root: Path) -> list[str]:
+    names = [picture.file_name for picture in dataset.pictures]
+    return [name for name in names if not os.path.isfile(root / name)]
+
+
+def missing_below(root: Path, missing: Sequence[str]) -> str:
+    return f"not found below {root}: {len(missing)} pictures, such as {missing[0]!r}: {NAME_IMAGES}"
 
 
 def split_file(out: Path, split: str) -> Path:
@@ -152,6 +168,7 @@ def summary(
     files: dict[str, Path],
     splits: dict[str, list[Picture]],
     root: Path,
+    missing: Sequence[str],
 ) -> list[str]:
     """What was written and dropped, and the command that comes next."""
     lines = []
@@ -160,10 +177,8 @@ def summary(
         lines.append(f"{file}: {len(splits[split])} pictures, {n_shapes} objects ({format_name})")
     if dropped := listed(dataset):
         lines.append(f"  dropped: {dropped}")
-    names = [picture.file_name for picture in dataset.pictures]
-    missing = [name for name in names if not os.path.isfile(root / name)]
     if missing:
-        lines.append(f"  not found below {root}: {len(missing)} pictures, such as {missing[0]!r}")
+        lines.append(f"  {missing_below(root, missing)}")
     notes = list(dict.fromkeys(dataset.notes))
     lines += [f"  {note}" for note in notes[:MAX_NOTES]]
     if len(notes) > MAX_NOTES:

@@ -50,7 +50,7 @@ class Format:
 
 
 COCO = Format("COCO annotations", None)
-RECORDS = Format("a record file", None, "train on it with data=records data.records=")
+RECORDS = Format("a record file", None, "train on it with data=records")
 RESULTS = Format(
     "detections in COCO's result format", None, "name the annotation file that they belong to"
 )
@@ -104,8 +104,10 @@ def what_instead(path: Path) -> str | None:
     if found.format is COCO:
         return f"{path}: a directory of COCO annotations: set {coco_settings(found.files)}"
     if found.format.read is None:
-        file = found.files[0] if found.format is RECORDS else ""
-        return f"{path}: {found.format.name}, not COCO annotations: {found.format.instead}{file}"
+        told = f"{path}: {found.format.name}, not COCO annotations: {found.format.instead}"
+        if found.format is RECORDS:
+            told += f" {shlex.quote(override('data.records', found.files[0]))}"
+        return told
     command = f"coordexp convert {shlex.quote(str(path))} --out coco.json"
     return f"{path}: {found.format.name}, not COCO: turn them into COCO with `{command}`"
 

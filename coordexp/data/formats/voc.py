@@ -42,6 +42,10 @@ def read_voc(source: Source) -> Dataset:
         if picture := picture_of(source, dataset, name, file, sides):
             shapes = shapes_of(root, dataset)
             dataset.pictures.append(Picture(*picture, shapes, splits.get(file.stem, "")))
+    if source.path.is_dir():  # of a single file the others are not meant
+        for stem in sorted(splits.keys() - {file.stem for file in source.files}):
+            dataset.dropped["picture of ImageSets/Main without an XML file"] += 1
+            dataset.notes.append(f"{stem}: named in {splits[stem]}.txt, and has no XML file")
     return with_edges(dataset, source)
 
 
@@ -51,12 +55,15 @@ def image_sets(source: Source) -> dict[str, str]:
     `trainval` holds both, and is used for neither.
     """
     splits: dict[str, str] = {}
+    stems = {file.stem for file in source.files}
     for split in ("test", "val", "train"):
         for base in {file.parent for file in source.files}:
             listed = base.parent / "ImageSets" / "Main" / f"{split}.txt"
             if listed.is_file():
-                words = listed.read_text(encoding="utf-8", errors="replace").split("\n")
-                splits |= {line.split()[0]: split for line in words if line.strip()}
+                text = listed.read_text(encoding="utf-8", errors="replace")
+                for line in filter(None, map(str.strip, text.split("\n"))):
+                    # A name with blanks, or a name and a flag.
+                    splits[line if line in stems else line.split()[0]] = split
     return splits
 
 

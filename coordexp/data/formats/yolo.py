@@ -53,6 +53,10 @@ def read_yolo(source: Source) -> Dataset:
         dataset.pictures.append(Picture(path, *size, shapes, split))
     if not dataset.pictures:
         raise UserError(f"{source.path}: no picture with a label file was found: name --images")
+    for label in labels.without(source.pictures):
+        if is_label_file(label):  # not an empty one, nor the text of a tool
+            dataset.dropped["label file without a picture"] += 1
+            dataset.notes.append(f"{label.relative_to(labels.root)}: no picture of this name")
     return dataset
 
 

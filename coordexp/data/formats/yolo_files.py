@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coordexp.data.formats.dataset import Dataset, Source
+from coordexp.data.formats.picture_files import PictureFiles
 from coordexp.data.picture_paths import paths_of
 from coordexp.errors import UserError
 from coordexp.storage.files import read_bytes
@@ -66,7 +67,10 @@ def places_of(split: str, entry: Any, base: Any, file: Path) -> Iterator[Path]:
         if found:
             yield found[0]
         elif split != "test":
-            raise UserError(f"{file}: {split}: there is no {word!r} beside it: correct the path")
+            raise UserError(
+                f"{file}: {split}: there is no {word!r} beside it: correct the path, or name the "
+                "directory of pictures that lie elsewhere with --images DIRECTORY"
+            )
 
 
 def pictures_in(source: Source, place: Path, dataset: Dataset) -> list[str]:
@@ -112,6 +116,13 @@ class LabelFiles:
             return next((path for path in label_paths(picture) if path.is_file()), None)
         named_alike = self.by_stem.get(picture.stem, [])
         return named_alike[0] if len(named_alike) == 1 else None
+
+    def without(self, pictures: PictureFiles) -> list[Path]:
+        """The text files that belong to no picture, also to none that `data.yaml` leaves out."""
+        owned = [self.of(pictures.root / path) for path in pictures.paths]
+        real = {os.path.realpath(label) for label in owned if label}
+        every = [path for paths in self.by_stem.values() for path in paths]
+        return [path for path in every if os.path.realpath(path) not in real]
 
 
 def label_paths(picture: Path) -> Iterator[Path]:
