@@ -7,15 +7,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from studies import NOTE_RULE, STEPS, eval_row, run_manifest, write_run
+from studies import NOTE_RULE, STEPS, eval_row, run_manifest, token_table, write_run
 
 from coordexp.analysis.comparison.compare import compare
-from coordexp.analysis.comparison.findings import BlindMae, Drift, Plateau, SnapshotRow
+from coordexp.analysis.comparison.findings import (
+    BlindMae,
+    Drift,
+    JudgedImages,
+    Plateau,
+    SnapshotRow,
+)
+from coordexp.analysis.comparison.judged import judged_images
 from coordexp.analysis.comparison.plateau import collapse_end, drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.logs.log import Log
 from coordexp.storage.manifest import read_manifest
+from coordexp.storage.runs import RunDirectory
 from coordexp.study.inputs import RunData
 from coordexp.study.study import Vision
 
@@ -121,6 +129,19 @@ def test_without_image_sizes_there_is_no_resolution_limit():
     assert resolution_limit(rows, [], *vision_facts([], None)) is None
     side_alone = vision_facts([], Vision(640))
     assert resolution_limit(rows, [], *side_alone).best_mae_cells is None
+
+
+def test_images_are_counted_by_what_they_serve_for(tmp_path):
+    final = eval_row(20.0, 40, 0.3, 0.2, 30, 3.0)
+    run = RunDirectory(tmp_path)
+    groups = {"mixed": [RunData("mixed", 0, Log(Path("x")), run)]}
+    assert judged_images(groups, 40, "fitted") is None
+    token_table(run.table(40), final, n_images=9)
+    assert judged_images(groups, 40, "fitted") == JudgedImages(judged=4, fitted_on=5)
+    assert judged_images(groups, 40, "1") == JudgedImages(judged=9, fitted_on=5)
+    frame = pd.read_parquet(run.table(40)).assign(fit_half=False)
+    frame.to_parquet(run.table(40))
+    assert judged_images(groups, 40, "fitted") == JudgedImages(judged=9, fitted_on=0)
 
 
 def test_sizes_come_from_the_manifest():

@@ -16,6 +16,7 @@ from coordexp.analysis.comparison.bootstrap import bootstrap_estimate
 from coordexp.analysis.comparison.findings import (
     Comparison,
     Difference,
+    JudgedImages,
     Plateau,
     Stability,
     StepWinner,
@@ -295,6 +296,10 @@ def test_where_images_are_the_limit_it_says_how_many():
     fitted = replace(f, comparison=replace(f.comparison, temperature="fitted"))
     (line,) = texts(would_take(fitted))
     assert f" judged validation images or more (now {N_IMAGES}, about half of the set)" in line
+    none_to_fit = replace(fitted.comparison, images=JudgedImages(N_IMAGES, 0))
+    (line,) = texts(would_take(replace(fitted, comparison=none_to_fit)))
+    assert f" validation images or more (now {N_IMAGES}) for" in line
+    assert "half" not in line
 
 
 def test_several_seeds_give_an_interval_and_a_measured_need():

@@ -13,6 +13,8 @@ import pytest
 from report_readers import QUESTIONS, Page, bullets_of, page, paragraphs_of, tables_of
 from reports import LOWER, METRICS, change, study_files
 
+from coordexp.analysis.comparison.findings import read_comparison
+from coordexp.publish.results import judged_on
 from coordexp.report.svg import INK, PAPER
 from coordexp.storage.files import read_json, write_json
 
@@ -461,6 +463,22 @@ def test_guesses_without_a_picture_stand_below_the_metrics() -> None:
     said = page(study).section("snapshots").text
     assert "MAE 152.26 bins by the median of a coordinate's slot" in said
     assert "112.42 bins by a median regression" in said
+
+
+def test_set_without_an_image_to_fit_on_is_judged_whole() -> None:
+    study = study_files()
+    at_fitted = {"temperature": "fitted", "images": {"judged": 31, "fitted_on": 29}}
+    change(study, "comparison", lambda c: c.update(at_fitted))
+    halved = page(study)
+    assert "the half that is judged, read at fitted temperature" in halved.text
+    assert "none was left to fit" not in halved.text
+    assert judged_on(read_comparison(study)).startswith("validation, judged half, temperature")
+    change(study, "comparison", lambda c: c.update(images={"judged": 2, "fitted_on": 0}))
+    whole, said = page(study), "all 2 images are judged; none was left to fit a temperature: T = 1"
+    assert whole.text.count(said) == 2  # at its head, and where temperatures are told
+    assert "half that is judged" not in whole.text
+    assert "Token-weighted over the whole validation set" in whole.text
+    assert judged_on(read_comparison(study)) == f"validation, {said}"
 
 
 def hypotheses(study: Path) -> list[str]:

@@ -134,10 +134,17 @@ def test_variant_near_a_blind_guess_is_a_caveat():
     assert sight_caveats(probe_of(near, blind=blind), RULE) == []
     figures = {"mixed": SEES, "pure_ce": (85.6, 140.0, 5.0, 0.11), "ce_split": HARDLY}
     assert texts(sight_caveats(probe_of(figures, blind=blind), RULE)) == [
-        "pure_ce is hardly better than a guess: MAE 85.6 bins with the right picture, 95.0 guessed "
-        "from the coordinates written before, without any picture; class-agnostic F1@.5 0.11, 0.12 "
-        "of the most typical boxes, without any picture"
+        "pure_ce is worse than a guess: class-agnostic F1@.5 0.11, 0.12 of the most typical "
+        "boxes, without any picture; hardly better than a guess: MAE 85.6 bins with the right "
+        "picture, 95.0 guessed from the coordinates written before, without any picture"
     ]
+    worse = {"mixed": SEES, "pure_ce": (205.7, 240.0, 5.0, 0.11)}
+    (line,) = sight_caveats(probe_of(worse, blind=blind), RULE)
+    assert line.text.startswith("pure_ce is worse than a guess: MAE 205.7")
+    assert "better" not in line.text
+    same = {"mixed": SEES, "pure_ce": (20.0, 140.0, 5.0, 0.12)}
+    (line,) = sight_caveats(probe_of(same, blind=blind), RULE)
+    assert line.text.startswith("pure_ce is no better than a guess: class-agnostic F1@.5 0.12")
     assert sight_caveats(probe_of(figures, blind=blind), NO_BAR) == []
     assert sight_caveats(probe_of(figures), RULE) == []
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordexp.analysis.comparison.findings import Comparison, read_comparison
 from coordexp.analysis.comparison.probe_findings import read_study_probe
 from coordexp.metrics import PROBE_METRICS, REGISTRY, metric_values
 from coordexp.publish.chosen import Chosen
 from coordexp.storage.logs.jsonl import read_log
 from coordexp.storage.manifest import require_recorded
-from coordexp.study.preregistration import read_preregistration
 
 AFTER = "_after"  # of the names of what a probe measures after its fine-tune: of other weights
 # The temperature of the coordinates' softmax.
@@ -40,10 +40,16 @@ def results_of(chosen: Chosen) -> list[Result]:
     if chosen.study is None or chosen.found is None or chosen.role is None:
         return evaluated(chosen)
     seeds = chosen.found.study.seeds
-    rule = read_preregistration(chosen.study).decision_rule
-    of = f"validation{AT[rule.temperature]}{f', mean of {seeds} seeds' * (seeds > 1)}"
+    of = judged_on(read_comparison(chosen.study)) + f", mean of {seeds} seeds" * (seeds > 1)
     found = [Result(name, label(name), v, of) for name, v in chosen.role.metrics.items()]
     return found + rolled_out(chosen.study, chosen)
+
+
+def judged_on(comparison: Comparison) -> str:
+    """The images that a study's metrics are of, and the temperature."""
+    if comparison.unfitted:
+        return f"validation, {comparison.unfitted}"
+    return f"validation{AT[comparison.temperature]}"
 
 
 def evaluated(chosen: Chosen) -> list[Result]:

@@ -10,13 +10,17 @@ from coordexp.report.table import Cell, Table, cell, column, name, numbers, smal
 CAPTION = (
     "What the picture contributes: each candidate before the fine-tune, with the right picture and "
     "with another image's picture of the same size, and guesses that see none. MAE in bins, "
-    "teacher-forced, at a temperature fitted on the other half of the images; "
-    "F1@.5 class-agnostic, of rollouts"
+    "teacher-forced, at {}; F1@.5 class-agnostic, of rollouts"
 )
+FITTED = "a temperature fitted on the other half of the images"
+UNFITTED = "T = 1, since no image was left to fit a temperature"
 
 
-def picture_table(probe: StudyProbe) -> Table | None:
-    """A row for each candidate; None where no pictures were exchanged."""
+def picture_table(probe: StudyProbe, none_to_fit: bool = False) -> Table | None:
+    """A row for each candidate; None where no pictures were exchanged.
+
+    none_to_fit: no validation image was left to fit a temperature.
+    """
     shown = {v: values for v, values in probe.means.items() if "visual_contribution" in values}
     if not shown:
         return None
@@ -25,7 +29,8 @@ def picture_table(probe: StudyProbe) -> Table | None:
     columns.append(column("contribution", small("95 % interval"), numeric=True))
     columns += numbers("MAE, no picture", "MAE, no picture, box so far")
     columns += numbers("F1@.5, right picture", "F1@.5, another picture", "F1@.5, no picture")
-    table = Table("pictures", columns, caption=f"{CAPTION}{counted(probe)}")
+    caption = CAPTION.format(UNFITTED if none_to_fit else FITTED)
+    table = Table("pictures", columns, caption=f"{caption}{counted(probe)}")
     blind = probe.blind
     for variant, values in shown.items():
         table.add(

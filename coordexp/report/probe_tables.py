@@ -137,12 +137,17 @@ def fine_tune_table(probe: StudyProbe) -> Table | None:
     return table
 
 
-def temperatures(probe: StudyProbe) -> list[str]:
-    """At which temperature each candidate's coordinates were decoded, and where it comes from."""
+def temperatures(probe: StudyProbe, none_to_fit: bool = False) -> list[str]:
+    """At which temperature each candidate's coordinates were decoded, and where it comes from.
+
+    none_to_fit: no validation image was left to fit the temperature of the token tables.
+    """
     lines = []
     for candidate in probe.candidates:
         if candidate.temperature is not None and candidate.temperature_source is not None:
             value, origin = candidate.temperature, ORIGINS[candidate.temperature_source]
+            if candidate.temperature_source == "token table" and none_to_fit:
+                origin = "not fitted: no validation image was left for it"
             lines.append(
                 f"{candidate.variant} s{candidate.seed}: T = {number(value, '.3g')} ({origin})"
             )

@@ -24,6 +24,7 @@ from coordexp.analysis.comparison.findings import (
     Stability,
     Window,
 )
+from coordexp.analysis.comparison.judged import judged_images
 from coordexp.analysis.comparison.plateau import drifts, plateaus
 from coordexp.analysis.comparison.resolution_limit import resolution_limit, vision_facts
 from coordexp.analysis.comparison.slices import slices
@@ -96,6 +97,7 @@ def compare(runs: Sequence[RunData], rule: RuleConfig, vision: Vision | None = N
             run.name: LoggedTemperature(run.log.temperature, run.log.temperature_by)
             for run in finished
         },
+        images=judged_images(groups, decision_step, temperature),
     )
 
 

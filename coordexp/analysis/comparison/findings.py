@@ -220,6 +220,18 @@ class BlindMae:
 
 
 @dataclass(frozen=True)
+class JudgedImages:
+    """Validation images with coordinates, by what they serve for.
+
+    judged: those that the metrics are of, at the rule's temperature.
+    fitted_on: those that the fitted temperature was fitted on; with 0 it stayed at 1.
+    """
+
+    judged: int
+    fitted_on: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The comparison of a study under its rule.
 
@@ -235,6 +247,7 @@ class Comparison:
     controls: variants that are measured like the others (curves, snapshots, differences, …) and
         take no part in what picks a best one (common steps, winners, stability, drift).
     logged_temperatures: of the values that are read at temperature "1", by run.
+    images: None without token tables.
     """
 
     temperature: str
@@ -255,6 +268,20 @@ class Comparison:
     blind: BlindMae | None = None
     controls: list[str] = field(default_factory=list)
     logged_temperatures: dict[str, LoggedTemperature] = field(default_factory=dict)
+    images: JudgedImages | None = None
+
+    @property
+    def none_to_fit(self) -> bool:
+        """Whether no validation image was left to fit a temperature, as in a very small set."""
+        return self.images is not None and self.images.fitted_on == 0
+
+    @property
+    def unfitted(self) -> str | None:
+        """Why the fitted temperature is 1 and every image is judged, in words; None if neither."""
+        if self.temperature != "fitted" or self.images is None or not self.none_to_fit:
+            return None
+        n = self.images.judged
+        return f"all {n} images are judged; none was left to fit a temperature: T = 1"
 
     @property
     def logged_at(self) -> str:

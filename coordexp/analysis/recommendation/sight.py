@@ -15,6 +15,7 @@ from coordexp.config.schema import RuleConfig
 F1 = "f1_50_agnostic"
 # A model whose MAE is at least this share of a guess's without a picture looks at it hardly.
 HARDLY = 0.9
+WORDS = ("worse", "no better", "hardly better")  # of `against_guess`, the worst first
 WHAT_TO_DO = (
     "train longer or on more pictures, and check that pictures and boxes belong together, before "
     "Stage-2"
@@ -70,7 +71,7 @@ def blind_variants(probe: StudyProbe, rule: RuleConfig) -> dict[str, str]:
 
 
 def sight_caveats(probe: StudyProbe, rule: RuleConfig) -> list[Statement]:
-    """Lines about single variants: not probed, hardly better than a guess without a picture, and
+    """Lines about single variants: not probed, near a guess without a picture or worse, and
     parse rates that the fine-tune lowers.
 
     Variants of `blind_variants` are left out of the first kind: their reasons stand elsewhere.
@@ -84,10 +85,9 @@ def sight_caveats(probe: StudyProbe, rule: RuleConfig) -> list[Statement]:
         lines.append(Statement("caveats", text, [equals("not probed", names_key(left_out))]))
     refused = blind_variants(probe, rule)
     for variant in probe.means:
-        parts, assertions = hardly_better_than_blind(variant, probe)
-        if bar_is_set(rule) and parts and variant not in refused:
-            text = f"{variant} is hardly better than a guess: {'; '.join(parts)}"
-            lines.append(Statement("caveats", text, assertions))
+        told, assertions = hardly_better_than_blind(variant, probe)
+        if bar_is_set(rule) and told and variant not in refused:
+            lines.append(Statement("caveats", f"{variant} is {told}", assertions))
     fallen, assertions = [], []
     for variant, values in probe.means.items():
         start, end = values.get("parse_rate"), values.get("parse_rate_after")
@@ -104,28 +104,33 @@ def sight_caveats(probe: StudyProbe, rule: RuleConfig) -> list[Statement]:
     return lines
 
 
-def hardly_better_than_blind(variant: str, probe: StudyProbe) -> tuple[list[str], list[Assertion]]:
-    """The figures on which a variant is hardly better, or worse, than a guess without a picture."""
+def hardly_better_than_blind(variant: str, probe: StudyProbe) -> tuple[str, list[Assertion]]:
+    """The figures on which a variant is hardly better, or worse, than a guess without a picture.
+
+    Each stands behind its word: `worse than a guess: ...; hardly better than a guess: ...`.
+    """
     values, blind = probe.means[variant], probe.blind
     if blind is None:
-        return [], []
-    parts: list[str] = []
+        return "", []
+    parts: dict[str, list[str]] = {}
     assertions: list[Assertion] = []
     mae, f1 = values.get("mae_right"), values.get("f1_50_right")
     if mae is not None and mae >= HARDLY * blind.mae_given_box:
-        parts.append(
+        # As printed: a word must not contradict the two figures behind it.
+        word = against_guess(round(mae, 1), round(blind.mae_given_box, 1))
+        parts.setdefault(word, []).append(
             f"MAE {mae:.1f} bins with the right picture, {blind.mae_given_box:.1f} guessed from "
             "the coordinates written before, without any picture"
         )
+        least = blind.mae_given_box if word == "worse" else HARDLY * blind.mae_given_box
         assertions += [
             equals("probe value", mae, variant, metric="mae_right"),
             equals("blind MAE given the box", blind.mae_given_box),
-            Assertion(
-                "probe value", variant, None, "mae_right", ">=", HARDLY * blind.mae_given_box
-            ),
+            Assertion("probe value", variant, None, "mae_right", ">=", least),
         ]
     if f1 is not None and blind.f1_50 is not None and f1 <= blind.f1_50:
-        parts.append(
+        word = against_guess(round(blind.f1_50, 2), round(f1, 2))
+        parts.setdefault(word, []).append(
             f"class-agnostic F1@.5 {f1:.2f}, {blind.f1_50:.2f} of the most typical boxes, without "
             "any picture"
         )
@@ -134,7 +139,15 @@ def hardly_better_than_blind(variant: str, probe: StudyProbe) -> tuple[list[str]
             equals("blind F1", blind.f1_50),
             Assertion("probe value", variant, None, "f1_50_right", "<=", blind.f1_50),
         ]
-    return parts, assertions
+    told = [f"{word} than a guess: {'; '.join(parts[word])}" for word in WORDS if word in parts]
+    return "; ".join(told), assertions
+
+
+def against_guess(error: float, of_guess: float) -> str:
+    """How an error compares with a guess's, where it is not clearly lower."""
+    if error > of_guess:
+        return "worse"
+    return "no better" if error == of_guess else "hardly better"
 
 
 def not_seeing(variant: str, probe: StudyProbe, rule: RuleConfig) -> list[str]:

@@ -53,7 +53,7 @@ def would_take(facts: Facts) -> list[Statement]:
         images = math.ceil(n_now * estimate.image_var * (Z / margin) ** 2)
         # At the fitted temperature only the images that it was not fitted on are judged.
         judged, half = "validation images", ""
-        if facts.comparison.temperature == "fitted":
+        if facts.comparison.temperature == "fitted" and not facts.comparison.unfitted:
             judged, half = "judged validation images", ", about half of the set"
         text = f"{images:,} {judged} or more (now {n_now}{half}) {told}"
         assertions = [
