@@ -34,6 +34,12 @@ WRONG_OVERRIDES = [
     ("experiment=smok", "experiment=smok: no such file in conf/experiment/: did you mean smoke"),
     ("variant=pure_c", "variant=pure_c: no such file in conf/variant/: did you mean pure_ce?"),
     ("model=huge", "model=huge: no such file in conf/model/: known are qwen3vl, tiny_qwen3vl"),
+    (
+        "data.annotations=x.json",
+        "unknown key data.annotations: it goes with data=coco; of the data chosen known are data.n",
+    ),
+    ("data.records=x.jsonl", "unknown key data.records: it goes with data=records; of the data"),
+    ("data.val_fraction=1", "data.val_fraction: it goes with data=coco or data=records; of the"),
     ("foo.bar=1", "unknown key foo.bar: known are variant, model, data,"),
     # A group that is not chosen by a name.
     ("model={a:1}", "model={a:1}: must be the name of one file in conf/model/: known are"),

@@ -635,6 +635,41 @@ def test_advice_on_a_path_with_blanks_can_be_pasted(refused, capsys):
     assert words == ["data=records", f'data.records="{source / "a b.jsonl"}"']
 
 
+@pytest.mark.parametrize(
+    ("writer", "path"),
+    [("yolo", ""), ("yolo", "data.yaml"), ("voc", ""), ("ms_swift", ""), ("labelme", "p01.json")],
+)
+def test_validate_names_the_command_for_annotations(writer, path, capsys):
+    WRITERS[writer](Path("my set"), SCENE)
+    code, told = told_by(capsys, "validate", str(Path("my set") / path))
+    assert (code, len(told.strip().splitlines())) == (1, 1)
+    assert "takes a record file (.jsonl)" in told
+    command = re.search("`coordexp (convert .*)`", told)[1]
+    code, told = told_by(capsys, *shlex.split(command))
+    assert code == 0, told
+
+
+def test_validate_names_the_command_for_coco_and_the_record_files(capsys):
+    source = roboflow_coco(Path("my set"), SCENE)
+    for path in (next(source.rglob("*.json")), source):
+        code, told = told_by(capsys, "validate", str(path))
+        assert code == 1
+        command = re.search("`coordexp (prepare .*)`", told)[1]
+        code, told = told_by(capsys, *shlex.split(command))
+        assert code == 0, told
+    directory = next(Path("results/data").glob("*/data.json")).parent
+    both = f"name {directory / 'train.jsonl'} or {directory / 'val.jsonl'}"
+    code, told = told_by(capsys, "validate", str(directory))
+    assert (code, len(told.strip().splitlines())) == (1, 1)
+    assert told.strip().endswith(both)
+    code, told = told_by(capsys, "validate", str(directory / "val.jsonl"))
+    assert code == 0, told
+    Path("empty").mkdir()
+    code, told = told_by(capsys, "validate", "empty")
+    assert code == 1
+    assert "empty: a directory without records or annotations" in told
+
+
 def test_all_names_are_written():
     source = WRITERS["yolo"](Path("set"), SCENE)
     convert(source, Path("coco.json"))

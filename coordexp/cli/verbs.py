@@ -92,8 +92,10 @@ def validate_records(args: argparse.Namespace) -> None:
     The exit code is 1 if there is a problem.
     """
     from coordexp.data.parallel import n_cores
+    from coordexp.data.record_files import refuse_annotations
     from coordexp.data.validate import summary, validate
 
+    refuse_annotations(args.records)
     counts: Counter[str] = Counter()
     workers = 1 if args.no_pictures else n_cores()
     for problem in validate(args.records, counts, not args.no_pictures, workers):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from coordexp.config.schema import Config
+from coordexp.config.schema import CocoConfig, Config, RecordsConfig, ScenesConfig
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 RENAMED = {
     "data.render_missing": "write data.missing=draw for true, data.missing=refuse for false",
 }
+
+DATA_CHOICES = {"coco": CocoConfig, "records": RecordsConfig, "scenes": ScenesConfig}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -38,15 +40,26 @@ def about_unknown_key(key: str, composed: DictConfig) -> str:
     if key in RENAMED:
         return f"unknown key {key}: it was renamed: {RENAMED[key]}"
     keys = list(known_keys(Config, composed))
+    choices = choices_with(key)
     near = get_close_matches(key, [*keys, "experiment"], n=1, cutoff=0.8)
-    if near:
+    if near and not choices:
         return f"unknown key {key}: did you mean {near[0]}?"
     # No key is similar: list the keys of its group or, if the group does not exist, the groups.
     group = key.rpartition(".")[0]
     inside = [known for known in keys if known.rpartition(".")[0] == group]
     if not inside:
         inside = [known for known in [*keys, "experiment"] if "." not in known]
-    return f"unknown key {key}: known are {', '.join(inside)}"
+    known_here = f"known are {', '.join(inside)}"
+    if choices:
+        return f"unknown key {key}: it goes with {choices}; of the data chosen {known_here}"
+    return f"unknown key {key}: {known_here}"
+
+
+def choices_with(key: str) -> str:
+    """`data=coco`: the choices of data that have the key `data.annotations`; empty if none has."""
+    group, _, name = key.partition(".")
+    having = [choice for choice, kind in DATA_CHOICES.items() if name in get_type_hints(kind)]
+    return " or ".join(f"data={choice}" for choice in having) if group == "data" else ""
 
 
 def known_keys(kind: type[DataclassInstance], node: DictConfig) -> Iterator[str]:

@@ -52,7 +52,7 @@ def convert(
     refuse_empty(path, dataset)
     missing = missing_pictures(dataset, root)
     if len(missing) == len(dataset.pictures):
-        raise UserError(f"{path}: all pictures are {missing_below(root, missing)}")
+        raise UserError(f"{path}: all its pictures are missing: {missing_below(root, missing)}")
     names = sorted({shape.name for picture in dataset.pictures for shape in picture.shapes})
     files = {split: split_file(out, split) for split in splits}
     for file in files.values():
