@@ -272,6 +272,11 @@ def probe_grade(finding: ProbeFinding | None, probe: StudyProbe, name: str) -> G
 
 
 def why_no_finding(probe: StudyProbe, name: str) -> str:
+    if not probe.candidates and probe.probed_otherwise:
+        return (
+            f"{', '.join(probe.probed_otherwise)} probed with settings that differ, so nothing is "
+            "compared: probe all runs with one recipe"
+        )
     if not probe.candidates:
         return "no Stage-2 probe has been run: rollouts may rank the variants otherwise"
     if any(candidate.status == "complete" for candidate in probe.candidates):
