@@ -234,7 +234,8 @@ def smoothness_outcome(
 def of_rival(lead: Lead, decimals: int) -> str:
     """A lead seen from the rival (signs turned) with its interval: `+0.123 [+0.045, +0.201]`."""
     assert lead.estimate
-    value, low, high = -lead.value, -lead.estimate.high, -lead.estimate.low
+    seen = (-lead.value, -lead.estimate.high, -lead.estimate.low)
+    value, low, high = (round(number, decimals) + 0.0 for number in seen)  # no -0.0
     return f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
 
 

@@ -189,7 +189,9 @@ def contribution(variant: str, probe: StudyProbe) -> str:
             f" (MAE {values['mae_right']:.1f} with the right picture, "
             f"{values['mae_swapped']:.1f} with another one)"
         )
-    return f"{estimate.difference:+.1f} bins [{estimate.low:+.1f}, {estimate.high:+.1f}]{maes}"
+    seen = (estimate.difference, estimate.low, estimate.high)
+    gain, low, high = (round(number, 1) + 0.0 for number in seen)  # no -0.0
+    return f"{gain:+.1f} bins [{low:+.1f}, {high:+.1f}]{maes}"
 
 
 def of_contribution(variant: str, probe: StudyProbe) -> list[Assertion]:
