@@ -420,9 +420,13 @@ def random_probe(rng: np.random.Generator, runs: list[RunData]) -> StudyProbe:
     if rng.random() < 0.1:
         figures = {v: {"f1_50": float(rng.uniform(0.4, 0.7))} for v in variants}
         aggregates = Aggregates("a paper", figures)
+    others = []
+    if given is None and rng.spawn(1)[0].random() < 0.5:  # probed with other settings
+        others = [run.name for run in runs if run not in probed][:2]
     return replace(
         nothing,
         aggregates=aggregates,
+        probed_otherwise={name: ["steps=9"] for name in others},
         not_probed=[run.name for run in runs if run not in probed],
         step=160,
         settings={},

@@ -376,6 +376,9 @@ class Checker:
                 return ",".join(sorted(v for v, row in self.rows.items() if metric not in row))
             case "not probed":
                 return ",".join(sorted(set(self.rows) - set(self.probe["means"])))
+            case "probed otherwise":
+                runs = {name.rpartition(" s")[0] for name in self.probe["probed_otherwise"]}
+                return ",".join(sorted(runs & set(self.rows) - set(self.probe["means"])))
             case "probe value":
                 return self.probe["means"][variant][metric]
             case "best probe value":

@@ -28,7 +28,7 @@ from coordexp.analysis.comparison.statistics import crossed_estimate
 from coordexp.analysis.recommendation.caveats import alerts, caveats
 from coordexp.analysis.recommendation.confidence import Facts, confirmatory, ranking_confidence
 from coordexp.analysis.recommendation.findings import Decision
-from coordexp.analysis.recommendation.reasons import resolved
+from coordexp.analysis.recommendation.reasons import evidence, resolved
 from coordexp.analysis.recommendation.rehearsal import NO_REASON, rehearsal
 from coordexp.analysis.recommendation.sensitivity import would_overturn
 from coordexp.analysis.recommendation.statements import texts
@@ -300,6 +300,18 @@ def test_where_images_are_the_limit_it_says_how_many():
     (line,) = texts(would_take(replace(fitted, comparison=none_to_fit)))
     assert f" validation images or more (now {N_IMAGES}) for" in line
     assert "half" not in line
+
+
+def test_equal_values_lead_nobody_and_have_no_negative_zero():
+    f = facts({"a": 0.4}, 1)
+    (difference,) = f.comparison.differences
+    nothing = replace(difference.interval, difference=0.0, low=0.0, high=0.0)
+    level = replace(difference, difference=0.0, interval=nothing)
+    f = replace(f, comparison=replace(f.comparison, differences=[level]))
+    (line,) = texts(evidence(f))
+    assert line.startswith("MAE: best is level with a, 95 % interval of the lead [+0, +0] (")
+    (line,) = texts(evidence(facts({"a": 0.4}, 1)))
+    assert line.startswith("MAE: best leads a by 0.4 bins")
 
 
 def test_several_seeds_give_an_interval_and_a_measured_need():

@@ -80,12 +80,14 @@ def write_probe(
     parse: float = 1.0,
     geo: float = 0.2,
     share_after: float | None = None,
+    **settings: int,
 ) -> None:
     """A finished probe in which this share of the pictures is right, before and after.
 
     After the fine-tune it is `share_after`, where that is given.
     """
-    out = probe_directory(run, 360, plain(composed().probe))
+    recipe = plain(composed().probe) | settings
+    out = probe_directory(run, 360, recipe)
     path = records()
     right = write_coordjson([CoordObject("red circle", "bbox_2d", (79, 79, 472, 472))])
     wrong = write_coordjson([CoordObject("red circle", "bbox_2d", (600, 600, 900, 900))])
@@ -132,7 +134,7 @@ def write_probe(
         records=str(path),
         checkpoint_sha256=sha256_directory(run.checkpoint(360)),
         data_sha256={},
-        settings=plain(composed().probe),
+        settings=recipe,
         temperature=0.8,
         temperature_source="token table",
         status="complete",
@@ -201,6 +203,32 @@ def test_where_nobody_is_eligible_the_probe_is_not_said_to_be_missing():
     grade = probe_grade(None, diverged, RULE.probe.signal)
     assert grade == Grade("descriptive", "no probe came to its end")
     assert "no Stage-2 probe has been run" not in (study / "report.html").read_text()
+
+
+@pytest.mark.parametrize("n_otherwise", [1, 2])
+def test_runs_probed_with_other_settings_are_named(n_otherwise):
+    rng, runs = np.random.default_rng(3), []
+    recipes = [{"steps": 7, "images": 5}, {"steps": 9}][:n_otherwise] + [{}] * (2 - n_otherwise)
+    for variant, settings in zip(("pure_ce", "mixed"), recipes, strict=True):
+        runs.append(write_run(variant, TIED, tables=True))
+        write_probe(runs[-1], 0.5, rng, **settings)
+    study = write_study(runs, rule=RULE)
+    for verb in ("audit", "compare", "collect-probes", "recommend", "report"):
+        main(["step", verb, str(study)])
+    found = read_json(study / "recommendation.json")
+    otherwise = {"pure_ce s0": ["images=5, steps=7"], "mixed s0": ["steps=9"]}
+    named = dict(list(otherwise.items())[:n_otherwise])
+    assert read_json(study / "probe.json")["probed_otherwise"] == named
+    told = (study / "report.html").read_text()
+    assert all(f"{run}: {recipe}" in told for run, (recipe,) in named.items())
+    assert "No candidate was probed" not in told
+    reason = found["confidence"]["stage2_fitness"]["reason"]
+    assert "no Stage-2 probe has been run" not in reason
+    if n_otherwise == 2:
+        assert reason.startswith("pure_ce s0, mixed s0 probed with settings that differ")
+    else:
+        said = "probed with other settings, so not compared on rollouts: pure_ce"
+        assert said in found["caveats"]
 
 
 def test_a_candidate_whose_rollouts_do_not_parse_loses_its_role():

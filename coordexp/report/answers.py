@@ -48,6 +48,8 @@ def of_plateau(comparison: Comparison) -> str:
 
 
 def of_rollouts(study: StudyFiles) -> str:
+    if not study.probe.candidates and study.probe.probed_otherwise:
+        return "probed with different settings"
     if not study.probe.candidates:
         return "not probed"
     finding = study.recommendation.probe

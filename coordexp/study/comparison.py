@@ -171,12 +171,18 @@ def recipes_of(run: RunDirectory) -> list[ProbeConfig]:
     """
     recipes: list[ProbeConfig] = []
     for path in sorted((run.path / "stage2").glob("*/probe.json")):
-        manifest = read_json(path)
-        settings = manifest.get("settings") if isinstance(manifest, dict) else None
-        try:
-            recipe = msgspec.convert(settings, ProbeConfig)
-        except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair
-            continue
-        if plain(recipe) == settings and recipe not in recipes:
+        recipe = recipe_of(path)
+        if recipe is not None and recipe not in recipes:
             recipes.append(recipe)
     return recipes
+
+
+def recipe_of(path: Path) -> ProbeConfig | None:
+    """The recipe of a probe.json; None without settings, or with settings of another version."""
+    manifest = read_json(path)
+    settings = manifest.get("settings") if isinstance(manifest, dict) else None
+    try:
+        recipe = msgspec.convert(settings, ProbeConfig)
+    except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair
+        return None
+    return recipe if plain(recipe) == settings else None

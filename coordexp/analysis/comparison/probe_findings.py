@@ -134,6 +134,8 @@ class StudyProbe:
 
     settings: the recipe that every candidate was probed with.
     not_probed: names of runs.
+    probed_otherwise: of these, the runs that were probed at this step with other settings, and
+        which settings differ: they cannot be compared.
     means: the metrics of each variant, averaged over its probed seeds.
     differences: of every pair, paired on seeds and images; no margin is set for these metrics.
     fine_tune_effects: of each variant and each rollout metric that is measured twice.
@@ -156,6 +158,7 @@ class StudyProbe:
     blind: BlindProbe | None = None
     fine_tune_effects: list[FineTuneEffect] = field(default_factory=list)
     handed_over: HandedOver | None = None
+    probed_otherwise: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_study_probe(study_dir: Path) -> StudyProbe:

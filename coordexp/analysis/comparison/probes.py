@@ -21,10 +21,12 @@ from coordexp.analysis.comparison.pairs import (
 )
 from coordexp.analysis.comparison.probe_findings import Candidate, FineTuneEffect, StudyProbe
 from coordexp.analysis.comparison.statistics import Estimate
+from coordexp.config.digests import plain
 from coordexp.metrics import PROBE_METRICS
 from coordexp.resampling import image_weights
 from coordexp.storage.run_config import Settings
 from coordexp.storage.runs import probe_directory
+from coordexp.study.comparison import recipe_of
 from coordexp.study.inputs import RunData, by_variant
 
 if TYPE_CHECKING:
@@ -70,6 +72,30 @@ def read_probes(
     return found
 
 
+def probed_otherwise(
+    runs: Sequence[RunData], step: int | None, settings: Settings | None
+) -> dict[str, list[str]]:
+    """Runs with probes of this step with other settings only, and what differs in each of these.
+
+    Such as `images=64, steps=60`.
+    """
+    found: dict[str, list[str]] = {}
+    if step is None or settings is None:
+        return found
+    own = probe_directories(runs, step, settings)
+    for run in runs:
+        if run.run is None or run.name in own:
+            continue
+        for path in sorted((run.run.path / "stage2").glob(f"step-{step:06d}-*/probe.json")):
+            recipe = recipe_of(path)
+            if recipe is None:
+                continue
+            differing = [f"{k}={v}" for k, v in plain(recipe).items() if settings.get(k) != v]
+            if differing:
+                found.setdefault(run.name, []).append(", ".join(differing))
+    return found
+
+
 def probe_study(
     runs: Sequence[RunData], probes: Probes, step: int | None, settings: Settings | None
 ) -> StudyProbe:
@@ -85,6 +111,7 @@ def probe_study(
         contributions=contributions(runs, measured),
         blind=blind_baselines([probes[run.name] for run in runs if run.name in probes]),
         fine_tune_effects=fine_tune_effects(runs, measured),
+        probed_otherwise=probed_otherwise(runs, step, settings),
     )
 
 

@@ -63,8 +63,8 @@ class Estimate:
         return replace(
             self,
             difference=-self.difference + 0.0,  # no -0.0
-            low=-self.high,
-            high=-self.low,
+            low=-self.high + 0.0,
+            high=-self.low + 0.0,
             share_above_0=1 - self.share_above_0,
         )
 

@@ -158,6 +158,8 @@ def told(lead: Lead, m: Metric) -> str:
     if lead.value < 0:
         turned = lead.estimate.negated() if lead.estimate else None
         lead = Lead(lead.second, lead.first, lead.metric, -lead.value, estimate=turned)
+    if float(f"{lead.value:.{2 if m.unit else 3}f}") == 0:
+        return f"{lead.first} is level with {lead.second}: {part(lead, m)}"
     return f"{lead.first} leads {lead.second} by {part(lead, m)}"
 
 

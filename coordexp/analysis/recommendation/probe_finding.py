@@ -234,7 +234,8 @@ def smoothness_outcome(
 def of_rival(lead: Lead, decimals: int) -> str:
     """A lead seen from the rival (signs turned) with its interval: `+0.123 [+0.045, +0.201]`."""
     assert lead.estimate
-    value, low, high = -lead.value, -lead.estimate.high, -lead.estimate.low
+    seen = (-lead.value, -lead.estimate.high, -lead.estimate.low)
+    value, low, high = (round(number, decimals) + 0.0 for number in seen)  # no -0.0
     return f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
 
 
@@ -272,6 +273,11 @@ def probe_grade(finding: ProbeFinding | None, probe: StudyProbe, name: str) -> G
 
 
 def why_no_finding(probe: StudyProbe, name: str) -> str:
+    if not probe.candidates and probe.probed_otherwise:
+        return (
+            f"{', '.join(probe.probed_otherwise)} probed with settings that differ, so nothing is "
+            "compared: probe all runs with one recipe"
+        )
     if not probe.candidates:
         return "no Stage-2 probe has been run: rollouts may rank the variants otherwise"
     if any(candidate.status == "complete" for candidate in probe.candidates):

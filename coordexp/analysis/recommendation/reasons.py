@@ -240,6 +240,8 @@ def evidence(facts: Facts) -> list[Statement]:
             size = f"{abs(lead.value):.4g} {m.unit}".rstrip()  # some metrics have no unit
             word = "is behind" if lead.value < 0 else "leads"
             text = f"{m.label}: {facts.primary} {word} {lead.second} by {size}"
+            if lead.value == 0:
+                text = f"{m.label}: {facts.primary} is level with {lead.second}"
             if lead.estimate:
                 low, high = lead.estimate.low, lead.estimate.high
                 text += f", 95 % interval of the lead [{low:+.4g}, {high:+.4g}] ({lead.method})"

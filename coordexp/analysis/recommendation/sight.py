@@ -78,11 +78,7 @@ def sight_caveats(probe: StudyProbe, rule: RuleConfig) -> list[Statement]:
     """
     lines = []
     if left_out := unprobed(probe):
-        why = "not probed, so without rollouts"
-        if probe.handed_over is not None:
-            why = "no rollouts were handed over of"
-        text = f"{why}: {', '.join(left_out)}"
-        lines.append(Statement("caveats", text, [equals("not probed", names_key(left_out))]))
+        lines.append(without_rollouts(left_out, probe))
     refused = blind_variants(probe, rule)
     for variant in probe.means:
         told, assertions = hardly_better_than_blind(variant, probe)
@@ -102,6 +98,26 @@ def sight_caveats(probe: StudyProbe, rule: RuleConfig) -> list[Statement]:
         text = f"the probe's fine-tune lowers the parse rate: {', '.join(fallen)}"
         lines.append(Statement("caveats", text, assertions))
     return lines
+
+
+def without_rollouts(left_out: list[str], probe: StudyProbe) -> Statement:
+    """That these variants have no rollouts to compare, and why."""
+    assertions = [equals("not probed", names_key(left_out))]
+    probed = {run.rpartition(" s")[0] for run in probe.probed_otherwise}
+    otherwise = [variant for variant in left_out if variant in probed]
+    rest = [variant for variant in left_out if variant not in probed]
+    parts = []
+    if rest:
+        why = "not probed, so without rollouts"
+        if probe.handed_over is not None:
+            why = "no rollouts were handed over of"
+        parts.append(f"{why}: {', '.join(rest)}")
+    if otherwise:
+        parts.append(
+            f"probed with other settings, so not compared on rollouts: {', '.join(otherwise)}"
+        )
+        assertions.append(equals("probed otherwise", names_key(otherwise)))
+    return Statement("caveats", "; ".join(parts), assertions)
 
 
 def hardly_better_than_blind(variant: str, probe: StudyProbe) -> tuple[str, list[Assertion]]:
@@ -173,7 +189,9 @@ def contribution(variant: str, probe: StudyProbe) -> str:
             f" (MAE {values['mae_right']:.1f} with the right picture, "
             f"{values['mae_swapped']:.1f} with another one)"
         )
-    return f"{estimate.difference:+.1f} bins [{estimate.low:+.1f}, {estimate.high:+.1f}]{maes}"
+    seen = (estimate.difference, estimate.low, estimate.high)
+    gain, low, high = (round(number, 1) + 0.0 for number in seen)  # no -0.0
+    return f"{gain:+.1f} bins [{low:+.1f}, {high:+.1f}]{maes}"
 
 
 def of_contribution(variant: str, probe: StudyProbe) -> list[Assertion]:
