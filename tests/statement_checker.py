@@ -34,6 +34,12 @@ NAMES = re.compile(
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 SECTIONS = {"evidence": "evidence", "overturn": "would_overturn", "surer": "would_take"}
 
+FEWEST_IMAGES = 10  # with fewer, no lead is resolved
+
+
+def too_few(interval: dict[str, Any]) -> bool:
+    return interval["n_images"] is not None and interval["n_images"] < FEWEST_IMAGES
+
 
 class Checker:
     """The facts of one study, and what follows from them."""
@@ -60,7 +66,9 @@ class Checker:
         """The rule's metric of the probe, or the one before the fine-tune where that did damage."""
         signal = self.rule["probe"]["signal"]
         damage = any(
-            effect["metric"] == "f1_agnostic" and effect["change"]["high"] < 0
+            effect["metric"] == "f1_agnostic"
+            and effect["change"]["high"] < 0
+            and not too_few(effect["change"])
             for effect in self.probe["fine_tune_effects"]
         )
         handed_over = self.probe["handed_over"] is not None  # nothing was fine-tuned
@@ -112,8 +120,9 @@ class Checker:
         se, above = math.sqrt(variance), lead - self.margin(metric)
         half = stats.t.ppf(0.975, df) * se
         if se == 0:
-            return lead, lead, 0.0 if above > 0 else 1.0
-        return lead - half, lead + half, min(1.0, 2 * stats.t.sf(above / se, df))
+            return lead, lead, 0.0 if above > 0 and not too_few(interval) else 1.0
+        p_value = 1.0 if too_few(interval) else min(1.0, 2 * stats.t.sf(above / se, df))
+        return lead - half, lead + half, p_value
 
     def shared(self) -> list[str]:
         return [m for m in self.rule["metrics"] if all(m in row for row in self.rows.values())]
@@ -266,7 +275,8 @@ class Checker:
             case "metrics resolved":
                 resolved = 0
                 for name in metric.split(","):
-                    if self.difference(variant, rival, name)[0]["interval"]:
+                    interval = self.difference(variant, rival, name)[0]["interval"]
+                    if interval and not too_few(interval):
                         resolved += self.bounds(variant, rival, name)[0] > 0
                 return resolved
             case "metrics shared":
@@ -286,6 +296,8 @@ class Checker:
                 return self.needed_seeds(*pair)
             case "images":
                 return self.difference(*pair)[0]["interval"]["n_images"]
+            case "fewest images":
+                return FEWEST_IMAGES
             case "images needed":
                 e = self.difference(*pair)[0]["interval"]
                 z = stats.norm.ppf(0.975) / self.margin(metric)
@@ -409,6 +421,8 @@ class Checker:
                 return self.probe_outcome(variant)
             case "smoothness":
                 low, high = self.bounds(variant, rival, "geo_loss_after")
+                if too_few(self.difference(variant, rival, "geo_loss_after")[0]["interval"]):
+                    return "unresolved"
                 margin = self.rule["probe"]["geo_margin"]
                 return (
                     "confirmed"
@@ -710,7 +724,7 @@ class Checker:
             if named != (set() if len(few) == len(rivals) else few):
                 return [f"{reason!r}, but these share too few seeds: {few}"]
             return []
-        p_values = sorted((e["p_value"], v) for v, e in intervals.items())
+        p_values = sorted((1.0 if too_few(e) else e["p_value"], v) for v, e in intervals.items())
         running, resolved = 0.0, True
         for rank, (p, rival) in enumerate(p_values):
             running = max(running, min(1.0, (len(p_values) - rank) * p))

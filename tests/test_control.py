@@ -198,7 +198,7 @@ def test_failed_control_is_named_with_its_reason():
 
 
 def difference(first: str, second: str, value: float) -> Difference:
-    estimate = Estimate(value, value - 1, value + 1, 0.5, None, 0.9, None, "m", None, 0.2, None, 9)
+    estimate = Estimate(value, value - 1, value + 1, 0.5, None, 0.9, None, "m", None, 0.2, None, 90)
     return Difference(first, second, "expected_bin_mae", 0.5, value, estimate, None)
 
 

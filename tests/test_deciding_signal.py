@@ -38,7 +38,7 @@ def rule(signal: str) -> RuleConfig:
 
 def effect(variant: str, change: float, half: float, metric: str = "f1_agnostic") -> FineTuneEffect:
     low, high = change - half, change + half
-    estimate = Estimate(change, low, high, half / 2, None, 0.5, None, "m", None, 0.1, None, 9)
+    estimate = Estimate(change, low, high, half / 2, None, 0.5, None, "m", None, 0.1, None, 90)
     return FineTuneEffect(variant, metric, 0.5, 0.5 + change, estimate)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from reports import change, study_files
 
 from coordexp.analysis.comparison.findings import read_comparison
 from coordexp.analysis.comparison.leads import Lead
-from coordexp.analysis.comparison.statistics import Estimate
-from coordexp.report.titles import effects_title, slices_title
+from coordexp.analysis.comparison.probe_findings import StudyProbe
+from coordexp.analysis.comparison.statistics import FEWEST_IMAGES, Estimate
+from coordexp.report.titles import effects_title, sight_title, slices_title
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +25,7 @@ def here(in_tmp: Path) -> Path:
 
 def lead(second: str, low: float, high: float, metric: str = "crps") -> Lead:
     middle = (low + high) / 2
-    estimate = Estimate(middle, low, high, 1.0, None, 0.5, None, "m", None, 0.1, None, 9)
+    estimate = Estimate(middle, low, high, 1.0, None, 0.5, None, "m", None, 0.1, None, 90)
     return Lead("a", second, metric, middle, estimate=estimate)
 
 
@@ -43,6 +45,21 @@ def test_title_of_leads_counts_those_beyond_noise() -> None:
         title_of([lead("c", -2, -1)]) == "a leads nobody beyond noise, trails c on 1 of 1 metrics"
     )
     assert title_of(leads, None) == "2 of 4 differences between variants are more than noise"
+
+
+def test_few_images_show_no_lead_and_no_look_at_the_picture() -> None:
+    found = lead("b", 1, 2)
+    assert (found.verdict, found.ahead) == ("better", True)
+    assert found.estimate is not None
+    few = replace(found.estimate, n_images=FEWEST_IMAGES - 1)
+    found = replace(found, estimate=few)
+    assert (found.verdict, found.ahead, found.unresolved) == ("inconclusive", False, True)
+    assert title_of([found]) == "No lead of a is more than noise"
+    probe = StudyProbe(40, None, [], [], {}, [], contributions={"a": few})
+    told = "9 images are too few to show whether a candidate looks at the picture"
+    assert sight_title(probe) == told
+    enough = replace(probe, contributions={"a": replace(few, n_images=FEWEST_IMAGES)})
+    assert sight_title(enough).startswith("a looks at the picture")
 
 
 def test_title_of_leads_leaves_out_controls() -> None:

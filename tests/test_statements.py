@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import random_studies
 from random_studies import random_study
 from statement_checker import Checker
 
@@ -27,6 +28,7 @@ from coordexp.analysis.recommendation import (
 )
 from coordexp.analysis.recommendation.findings import Statement
 from coordexp.analysis.recommendation.statements import of_lead
+from coordexp.resampling import image_weights
 from coordexp.storage.logs import doubts as log_doubts
 
 N_STUDIES = 2000
@@ -38,6 +40,25 @@ N_MUTATED = 400  # studies in which an untrue sentence must come up
 def test_no_sentence_of_random_studies_is_untrue(part):
     for seed in range(part, N_STUDIES, N_PARTS):
         assert Checker(random_study(seed)).errors() == [], f"study {seed}"
+
+
+def test_nothing_is_resolved_on_fewer_than_ten_images(monkeypatch):
+    monkeypatch.setattr(random_studies, "N_IMAGES", 6)
+    weights = image_weights(6)[:200]
+    monkeypatch.setattr(random_studies, "WEIGHTS", weights)
+    monkeypatch.setattr(random_studies, "SHARES", weights / weights.sum(1, keepdims=True))
+    told = 0
+    for seed in range(60):
+        found = random_study(seed)
+        assert Checker(found).errors() == [], f"study {seed}"
+        claims = found.recommendation["confirmatory"]
+        assert {claim["verdict"] for claim in claims} <= {"inconclusive"}
+        grades = found.recommendation["confidence"]
+        assert grades["stage1_ranking"]["grade"] in ("descriptive", "provisional")
+        if claims:
+            caveats = found.recommendation["caveats"]
+            told += any(line.startswith("6 judged images: too few") for line in caveats)
+    assert told > 10
 
 
 # --- Sentences that were untrue once: the old code put back, one piece at a time. ---

@@ -59,5 +59,7 @@ def contribution_cell(value: float, estimate: Estimate | None) -> Cell:
     if estimate is None:
         return cell(number(value, "+.1f"))
     tone = "good" if estimate.low > 0 else "bad"
+    if estimate.too_few_images:
+        tone = ""
     interval = f"[{number(estimate.low, '+.1f')}, {number(estimate.high, '+.1f')}]"
     return cell(number(value, "+.1f"), small(interval), tone=tone)

@@ -93,6 +93,8 @@ def sight_title(probe: StudyProbe) -> str:
     seeing = [variant for variant, estimate in of.items() if estimate.low > 0]
     if not of:
         return "With the right picture, and with another one"
+    if few := min((e.n_images or 0 for e in of.values() if e.too_few_images), default=0):
+        return f"{few} images are too few to show whether a candidate looks at the picture"
     if len(seeing) == len(of):
         who = f"All {len(of)} candidates look" if len(of) > 1 else f"{seeing[0]} looks"
         return f"{who} at the picture: with another one the error grows"

@@ -66,18 +66,23 @@ class Lead:
         return e.seed_var / total if total > 0 else None
 
     @property
+    def settled(self) -> Estimate | None:
+        """The estimate, where it is over enough images for its interval to be trusted."""
+        return None if self.estimate is None or self.estimate.too_few_images else self.estimate
+
+    @property
     def ahead(self) -> bool:
-        """The whole interval lies above 0."""
-        return self.estimate is not None and self.estimate.low > 0
+        """The whole interval lies above 0, and is over enough images."""
+        return self.settled is not None and self.settled.low > 0
 
     @property
     def behind(self) -> bool:
-        """The whole interval lies below 0."""
-        return self.estimate is not None and self.estimate.high < 0
+        """The whole interval lies below 0, and is over enough images."""
+        return self.settled is not None and self.settled.high < 0
 
     @property
     def unresolved(self) -> bool:
-        """The interval holds 0."""
+        """The interval holds 0, or is over too few images."""
         return self.estimate is not None and not self.ahead and not self.behind
 
     @property
@@ -88,6 +93,8 @@ class Lead:
         """
         if self.estimate is None:
             return None
+        if self.settled is None:
+            return "inconclusive"
         if self.margin is not None:
             return margin_verdict(self.estimate.low, self.estimate.high, self.margin)
         if self.unresolved:

@@ -24,6 +24,11 @@ import numpy as np
 from scipy.special import chdtri, stdtr, stdtrit
 
 LEVEL = 0.95
+# With fewer images an interval over images settles nothing. Resamples of n images vary by
+# (n - 1) / n of what they should, and never reach beyond the n values seen: of two images, half of
+# the resamples shows one of them twice, and the interval ends at the two. From ten on the variance
+# is at most a tenth too small.
+FEWEST_IMAGES = 10
 
 Numbers = float | np.ndarray
 
@@ -57,6 +62,11 @@ class Estimate:
     interaction_var: float | None
     n_images: int | None = None
     n_seeds: int | None = None
+
+    @property
+    def too_few_images(self) -> bool:
+        """Whether it is over so few images that its interval is too narrow to settle anything."""
+        return self.n_images is not None and self.n_images < FEWEST_IMAGES
 
     def negated(self) -> Estimate:
         """The estimate of first - second."""

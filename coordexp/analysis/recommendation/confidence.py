@@ -78,7 +78,11 @@ def confirmatory(facts: Facts) -> list[Claim]:
     first = facts.rule.metrics[0]
     leads_with_interval = [lead for lead in leads_of_primary(facts, first) if lead.estimate]
     estimates = [lead.estimate for lead in leads_with_interval if lead.estimate]
-    p_values = [estimate.p_value for estimate in estimates if estimate.p_value is not None]
+    p_values = [
+        1.0 if estimate.too_few_images else estimate.p_value
+        for estimate in estimates
+        if estimate.p_value is not None
+    ]
     # With fewer than three seeds the variance over seeds is unknown: there are no p-values.
     adjusted: Sequence[float | None] = [None] * len(estimates)
     if len(p_values) == len(estimates):

@@ -36,7 +36,8 @@ def deciding_signal(probe: StudyProbe, rule: RuleConfig) -> tuple[str, list[Stat
     worsened: list[str] = []
     assertions: list[Assertion] = []
     for effect in probe.fine_tune_effects:
-        if effect.metric == ROLLOUTS and effect.change.high < 0:
+        settled = not effect.change.too_few_images
+        if effect.metric == ROLLOUTS and effect.change.high < 0 and settled:
             low, high = effect.change.low, effect.change.high
             worsened.append(
                 f"{effect.variant} {effect.change.difference:+.3f} [{low:+.3f}, {high:+.3f}]"

@@ -201,6 +201,8 @@ def separation(lead: Lead, margin: float, seed_sd: float) -> Separation:
         p_value = min(1.0, 2 * float(stdtr(df, -above / math.sqrt(variance))))
     else:
         p_value = 0.0 if above > 0 else 1.0
+    if estimate.too_few_images:
+        p_value = 1.0  # whatever the interval says: it is too narrow
     return Separation(lead.value - half_width, lead.value + half_width, p_value)
 
 

@@ -209,7 +209,9 @@ def smoothness_outcome(
     if lead is None or lead.estimate is None:
         return None
     outcome: Outcome = "unresolved"
-    if lead.estimate.low > rule.probe.geo_margin:
+    if lead.estimate.too_few_images:
+        pass
+    elif lead.estimate.low > rule.probe.geo_margin:
         outcome = "confirmed"
     elif lead.estimate.high <= rule.probe.geo_margin:
         outcome = "overturned"  # the whole interval lies within the margin or below it

@@ -245,5 +245,11 @@ def evidence(facts: Facts) -> list[Statement]:
             if lead.estimate:
                 low, high = lead.estimate.low, lead.estimate.high
                 text += f", 95 % interval of the lead [{low:+.4g}, {high:+.4g}] ({lead.method})"
-            lines.append(Statement("evidence", text, of_lead(lead)))
+            assertions = of_lead(lead)
+            if lead.estimate and lead.estimate.too_few_images:
+                n = lead.estimate.n_images or 0
+                text += f"; {n} judged images: too few for an interval"
+                key = (lead.first, lead.second, lead.metric)
+                assertions.append(equals("images", float(n), *key))
+            lines.append(Statement("evidence", text, assertions))
     return lines

@@ -22,6 +22,7 @@ from coordexp.analysis.recommendation.elimination import (
     criteria,
     eliminate,
 )
+from coordexp.analysis.recommendation.few_images import few_images
 from coordexp.analysis.recommendation.findings import (
     AuditSummary,
     Claim,
@@ -222,7 +223,11 @@ def written(
     finding, of_probe = finding_of(facts, roles, stage_one, probe)
     overturn = would_overturn(facts, decision, stage_one.primary, finding, probe)
     surer, of_leads = would_take(facts), evidence(facts)
-    warnings = [*caveats(facts), *names_decide(probe, rule.probe.signal)]
+    warnings = [
+        *few_images(facts.comparison.differences, probe.differences, facts.rows),
+        *caveats(facts),
+        *names_decide(probe, rule.probe.signal),
+    ]
     named = [name for name in probe.not_probed if name.rpartition(" s")[0] in facts.rows]
     of_eligible = replace(probe, not_probed=named)  # a run that diverged is never probed
     warnings += sight_caveats(of_eligible, rule)
