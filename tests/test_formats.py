@@ -675,3 +675,13 @@ def test_all_names_are_written():
     convert(source, Path("coco.json"))
     content = json.loads(Path("coco_train.json").read_text())
     assert sorted(entry["name"] for entry in content["categories"]) == sorted(NAMES)
+
+
+@pytest.mark.usefixtures("in_tmp")
+def test_pictures_that_are_still_to_come_need_their_place():
+    entry = Annotated("1.jpg", (64, 64), SCENE[0].boxes)
+    write(Path("set/1.xml"), voc_xml(entry))
+    Path("later").mkdir()
+    told = convert(Path("set"), Path("coco.json"), images=Path("later"))
+    assert "not found below later: 1 pictures" in "\n".join(told)
+    assert Path("coco.json").exists()

@@ -169,7 +169,7 @@ def test_note_on_a_conversion_is_one_line(in_tmp):
     ]
     content = {"version": "5", "shapes": shapes, "imagePath": "a.jpg", "imageData": None}
     Path("a.json").write_text(json.dumps(content | {"imageWidth": 20, "imageHeight": 20}))
-    lines = convert(Path("a.json"), in_tmp / "coco.json")
+    lines = convert(Path("a.json"), in_tmp / "coco.json", images=Path())
     assert all(line.isprintable() for line in lines)
 
 

@@ -37,8 +37,8 @@ def convert(
     `coco.json`.
 
     Raises:
-        UserError: the format is unknown, its files are broken, or all pictures are missing;
-            nothing is written then.
+        UserError: the format is unknown, its files are broken, or all pictures are missing and
+            `images` does not say where they will lie; nothing is written then.
     """
     root = images or picture_root(path)
     if not root.is_dir():
@@ -51,8 +51,9 @@ def convert(
     splits = by_split(dataset.pictures)
     refuse_empty(path, dataset)
     missing = missing_pictures(dataset, root)
-    if len(missing) == len(dataset.pictures):
-        raise UserError(f"{path}: all its pictures are missing: {missing_below(root, missing)}")
+    if images is None and len(missing) == len(dataset.pictures):
+        told = f"{missing_below(root, missing)} (also if they are still to come)"
+        raise UserError(f"{path}: all its pictures are missing: {told}")
     names = sorted({shape.name for picture in dataset.pictures for shape in picture.shapes})
     files = {split: split_file(out, split) for split in splits}
     for file in files.values():
