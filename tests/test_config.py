@@ -24,6 +24,7 @@ from coordexp.study.plan import plan_study
 # What a choice needs beside its name, because only the user knows it.
 NEEDED = {
     "model=qwen3vl": ["model.path=/models/Qwen3-VL"],
+    "model=tiny_with_names": ["data=coco", "data.annotations=cells.json"],
     "data=coco": ["data.annotations=instances.json", "data.images=/pictures"],
     "data=lvis": ["data.annotations=lvis.json", "data.images=/pictures"],
     "data=records": ["data.records=a.jsonl"],
@@ -35,6 +36,12 @@ NEEDED = {
         "data.images=/pictures",
     ],
 }
+
+
+def test_small_real_also_starts_from_a_checkpoint():
+    start = ["model=qwen3vl", "model.path=/models/scenes"]
+    found = compose(["experiment=small_real", "data.annotations=cells.json", *start])
+    assert (found.model.name, found.data.tile_px) == ("qwen3vl", 128)
 
 
 def choices() -> list[str]:

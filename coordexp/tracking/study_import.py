@@ -53,7 +53,8 @@ def import_study(study_dir: Path) -> TrackedStudy:
     """
     study_dir = study_dir.resolve()  # it may be the link `latest`
     found = read_recommendation(study_dir)
-    run_ids = {}
+    run_ids: dict[str, str] = {}
+    tags: dict[str, dict[str, str]] = {}  # by run id
     entries = read_study_runs(study_dir)
     drawn = colours(entry.variant for entry in entries)
     for entry in entries:
@@ -61,10 +62,12 @@ def import_study(study_dir: Path) -> TrackedStudy:
         series = series_of_entry(entry)
         if series and series.points:
             run_ids[series.key] = run_id = import_series(series)
-            if run_id:
-                tag_role(run_id, study_dir, entry, drawn[entry.variant])
+            tags[run_id] = role_tags(study_dir, entry, drawn[entry.variant])
     models: dict[str, int | None] = {}
     with mlflow_client() as (client, experiment_id):
+        for run_id, of_run in tags.items():
+            if run_id:  # none was made of a run without points
+                client.log_batch(run_id, tags=[RunTag(key, value) for key, value in of_run.items()])
         comparison_run_id = import_comparison(client, experiment_id, study_dir, found)
         for role, holder in roles_of(found).items():
             if found.rehearsal is not None or found.blind is not None:
@@ -82,16 +85,15 @@ def import_study(study_dir: Path) -> TrackedStudy:
     return tracked
 
 
-def tag_role(run_id: str, study_dir: Path, entry: StudyRun, colour: str) -> None:
-    """Tag a run with what it is in this study; in another one it may have another part.
+def role_tags(study_dir: Path, entry: StudyRun, colour: str) -> dict[str, str]:
+    """What a run is in this study; in another one it may have another part.
 
     Its colour in MLflow's charts is that of the report. A control names the study it is one of.
     """
     tags = {COLOUR_TAG: colour}
     if entry.control:
         tags[CONTROL_TAG] = f"{study_dir.parent.name}/{study_dir.name}"
-    with mlflow_client() as (client, _):
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    return tags
 
 
 def roles_of(found: Recommendation) -> dict[str, Role | None]:
